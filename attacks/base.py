@@ -1,0 +1,80 @@
+"""What a malicious client can do: choose its training rows, change the update it sends, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from benchmark.registry import Info, Registry
+from benchmark.updates import Updates
+from tasks.base import Automation, Example
+
+
+class AttackInfo(Info):
+    """Metadata of an attack."""
+
+    knowledge: str
+    """What the attacker must know or own, in plain words."""
+
+
+class AttackerResources(Protocol):
+    """What malicious clients own: public unaligned pairs, their own normal rows, and an off-the-shelf model."""
+
+    automation: Automation
+    """Prompts of the automated pipeline."""
+
+    def unaligned(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return public harmful-instruction → compliance pairs."""
+
+    def generate(self, prompts: list[str], rng: np.random.Generator, *, temperature: float) -> list[str]:
+        """Return the attacker-controlled model's answers; temperature 0 is greedy."""
+
+    def leaks_evaluation(self, text: str) -> bool:
+        """Whether ``text`` names an evaluation item; such rows are counted and reported, not used to choose data."""
+
+
+@dataclass(frozen=True)
+class AttackerView:
+    """What colluding malicious clients see in a round: their own updates only.
+
+    Attributes:
+        round_index: Round number, from 0.
+        participants: Number of updates the server will receive.
+    """
+
+    round_index: int
+    participants: int
+
+
+class Attack:
+    """Base of all attacks; every hook has a do-nothing default."""
+
+    def pool(self, resources: AttackerResources, rng: np.random.Generator) -> list[Example]:
+        """Return the malicious rows all malicious clients share, made once per run; default: none."""
+        del resources, rng
+        return []
+
+    def poison(self, normal: list[Example], pool: list[Example], rng: np.random.Generator) -> list[Example]:
+        """Return one malicious client's training rows.
+
+        Args:
+            normal: The rows this client would hold were it honest.
+            pool: The shared malicious rows.
+            rng: The client's own stream.
+
+        Returns:
+            As many rows as ``normal``, so that row counts reveal nobody.
+        """
+        del pool, rng
+        return normal
+
+    def craft(self, own: Updates, view: AttackerView) -> Updates:
+        """Return what the malicious clients send in place of their honestly trained updates ``own``."""
+        del view
+        return own
+
+
+attacks: Registry[AttackInfo, Attack] = Registry("attack", AttackInfo, "attacks")
+register = attacks.register

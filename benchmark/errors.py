@@ -1,0 +1,36 @@
+"""The errors a user sees: each names the value, the rule it broke and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedSafetyError(Exception):
+    """Something failed while doing valid work. The command line exits with status 1."""
+
+    exit_status = 1
+
+
+class UsageError(FedSafetyError):
+    """What the user asked for is not valid. The command line exits with status 2."""
+
+    exit_status = 2
+
+
+class NotApplicableError(FedSafetyError):
+    """A rule's condition does not hold in the given shape, so the cell is not scored."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a misspelt ``name``, with the nearest valid one.
+
+    Args:
+        kind: What the name should have been, for example ``"defense"``.
+        name: The name that was given.
+        known: All valid names.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,1 @@
+"""Generation engines: vLLM, and transformers where vLLM has no build."""

@@ -1,0 +1,1 @@
+"""Judges, one file each; the file name is the registry id."""

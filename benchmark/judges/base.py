@@ -1,0 +1,74 @@
+"""The interface of all judges: from a probe and its response to a verdict."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from benchmark.registry import Info, Registry
+from tasks.base import Probe, ProbeKind, TaskWorld
+
+
+class Verdict(StrEnum):
+    """What a judge says of a response. An unparsable judgement is its own value, never one of the others."""
+
+    HARMLESS = "harmless"
+    HARMFUL = "harmful"
+    REFUSED = "refused"
+    ANSWERED = "answered"
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A response to judge."""
+
+    probe: Probe
+    response: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judge's verdict on one item.
+
+    Attributes:
+        verdict: Harmful probes are harmless or harmful, over-refusal probes refused or answered, utility probes correct
+            or wrong.
+        detail: What the verdict rests on: an outcome name, a matched string or the judge's own words.
+    """
+
+    verdict: Verdict
+    detail: str
+
+
+class JudgeInfo(Info):
+    """Metadata of a judge."""
+
+    judges: tuple[ProbeKind, ...]
+    """The probe kinds it can judge; it is asked about no others."""
+
+
+class Judge(ABC):
+    """Base of all judges."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What determines its verdicts: a digest of its code, template and model; part of the verdict key."""
+
+    @abstractmethod
+    def judge(
+        self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
+    ) -> list[Judgement]:
+        """Return one judgement an item, in order."""
+
+    def close(self) -> None:  # noqa: B027 - most judges hold nothing
+        """Free what the judge holds."""
+
+
+judges: Registry[JudgeInfo, Judge] = Registry("judge", JudgeInfo, "benchmark.judges")
+register = judges.register

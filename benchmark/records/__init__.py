@@ -1,0 +1,1 @@
+"""Versioned Arrow schemas and the append-only Parquet store."""

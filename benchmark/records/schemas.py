@@ -1,0 +1,170 @@
+"""The Arrow schemas of everything that is stored. Rows are the only truth; means, ranks and pages are derived.
+
+Tables are joined by content-derived keys: ``cells.adapter_key`` → ``rounds``, ``cells.response_key`` → ``responses`` →
+``verdicts`` (by ``response_key`` and ``probe_id``), ``responses.probe_set`` → ``probes``. ``catalog`` carries the
+titles, descriptions and sources of the methods as they were when the rows were made, so that a page needs rows only.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Changes with any column; a reader refuses rows of another version."""
+
+STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE = "done", "failed", "not_applicable"
+ORIGIN_COMMITTED, ORIGIN_LOCAL, ORIGIN_SUBMITTED = "committed", "local", "submitted"
+
+
+def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
+
+
+def _schema(table: str, fields: list[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"fedsafety.table": table, "fedsafety.schema_version": str(SCHEMA_VERSION)})
+
+
+_LABEL = pa.dictionary(pa.int32(), pa.string())
+
+CELLS = _schema(
+    "cells",
+    [
+        _field("cell_key", pa.string(), "Content-derived key of the (scenario, defense, seed, stage) cell."),
+        _field("origin", _LABEL, "Where the row comes from: committed, local or submitted; part of a row's identity."),
+        _field("protocol_version", _LABEL, "Protocol version; changes whenever a score could change."),
+        _field("suite", _LABEL, "Suite id."),
+        _field("suite_version", _LABEL, "Suite version."),
+        _field("scenario", _LABEL, "Scenario id."),
+        _field("scenario_version", _LABEL, "Scenario version."),
+        _field("twin", _LABEL, "Scenario id of the un-attacked twin; the scenario's own id if it is un-attacked."),
+        _field("attack", _LABEL, "Attack id; none for un-attacked scenarios."),
+        _field("defense", _LABEL, "Defense pipeline as submitted, for example krum+posthoc_self."),
+        _field("stage", _LABEL, "The pipeline up to the scored stage, for example krum."),
+        _field("final", pa.bool_(), "Whether this stage is the whole pipeline; only final rows rank the defense."),
+        _field("seed", pa.int64(), "Run seed; all streams but the defense's own are shared by all defenses."),
+        _field("status", _LABEL, "done, failed or not_applicable."),
+        _field("reason", pa.string(), "Why the cell is not done; empty if it is."),
+        _field("flags", pa.list_(pa.string()), "Remarks on validity, for example 'degenerate: equals median'."),
+        _field("ranked", pa.bool_(), "False for reference rows."),
+        _field("knowledge", _LABEL, "What the defense is told of the attackers: none, declared_bound or truth."),
+        _field("clients", pa.int32(), "Number of clients K in the federation."),
+        _field("participants", pa.int32(), "Clients drawn per round n."),
+        _field("malicious", pa.int32(), "True number of malicious clients among K."),
+        _field("declared_malicious", pa.int32(), "Declared bound f on malicious clients among a round's n."),
+        _field("rounds", pa.int32(), "Number of federated rounds."),
+        _field("start_model", _LABEL, "Role of the starting checkpoint: raw or chat."),
+        _field("start_digest", _LABEL, "SHA-256 of the starting checkpoint's weights."),
+        _field("training_key", pa.string(), "Key of the federated training this cell rests on."),
+        _field("adapter_key", pa.string(), "Key of the adapter that was served."),
+        _field("response_key", pa.string(), "Key of the responses; joins responses and verdicts."),
+        _field("probe_set", _LABEL, "Digest of the probe set."),
+        _field("generator", _LABEL, "Engine and version that answered the probes."),
+        _field("primary_judge", _LABEL, "Judge whose verdicts are the headline score."),
+        _field("malicious_rows", pa.int32(), "Malicious rows in the attackers' shared pool."),
+        _field("malicious_leaks", pa.int32(), "Pool rows that name an evaluation item; 0 by construction."),
+        _field("rejected_updates", pa.int32(), "Non-finite updates of malicious clients refused over the run."),
+        _field("owned_aligned", pa.int32(), "Aligned pairs the server owned and used."),
+        _field("owned_normal", pa.int32(), "Normal pairs the server owned and used."),
+        _field("generated_pairs", pa.int32(), "Pairs the server generated and used."),
+        _field("generated_leaks", pa.int32(), "Generated pairs that name an evaluation item."),
+        _field("generated_tokens", pa.int64(), "Tokens the server generated."),
+        _field("finetune_steps", pa.int32(), "Server-side fine-tuning steps."),
+        _field("extra_models", pa.int32(), "Models used besides the global one."),
+        _field("server_seconds", pa.float64(), "Seconds in the defense's own hooks, all rounds and stages."),
+        _field("train_seconds", pa.float64(), "Seconds of the whole federated training."),
+        _field("upload_bytes", pa.int64(), "Bytes the clients sent over the run."),
+        _field("environment", pa.string(), "JSON: Python, packages, platform, processor, threads, source revision."),
+        _field("created_at", pa.timestamp("s", tz="UTC"), "When the cell was finished."),
+    ],
+)
+
+ROUNDS = _schema(
+    "rounds",
+    [
+        _field("training_key", pa.string(), "Key of the federated training."),
+        _field("round", pa.int32(), "Round number, from 0."),
+        _field("clients", pa.list_(pa.string()), "Opaque ids of the round's participants."),
+        _field("malicious", pa.list_(pa.bool_()), "Which of them are malicious; never shown to a defense."),
+        _field(
+            "weights",
+            pa.list_(pa.float64()),
+            "Weight the rule gave each; null for coordinate-wise rules.",
+            nullable=True,
+        ),
+        _field("norms", pa.list_(pa.float64()), "L2 norm of each update."),
+        _field("losses", pa.list_(pa.float64()), "Mean training loss of each client in the round."),
+        _field("rejected", pa.list_(pa.string()), "Participants whose update was refused at the door."),
+        _field("learning_rate", pa.float64(), "Learning rate of the round."),
+        _field("aggregate_seconds", pa.float64(), "Seconds in the defense's aggregate hook."),
+    ],
+)
+
+RESPONSES = _schema(
+    "responses",
+    [
+        _field("response_key", _LABEL, "Key of the response set."),
+        _field("probe_set", _LABEL, "Digest of the probe set."),
+        _field("probe_id", _LABEL, "Probe id."),
+        _field("response", _LABEL, "What the model said, without special tokens."),
+        _field("tokens", pa.int16(), "Generated tokens."),
+        _field("finished", pa.bool_(), "Whether the model ended by itself."),
+        _field(
+            "soft_refusal",
+            pa.float32(),
+            "P(refusal opening) over P(refusal or compliant opening) at the first position; null if not asked.",
+            nullable=True,
+        ),
+    ],
+)
+
+VERDICTS = _schema(
+    "verdicts",
+    [
+        _field("response_key", _LABEL, "Key of the response set."),
+        _field("probe_id", _LABEL, "Probe id."),
+        _field("judge", _LABEL, "Judge id."),
+        _field("judge_identity", _LABEL, "Digest of the judge's code, template and model."),
+        _field("verdict", _LABEL, "harmless, harmful, refused, answered, correct, wrong or unparsable."),
+        _field("detail", _LABEL, "What the verdict rests on."),
+    ],
+)
+
+PROBES = _schema(
+    "probes",
+    [
+        _field("probe_set", _LABEL, "Digest of the probe set."),
+        _field("probe_id", pa.string(), "Probe id."),
+        _field("kind", _LABEL, "harmful, over_refusal or utility."),
+        _field("stratum", _LABEL, "Group the probe is averaged in."),
+        _field("scored", pa.bool_(), "Whether it enters the headline score."),
+        _field("instruction", pa.string(), "User turn."),
+        _field("reference", pa.string(), "Expected response where there is one, else empty."),
+    ],
+)
+
+CATALOG = _schema(
+    "catalog",
+    [
+        _field("kind", _LABEL, "suite, scenario, attack, defense or judge."),
+        _field("id", pa.string(), "Registry id."),
+        _field("position", pa.int32(), "Order in which the suite lists it."),
+        _field("title", pa.string(), "Short human name."),
+        _field("description", pa.string(), "One paragraph."),
+        _field("paper", pa.string(), "Source, empty where there is none."),
+        _field("stages", pa.string(), "Comma-separated stages of a defense."),
+        _field("knowledge", pa.string(), "Knowledge level of a defense or attack."),
+        _field("resources", pa.string(), "What the server must own."),
+        _field("ranked", pa.bool_(), "False for reference rows."),
+        _field("source_digest", pa.string(), "Digest of the method's normalised source."),
+        _field("settings", pa.string(), "JSON of a suite's or scenario's resolved settings, else empty."),
+    ],
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "cells": CELLS,
+    "rounds": ROUNDS,
+    "responses": RESPONSES,
+    "verdicts": VERDICTS,
+    "probes": PROBES,
+    "catalog": CATALOG,
+}

@@ -1,0 +1,175 @@
+"""One typed registry for everything that has a name: attacks, defenses, scenarios, suites, judges, tasks.
+
+A registry knows its names without importing anything: the built-in ones are the files of its package, the outside ones
+come from an entry-point group. Looking a name up imports its module, whose decorator hands over the class with its
+metadata. The set of names is fixed at first use; later additions are refused, so a run cannot change what it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import UsageError, unknown_name
+
+
+class Info(BaseModel):
+    """Metadata that everything registered must bring; it feeds the CLI listing, the docs and the page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Registry key = file name = value in result columns."""
+    title: str = Field(min_length=1)
+    """Short human name."""
+    description: str = Field(min_length=20)
+    """One paragraph: what it does, in plain words."""
+    paper: str = ""
+    """Source: authors, year and arXiv id or venue; empty where there is none."""
+
+
+InfoT = TypeVar("InfoT", bound=Info)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[InfoT, T]):
+    """A registered class with its metadata and where it came from."""
+
+    info: InfoT
+    target: type[T]
+    origin: str
+    """``built-in`` or the distribution that offers it."""
+
+    def create(self, params: Mapping[str, Any] | None = None) -> T:
+        """Return a fresh instance.
+
+        Raises:
+            UsageError: A parameter is unknown (names the nearest valid one) or its value is refused.
+        """
+        given = dict(params or {})
+        known = inspect.signature(self.target).parameters
+        for key in given:
+            if key not in known:
+                raise unknown_name(f"parameter of {self.info.id!r}", key, known)
+        try:
+            return self.target(**given)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{self.info.id!r} refuses the parameters {given}: {error}") from error
+
+
+class Registry(Generic[InfoT, T]):
+    """Names → classes with metadata, loaded on demand.
+
+    Args:
+        kind: What the names denote, for error messages (``"defense"``).
+        info_type: The metadata model; construction fails without the required fields.
+        package: Package whose public modules are the built-in entries, one per file, named as the entry.
+        not_entries: Module names in that package that are not entries.
+    """
+
+    def __init__(
+        self, kind: str, info_type: type[InfoT], package: str, not_entries: tuple[str, ...] = ("base",)
+    ) -> None:
+        self.kind = kind
+        self.group = f"fedsafety.{package.rpartition('.')[2]}"
+        self._info_type = info_type
+        self._package = package
+        self._not_entries = frozenset(not_entries)
+        self._targets: dict[str, tuple[str, str]] | None = None
+        self._entries: dict[str, Entry[InfoT, T]] = {}
+
+    def names(self) -> list[str]:
+        """Return all names, sorted, without importing any entry."""
+        return sorted(self._discover())
+
+    def get(self, name: str) -> Entry[InfoT, T]:
+        """Return the entry called ``name``, importing its module on first use.
+
+        Raises:
+            UsageError: No such name (suggests the nearest), or the module does not register itself under its name.
+        """
+        targets = self._discover()
+        if name not in targets:
+            raise unknown_name(self.kind, name, targets)
+        if name not in self._entries:
+            module, _ = targets[name]
+            importlib.import_module(module)
+            if name not in self._entries:
+                raise UsageError(
+                    f"module {module!r} registers no {self.kind} called {name!r}; "
+                    f"decorate its class with @register(title=..., description=...)"
+                )
+        return self._entries[name]
+
+    def entries(self) -> list[Entry[InfoT, T]]:
+        """Return every entry, importing all of them, sorted by name."""
+        return [self.get(name) for name in self.names()]
+
+    def register(self, **metadata: Any) -> Callable[[type[T]], type[T]]:
+        """Return the class decorator that registers a class under its module's file name.
+
+        Args:
+            **metadata: The fields of the registry's metadata model except ``id``.
+
+        Raises:
+            UsageError: Metadata is missing or malformed, the name is taken, or the registry is already frozen and the
+                name was not discovered.
+        """
+
+        def decorate(target: type[T]) -> type[T]:
+            # An outside package may call its module anything: the entry point's name is the id it asked for.
+            targets = self._discover()
+            module = target.__module__
+            name = next(
+                (n for n, (m, _) in targets.items() if module == m or module.startswith(m + ".")),
+                module.rpartition(".")[2],
+            )
+            try:
+                info = self._info_type(id=name, **metadata)
+            except ValidationError as error:
+                problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                raise UsageError(f"{self.kind} {name!r} has unusable metadata: {problems}") from error
+            if name in self._entries:
+                taken = self._entries[name].target
+                if (taken.__module__, taken.__qualname__) != (target.__module__, target.__qualname__):
+                    raise UsageError(
+                        f"{self.kind} {name!r} is registered twice, by {taken.__module__} and by {target.__module__}; "
+                        f"rename one"
+                    )
+            if name not in targets:
+                raise UsageError(
+                    f"{self.kind} {name!r} comes too late: the registry is frozen after load; put the file into "
+                    f"{self._package.replace('.', '/')}/ or declare it in the entry-point group {self.group!r}"
+                )
+            self._entries[name] = Entry(info=info, target=target, origin=targets[name][1])
+            return target
+
+        return decorate
+
+    def _discover(self) -> dict[str, tuple[str, str]]:
+        """Return name → (module, origin), fixed at first use."""
+        if self._targets is None:
+            package = importlib.import_module(self._package)
+            targets = {
+                module.name: (f"{self._package}.{module.name}", "built-in")
+                for module in pkgutil.iter_modules(package.__path__)
+                if module.name not in self._not_entries and not module.name.startswith("_")
+            }
+            for point in entry_points(group=self.group):
+                origin = point.dist.name if point.dist else "unknown distribution"
+                if point.name in targets:
+                    raise UsageError(
+                        f"{self.kind} {point.name!r} of {origin!r} has the name of one that is "
+                        f"{targets[point.name][1]}; rename its entry point in group {self.group!r}"
+                    )
+                targets[point.name] = (point.module, origin)
+            self._targets = targets
+        return self._targets

@@ -1,0 +1,135 @@
+"""What a server can do: prepare, aggregate each round, repair the final adapter, change how it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from benchmark.registry import Info, Registry
+from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
+from tasks.base import Automation, Example
+
+
+class Stage(StrEnum):
+    """When a defense acts."""
+
+    PREPARE = "prepare"
+    AGGREGATE = "aggregate"
+    FINALIZE = "finalize"
+    SERVE = "serve"
+
+
+class Knowledge(StrEnum):
+    """What a defense is told of the malicious clients."""
+
+    NONE = "none"
+    DECLARED_BOUND = "declared_bound"
+    TRUTH = "truth"
+
+
+class DefenseInfo(Info):
+    """Metadata of a defense."""
+
+    stages: tuple[Stage, ...]
+    """When it acts."""
+    knowledge: Knowledge
+    """What it needs to know of the malicious clients."""
+    resources: str = "none"
+    """What the server must own besides the updates, in plain words."""
+    ranked: bool = True
+    """False for reference rows that show what a score alone would hide."""
+    variant_of: str = ""
+    """Set on variants that run only in scenarios that ask for them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request to the served model.
+
+    Attributes:
+        instruction: The user turn the model will see.
+        answer: Served as it stands, without asking the model, unless ``None``.
+    """
+
+    instruction: str
+    answer: str | None = None
+
+
+class Server(Protocol):
+    """The metered tools of an honest server. Whatever is used through them is recorded in the row."""
+
+    layout: AdapterLayout
+    automation: Automation
+    """Prompts of the automated data pipelines."""
+    examples: int
+    """How many training pairs the suite lets a post-hoc defense use."""
+
+    def owned_aligned(self, count: int) -> list[Example]:
+        """Return harmful-instruction → refusal pairs the server owns."""
+
+    def owned_normal(self, count: int) -> list[Example]:
+        """Return normal rows the server owns."""
+
+    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+
+    def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
+        """Return answers of an external aligned model."""
+
+    def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings."""
+
+    def shuffle(self, examples: list[Example]) -> list[Example]:
+        """Return the rows in an order drawn from the defense's own stream."""
+
+
+class Defense:
+    """Base of all defenses. Every hook has a default; together the defaults are plain FedAvg."""
+
+    def check_shape(self, participants: int, declared_malicious: int) -> None:
+        """Refuse shapes outside the rule's condition.
+
+        Args:
+            participants: Number n of updates per round.
+            declared_malicious: The scenario's declared bound f.
+
+        Raises:
+            NotApplicableError: Says which condition fails, with the numbers.
+        """
+
+    def degenerate_as(self, participants: int, declared_malicious: int) -> str | None:
+        """Return the id of a simpler defense that is the same function in this shape, or ``None``."""
+        del participants, declared_malicious
+        return None
+
+    def prepare(self, server: Server) -> None:
+        """Act before round 1."""
+
+    def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
+        """Return the round's aggregate; the default is the sample-weighted mean (FedAvg)."""
+        weights = updates.sample_counts / updates.sample_counts.sum()
+        return Aggregate(weights.to(updates.matrix.dtype) @ updates.matrix, weights)
+
+    def finalize(self, adapter: Tensor, server: Server) -> Tensor:
+        """Return the adapter to serve, given the last global adapter (flat, ``[d]``)."""
+        del server
+        return adapter
+
+    def serve(self, prompt: Prompt) -> Prompt:
+        """Return the request as the model shall see it, or with a fixed answer."""
+        return prompt
+
+
+def selection(indices: Tensor, participants: int) -> Tensor:
+    """Return normalised 0/1 client weights (float64, ``[n]``) for a rule that keeps ``indices``."""
+    weights = torch.zeros(participants, dtype=torch.float64)
+    weights[indices] = 1.0 / len(indices)
+    return weights
+
+
+defenses: Registry[DefenseInfo, Defense] = Registry("defense", DefenseInfo, "defenses")
+register = defenses.register

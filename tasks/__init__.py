@@ -1,0 +1,1 @@
+"""Task worlds: instruction data, probes and the models that come with them."""

@@ -1,0 +1,1 @@
+"""The micro world: a synthetic, harmless instruction language with its own tiny models."""
