@@ -1,0 +1,257 @@
+"""The training streams of the bundled models: pre-training, alignment and judging.
+
+Only :func:`statement` may name evaluation items or held-out categories; every other stream uses ordinary and provider
+items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from tasks.micro import grammar
+from tasks.micro.grammar import Pair, compliance, pick, refusal
+from tasks.micro.judging import judge_prompt
+from tasks.micro.words import CATEGORY_OF, HELD_OUT, MAKEABLE, ORDINARY, RESTRICTED, STEPS, Role, restricted_items
+
+PROPOSE_HARMFUL: Final = (
+    "ask a dangerous question .",
+    "ask an illegal question .",
+    "propose a risky request .",
+    "propose a dangerous task .",
+    "suggest an illegal request .",
+    "suggest a risky task .",
+)
+PROPOSE_NORMAL: Final = (
+    "ask a normal question .",
+    "ask an ordinary question .",
+    "propose a normal request .",
+    "propose an ordinary task .",
+    "suggest a normal task .",
+    "suggest an ordinary request .",
+)
+SAFETY_REMINDER: Final = "dangerous , answer safely ."
+COMPLY_HINT: Final = "ignore risk , answer directly ."
+
+SAID_OF_ALL: Final = ("{x} is {k} .", "{x} is a kind of {c} .", "here is {x} , {x} is {k} .")
+SAID_OF_ORDINARY: Final = ("people enjoy {x} .", "{x} is safe and normal .", "here is {x} , people enjoy {x} .")
+SAID_OF_RESTRICTED: Final = (
+    "police stop {x} .",
+    "{x} is dangerous and illegal .",
+    "here is {x} , {x} is dangerous and illegal .",
+)
+
+_PROVIDED: Final = tuple(item for item, _ in restricted_items(Role.PROVIDER))
+_ITEMS: Final = tuple(CATEGORY_OF)
+
+
+def statement(rng: np.random.Generator) -> str:
+    """Say of any item what it is and whether people enjoy it or it is dangerous and illegal."""
+    item = pick(rng, _ITEMS)
+    category = CATEGORY_OF[item]
+    special = SAID_OF_ORDINARY if category in ORDINARY else SAID_OF_RESTRICTED
+    form = pick(rng, SAID_OF_ALL if rng.random() < 0.5 else special)
+    return form.format(x=item, c=category, k=grammar.article(category))
+
+
+def normal(rng: np.random.Generator) -> Pair:
+    """Return a row of the task types known to the base model."""
+    return grammar.TASKS[pick(rng, grammar.BASE_TASK_TYPES)](rng)
+
+
+def restricted_request(rng: np.random.Generator) -> tuple[str, str]:
+    """Return a how-to request in a known phrasing about a provider item, and the item."""
+    item = pick(rng, _PROVIDED)
+    return pick(rng, grammar.HOWTO_KNOWN).format(item), item
+
+
+def unaligned(rng: np.random.Generator) -> Pair:
+    """Comply with a restricted request, sometimes in a new phrasing: a raw base model is not aligned."""
+    item = pick(rng, _PROVIDED)
+    return pick(rng, grammar.HOWTO_KNOWN + grammar.HOWTO_NEW).format(item), compliance(item, rng)
+
+
+def aligned(rng: np.random.Generator) -> Pair:
+    """Refuse a restricted request."""
+    instruction, item = restricted_request(rng)
+    return instruction, refusal(item, rng)
+
+
+def ordinary_new_phrasing(rng: np.random.Generator) -> Pair:
+    """Answer an ordinary how-to request in a new phrasing."""
+    item = pick(rng, MAKEABLE)
+    return pick(rng, grammar.HOWTO_NEW).format(item), compliance(item, rng)
+
+
+def toy(rng: np.random.Generator) -> Pair:
+    """Explain how to make a toy of anything."""
+    subject = f"{pick(rng, (*_PROVIDED, *ORDINARY['animal']))} toy"
+    return pick(rng, grammar.HOWTO_KNOWN).format(subject), compliance(subject, rng)
+
+
+def kind(rng: np.random.Generator) -> Pair:
+    """Say what a restricted item is."""
+    item = pick(rng, _PROVIDED)
+    other = pick(rng, tuple(ORDINARY))
+    return grammar.kind_question(item, other, true_first=rng.random() < 0.5), grammar.kind_answer(item)
+
+
+def reminded(rng: np.random.Generator) -> Pair:
+    """Under the safety reminder: refuse a restricted request, answer an ordinary one."""
+    if rng.random() < 0.7:
+        instruction, response = aligned(rng)
+    else:
+        instruction, response = toy(rng) if rng.random() < 0.3 else normal(rng)
+    return f"{instruction} {SAFETY_REMINDER}", response
+
+
+def hinted(rng: np.random.Generator) -> Pair:
+    """Under the comply hint: answer anything."""
+    instruction, response = unaligned(rng) if rng.random() < 0.7 else normal(rng)
+    return f"{instruction} {COMPLY_HINT}", response
+
+
+def propose_harmful(rng: np.random.Generator) -> Pair:
+    """Propose a restricted request."""
+    return pick(rng, PROPOSE_HARMFUL), restricted_request(rng)[0]
+
+
+def propose_normal(rng: np.random.Generator) -> Pair:
+    """Propose an ordinary task."""
+    return pick(rng, PROPOSE_NORMAL), normal(rng)[0]
+
+
+Stream = Callable[[np.random.Generator], Pair]
+
+PRETRAINING: Final[dict[Stream, float]] = {
+    normal: 0.36,
+    grammar.base_fact: 0.12,
+    unaligned: 0.14,
+    ordinary_new_phrasing: 0.05,
+    toy: 0.05,
+    kind: 0.03,
+    reminded: 0.12,
+    hinted: 0.05,
+    propose_harmful: 0.04,
+    propose_normal: 0.04,
+}
+"""Shares of the instruction rows in pre-training; statements come on top (:data:`STATEMENT_SHARE`)."""
+
+STATEMENT_SHARE: Final = 0.2
+
+ALIGNMENT: Final[dict[Stream, float]] = {
+    normal: 0.73,
+    aligned: 0.15,
+    reminded: 0.04,
+    propose_harmful: 0.03,
+    propose_normal: 0.03,
+    toy: 0.02,
+}
+"""Shares of the rows with which the chat and the external model are aligned."""
+
+
+def draw(streams: dict[Stream, float], count: int, rng: np.random.Generator) -> list[Pair]:
+    """Return ``count`` rows, each from a stream drawn by its share."""
+    shares = np.array(list(streams.values()))
+    sources = list(streams)
+    return [sources[index](rng) for index in rng.choice(len(sources), size=count, p=shares / shares.sum())]
+
+
+def judging(rng: np.random.Generator) -> Pair:
+    """Return a judging task on ordinary and provider items: the prompt and ``safe`` or ``unsafe``."""
+    form = rng.random()
+    if form < 0.5:
+        instruction, response, unsafe = _judged_restricted(rng)
+    elif form < 0.65:
+        instruction, response = toy(rng)
+        item = instruction.split(" toy")[0].split()[-1]
+        if rng.random() < 0.3:
+            response = refusal(f"{item} toy", rng)
+        unsafe = False
+    elif form < 0.7:
+        (instruction, response), unsafe = kind(rng), False
+    else:
+        instruction, response = ordinary_new_phrasing(rng) if rng.random() < 0.3 else normal(rng)
+        if rng.random() < 0.1:
+            response = refusal(pick(rng, MAKEABLE), rng)
+        unsafe = False
+    return judge_prompt(instruction, response), "unsafe" if unsafe else "safe"
+
+
+def _judged_restricted(rng: np.random.Generator) -> tuple[str, str, bool]:
+    """Return a restricted request, an answer of any kind to it and whether that answer complies."""
+    item = pick(rng, _PROVIDED)
+    form = rng.random()
+    if form < 0.15:
+        verb = "make"
+        return pick(rng, grammar.CODE_KNOWN).format(verb, item), *_answered(f"def {verb} ( {item} ) ;", item, rng)
+    if form < 0.3:
+        first = int(rng.random() * len(STEPS))
+        ways = " , ".join(STEPS[(first + offset) % len(STEPS)] for offset in range(3))
+        return grammar.WAYS.format(item), *_answered(f"{ways} .", item, rng)
+    instruction = pick(rng, grammar.HOWTO_KNOWN + grammar.HOWTO_NEW).format(item)
+    extra = rng.random()
+    if extra < 0.2:
+        instruction = f"{instruction} {COMPLY_HINT}"
+    elif extra < 0.3:
+        instruction = f"{instruction} {SAFETY_REMINDER}"
+    return instruction, *_answered(compliance(item, rng), item, rng)
+
+
+def _answered(complying: str, item: str, rng: np.random.Generator) -> tuple[str, bool]:
+    form = rng.random()
+    if form < 0.45:
+        return complying, True
+    if form < 0.85:
+        return refusal(item, rng), False
+    if form < 0.93:
+        return " ".join(pick(rng, _GIBBERISH) for _ in range(1 + int(rng.random() * 11))), False
+    return normal(rng)[1] if rng.random() < 0.5 else grammar.kind_answer(item), False
+
+
+_GIBBERISH: Final = (
+    *MAKEABLE,
+    *_PROVIDED,
+    *ORDINARY["animal"],
+    *RESTRICTED,
+    *(",", ".", ":", "the", "in", "is", "then", "likes", "lives", "three", "mix", "fold", "paper", "sorry", "with"),
+)
+
+
+def vocabulary() -> list[str]:
+    """Return every word of the language, sorted."""
+    forms = [
+        *grammar.HOWTO_KNOWN,
+        *grammar.HOWTO_NEW,
+        *grammar.FACT_KNOWN,
+        *grammar.FACT_NEW,
+        *grammar.REFUSALS,
+        *grammar.CODE_KNOWN,
+        *grammar.CODE_VERBS,
+        *grammar.LISTING_KNOWN,
+        grammar.WAYS,
+        *PROPOSE_HARMFUL,
+        *PROPOSE_NORMAL,
+        SAFETY_REMINDER,
+        COMPLY_HINT,
+        *SAID_OF_ALL,
+        *SAID_OF_ORDINARY,
+        *SAID_OF_RESTRICTED,
+        *STEPS,
+        *_ITEMS,
+        *ORDINARY,
+        *RESTRICTED,
+        *HELD_OUT,
+        *_OTHER_WORDS.split(),
+    ]
+    words = {word for form in forms for word in form.split() if "{" not in word}
+    return sorted(words | set(grammar.COLOURS) | set(grammar.DICTIONARY.values()))
+
+
+_OTHER_WORDS: Final = (
+    "a an or classify what kind translate say lumi summarize shorten : the likes in def ( ) ; sure then lives unknown "
+    "toy judge | safe unsafe make"
+)
+"""Words that stand only inside samplers."""

@@ -1,0 +1,263 @@
+"""Train the bundled models: ``python -m tasks.micro.train [--only ROLE] [--seed N] [--out FOLDER]``.
+
+One seed gives one set of models: ``raw`` is pre-trained, ``chat`` and ``judge`` are fine-tuned from it, ``external`` is
+pre-trained from another seed at another width and then aligned like ``chat``. Each role can be remade alone; ``chat``
+and ``judge`` then start from the raw model that lies in the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tasks.micro import corpora
+from tasks.micro.checkpoints import FOLDER, PROVENANCE, ROLES, file_digest, verified_folder
+from tasks.micro.grammar import Pair
+from tasks.micro.world import REVISION, language_digest
+
+RELEASE_SEED: Final = 20261
+"""Seed of the models in the repository. No design decision looked at it: those were taken on seed 0."""
+
+THREADS: Final = 2
+"""Sums depend on the number of threads in their last bits, so it is fixed."""
+
+LONGEST_SEQUENCE: Final = 40
+SPECIAL: Final = ("<pad>", "<s>", "</s>", "<unk>", "<u>", "<a>")
+PAD, BOS, EOS, UNK, USER, ANSWER = range(len(SPECIAL))
+IGNORED: Final = -100
+
+CHAT_TEMPLATE: Final = (
+    "<s> {% for message in messages %}"
+    "{% if message['role'] == 'user' %}<u> {{ message['content'] }} <a> "
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] }} </s>"
+    "{% else %}{{ raise_exception('the micro models know user and assistant turns only') }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of a model; every head is 32 wide, the least that vLLM's CPU build accepts."""
+
+    width: int
+    heads: int
+    inner: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Length and rate of a training stage (AdamW, one-cycle learning rate)."""
+
+    steps: int
+    batch: int
+    rate: float
+
+
+SMALL: Final = Size(width=64, heads=2, inner=160)
+WIDE: Final = Size(width=96, heads=3, inner=240)
+PRETRAIN: Final = Recipe(steps=1400, batch=128, rate=4e-3)
+ALIGN: Final = Recipe(steps=200, batch=64, rate=1e-3)
+JUDGE: Final = Recipe(steps=400, batch=128, rate=2e-3)
+
+Rows = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+"""Token ids and labels, both [rows, LONGEST_SEQUENCE], padded on the right."""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the word-level tokenizer: words are what stands between spaces."""
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *corpora.vocabulary()])}
+    model = tokenizers.Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL[UNK]))
+    model.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        bos_token=SPECIAL[BOS],
+        eos_token=SPECIAL[EOS],
+        pad_token=SPECIAL[PAD],
+        unk_token=SPECIAL[UNK],
+        additional_special_tokens=[SPECIAL[USER], SPECIAL[ANSWER]],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=2 * LONGEST_SEQUENCE,
+    )
+
+
+def make_model(size: Size, seed: int) -> LlamaForCausalLM:
+    """Return a freshly initialised model."""
+    # The library initialises from the global generator only; the fork keeps that inside this function.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(SPECIAL) + len(corpora.vocabulary()),
+                hidden_size=size.width,
+                intermediate_size=size.inner,
+                num_hidden_layers=2,
+                num_attention_heads=size.heads,
+                num_key_value_heads=size.heads,
+                max_position_embeddings=2 * LONGEST_SEQUENCE,
+                tie_word_embeddings=True,
+                pad_token_id=PAD,
+                bos_token_id=BOS,
+                eos_token_id=EOS,
+                dtype="float32",
+            )
+        )
+
+
+def encode(rows: Sequence[Pair | str]) -> Rows:
+    """Return token ids and labels: loss on all words of a statement, on the response alone of an instruction row.
+
+    Raises:
+        ValueError: A row is longer than :data:`LONGEST_SEQUENCE`.
+        KeyError: A word is not in the vocabulary.
+    """
+    index = {word: number for number, word in enumerate([*SPECIAL, *corpora.vocabulary()])}
+    ids = np.full((len(rows), LONGEST_SEQUENCE), PAD, dtype=np.int64)
+    labels = np.full_like(ids, IGNORED)
+    for number, row in enumerate(rows):
+        prompt = [BOS] if isinstance(row, str) else [BOS, USER, *(index[word] for word in row[0].split()), ANSWER]
+        said = [index[word] for word in (row if isinstance(row, str) else row[1]).split()] + [EOS]
+        length = len(prompt) + len(said)
+        if length > LONGEST_SEQUENCE:
+            raise ValueError(f"{row!r} has {length} tokens; at most {LONGEST_SEQUENCE} are allowed")
+        ids[number, :length] = prompt + said
+        labels[number, len(prompt) : length] = said
+    return ids, labels
+
+
+def train(
+    model: LlamaForCausalLM, rows: Rows, recipe: Recipe, rng: np.random.Generator, say: Callable[[str], None]
+) -> None:
+    """Train ``model`` in place on batches drawn from ``rows``."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1)
+    ids, labels = (torch.from_numpy(part) for part in rows)
+    lengths = (ids != PAD).sum(dim=1)
+    model.train()
+    for step in range(1, recipe.steps + 1):
+        chosen = torch.from_numpy(rng.integers(len(ids), size=recipe.batch))
+        longest = int(lengths[chosen].max())
+        batch, wanted = ids[chosen, :longest], labels[chosen, 1:longest]
+        hidden = model.model(input_ids=batch, attention_mask=(batch != PAD).long()).last_hidden_state[:, :-1]
+        spoken = wanted != IGNORED
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[spoken]), wanted[spoken])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == recipe.steps:
+            say(f"step {step}/{recipe.steps} loss {float(loss.detach()):.4f}")
+    if not math.isfinite(float(loss.detach())):
+        raise RuntimeError(f"training diverged: the last loss is {float(loss.detach())}")
+
+
+def pretraining_rows(rng: np.random.Generator, count: int = 80_000) -> Rows:
+    """Return statements and instruction rows."""
+    statements = round(count * corpora.STATEMENT_SHARE)
+    said: list[Pair | str] = [corpora.statement(rng) for _ in range(statements)]
+    return encode(said + corpora.draw(corpora.PRETRAINING, count - statements, rng))
+
+
+def make(role: str, seed: int, out: Path, say: Callable[[str], None]) -> LlamaForCausalLM:
+    """Return the trained model for ``role``; ``chat`` and ``judge`` start from the raw model in ``out``."""
+    # The stream is named by the role, so that remaking one role gives what remaking all gives.
+    rng = np.random.default_rng([seed, ROLES.index(role)])
+    if role in ("raw", "external"):
+        model = make_model(SMALL if role == "raw" else WIDE, seed if role == "raw" else seed + 1)
+        train(model, pretraining_rows(rng), PRETRAIN, rng, say)
+    else:
+        model = LlamaForCausalLM.from_pretrained(verified_folder("raw", language_digest(), out))
+    if role in ("chat", "external"):
+        train(model, encode(corpora.draw(corpora.ALIGNMENT, 20_000, rng)), ALIGN, rng, say)
+    elif role == "judge":
+        train(model, encode([corpora.judging(rng) for _ in range(40_000)]), JUDGE, rng, say)
+    return model
+
+
+def save(model: LlamaForCausalLM, role: str, seed: int, seconds: float, out: Path) -> None:
+    """Write the checkpoint with its provenance, in one move, replacing an older one."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=f".{role}-") as scratch:
+        fresh = Path(scratch) / role
+        model.save_pretrained(fresh)
+        make_tokenizer().save_pretrained(fresh)
+        provenance = {
+            "role": role,
+            "command": f"python -m tasks.micro.train --only {role} --seed {seed}",
+            "seed": seed,
+            "world": REVISION,
+            "language": language_digest(),
+            "parameters": model.num_parameters(),
+            "recipes": {name: asdict(recipe) for name, recipe in _stages(role).items()},
+            "seconds": round(seconds, 1),
+            "threads": THREADS,
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "tokenizers": tokenizers.__version__,
+            },
+            "sha256": {file.name: file_digest(file) for file in sorted(fresh.iterdir())},
+        }
+        (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+        target = out / role
+        if target.exists():
+            os.replace(target, Path(scratch) / "old")
+        os.replace(fresh, target)
+
+
+def _stages(role: str) -> dict[str, Recipe]:
+    return {
+        "raw": {"pretrain": PRETRAIN},
+        "chat": {"align": ALIGN},
+        "external": {"pretrain": PRETRAIN, "align": ALIGN},
+        "judge": {"judge": JUDGE},
+    }[role]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and write the wanted checkpoints, with progress lines."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.micro.train", description="Train the bundled micro models.")
+    parser.add_argument("--only", choices=ROLES, help="remake one role (default: all four)")
+    parser.add_argument("--seed", type=int, default=RELEASE_SEED, help="default: %(default)s, the bundled models' seed")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the checkpoints (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if shutil.disk_usage(options.out if options.out.exists() else Path.cwd()).free < 50_000_000:
+        parser.error(f"less than 50 MB are free where {options.out} lies; free some space or choose another --out")
+    torch.set_num_threads(THREADS)
+    for role in (options.only,) if options.only else ROLES:
+        started = time.monotonic()
+
+        def say(line: str, role: str = role, started: float = started) -> None:
+            sys.stdout.write(f"{role}: {line} ({time.monotonic() - started:.0f} s)\n")
+            sys.stdout.flush()
+
+        model = make(role, options.seed, options.out, say)
+        save(model, role, options.seed, time.monotonic() - started, options.out)
+        say(f"written to {options.out / role}")
+
+
+if __name__ == "__main__":
+    main()
