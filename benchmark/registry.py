@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -37,6 +38,59 @@ class Info(BaseModel):
 
 InfoT = TypeVar("InfoT", bound=Info)
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+
+
+class NameIndex(ABC, Generic[ItemT]):
+    """Names that are known without loading anything, and loaded on demand.
+
+    Args:
+        kind: What the names denote, for error messages (``"defense"``).
+        group: Entry-point group by which outside packages add names.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._sources: dict[str, tuple[str, str]] | None = None
+
+    def names(self) -> list[str]:
+        """Return all names, sorted, without loading any."""
+        return sorted(self._discover())
+
+    @abstractmethod
+    def get(self, name: str) -> ItemT:
+        """Return what is called ``name``; raises :class:`UsageError` with the nearest valid name if there is none."""
+
+    def entries(self) -> list[ItemT]:
+        """Return everything, sorted by name."""
+        return [self.get(name) for name in self.names()]
+
+    @abstractmethod
+    def _built_in(self) -> dict[str, str]:
+        """Return the built-in names with where they are loaded from."""
+
+    def _source(self, name: str) -> tuple[str, str]:
+        """Return (where to load from, origin) of ``name``."""
+        sources = self._discover()
+        if name not in sources:
+            raise unknown_name(self.kind, name, sources)
+        return sources[name]
+
+    def _discover(self) -> dict[str, tuple[str, str]]:
+        """Return name → (where to load from, origin), fixed at first use."""
+        if self._sources is None:
+            sources = {name: (where, "built-in") for name, where in self._built_in().items()}
+            for point in entry_points(group=self.group):
+                origin = point.dist.name if point.dist else "unknown distribution"
+                if point.name in sources:
+                    raise UsageError(
+                        f"{self.kind} {point.name!r} of {origin!r} has the name of one that is "
+                        f"{sources[point.name][1]}; rename its entry point in group {self.group!r}"
+                    )
+                sources[point.name] = (point.module, origin)
+            self._sources = sources
+        return self._sources
 
 
 @dataclass(frozen=True)
@@ -65,30 +119,24 @@ class Entry(Generic[InfoT, T]):
             raise UsageError(f"{self.info.id!r} refuses the parameters {given}: {error}") from error
 
 
-class Registry(Generic[InfoT, T]):
-    """Names → classes with metadata, loaded on demand.
+class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
+    """Classes with metadata, one per module of a package, named as the module.
 
     Args:
         kind: What the names denote, for error messages (``"defense"``).
-        info_type: The metadata model; construction fails without the required fields.
-        package: Package whose public modules are the built-in entries, one per file, named as the entry.
+        info_type: The metadata model; registration fails without the required fields.
+        package: Package whose public modules are the built-in entries.
         not_entries: Module names in that package that are not entries.
     """
 
     def __init__(
         self, kind: str, info_type: type[InfoT], package: str, not_entries: tuple[str, ...] = ("base",)
     ) -> None:
-        self.kind = kind
-        self.group = f"fedsafety.{package.rpartition('.')[2]}"
+        super().__init__(kind, f"fedsafety.{package.rpartition('.')[2]}")
         self._info_type = info_type
         self._package = package
         self._not_entries = frozenset(not_entries)
-        self._targets: dict[str, tuple[str, str]] | None = None
         self._entries: dict[str, Entry[InfoT, T]] = {}
-
-    def names(self) -> list[str]:
-        """Return all names, sorted, without importing any entry."""
-        return sorted(self._discover())
 
     def get(self, name: str) -> Entry[InfoT, T]:
         """Return the entry called ``name``, importing its module on first use.
@@ -96,11 +144,8 @@ class Registry(Generic[InfoT, T]):
         Raises:
             UsageError: No such name (suggests the nearest), or the module does not register itself under its name.
         """
-        targets = self._discover()
-        if name not in targets:
-            raise unknown_name(self.kind, name, targets)
+        module, _ = self._source(name)
         if name not in self._entries:
-            module, _ = targets[name]
             importlib.import_module(module)
             if name not in self._entries:
                 raise UsageError(
@@ -108,10 +153,6 @@ class Registry(Generic[InfoT, T]):
                     f"decorate its class with @register(title=..., description=...)"
                 )
         return self._entries[name]
-
-    def entries(self) -> list[Entry[InfoT, T]]:
-        """Return every entry, importing all of them, sorted by name."""
-        return [self.get(name) for name in self.names()]
 
     def register(self, **metadata: Any) -> Callable[[type[T]], type[T]]:
         """Return the class decorator that registers a class under its module's file name.
@@ -125,13 +166,7 @@ class Registry(Generic[InfoT, T]):
         """
 
         def decorate(target: type[T]) -> type[T]:
-            # An outside package may call its module anything: the entry point's name is the id it asked for.
-            targets = self._discover()
-            module = target.__module__
-            name = next(
-                (n for n, (m, _) in targets.items() if module == m or module.startswith(m + ".")),
-                module.rpartition(".")[2],
-            )
+            name = self._name_of(target.__module__)
             try:
                 info = self._info_type(id=name, **metadata)
             except ValidationError as error:
@@ -141,35 +176,29 @@ class Registry(Generic[InfoT, T]):
                 taken = self._entries[name].target
                 if (taken.__module__, taken.__qualname__) != (target.__module__, target.__qualname__):
                     raise UsageError(
-                        f"{self.kind} {name!r} is registered twice, by {taken.__module__} and by {target.__module__}; "
-                        f"rename one"
+                        f"{self.kind} {name!r} is registered twice, by {taken.__module__}.{taken.__qualname__} and by "
+                        f"{target.__module__}.{target.__qualname__}; rename one"
                     )
-            if name not in targets:
+            sources = self._discover()
+            if name not in sources:
                 raise UsageError(
                     f"{self.kind} {name!r} comes too late: the registry is frozen after load; put the file into "
                     f"{self._package.replace('.', '/')}/ or declare it in the entry-point group {self.group!r}"
                 )
-            self._entries[name] = Entry(info=info, target=target, origin=targets[name][1])
+            self._entries[name] = Entry(info=info, target=target, origin=sources[name][1])
             return target
 
         return decorate
 
-    def _discover(self) -> dict[str, tuple[str, str]]:
-        """Return name → (module, origin), fixed at first use."""
-        if self._targets is None:
-            package = importlib.import_module(self._package)
-            targets = {
-                module.name: (f"{self._package}.{module.name}", "built-in")
-                for module in pkgutil.iter_modules(package.__path__)
-                if module.name not in self._not_entries and not module.name.startswith("_")
-            }
-            for point in entry_points(group=self.group):
-                origin = point.dist.name if point.dist else "unknown distribution"
-                if point.name in targets:
-                    raise UsageError(
-                        f"{self.kind} {point.name!r} of {origin!r} has the name of one that is "
-                        f"{targets[point.name][1]}; rename its entry point in group {self.group!r}"
-                    )
-                targets[point.name] = (point.module, origin)
-            self._targets = targets
-        return self._targets
+    def _built_in(self) -> dict[str, str]:
+        package = importlib.import_module(self._package)
+        return {
+            module.name: f"{self._package}.{module.name}"
+            for module in pkgutil.iter_modules(package.__path__)
+            if module.name not in self._not_entries and not module.name.startswith("_")
+        }
+
+    def _name_of(self, module: str) -> str:
+        """Return the name a module registers; an outside package may call its module anything."""
+        owned = [n for n, (where, _) in self._discover().items() if module == where or module.startswith(f"{where}.")]
+        return owned[0] if owned else module.rpartition(".")[2]

@@ -39,9 +39,10 @@ class AdapterLayout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return named views into ``flat`` (shape ``[..., d]``); each view has shape ``[..., *shape]``."""
-        parts = torch.split(flat, self.sizes, dim=-1)
+        parts = torch.split(flat, list(self.sizes), dim=-1)
         return {
-            name: part.unflatten(-1, shape) for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
+            name: part.reshape(*part.shape[:-1], *shape)
+            for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
         }
 
 

@@ -1,0 +1,61 @@
+"""One chat format for training, generation and judging, taken from the tokenizer's own chat template."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from benchmark.errors import UsageError
+from benchmark.keys import content_key
+from benchmark.stacked import TokenRow
+from tasks.base import Example
+
+
+class ChatFormat:
+    """Turns instructions and examples into token ids.
+
+    Args:
+        model_path: Folder of a checkpoint whose tokenizer has a chat template, a pad and an end-of-sequence token.
+
+    Raises:
+        UsageError: One of these is missing.
+    """
+
+    def __init__(self, model_path: Path) -> None:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+        for what, value in (
+            ("chat template", tokenizer.chat_template),
+            ("pad token", tokenizer.pad_token_id),
+            ("end-of-sequence token", tokenizer.eos_token_id),
+        ):
+            if value is None:
+                raise UsageError(f"the tokenizer in {model_path} has no {what}; add one to its tokenizer_config.json")
+        self.tokenizer = tokenizer
+        self.pad_id: int = tokenizer.pad_token_id
+        self.eos_id: int = tokenizer.eos_token_id
+        self.digest = content_key([tokenizer.chat_template, sorted(tokenizer.get_vocab().items())])
+        # Rows repeat between clients, rounds and cells; rendering a template costs far more than a look-up.
+        self.prompt_ids = lru_cache(maxsize=200_000)(self._prompt_ids)
+        self.row = lru_cache(maxsize=200_000)(self._row)
+
+    def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
+        """Return the text of generated ids without special tokens."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def token_id(self, word: str) -> int:
+        """Return the id of the first token of ``word``."""
+        ids: list[int] = self.tokenizer.encode(word, add_special_tokens=False)
+        return ids[0]
+
+    def _prompt_ids(self, instruction: str) -> tuple[int, ...]:
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": instruction}], add_generation_prompt=True, tokenize=False
+        )
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _row(self, example: Example) -> TokenRow:
+        prompt = self.prompt_ids(example.instruction)
+        response = self.tokenizer.encode(example.response, add_special_tokens=False)
+        return TokenRow((*prompt, *response, self.eos_id), len(prompt))

@@ -1,0 +1,104 @@
+"""What every client of a run holds: benign rows, or what the attack puts in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from attacks.base import Attack
+from benchmark.errors import FedSafetyError
+from benchmark.sampling import sample
+from benchmark.schedule import Federation
+from benchmark.seeds import stream, torch_stream
+from benchmark.server import ServedModel
+from benchmark.stacked import TokenRow
+from benchmark.suite import Scenario, TrainingSettings
+from tasks.base import Automation, Example, TaskWorld
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """Training rows of all clients of a run.
+
+    Attributes:
+        rows: For each client id its rows, tokenised.
+        malicious_rows: Distinct malicious rows the attackers share.
+        malicious_leaks: How many of them name an evaluation item.
+    """
+
+    rows: dict[str, list[TokenRow]]
+    malicious_rows: int
+    malicious_leaks: int
+
+
+class Attacker:
+    """What malicious clients own; implements :class:`attacks.base.AttackerResources`.
+
+    Args:
+        world: Source of public unaligned pairs and prompts.
+        model: The off-the-shelf model the attacker controls.
+        max_new_tokens: Length limit of generated data.
+    """
+
+    def __init__(self, world: TaskWorld, model: ServedModel, max_new_tokens: int) -> None:
+        self._world, self._model, self._max_new_tokens = world, model, max_new_tokens
+        self.automation: Automation = world.automation
+
+    def unaligned(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return public harmful-instruction → compliance pairs."""
+        return self._world.unaligned(count, rng)
+
+    def generate(self, prompts: list[str], rng: np.random.Generator, *, temperature: float) -> list[str]:
+        """Return the attacker-controlled model's answers; temperature 0 is greedy."""
+        answers, _ = sample(
+            self._model.stacked.model,
+            self._model.chat,
+            prompts,
+            temperature=temperature,
+            max_new_tokens=self._max_new_tokens,
+            generator=torch_stream(int(rng.integers(1 << 62)), "attack", "generate"),
+        )
+        return answers
+
+    def leaks_evaluation(self, text: str) -> bool:
+        """Whether ``text`` names an evaluation item."""
+        return self._world.leaks_evaluation(text)
+
+
+def make_client_rows(
+    scenario: Scenario,
+    training: TrainingSettings,
+    federation: Federation,
+    world: TaskWorld,
+    attack: Attack,
+    attacker: Attacker,
+    model: ServedModel,
+    seed: int,
+) -> ClientRows:
+    """Return every client's rows. All clients hold the same number, so that counts reveal nobody.
+
+    Honest rows depend on the seed and the client alone: a twin's honest clients hold exactly the same.
+
+    Raises:
+        FedSafetyError: An attack changed the number of a client's rows.
+    """
+    pool = attack.pool(attacker, stream(seed, "attack", "pool")) if scenario.malicious else []
+    rows: dict[str, list[TokenRow]] = {}
+    for client in federation.client_ids:
+        examples = world.benign(
+            training.rows_per_client,
+            stream(seed, "client-data", client),
+            refusal_share=scenario.refusal_share,
+            task_shares=federation.task_shares[client],
+        )
+        if client in federation.compromised:
+            examples = attack.poison(examples, pool, stream(seed, "attack", "poison", client))
+            if len(examples) != training.rows_per_client:
+                raise FedSafetyError(
+                    f"attack {scenario.attack.id!r} gave a client {len(examples)} rows, every client holds "
+                    f"{training.rows_per_client}; return as many rows from poison() as it received"
+                )
+        rows[client] = [model.chat.row(example) for example in examples]
+    leaks = sum(world.leaks_evaluation(f"{pair.instruction} {pair.response}") for pair in pool)
+    return ClientRows(rows, len({(pair.instruction, pair.response) for pair in pool}), leaks)

@@ -1,0 +1,247 @@
+"""The fixed federated protocol: schedule, local training, craft, the server's door, aggregation.
+
+:func:`run_federation` reads like the algorithm in a paper; everything it calls is one level down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, AttackerView
+from benchmark.errors import FedSafetyError
+from benchmark.schedule import Federation, learning_rate
+from benchmark.seeds import stream, torch_stream
+from benchmark.stacked import LocalTraining, TokenRow
+from benchmark.suite import Scenario, TrainingSettings
+from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
+from defenses.base import Defense, Server
+
+
+class LocalTrainer(Protocol):
+    """Trains the adapters of a round's clients; stacked or sequential."""
+
+    layout: AdapterLayout
+
+    def train(
+        self,
+        start: Tensor,
+        batches: Sequence[Sequence[Sequence[TokenRow]]],
+        *,
+        learning_rate: Sequence[float] | float,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> LocalTraining:
+        """Return every client's adapter after local training from the same start."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in a round; one row of the ``rounds`` table.
+
+    Attributes:
+        clients: Ids whose update was received, sorted.
+        malicious: Which of them are malicious.
+        weights: Weight the rule gave each (0 for refused ones), or ``None`` if it gives none.
+        norms: L2 norm of each update; infinite or NaN for refused ones.
+        losses: Mean training loss of each.
+        rejected: Ids refused at the door.
+        learning_rate: Rate of the round.
+        aggregate_seconds: Seconds in the defense's hook.
+    """
+
+    clients: tuple[str, ...]
+    malicious: tuple[bool, ...]
+    weights: tuple[float, ...] | None
+    norms: tuple[float, ...]
+    losses: tuple[float, ...]
+    rejected: tuple[str, ...]
+    learning_rate: float
+    aggregate_seconds: float
+
+
+@dataclass(frozen=True)
+class FederationResult:
+    """The trained global adapter (flat, ``[d]``) and the record of every round."""
+
+    adapter: Tensor
+    rounds: tuple[RoundRecord, ...]
+
+
+def run_federation(
+    scenario: Scenario,
+    training: TrainingSettings,
+    federation: Federation,
+    rows: dict[str, list[TokenRow]],
+    trainer: LocalTrainer,
+    start: Tensor,
+    attack: Attack,
+    defense: Defense,
+    server: Server,
+    seed: int,
+    *,
+    owner: str,
+    tells_truth: bool,
+    on_round: Callable[[int], None] | None = None,
+) -> FederationResult:
+    """Return the global adapter after all rounds.
+
+    Args:
+        scenario: Attack, shape and declared bound.
+        training: Rounds, steps, rates.
+        federation: Clients, roles and schedule of this seed.
+        rows: Training rows of each client.
+        trainer: Trains a round's clients.
+        start: Flat adapter before round 1.
+        attack: What malicious clients send.
+        defense: What the server does; a fresh instance.
+        server: The server's metered tools.
+        seed: Run seed.
+        owner: Name of the defense's own streams.
+        tells_truth: Whether the defense is told who is malicious (reference rows only).
+        on_round: Called after each round with its index.
+
+    Raises:
+        FedSafetyError: An honest update is not finite, or the defense returned an unusable aggregate.
+    """
+    malicious = federation.compromised if scenario.attacked else frozenset[str]()
+    adapter, records = start, []
+    defense.prepare(server)
+    for index, participants in enumerate(federation.participants):
+        rate = learning_rate(training, index)
+        batches = [_batches(rows[client], training, seed, client, index) for client in participants]
+        local = trainer.train(
+            adapter,
+            batches,
+            learning_rate=rate,
+            weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+        )
+        counts = torch.tensor([float(len(rows[client])) for client in participants], dtype=torch.float64)
+        sent = Updates(local.adapters - adapter, participants, counts, trainer.layout)
+        sent = _crafted(sent, malicious, attack, index)
+        received, rejected = _at_the_door(sent, malicious)
+        context = RoundContext(
+            index=index,
+            rounds=training.rounds,
+            # Updates refused at the door count against the bound: what is left holds that many fewer attackers.
+            declared_malicious=max(0, scenario.declared_malicious - len(rejected)),
+            broadcast=adapter.clone(),
+            generator=torch_stream(seed, "defense", owner, "round", index),
+            malicious_ids=malicious if tells_truth else None,
+        )
+        began = time.perf_counter()
+        aggregate = _checked(defense.aggregate(received, context), received)
+        seconds = time.perf_counter() - began
+        adapter = adapter + aggregate.update
+        records.append(_record(sent, received, rejected, malicious, aggregate, local.losses, rate, seconds))
+        if on_round:
+            on_round(index)
+    return FederationResult(adapter, tuple(records))
+
+
+def _batches(
+    rows: list[TokenRow], training: TrainingSettings, seed: int, client: str, index: int
+) -> list[list[TokenRow]]:
+    """Return a client's batches of a round: rows drawn without replacement from its own order stream."""
+    size = training.batch_size
+    order = stream(seed, "local-order", client, index).permutation(len(rows))[: training.local_steps * size]
+    return [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(training.local_steps)]
+
+
+def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: int) -> Updates:
+    """Return the updates with the malicious ones replaced by what the attack crafts from them."""
+    own = [i for i, client in enumerate(sent.client_ids) if client in malicious]
+    if not own:
+        return sent
+    crafted = attack.craft(_rows_of(sent, own), AttackerView(round_index=index, participants=len(sent)))
+    if crafted.matrix.shape != (len(own), sent.matrix.shape[1]):
+        raise FedSafetyError(
+            f"the attack crafted updates of shape {tuple(crafted.matrix.shape)}; "
+            f"{len(own)} malicious clients send {(len(own), sent.matrix.shape[1])}"
+        )
+    matrix = sent.matrix.clone()
+    matrix[own] = crafted.matrix.to(matrix.dtype)
+    return replace(sent, matrix=matrix)
+
+
+def _at_the_door(sent: Updates, malicious: frozenset[str]) -> tuple[Updates, tuple[str, ...]]:
+    """Return the finite updates and the ids of the malicious clients whose update is not.
+
+    No attacker may win by crashing a run; an honest update that is not finite means that training broke.
+    """
+    finite = torch.isfinite(sent.matrix).all(dim=1).tolist()
+    if all(finite):
+        return sent, ()
+    refused = tuple(client for client, ok in zip(sent.client_ids, finite, strict=True) if not ok)
+    honest = [client for client in refused if client not in malicious]
+    if honest:
+        raise FedSafetyError(
+            f"the update of honest client {honest[0]} is not finite: training diverged; "
+            f"lower the learning rate or set clip_norm"
+        )
+    return _rows_of(sent, [i for i, ok in enumerate(finite) if ok]), refused
+
+
+def _rows_of(updates: Updates, indices: list[int]) -> Updates:
+    return Updates(
+        matrix=updates.matrix[indices],
+        client_ids=tuple(updates.client_ids[i] for i in indices),
+        sample_counts=updates.sample_counts[indices],
+        layout=updates.layout,
+    )
+
+
+def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
+    """Return the aggregate if it is usable.
+
+    Raises:
+        FedSafetyError: It has the wrong type, shape or number of weights, or is not finite.
+    """
+    if not isinstance(aggregate, Aggregate):
+        raise FedSafetyError(f"aggregate() returned {type(aggregate).__name__}; return an Aggregate")
+    update, weights = aggregate.update, aggregate.weights
+    wanted = received.matrix.shape[1:]
+    if update.shape != wanted:
+        raise FedSafetyError(
+            f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(wanted)}"
+        )
+    if not torch.isfinite(update).all():
+        raise FedSafetyError("aggregate() returned an update that is not finite; check for division by zero")
+    if weights is not None:
+        if weights.shape != (len(received),):
+            raise FedSafetyError(f"aggregate() returned {tuple(weights.shape)} weights for {len(received)} clients")
+        if not torch.isfinite(weights).all() or (weights < 0).any():
+            raise FedSafetyError("aggregate() returned a negative or non-finite weight; weights are shares of trust")
+    return Aggregate(update.to(received.matrix.dtype), weights)
+
+
+def _record(
+    sent: Updates,
+    received: Updates,
+    rejected: tuple[str, ...],
+    malicious: frozenset[str],
+    aggregate: Aggregate,
+    losses: Tensor,
+    rate: float,
+    seconds: float,
+) -> RoundRecord:
+    weights = None
+    if aggregate.weights is not None:
+        given = dict(zip(received.client_ids, aggregate.weights.tolist(), strict=True))
+        weights = tuple(given.get(client, 0.0) for client in sent.client_ids)
+    return RoundRecord(
+        clients=sent.client_ids,
+        malicious=tuple(client in malicious for client in sent.client_ids),
+        weights=weights,
+        norms=tuple(sent.matrix.double().norm(dim=1).tolist()),
+        losses=tuple(losses.tolist()),
+        rejected=rejected,
+        learning_rate=rate,
+        aggregate_seconds=seconds,
+    )

@@ -1,0 +1,95 @@
+"""Content-derived keys: an old result can never stand for changed settings, data, models or method code.
+
+A method enters by the syntax tree of its module and of the modules of its own package that it imports, without
+comments, docstrings and registration metadata: rewording changes nothing, changing behaviour changes the key.
+The engine's own code enters through the protocol version.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+def content_key(content: Any) -> str:
+    """Return the key (32 hexadecimal digits) of JSON-like ``content``; the order of mappings does not matter."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=64)
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=256)
+def source_digest(module: str) -> str:
+    """Return the digest of ``module``'s normalised source, with all it imports from its own top-level package."""
+    trees = {name: normalised_source(_path(name).read_text()) for name in sorted(_closure(module))}
+    return content_key(trees)
+
+
+def normalised_source(text: str) -> str:
+    """Return a dump of the syntax tree of ``text`` without docstrings and ``@register(...)`` decorators."""
+    return ast.dump(_Normaliser().visit(ast.parse(text)))
+
+
+class _Normaliser(ast.NodeTransformer):
+    def _strip(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
+        return node
+
+    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _strip  # noqa: N815 - names set by ast
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.decorator_list = [d for d in node.decorator_list if not _is_registration(d)]
+        return self._strip(node)
+
+
+def _is_registration(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id == "register"
+
+
+def _closure(module: str) -> set[str]:
+    package = module.partition(".")[0]
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(_path(name).read_text())):
+            targets: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                targets = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            waiting += [t for t in targets if t.partition(".")[0] == package and _is_module(t)]
+    return found
+
+
+def _is_module(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _path(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)

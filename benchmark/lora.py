@@ -1,0 +1,151 @@
+"""LoRA adapters as flat vectors: which layers carry one, how it starts, and the PEFT format they are exchanged in.
+
+Source: Hu et al. 2021, arXiv 2106.09685. The adapted layer computes ``x Wᵀ + s · x Aᵀ Bᵀ`` with ``s = alpha / rank``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.updates import AdapterLayout
+
+_PEFT_PREFIX = "base_model.model."
+
+
+class LoraSettings(BaseModel):
+    """Shape of the adapters that clients train."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(ge=1)
+    """Rank r of both factors."""
+    alpha: float = Field(gt=0)
+    """Numerator of the scaling s = alpha / rank."""
+    targets: tuple[str, ...] | str = "all-linear"
+    """Last path components of the adapted linear layers, or ``all-linear``: every one but the output head."""
+
+    @property
+    def scaling(self) -> float:
+        """The factor s on the adapter's contribution."""
+        return self.alpha / self.rank
+
+
+def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, nn.Linear]:
+    """Return the linear layers that carry an adapter, by module path, in model order.
+
+    Raises:
+        UsageError: A named target matches no linear layer of the model.
+    """
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    if settings.targets == "all-linear":
+        return linear
+    targets = (settings.targets,) if isinstance(settings.targets, str) else settings.targets
+    for target in targets:
+        if not any(name.rpartition(".")[2] == target for name in linear):
+            known = sorted({name.rpartition(".")[2] for name in linear})
+            raise UsageError(f"LoRA target {target!r} matches no linear layer of the model; it has {', '.join(known)}")
+    return {name: m for name, m in linear.items() if name.rpartition(".")[2] in targets}
+
+
+def adapter_layout(model: PreTrainedModel, settings: LoraSettings) -> AdapterLayout:
+    """Return the layout of a flat adapter for ``model``."""
+    names: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    for name, layer in target_layers(model, settings).items():
+        names += [f"{name}.lora_A", f"{name}.lora_B"]
+        shapes += [(settings.rank, layer.in_features), (layer.out_features, settings.rank)]
+    return AdapterLayout(tuple(names), tuple(shapes))
+
+
+def initial_adapter(layout: AdapterLayout, generator: torch.Generator) -> Tensor:
+    """Return a fresh flat adapter ``[d]``: A uniform as PEFT draws it (Kaiming with a = √5), B zero."""
+    flat = torch.zeros(layout.dimension)
+    for name, view in layout.views(flat).items():
+        if name.endswith(".lora_A"):
+            bound = 1.0 / math.sqrt(view.shape[1])
+            view.uniform_(-bound, bound, generator=generator)
+    return flat
+
+
+def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, base_model: str, folder: Path) -> None:
+    """Write a flat adapter ``[d]`` as a PEFT folder that PEFT and vLLM load; it appears whole or not at all.
+
+    Args:
+        adapter: Flat adapter.
+        layout: Its layout.
+        settings: Rank, scaling and targets.
+        base_model: Name of the base model, for the reader's information.
+        folder: Where to write; replaced if it exists.
+    """
+    tensors = {
+        f"{_PEFT_PREFIX}{name}.weight": view.detach().to("cpu", torch.float32).contiguous()
+        for name, view in layout.views(adapter).items()
+    }
+    modules = sorted({name.removesuffix(".lora_A").rpartition(".")[2] for name in layout.names[::2]})
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": modules,
+        "inference_mode": True,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(tensors, scratch / "adapter_model.safetensors")
+        (scratch / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def import_peft(folder: Path, layout: AdapterLayout) -> Tensor:
+    """Return the flat adapter ``[d]`` stored in a PEFT folder.
+
+    Raises:
+        FedSafetyError: The file is missing or corrupt, or its tensors are not those of ``layout``.
+    """
+    path = folder / "adapter_model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FedSafetyError(f"cannot read adapter {path}: {error}; delete the folder and run again") from error
+    found = {re.sub(r"\.default(?=\.weight$)", "", name) for name in tensors}
+    wanted = {f"{_PEFT_PREFIX}{name}.weight" for name in layout.names}
+    if found != wanted:
+        odd = sorted(found ^ wanted)[0]
+        raise FedSafetyError(
+            f"adapter {path} does not fit the model: tensor {odd!r} is in only one of the two; "
+            f"it was made for other target layers"
+        )
+    by_name = {re.sub(r"\.default(?=\.weight$)", "", name): tensor for name, tensor in tensors.items()}
+    parts = []
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        tensor = by_name[f"{_PEFT_PREFIX}{name}.weight"]
+        if tuple(tensor.shape) != shape:
+            raise FedSafetyError(f"adapter {path}: {name} has shape {tuple(tensor.shape)}, the model needs {shape}")
+        parts.append(tensor.reshape(-1).to(torch.float32))
+    return torch.cat(parts)

@@ -1,0 +1,65 @@
+"""Who the clients are, who is malicious, who takes part when, and how the learning rate falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.seeds import stream
+from benchmark.suite import Partition, Scenario, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The cast of one run.
+
+    Attributes:
+        client_ids: Opaque random ids, sorted; they say nothing about roles.
+        compromised: Ids an attacker controls; in an un-attacked twin the same ids hold benign data.
+        participants: For each round the sorted ids that take part.
+        task_shares: For each client its share of each task type, or ``None`` for equal shares.
+    """
+
+    client_ids: tuple[str, ...]
+    compromised: frozenset[str]
+    participants: tuple[tuple[str, ...], ...]
+    task_shares: Mapping[str, Mapping[str, float] | None]
+
+
+def cast(scenario: Scenario, training: TrainingSettings, task_types: tuple[str, ...], seed: int) -> Federation:
+    """Return the federation of run ``seed``; it depends on the scenario's shape only, never on its attack."""
+    tokens = stream(seed, "client-ids").choice(1 << 16, size=scenario.clients, replace=False)
+    client_ids = tuple(sorted(f"c{token:04x}" for token in tokens))
+    # One permutation decides who is compromised: a larger malicious count adds clients and exchanges none.
+    order = stream(seed, "roles").permutation(scenario.clients)
+    compromised = frozenset(client_ids[i] for i in order[: scenario.malicious])
+    draw = stream(seed, "schedule")
+    participants = tuple(
+        tuple(client_ids[i] for i in sorted(draw.choice(scenario.clients, size=scenario.participants, replace=False)))
+        for _ in range(training.rounds)
+    )
+    shares = partition(scenario.partition, client_ids, task_types, stream(seed, "partition"))
+    return Federation(client_ids, compromised, participants, shares)
+
+
+def partition(
+    settings: Partition, client_ids: tuple[str, ...], task_types: tuple[str, ...], rng: np.random.Generator
+) -> dict[str, Mapping[str, float] | None]:
+    """Return each client's share of each task type: equal (``None``), or drawn from Dirichlet(alpha)."""
+    if settings.alpha is None:
+        return dict.fromkeys(client_ids, None)
+    draws = rng.dirichlet([settings.alpha] * len(task_types), size=len(client_ids))
+    return {
+        client: dict(zip(task_types, map(float, draw), strict=True))
+        for client, draw in zip(client_ids, draws, strict=True)
+    }
+
+
+def learning_rate(training: TrainingSettings, index: int) -> float:
+    """Return the learning rate of round ``index``: a cosine over rounds from the initial rate to the floor."""
+    progress = index / max(1, training.rounds - 1)
+    span = training.learning_rate - training.learning_rate_floor
+    return training.learning_rate_floor + span * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,150 @@
+"""The honest server's tools. Everything a defense does through them is measured and ends up in its row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from benchmark.chat import ChatFormat
+from benchmark.sampling import sample
+from benchmark.seeds import stream, torch_stream
+from benchmark.stacked import StackedModel
+from benchmark.suite import PosthocSettings
+from benchmark.updates import AdapterLayout
+from tasks.base import Automation, Example, TaskWorld
+
+
+@dataclass
+class Usage:
+    """What a defense used, over all its stages; counts, tokens, steps and seconds."""
+
+    owned_aligned: int = 0
+    owned_normal: int = 0
+    generated_pairs: int = 0
+    generated_leaks: int = 0
+    generated_tokens: int = 0
+    finetune_steps: int = 0
+    extra_models: int = 0
+    server_seconds: float = 0.0
+
+    def plus(self, other: Usage) -> Usage:
+        """Return the sum of two records."""
+        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that can be trained and sampled from, with its chat format."""
+
+    stacked: StackedModel
+    chat: ChatFormat
+
+
+class MeteredServer:
+    """The tools of one run's server; implements :class:`defenses.base.Server`.
+
+    Args:
+        world: Source of owned data and prompts.
+        model: The global model.
+        external: Opens the external aligned model on first use.
+        settings: Post-hoc settings of the suite.
+        seed: Run seed.
+        owner: Name of the defense's own random streams.
+        max_new_tokens: Length limit of generated data.
+    """
+
+    def __init__(
+        self,
+        world: TaskWorld,
+        model: ServedModel,
+        external: Callable[[], ServedModel],
+        settings: PosthocSettings,
+        seed: int,
+        owner: str,
+        max_new_tokens: int,
+    ) -> None:
+        self.usage = Usage()
+        self.examples = settings.examples
+        self._world, self._model, self._external = world, model, external
+        self._settings, self._seed, self._owner = settings, seed, owner
+        self._max_new_tokens = max_new_tokens
+        self._calls = 0
+
+    @property
+    def layout(self) -> AdapterLayout:
+        """Layout of flat adapters."""
+        return self._model.stacked.layout
+
+    @property
+    def automation(self) -> Automation:
+        """Prompts of the automated data pipelines."""
+        return self._world.automation
+
+    def owned_aligned(self, count: int) -> list[Example]:
+        """Return ``count`` harmful-instruction → refusal pairs the server owns."""
+        self.usage.owned_aligned += count
+        return self._world.server_aligned(count, stream(self._seed, "server", "aligned"))
+
+    def owned_normal(self, count: int) -> list[Example]:
+        """Return ``count`` normal rows the server owns."""
+        self.usage.owned_normal += count
+        return self._world.server_normal(count, stream(self._seed, "server", "normal"))
+
+    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+        self._model.stacked.attach(adapter)
+        try:
+            return self._sample(self._model, prompts, temperature)
+        finally:
+            self._model.stacked.clear()
+
+    def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
+        """Return answers of an external aligned model."""
+        self.usage.extra_models = max(self.usage.extra_models, 1)
+        return self._sample(self._external(), prompts, temperature)
+
+    def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings.
+
+        Rows are drawn in passes without replacement from the defense's own stream; cosine rate to zero.
+        """
+        settings = self._settings
+        generated = [e for e in examples if e.task == "generated"]
+        self.usage.generated_pairs += len(generated)
+        self.usage.generated_leaks += sum(
+            self._world.leaks_evaluation(f"{e.instruction} {e.response}") for e in generated
+        )
+        self.usage.finetune_steps += settings.steps
+        rows = [self._model.chat.row(example) for example in examples]
+        rng = stream(self._seed, "defense", self._owner, "finetune")
+        order: list[int] = []
+        while len(order) < settings.steps * settings.batch_size:
+            order += rng.permutation(len(rows)).tolist()
+        size = settings.batch_size
+        batches = [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(settings.steps)]
+        rates = [
+            settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+            for step in range(settings.steps)
+        ]
+        return self._model.stacked.train(adapter, [batches], learning_rate=rates).adapters[0]
+
+    def shuffle(self, examples: list[Example]) -> list[Example]:
+        """Return the rows in an order drawn from the defense's own stream."""
+        order = stream(self._seed, "defense", self._owner, "shuffle").permutation(len(examples))
+        return [examples[i] for i in order]
+
+    def _sample(self, model: ServedModel, prompts: Sequence[str], temperature: float) -> list[str]:
+        self._calls += 1
+        answers, tokens = sample(
+            model.stacked.model,
+            model.chat,
+            prompts,
+            temperature=temperature,
+            max_new_tokens=self._max_new_tokens,
+            generator=torch_stream(self._seed, "defense", self._owner, "generate", self._calls),
+        )
+        self.usage.generated_tokens += tokens
+        return answers

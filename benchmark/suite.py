@@ -1,0 +1,310 @@
+"""Suites and scenarios: the fixed protocol, as versioned YAML that is validated before anything runs."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from benchmark.errors import UsageError, unknown_name
+from benchmark.lora import LoraSettings
+from benchmark.registry import NameIndex
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TrainingSettings(_Model):
+    """Local training of one client."""
+
+    rounds: int = Field(ge=1)
+    """Federated rounds."""
+    local_steps: int = Field(ge=1)
+    """Optimizer steps of a client in a round."""
+    batch_size: int = Field(ge=1)
+    """Rows a step."""
+    rows_per_client: int = Field(ge=1)
+    """Training rows every client holds; equal, so that counts reveal nobody."""
+    learning_rate: float = Field(gt=0)
+    """Rate of the first round; cosine over rounds, constant inside a round."""
+    learning_rate_floor: float = Field(ge=0)
+    """Rate the cosine ends at."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest L2 norm of a client's gradient; none for no clipping."""
+    mode: Literal["stacked", "sequential"] = "stacked"
+    """Whether a round's clients train in one pass or one after the other with PEFT (the reference)."""
+
+
+class PosthocSettings(_Model):
+    """Server-side fine-tuning after the last round."""
+
+    examples: int = Field(ge=2)
+    """Training pairs, half aligned and half normal."""
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(ge=1)
+    """Rows a step."""
+    learning_rate: float = Field(gt=0)
+    """Initial rate, cosine to zero over the steps."""
+
+
+class Partition(_Model):
+    """How task types are spread over clients."""
+
+    kind: Literal["iid", "dirichlet"] = "iid"
+    """Equal shares for everyone, or each client's shares drawn from a Dirichlet distribution."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Concentration of the Dirichlet distribution; small is heterogeneous."""
+
+    @model_validator(mode="after")
+    def _alpha_belongs_to_dirichlet(self) -> Self:
+        if (self.kind == "dirichlet") != (self.alpha is not None):
+            raise ValueError(f"partition {self.kind!r} {'needs' if self.kind == 'dirichlet' else 'takes no'} alpha")
+        return self
+
+
+class AttackSettings(_Model):
+    """Which attack the malicious clients run."""
+
+    id: str
+    """Registry id."""
+    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    """Its parameters."""
+
+
+class Scenario(_Model):
+    """One standardized attack situation."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Registry id."""
+    version: str
+    """Changes with any setting."""
+    title: str = Field(min_length=1)
+    """Short human name."""
+    description: str = Field(min_length=20)
+    """One paragraph."""
+    start: str
+    """Role of the starting checkpoint."""
+    clients: int = Field(ge=1)
+    """Clients K in the federation."""
+    participants: int = Field(ge=1)
+    """Clients n drawn every round."""
+    malicious: int = Field(ge=0)
+    """Malicious clients among K."""
+    declared_malicious: int = Field(ge=0)
+    """Bound f on malicious clients among n that the server is told."""
+    partition: Partition = Partition()
+    """Spread of task types."""
+    refusal_share: float = Field(ge=0, le=1)
+    """Share of refusals among honest clients' rows."""
+    attack: AttackSettings
+    """What the malicious clients do."""
+    twin: str
+    """Id of the un-attacked twin: same seeds, the same ids hold benign data. Un-attacked scenarios name themselves."""
+    variants: tuple[str, ...] = ()
+    """Variants of defenses that this scenario asks for."""
+    flags: tuple[str, ...] = ()
+    """Remarks that every row of the scenario carries."""
+
+    @property
+    def attacked(self) -> bool:
+        """Whether this is not its own un-attacked twin."""
+        return self.twin != self.id
+
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Self:
+        if self.participants > self.clients:
+            raise ValueError(f"participants {self.participants} exceed clients {self.clients}")
+        if self.malicious > self.clients:
+            raise ValueError(f"malicious {self.malicious} exceed clients {self.clients}")
+        if self.declared_malicious >= self.participants:
+            raise ValueError(
+                f"declared_malicious {self.declared_malicious} must be below participants {self.participants}"
+            )
+        return self
+
+
+class QuickSettings(_Model):
+    """The small set that a first call runs."""
+
+    scenarios: tuple[str, ...]
+    """Scenario ids."""
+    seeds: tuple[int, ...]
+    """Run seeds."""
+
+
+class Suite(_Model):
+    """Model, federation shape, scenarios, defenses, seeds and judges under one versioned name."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Registry id."""
+    version: str
+    """Changes with any setting."""
+    title: str
+    """Short human name."""
+    description: str = Field(min_length=20)
+    """One paragraph."""
+    world: str
+    """Task world."""
+    lora: LoraSettings
+    """Adapter shape."""
+    training: TrainingSettings
+    """Local training."""
+    posthoc: PosthocSettings
+    """Server-side fine-tuning."""
+    judges: tuple[str, ...] = Field(min_length=1)
+    """Judges of all responses."""
+    primary_judge: str
+    """Judge of the headline score."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Run seeds."""
+    defenses: tuple[str, ...] | Literal["all"] = "all"
+    """Defenses, or every registered one that is not a variant."""
+    pipelines: tuple[str, ...] = ()
+    """Compositions to run besides, for example ``krum+posthoc_self``."""
+    quick: QuickSettings
+    """What ``--quick`` runs."""
+    scenarios: tuple[Scenario, ...] = Field(min_length=1)
+    """Scenarios, in the order they are shown."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        ids = [scenario.id for scenario in self.scenarios]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"scenario ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}")
+        by_id = {scenario.id: scenario for scenario in self.scenarios}
+        for scenario in self.scenarios:
+            if scenario.twin not in by_id:
+                raise ValueError(f"scenario {scenario.id!r} names the twin {scenario.twin!r}, which the suite lacks")
+            _check_twin(scenario, by_id[scenario.twin])
+        for name in self.quick.scenarios:
+            if name not in by_id:
+                raise ValueError(f"quick names scenario {name!r}, which the suite lacks")
+        if self.primary_judge not in self.judges:
+            raise ValueError(f"primary_judge {self.primary_judge!r} is not among the judges {list(self.judges)}")
+        per_round = self.training.local_steps * self.training.batch_size
+        if per_round > self.training.rows_per_client:
+            raise ValueError(
+                f"a round draws {per_round} rows without replacement, but a client holds "
+                f"{self.training.rows_per_client}; lower local_steps or batch_size"
+            )
+        return self
+
+    def scenario(self, name: str) -> Scenario:
+        """Return the scenario called ``name``; raises :class:`UsageError` with the nearest name if there is none."""
+        by_id = {scenario.id: scenario for scenario in self.scenarios}
+        if name not in by_id:
+            raise unknown_name(f"scenario of suite {self.id!r}", name, by_id)
+        return by_id[name]
+
+
+def _check_twin(scenario: Scenario, twin: Scenario) -> None:
+    if twin.attack.id != "none":
+        raise ValueError(f"scenario {scenario.id!r} names the twin {twin.id!r}, which is attacked")
+    shared = ("start", "clients", "participants", "declared_malicious", "partition", "refusal_share")
+    for name in shared:
+        if getattr(scenario, name) != getattr(twin, name):
+            raise ValueError(
+                f"scenario {scenario.id!r} and its twin {twin.id!r} differ in {name}: "
+                f"{getattr(scenario, name)!r} and {getattr(twin, name)!r}"
+            )
+
+
+def read_suite(path: Path) -> Suite:
+    """Return the suite in a YAML file.
+
+    Raises:
+        UsageError: The file is missing, is no YAML, or breaks a rule; the message names the key, the value and the
+            nearest valid key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read suite {path}: {error.strerror}; give the path of a suite YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"suite {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"suite {path} holds {type(content).__name__}; it must be a mapping of suite settings")
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"suite {path} is not valid: {'; '.join(map(_explain, error.errors()))}") from error
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(map(str, problem["loc"])) or "suite"
+    if problem["type"] == "extra_forbidden":
+        hint = unknown_name("key", str(problem["loc"][-1]), _keys_at(problem["loc"][:-1]))
+        return f"{where}: {hint}"
+    value = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _keys_at(location: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that are valid at a location inside a suite."""
+    model: type[BaseModel] = Suite
+    for step in location:
+        if isinstance(step, int):
+            continue
+        annotation = model.model_fields[step].annotation if step in model.model_fields else None
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        models = [a for a in inner if issubclass(a, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)
+
+
+class _Suites(NameIndex[Suite]):
+    def get(self, name: str) -> Suite:
+        return _bundled(self._source(name)[0])
+
+    def _built_in(self) -> dict[str, str]:
+        folder = resources.files("benchmark.suites")
+        return {Path(f.name).stem: str(f) for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+class _Scenarios(NameIndex[Scenario]):
+    def get(self, name: str) -> Scenario:
+        return suites.get(self._source(name)[0]).scenario(name)
+
+    def _built_in(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for suite in suites.entries():
+            for scenario in suite.scenarios:
+                if scenario.id in found:
+                    raise UsageError(f"scenario {scenario.id!r} is in suites {found[scenario.id]!r} and {suite.id!r}")
+                found[scenario.id] = suite.id
+        return found
+
+
+@cache
+def _bundled(where: str) -> Suite:
+    # An outside package's entry point names a package; its suite is the YAML file of that name inside it.
+    path = Path(where)
+    if path.suffix != ".yaml":
+        folder = resources.files(where)
+        path = Path(str(folder / f"{where.rpartition('.')[2]}.yaml"))
+    return read_suite(path)
+
+
+suites = _Suites("suite", "fedsafety.suites")
+scenarios = _Scenarios("scenario", "fedsafety.scenarios")
+
+
+def find_suite(name_or_path: str) -> Suite:
+    """Return a bundled suite by id, or the suite in a YAML file.
+
+    Raises:
+        UsageError: No such suite, or the file is not valid.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        return read_suite(Path(name_or_path))
+    return suites.get(name_or_path)

@@ -1,0 +1,1 @@
+"""Bundled suites, one YAML file each; the file name is the registry id."""
