@@ -31,7 +31,7 @@ class SequentialModel:
         targets: Any = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
         config = LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type] - only ever divided by the rank
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
             target_modules=targets,
             lora_dropout=0.0,
             task_type="CAUSAL_LM",

@@ -104,6 +104,7 @@ class StackedModel:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, stacked)
             self._layers.append(stacked)
+        self._decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
         self._head = self._plain_head()
 
     @property
@@ -227,7 +228,7 @@ class StackedModel:
         if self._head is None:
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
             return logits.flatten(0, 1)[where]
-        hidden: Tensor = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
         result: Tensor = self._head(hidden.flatten(0, 1)[where])
         return result
 
@@ -236,10 +237,10 @@ class StackedModel:
 
         Some architectures scale or cap their logits; there all positions are computed.
         """
-        head: nn.Module = self.model.get_output_embeddings()
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         ids = torch.tensor([[self.pad_id, self.pad_id]], device=self.device)
         with torch.no_grad():
-            short = head(self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+            short = head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state)
             full = self.model(input_ids=ids, use_cache=False).logits
         return head if torch.equal(short, full) else None
 

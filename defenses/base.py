@@ -62,11 +62,17 @@ class Prompt:
 class Server(Protocol):
     """The metered tools of an honest server. Whatever is used through them is recorded in the row."""
 
-    layout: AdapterLayout
-    automation: Automation
-    """Prompts of the automated data pipelines."""
-    examples: int
-    """How many training pairs the suite lets a post-hoc defense use."""
+    @property
+    def layout(self) -> AdapterLayout:
+        """Layout of flat adapters."""
+
+    @property
+    def automation(self) -> Automation:
+        """Prompts of the automated data pipelines."""
+
+    @property
+    def examples(self) -> int:
+        """How many training pairs the suite lets a post-hoc defense use."""
 
     def owned_aligned(self, count: int) -> list[Example]:
         """Return harmful-instruction → refusal pairs the server owns."""

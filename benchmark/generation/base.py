@@ -50,6 +50,8 @@ class Engine(ABC):
 
     name: str
     """Engine and version, as recorded in rows, for example ``vllm 0.32.0``."""
+    dtype: str = "float32"
+    """Number format of weights and activations, as PyTorch names it."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
@@ -66,6 +68,18 @@ class Engine(ABC):
 
         Position 0 is left out, so a sequence of length L yields L - 1 numbers.
         """
+
+    def logprobs_mixed(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[float]]:
+        """Return what :meth:`logprobs` does, for (sequence, adapter) pairs with any mix of adapters, in order."""
+        by_adapter: dict[Path | None, list[int]] = {}
+        for index, (_, adapter) in enumerate(scored):
+            by_adapter.setdefault(adapter, []).append(index)
+        results: list[list[float]] = [[] for _ in scored]
+        for adapter, indices in by_adapter.items():
+            found = self.logprobs([scored[index][0] for index in indices], adapter)
+            for index, values in zip(indices, found, strict=True):
+                results[index] = values
+        return results
 
     @abstractmethod
     def close(self) -> None:

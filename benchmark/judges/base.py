@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
+from benchmark.keys import content_key, normalised_source
 from benchmark.registry import Info, Registry
 from tasks.base import Probe, ProbeKind, TaskWorld
 
@@ -68,6 +71,20 @@ class Judge(ABC):
 
     def close(self) -> None:  # noqa: B027 - most judges hold nothing
         """Free what the judge holds."""
+
+
+def identity_of(*modules: str, **content: str) -> str:
+    """Return a judge's identity from the normalised source of its modules and further content, such as a model digest.
+
+    Only the named modules enter, not what they import: how a prompt reaches a model does not decide a verdict.
+    """
+    sources = {}
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        sources[module] = normalised_source(Path(spec.origin).read_text(encoding="utf-8"))
+    return content_key({"sources": sources, "content": content})
 
 
 judges: Registry[JudgeInfo, Judge] = Registry("judge", JudgeInfo, "benchmark.judges")

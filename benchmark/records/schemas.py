@@ -104,6 +104,7 @@ RESPONSES = _schema(
     [
         _field("response_key", _LABEL, "Key of the response set."),
         _field("probe_set", _LABEL, "Digest of the probe set."),
+        _field("generator", _LABEL, "Engine and version that answered."),
         _field("probe_id", _LABEL, "Probe id."),
         _field("response", _LABEL, "What the model said, without special tokens."),
         _field("tokens", pa.int16(), "Generated tokens."),

@@ -1,0 +1,95 @@
+"""The catalog rows: titles, descriptions and sources as they were when a run was made; a page needs rows only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attacks.base import attacks
+from benchmark.judges.base import judges
+from benchmark.keys import content_key, source_digest
+from benchmark.plan import Plan
+from benchmark.records.schemas import CATALOG
+from benchmark.records.store import Store
+from defenses.base import defenses
+
+
+def write_catalog(plan: Plan, store: Store) -> None:
+    """Write the catalog of everything a plan names, unless the same is already there."""
+    rows = catalog_rows(plan)
+    key = content_key(rows)
+    if not store.has("catalog", key):
+        store.write("catalog", key, rows)
+
+
+def catalog_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return one row per suite, scenario, attack, defense and judge, in the order the suite lists them."""
+    suite = plan.suite
+    rows = [
+        _row(
+            "suite",
+            suite.id,
+            0,
+            suite.title,
+            suite.description,
+            settings=suite.model_dump(mode="json", exclude={"scenarios"}),
+        )
+    ]
+    for i, scenario in enumerate(suite.scenarios):
+        settings = scenario.model_dump(mode="json", exclude={"title", "description"})
+        rows.append(_row("scenario", scenario.id, i, scenario.title, scenario.description, settings=settings))
+    for i, name in enumerate(sorted({scenario.attack.id for scenario in suite.scenarios})):
+        attack = attacks.get(name)
+        rows.append(
+            _row(
+                "attack",
+                name,
+                i,
+                attack.info.title,
+                attack.info.description,
+                paper=attack.info.paper,
+                knowledge=attack.info.knowledge,
+                source_digest=source_digest(attack.target.__module__),
+            )
+        )
+    # A composition's members appear on their own; order of first use is the order of the plan.
+    members = dict.fromkeys(entry.info.id for cell in plan.cells for entry in cell.pipeline.entries)
+    for i, name in enumerate(members):
+        defense = defenses.get(name)
+        rows.append(
+            _row(
+                "defense",
+                name,
+                i,
+                defense.info.title,
+                defense.info.description,
+                paper=defense.info.paper,
+                stages=",".join(defense.info.stages),
+                knowledge=defense.info.knowledge.value,
+                resources=defense.info.resources,
+                ranked=defense.info.ranked,
+                source_digest=source_digest(defense.target.__module__),
+            )
+        )
+    for i, name in enumerate(suite.judges):
+        judge = judges.get(name)
+        rows.append(
+            _row(
+                "judge",
+                name,
+                i,
+                judge.info.title,
+                judge.info.description,
+                paper=judge.info.paper,
+                source_digest=source_digest(judge.target.__module__),
+            )
+        )
+    return rows
+
+
+def _row(kind: str, name: str, position: int, title: str, description: str, **rest: Any) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(CATALOG.names, "")
+    settings = rest.pop("settings", None)
+    row |= {"kind": kind, "id": name, "position": position, "title": title, "description": description, "ranked": True}
+    row |= {"settings": json.dumps(settings, sort_keys=True) if settings is not None else ""}
+    return row | rest

@@ -1,0 +1,317 @@
+"""The command line: ``fedsafety list | run | judge | leaderboard | publish | doctor``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.errors import FedSafetyError, UsageError, unknown_name
+
+app = typer.Typer(
+    name="fedsafety",
+    help="Benchmark of defenses against safety attacks in federated instruction tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="A bundled suite's id, or the path of a suite YAML file.")]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", envvar="FEDSAFETY_RUNS", help="Folder of your own runs; made if missing.")
+]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="Generation engine: auto, vllm or transformers.")]
+KINDS = ("attacks", "defenses", "scenarios", "suites", "judges", "tasks")
+
+
+def main() -> None:
+    """Run the command line; exits 2 on wrong usage, 1 on failure, 130 on Ctrl-C."""
+    try:
+        app()
+    except FedSafetyError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
+        sys.exit(130)
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; leave out for all.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with all metadata.")] = False,
+) -> None:
+    """List what is registered: attacks, defenses, scenarios, suites, judges, tasks."""
+    if kind and kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    content = {name: _listing(name) for name in ([kind] if kind else KINDS)}
+    if as_json:
+        console.print_json(json.dumps(content))
+        return
+    for name, entries in content.items():
+        table = Table(title=name.capitalize(), title_justify="left", title_style="bold", expand=False)
+        table.add_column("id", no_wrap=True)
+        for column in _COLUMNS[name]:
+            table.add_column(column.replace("_", " "))
+        for entry in entries:
+            table.add_row(entry["id"], *(str(entry[column]) for column in _COLUMNS[name]))
+        console.print(table)
+    for entry in content[kind] if kind else ():
+        console.print(f"\n[bold]{entry['id']}[/bold]", highlight=False)
+        for key, value in entry.items():
+            if key != "id" and value not in ("", None):
+                console.print(f"  [dim]{key.replace('_', ' ')}:[/dim] {escape(str(value))}", highlight=False)
+
+
+_COLUMNS = {
+    "attacks": ("title", "knowledge"),
+    "defenses": ("title", "stages", "knowledge", "ranked"),
+    "scenarios": ("title", "attack", "shape"),
+    "suites": ("title", "version", "scenarios", "seeds"),
+    "judges": ("title", "judges"),
+    "tasks": ("title", "revision"),
+}
+
+
+@app.command()
+def run(
+    suite: SuiteOption = "micro",
+    scenario: Annotated[list[str] | None, typer.Option(help="Scenario id; repeat for several. Default: all.")] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="Defense, or a composition such as krum+posthoc_self; repeatable. Default: the suite's."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Run seed; repeatable. Default: the suite's.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The suite's quick set: its scenarios and seeds.")] = False,
+    runs: RunsOption = Path("runs"),
+    engine: EngineOption = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+) -> None:
+    """Run a suite, or chosen scenarios x defenses x seeds of it. Only missing work is done."""
+    from benchmark.plan import make_plan
+    from benchmark.progress import Reporter
+    from benchmark.records.store import Store
+    from benchmark.suite import find_suite
+
+    chosen = find_suite(suite)
+    scenarios, seeds = tuple(scenario or ()), tuple(seed or ())
+    if quick:
+        scenarios, seeds = scenarios or chosen.quick.scenarios, seeds or chosen.quick.seeds
+    store = Store(runs)
+    choice = _choose(engine)
+    plan = make_plan(chosen, choice.name, scenarios=scenarios, pipelines=tuple(defense or ()), seeds=seeds)
+    reporter = Reporter(console)
+    if dry_run:
+        _print_plan(plan, store)
+        return
+    from benchmark.run import default_workers, run_plan
+
+    reporter.say(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings; probes are answered by {choice.reason}")
+    report = run_plan(plan, store, choice, reporter, workers or default_workers())
+    reporter.say(
+        f"{report.cells} cells: {report.cells - report.not_applicable - len(report.failed_cells)} done, "
+        f"{report.not_applicable} not applicable, {len(report.failed_cells)} failed; rows are in {runs}"
+    )
+    if report.failed_cells:
+        for name, reason in report.failed_cells:
+            errors.print(f"failed: {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise FedSafetyError(
+            f"{len(report.failed_cells)} of {report.cells} cells failed and are shown as missing; "
+            f"mend the cause and run the same command again: only they are repeated"
+        )
+
+
+@app.command()
+def judge(
+    suite: SuiteOption = "micro",
+    judge_id: Annotated[
+        list[str] | None, typer.Option("--judge", help="Judge; repeatable. Default: the suite's.")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    engine: EngineOption = "auto",
+) -> None:
+    """Judge stored responses that lack verdicts. Nothing is trained or generated anew."""
+    from benchmark.judges.base import judges
+    from benchmark.judging import judge_responses
+    from benchmark.progress import Reporter
+    from benchmark.records.store import Store
+    from benchmark.suite import find_suite
+    from tasks.base import task_worlds
+
+    chosen = find_suite(suite)
+    wanted = tuple(judge_id or chosen.judges)
+    for name in wanted:
+        judges.get(name)
+    store = Store(runs)
+    keys = store.keys("responses")
+    if not keys:
+        raise UsageError(f"{runs} holds no responses; make some with 'fedsafety run', or name the folder with --runs")
+    world = task_worlds.get(chosen.world).create()
+    done = judge_responses(keys, wanted, world, store, _choose(engine), Reporter(console))
+    console.print(f"{done} response sets judged; {len(keys) * len(wanted) - done} had their verdicts already")
+
+
+@app.command()
+def leaderboard(
+    results: ResultsOption = Path("results"),
+    runs: RunsOption = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("site"),
+) -> None:
+    """Build the static page from committed rows and your own, and print the table."""
+    from leaderboard.build import build
+    from leaderboard.rows import load_rows
+    from leaderboard.text import render_table
+
+    roots = [path for path in (results, runs) if path.is_dir()]
+    if not roots:
+        raise UsageError(f"neither {results} nor {runs} is a folder of rows; name one with --results or --runs")
+    report = build([results] if results.is_dir() else [], [runs] if runs.is_dir() else [], out)
+    console.print(render_table(load_rows(roots), "micro"))
+    console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
+
+
+@app.command()
+def publish(
+    suite: Annotated[str, typer.Option("--suite", help="Suite id.")] = "micro",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Move finished rows of your runs into the committed results, as new immutable files."""
+    from benchmark.publish import publish as publish_rows
+    from benchmark.records.store import Store
+
+    added = publish_rows(Store(runs), results, suite)
+    console.print(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
+
+
+@app.command()
+def doctor(engine: EngineOption = "auto") -> None:
+    """Tell what is installed, which generation engine will be used, and why."""
+    import shutil
+
+    from benchmark.environment import environment
+    from tasks.base import task_worlds
+
+    found: dict[str, Any] = json.loads(environment())
+    packages = found.pop("packages")
+    table = Table(show_header=False, box=None)
+    for key, value in {**found, **packages}.items():
+        table.add_row(key.replace("_", " "), str(value) or "unknown")
+    console.print(table)
+    problems: list[str] = []
+    try:
+        choice = _choose(engine)
+        console.print(f"\ngeneration engine: {choice.name}. {choice.reason}", highlight=False, soft_wrap=True)
+    except FedSafetyError as error:
+        problems.append(str(error))
+    for name in task_worlds.names():
+        world = task_worlds.get(name).create()
+        for role in ("raw", "chat", "external", "judge"):
+            try:
+                world.model_path(role)
+            except FedSafetyError as error:
+                problems.append(str(error))
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    console.print(f"browser for the page's tests: {browser or 'none found'}", highlight=False)
+    if problems:
+        raise FedSafetyError("; ".join(problems))
+    console.print("everything that a run needs is there", style="green")
+
+
+def _choose(engine: str) -> Any:
+    from benchmark.generation.select import choose_engine
+
+    return choose_engine(engine)
+
+
+def _print_plan(plan: Any, store: Any) -> None:
+    from benchmark.worker import adapter_is_complete
+
+    table = Table("scenario", "defense", "stage", "seed", "state")
+    for cell in plan.cells:
+        state = "to train"
+        if cell.not_applicable:
+            state = f"not applicable: {cell.not_applicable}"
+        elif store.has("cells", cell.cell_key):
+            state = "done"
+        elif adapter_is_complete(store, cell.adapter_key):
+            state = "to answer"
+        table.add_row(cell.scenario.id, cell.pipeline.name, cell.stage.name, str(cell.seed), state)
+    console.print(table)
+    console.print(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings")
+
+
+def _listing(kind: str) -> list[dict[str, Any]]:
+    """Return the metadata of everything of a kind."""
+    if kind == "suites":
+        from benchmark.suite import suites
+
+        return [
+            {
+                "id": s.id,
+                "version": s.version,
+                "title": s.title,
+                "scenarios": len(s.scenarios),
+                "seeds": ", ".join(map(str, s.seeds)),
+                "judges": ", ".join(s.judges),
+                "description": s.description,
+            }
+            for s in suites.entries()
+        ]
+    if kind == "scenarios":
+        from benchmark.suite import scenarios
+
+        return [
+            {
+                "id": s.id,
+                "title": s.title,
+                "start": s.start,
+                "attack": s.attack.id,
+                "shape": f"{s.malicious} malicious of {s.clients}, {s.participants} a round, f={s.declared_malicious}",
+                "twin": s.twin if s.attacked else "is one",
+                "description": s.description,
+            }
+            for s in scenarios.entries()
+        ]
+    return [
+        {key: _shown(value) for key, value in entry.info.model_dump(mode="json").items()} | {"origin": entry.origin}
+        for entry in _registry(kind).entries()
+    ]
+
+
+def _registry(kind: str) -> Any:
+    if kind == "attacks":
+        from attacks.base import attacks
+
+        return attacks
+    if kind == "defenses":
+        from defenses.base import defenses
+
+        return defenses
+    if kind == "judges":
+        from benchmark.judges.base import judges
+
+        return judges
+    from tasks.base import task_worlds
+
+    return task_worlds
+
+
+def _shown(value: Any) -> Any:
+    return ", ".join(value) if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

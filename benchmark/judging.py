@@ -1,0 +1,97 @@
+"""Verdicts on stored responses. Judging never generates an answer and never trains."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+from benchmark.generation.select import EngineChoice
+from benchmark.judges.base import Item, Judge, JudgeInfo, judges
+from benchmark.progress import Reporter
+from benchmark.records.store import Store
+from benchmark.registry import Entry
+from tasks.base import Probe, TaskWorld
+
+_RESPONSE_SETS_PER_BATCH = 32
+
+
+def judge_responses(
+    response_keys: Iterable[str],
+    judge_ids: Iterable[str],
+    world: TaskWorld,
+    store: Store,
+    choice: EngineChoice,
+    reporter: Reporter,
+) -> int:
+    """Write the missing verdicts of each judge on each response set; return how many sets were judged.
+
+    Args:
+        response_keys: Keys of stored response sets.
+        judge_ids: Judges.
+        world: The world the probes come from.
+        store: Holds responses and takes verdicts.
+        choice: Engine for judges that are models.
+        reporter: Shows progress.
+    """
+    keys = sorted(set(response_keys))
+    probes = {probe.id: probe for probe in world.probes()}
+    done = 0
+    for judge_id in judge_ids:
+        entry = judges.get(judge_id)
+        judge = _create(entry, choice)
+        try:
+            identity = judge.identity
+            pending = [key for key in keys if not store.has("verdicts", verdict_key(key, judge_id, identity))]
+            with reporter.step(f"judging by {judge_id}", len(pending)) as step:
+                for start in range(0, len(pending), _RESPONSE_SETS_PER_BATCH):
+                    batch = pending[start : start + _RESPONSE_SETS_PER_BATCH]
+                    _judge_batch(entry, judge, identity, batch, probes, world, store)
+                    step.advance(len(batch))
+                    done += len(batch)
+        finally:
+            judge.close()
+    return done
+
+
+def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
+    """Return the key of one judge's verdicts on one response set."""
+    return f"{response_key}-{judge_id}-{identity[:16]}"
+
+
+def _create(entry: Entry[JudgeInfo, Judge], choice: EngineChoice) -> Judge:
+    takes_engine = "engine" in inspect.signature(entry.target).parameters
+    return entry.create({"engine": choice.name} if takes_engine else {})
+
+
+def _judge_batch(
+    entry: Entry[JudgeInfo, Judge],
+    judge: Judge,
+    identity: str,
+    keys: list[str],
+    probes: dict[str, Probe],
+    world: TaskWorld,
+    store: Store,
+) -> None:
+    items: list[Item] = []
+    owners: list[str] = []
+    for key in keys:
+        table = store.read("responses", key)
+        for probe_id, response in zip(table["probe_id"].to_pylist(), table["response"].to_pylist(), strict=True):
+            probe = probes[probe_id]
+            if probe.kind in entry.info.judges:
+                items.append(Item(probe, response))
+                owners.append(key)
+    rows: dict[str, list[dict[str, str]]] = {key: [] for key in keys}
+    for key, item, judgement in zip(owners, items, judge.judge(items, world), strict=True):
+        rows[key].append(
+            {
+                "response_key": key,
+                "probe_id": item.probe.id,
+                "judge": entry.info.id,
+                "judge_identity": identity,
+                "verdict": judgement.verdict.value,
+                "detail": judgement.detail,
+            }
+        )
+    for key in keys:
+        store.write("verdicts", verdict_key(key, entry.info.id, identity), rows[key])

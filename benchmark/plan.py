@@ -1,0 +1,264 @@
+"""From a suite to the work: cells, what each rests on, and what is already there.
+
+A cell is one (scenario, defense, seed, stage). It rests on a response set, that on an adapter, that on a federated
+training; each has a content-derived key, and cells that share a key share the work: a post-hoc defense on top of
+FedAvg re-uses FedAvg's trained adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from attacks.base import attacks
+from benchmark import PROTOCOL_VERSION
+from benchmark.chat import ChatFormat
+from benchmark.errors import NotApplicableError, UsageError
+from benchmark.keys import content_key, file_digest, source_digest
+from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
+from benchmark.suite import Scenario, Suite
+from defenses.base import defenses
+from tasks.base import Probe, TaskWorld, task_worlds
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell to score.
+
+    Attributes:
+        scenario: Its scenario.
+        pipeline: The defense as submitted.
+        stage: The pipeline up to the scored stage.
+        seed: Run seed.
+        training_key: Key of the federated training.
+        adapter_key: Key of the adapter that is served.
+        response_key: Key of the responses.
+        cell_key: Key of the cell.
+        not_applicable: Why the cell cannot be scored in this shape; empty if it can.
+        flags: Remarks on validity.
+    """
+
+    scenario: Scenario
+    pipeline: Pipeline
+    stage: Pipeline
+    seed: int
+    training_key: str
+    adapter_key: str
+    response_key: str
+    cell_key: str
+    not_applicable: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One federated training and the adapters that are derived from it; what a worker does in one go.
+
+    Attributes:
+        scenario: Its scenario.
+        seed: Run seed.
+        training_key: Key of the training.
+        pipelines: For each adapter key the pipeline that makes it; always includes the bare training.
+    """
+
+    scenario: Scenario
+    seed: int
+    training_key: str
+    pipelines: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run, in order, with the suite and world they belong to."""
+
+    suite: Suite
+    world: TaskWorld
+    generator: str
+    cells: tuple[CellPlan, ...]
+
+    @cached_property
+    def jobs(self) -> tuple[TrainingJob, ...]:
+        """The distinct trainings, in the order of their first cell."""
+        jobs: dict[str, TrainingJob] = {}
+        for cell in self.cells:
+            if cell.not_applicable:
+                continue
+            job = jobs.setdefault(
+                cell.training_key, TrainingJob(cell.scenario, cell.seed, cell.training_key, pipelines={})
+            )
+            job.pipelines.setdefault(cell.adapter_key, cell.stage.name)
+        return tuple(jobs.values())
+
+    @cached_property
+    def probe_set(self) -> str:
+        """Digest of the world's probes."""
+        return probe_set_digest(self.world.probes())
+
+
+def probe_set_digest(probes: Sequence[Probe]) -> str:
+    """Return the digest of a probe set."""
+    return content_key([[p.id, p.kind, p.stratum, p.scored, p.instruction, p.max_new_tokens] for p in probes])
+
+
+def suite_pipelines(suite: Suite) -> list[str]:
+    """Return the names of the pipelines that a suite runs in every scenario, in order of listing.
+
+    ``all`` means every registered defense that is not a variant: reference rows last.
+    """
+    if suite.defenses != "all":
+        return [*suite.defenses, *suite.pipelines]
+    entries = [entry for entry in defenses.entries() if not entry.info.variant_of]
+    ranked = [entry.info.id for entry in entries if entry.info.ranked]
+    reference = [entry.info.id for entry in entries if not entry.info.ranked]
+    return [*ranked, *suite.pipelines, *reference]
+
+
+def make_plan(
+    suite: Suite,
+    generator: str,
+    *,
+    scenarios: Sequence[str] = (),
+    pipelines: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> Plan:
+    """Return the plan of a suite, or of chosen scenarios, pipelines and seeds of it.
+
+    Chosen attacked scenarios bring their un-attacked twins along, since scores are read against them.
+
+    Args:
+        suite: The suite.
+        generator: Kind of engine that answers the probes; part of the response keys.
+        scenarios: Scenario ids; empty for all.
+        pipelines: Defense pipelines; empty for the suite's.
+        seeds: Run seeds; empty for the suite's.
+
+    Raises:
+        UsageError: A name is unknown, or a checkpoint is missing.
+    """
+    world = task_worlds.get(suite.world).create()
+    chosen = [suite.scenario(name) for name in scenarios] if scenarios else list(suite.scenarios)
+    chosen += [twin for s in chosen if (twin := suite.scenario(s.twin)) not in chosen]
+    wanted = {scenario.id for scenario in chosen}
+    names = list(dict.fromkeys(pipelines)) if pipelines else suite_pipelines(suite)
+    parsed = [parse_pipeline(name) for name in names]
+    keys = _Keys(suite, world, generator)
+    cells: dict[str, CellPlan] = {}
+    for seed in dict.fromkeys(seeds or suite.seeds):
+        for scenario in (s for s in suite.scenarios if s.id in wanted):
+            variants = [] if pipelines else [parse_pipeline(_known_variant(name)) for name in scenario.variants]
+            for pipeline in [*parsed, *variants]:
+                for stage in pipeline.stages:
+                    cell = keys.cell(scenario, pipeline, stage, seed)
+                    cells.setdefault(cell.cell_key, cell)
+    return Plan(suite, world, generator, tuple(cells.values()))
+
+
+def _known_variant(name: str) -> str:
+    if not defenses.get(name).info.variant_of:
+        raise UsageError(f"scenario lists {name!r} as a variant, but it is a defense of its own; remove it there")
+    return name
+
+
+class _Keys:
+    """Makes the keys of cells; caches what is the same for many."""
+
+    def __init__(self, suite: Suite, world: TaskWorld, generator: str) -> None:
+        self._suite, self._world, self._generator = suite, world, generator
+        self._probe_set = probe_set_digest(world.probes())
+        self._world_revision = task_worlds.get(suite.world).info.revision
+
+    def cell(self, scenario: Scenario, pipeline: Pipeline, stage: Pipeline, seed: int) -> CellPlan:
+        training = self.training(scenario, stage, seed)
+        adapter = self._adapter(training, stage)
+        response = self._response(adapter, stage, scenario)
+        identity = [self._suite.id, scenario.id, pipeline.name, stage.name, seed, response]
+        reason, flags = _applicability(scenario, stage)
+        return CellPlan(
+            scenario=scenario,
+            pipeline=pipeline,
+            stage=stage,
+            seed=seed,
+            training_key=training,
+            adapter_key=adapter,
+            response_key=response,
+            cell_key=content_key(["cell", *identity]),
+            not_applicable=reason,
+            flags=flags,
+        )
+
+    def training(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
+        attack = attacks.get(scenario.attack.id)
+        aggregator = [stage.aggregator] if stage.aggregator else []
+        shape = scenario.model_dump(
+            include={"start", "clients", "participants", "malicious", "declared_malicious", "partition"}, mode="json"
+        )
+        return content_key(
+            {
+                "artefact": "training",
+                "protocol": PROTOCOL_VERSION,
+                "world": [self._suite.world, self._world_revision],
+                "models": {role: self.model(role) for role in ("raw", scenario.start)},
+                "lora": self._suite.lora.model_dump(mode="json"),
+                "training": self._suite.training.model_dump(mode="json"),
+                "shape": shape,
+                "refusal_share": scenario.refusal_share,
+                "attack": [attack.info.id, source_digest(attack.target.__module__), scenario.attack.params],
+                "aggregator": method_digest(aggregator),
+                "seed": seed,
+            }
+        )
+
+    def model(self, role: str) -> str:
+        """Return the digest of a checkpoint's weights."""
+        return file_digest(self._world.model_path(role) / "model.safetensors")
+
+    def _adapter(self, training: str, stage: Pipeline) -> str:
+        if not stage.finalizers:
+            return training
+        return content_key(
+            {
+                "artefact": "adapter",
+                "training": training,
+                "finalizers": method_digest(stage.finalizers),
+                "posthoc": self._suite.posthoc.model_dump(mode="json"),
+                "external": self.model("external"),
+            }
+        )
+
+    def _response(self, adapter: str, stage: Pipeline, scenario: Scenario) -> str:
+        return content_key(
+            {
+                "artefact": "responses",
+                "adapter": adapter,
+                "servers": method_digest(stage.servers),
+                "probes": self._probe_set,
+                "chat": self._chats[scenario.start],
+                "generator": self._generator,
+            }
+        )
+
+    @cached_property
+    def _chats(self) -> dict[str, str]:
+        return {
+            role: ChatFormat(self._world.model_path(role)).digest
+            for role in sorted({scenario.start for scenario in self._suite.scenarios})
+        }
+
+
+def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str, ...]]:
+    """Return why a stage cannot run in a scenario's shape (or nothing), and its flags."""
+    flags = list(scenario.flags)
+    shape = (scenario.participants, scenario.declared_malicious)
+    for entry in stage.entries:
+        defense = entry.create()
+        try:
+            defense.check_shape(*shape)
+        except NotApplicableError as error:
+            return str(error), tuple(flags)
+        same = defense.degenerate_as(*shape)
+        if same:
+            flags.append(f"degenerate: {entry.info.id} is the same function as {same} at n={shape[0]}, f={shape[1]}")
+        if entry.info.variant_of:
+            flags.append(f"variant: {entry.info.id} stands in for {entry.info.variant_of}, whose condition fails here")
+    return "", tuple(flags)

@@ -1,0 +1,95 @@
+"""Progress of long work: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Step(Protocol):
+    """One countable step of the work."""
+
+    def advance(self, count: int = 1) -> None:
+        """Report ``count`` further finished units."""
+
+
+class Reporter:
+    """Shows steps on a console.
+
+    Args:
+        console: Where to; its ``is_terminal`` decides the form.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """Print one line above any live display."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def step(self, title: str, total: int) -> Iterator[Step]:
+        """Show a step of ``total`` units while the context is open."""
+        if not self.console.is_terminal:
+            yield _Lines(self, title, total)
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("remaining"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            yield _Live(progress, title, total)
+
+
+class _Live:
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total)
+
+    def advance(self, count: int = 1) -> None:
+        self._progress.advance(self._task, count)
+
+
+class _Lines:
+    def __init__(self, reporter: Reporter, title: str, total: int) -> None:
+        self._reporter, self._title, self._total = reporter, title, total
+        self._done = 0
+        self._began = self._last = time.monotonic()
+        reporter.say(f"{title}: {total} to do")
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self._done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        spent = now - self._began
+        left = spent / max(1, self._done) * (self._total - self._done)
+        text = f"{self._title}: {self._done}/{self._total} after {duration(spent)}"
+        self._reporter.say(text + (f", about {duration(left)} left" if self._done < self._total else ""))
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words, ``1 min 05 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,89 @@
+"""From local rows to committed ones: finished rows move into a results folder as few, immutable files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmark.errors import UsageError
+from benchmark.keys import content_key
+from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
+from benchmark.records.store import Store, read_table
+
+
+def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
+    """Add the rows of a suite's cells that ``results`` lacks; return how many rows of each table were added.
+
+    Committed files are never changed: what is new becomes one new file a table, named by its content. Failed cells
+    stay behind.
+
+    Raises:
+        UsageError: There is nothing to publish.
+        FedSafetyError: A file is damaged or of another schema version, or cannot be written.
+    """
+    cells = store.read_all("cells")
+    cells = cells.filter(
+        pc.and_(pc.equal(_text(cells, "suite"), suite), pc.not_equal(_text(cells, "status"), STATUS_FAILED))
+    )
+    cells = _without(cells, "cell_key", _committed(results / suite, "cells", "cell_key"))
+    if not len(cells):
+        raise UsageError(f"{store.root} holds no finished cell of suite {suite!r} that {results} lacks; run it first")
+    origin = pa.array([ORIGIN_COMMITTED] * len(cells)).dictionary_encode().cast(TABLES["cells"].field("origin").type)
+    cells = cells.set_column(cells.schema.get_field_index("origin"), TABLES["cells"].field("origin"), origin)
+    response_keys = _values(cells, "response_key")
+    parts = {
+        "cells": cells,
+        "rounds": _select(store, "rounds", "training_key", _values(cells, "training_key"), results / suite),
+        "responses": _select(store, "responses", "response_key", response_keys, results / suite),
+        "verdicts": _select(store, "verdicts", "response_key", response_keys, results / suite),
+        "probes": _select(store, "probes", "probe_set", _values(cells, "probe_set"), results / suite),
+        "catalog": store.read_all("catalog"),
+    }
+    for table, rows in parts.items():
+        if len(rows):
+            _write(results / suite, table, rows)
+    return {table: len(rows) for table, rows in parts.items()}
+
+
+def _select(store: Store, table: str, column: str, wanted: set[str], folder: Path) -> pa.Table:
+    """Return the store's rows with a wanted key that the folder lacks."""
+    missing = wanted - _committed(folder, table, column)
+    keys = [key for key in sorted(store.keys(table)) if key.partition("-")[0] in missing]
+    tables = [store.read(table, key) for key in keys]
+    return pa.concat_tables(tables).unify_dictionaries() if tables else TABLES[table].empty_table()
+
+
+def _write(folder: Path, table: str, rows: pa.Table) -> None:
+    rows = rows.cast(TABLES[table]).combine_chunks()
+    order = [(name, "ascending") for name in rows.schema.names if not pa.types.is_list(rows.schema.field(name).type)]
+    decoded = rows.cast(pa.schema([_decoded(field) for field in rows.schema]))
+    rows = rows.take(pc.sort_indices(decoded, sort_keys=order[:3]))
+    name = content_key([str(part) for part in (table, len(rows), *sorted(_values(rows, rows.schema.names[0])))])
+    store = Store(folder)
+    if not store.has(table, name):
+        store.write(table, name, rows)
+
+
+def _committed(folder: Path, table: str, column: str) -> set[str]:
+    found: set[str] = set()
+    for path in sorted((folder / table).glob("*.parquet")):
+        found |= _values(read_table(path, table), column)
+    return found
+
+
+def _without(rows: pa.Table, column: str, values: set[str]) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(_text(rows, column), pa.array(sorted(values), pa.string()))))
+
+
+def _values(rows: pa.Table, column: str) -> set[str]:
+    return set(pc.unique(_text(rows, column)).to_pylist())
+
+
+def _text(rows: pa.Table, column: str) -> pa.ChunkedArray:
+    return rows[column].cast(pa.string())
+
+
+def _decoded(field: pa.Field) -> pa.Field:
+    return pa.field(field.name, pa.string()) if pa.types.is_dictionary(field.type) else field

@@ -1,0 +1,162 @@
+"""The local store: append-only Parquet, one file per key and table, written atomically.
+
+What it guarantees: a file is whole or absent, whatever kills the process; a finished file is never changed, except
+that the row of a failed cell makes way for the row of its next try. What it does not do: repair, merge or derive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmark.errors import FedSafetyError
+from benchmark.records.schemas import SCHEMA_VERSION, TABLES
+
+_SCRATCH = ".writing-"
+
+
+class Store:
+    """A folder of tables, each a folder of Parquet files named by key.
+
+    Args:
+        root: The folder; made on first write.
+
+    Raises:
+        FedSafetyError: ``root`` exists and is no folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if root.exists() and not root.is_dir():
+            raise FedSafetyError(f"the results folder {root} is a file; give another folder with --runs")
+
+    def has(self, table: str, key: str) -> bool:
+        """Whether the file of ``key`` is there."""
+        return self._path(table, key).exists()
+
+    def keys(self, table: str) -> set[str]:
+        """Return the keys of all files of a table."""
+        return {path.stem for path in (self.root / table).glob("*.parquet") if not path.name.startswith(_SCRATCH)}
+
+    def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
+        """Write the rows of ``key`` in one step.
+
+        Args:
+            table: Table name.
+            key: Content-derived key.
+            rows: Mappings with exactly the schema's columns, or an Arrow table.
+
+        Raises:
+            FedSafetyError: The rows do not fit the schema, or the folder cannot be written.
+        """
+        schema = TABLES[table]
+        if not isinstance(rows, pa.Table):
+            rows = list(rows)
+            for row in rows:
+                if set(row) != set(schema.names):
+                    odd = sorted(set(row) ^ set(schema.names))[0]
+                    raise FedSafetyError(f"a row of table {table!r} and its schema differ in the column {odd!r}")
+            try:
+                rows = pa.Table.from_pylist(rows, schema=schema)
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise FedSafetyError(f"a row does not fit the schema of table {table!r}: {error}") from error
+        with self._atomic(self._path(table, key)) as scratch:
+            pq.write_table(rows.cast(schema), scratch, compression="zstd")
+
+    def read(self, table: str, key: str) -> pa.Table:
+        """Return the rows of ``key``.
+
+        Raises:
+            FedSafetyError: The file is missing, damaged, or of another schema version.
+        """
+        return read_table(self._path(table, key), table)
+
+    def read_all(self, table: str) -> pa.Table:
+        """Return the rows of all keys, in key order."""
+        tables = [self.read(table, key) for key in sorted(self.keys(table))]
+        return pa.concat_tables(tables).unify_dictionaries() if tables else TABLES[table].empty_table()
+
+    def remove(self, table: str, key: str) -> None:
+        """Remove the file of ``key`` if it is there."""
+        self._path(table, key).unlink(missing_ok=True)
+
+    def adapter_folder(self, key: str) -> Path:
+        """Return the folder of an adapter in PEFT format; it holds ``run.json`` once it is complete."""
+        return self.root / "adapters" / key
+
+    def write_json(self, path: Path, content: Any) -> None:
+        """Write a JSON file in one step."""
+        with self._atomic(path) as scratch:
+            scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def clear_scratch(self) -> int:
+        """Remove what a killed run left half-written; return how many files that were."""
+        stale = list(self.root.glob(f"*/{_SCRATCH}*"))
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _path(self, table: str, key: str) -> Path:
+        return self.root / table / f"{key}.parquet"
+
+    @contextlib.contextmanager
+    def _atomic(self, path: Path) -> Any:
+        scratch: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_SCRATCH, dir=path.parent)
+            os.close(handle)
+            scratch = Path(name)
+            yield scratch
+            os.replace(scratch, path)
+            scratch = None
+        except OSError as error:
+            raise FedSafetyError(
+                f"cannot write {path}: {error.strerror or error}; free space or choose another folder with --runs. "
+                f"Everything finished before is kept"
+            ) from error
+        finally:
+            if scratch is not None:
+                scratch.unlink(missing_ok=True)
+
+
+def read_table(path: Path, table: str) -> pa.Table:
+    """Return the rows of one Parquet file of ``table``.
+
+    Raises:
+        FedSafetyError: The file is missing, damaged, holds another table, or has another schema version.
+    """
+    try:
+        rows = pq.read_table(path, partitioning=None)
+    except FileNotFoundError as error:
+        raise FedSafetyError(f"{path} is missing; run the command that makes it again") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise FedSafetyError(f"{path} is damaged ({error}); delete it and run again to remake it") from error
+    check_schema(rows.schema, table, path)
+    return rows
+
+
+def check_schema(schema: pa.Schema, table: str, path: Path) -> None:
+    """Refuse a file of another table or schema version.
+
+    Raises:
+        FedSafetyError: Names the file, what it holds, what is needed and the way out.
+    """
+    metadata = schema.metadata or {}
+    version = metadata.get(b"fedsafety.schema_version", b"none").decode()
+    name = metadata.get(b"fedsafety.table", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise FedSafetyError(
+            f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}; "
+            f"use the release that wrote it, or move it away and run again"
+        )
+    if name != table:
+        raise FedSafetyError(f"{path} holds table {name!r}, not {table!r}; move it to its folder")

@@ -1,0 +1,120 @@
+"""Running a plan: train, answer, judge. Each stage does only what is missing, so the same command resumes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from benchmark.catalog import write_catalog
+from benchmark.errors import FedSafetyError
+from benchmark.evaluation import evaluate
+from benchmark.generation.select import EngineChoice
+from benchmark.judging import judge_responses
+from benchmark.plan import Plan, TrainingJob
+from benchmark.progress import Reporter
+from benchmark.records.store import Store
+from benchmark.worker import JobReport, adapter_is_complete, run_job, start_worker
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        cells: Cells of the plan.
+        trained: Trainings done now; the others were there.
+        not_applicable: Cells whose shape breaks a rule's condition.
+        failures: Adapter key → why it could not be made.
+        failed_cells: ``scenario / defense / seed`` of failed cells with the reason.
+    """
+
+    cells: int
+    trained: int
+    not_applicable: int
+    failures: dict[str, str]
+    failed_cells: tuple[tuple[str, str], ...]
+
+
+def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, workers: int) -> RunReport:
+    """Do whatever the plan still lacks.
+
+    Args:
+        plan: The cells.
+        store: Where artefacts are looked for and written.
+        choice: The generation engine.
+        reporter: Shows progress.
+        workers: Training processes, one thread each.
+
+    Raises:
+        FedSafetyError: The store cannot be written, or the engine fails its canary.
+        KeyboardInterrupt: After the workers have stopped; what is finished stays.
+    """
+    store.clear_scratch()
+    write_catalog(plan, store)
+    pending = [job for job in plan.jobs if not _job_is_done(store, job)]
+    failures = _train(plan, pending, store, reporter, workers) if pending else {}
+    evaluate(plan, store, choice, reporter, failures)
+    done = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
+    judge_responses((c.response_key for c in done), plan.suite.judges, plan.world, store, choice, reporter)
+    failed = tuple(
+        (f"{c.scenario.id} / {c.stage.name} / seed {c.seed}", failures[c.adapter_key])
+        for c in plan.cells
+        if not c.not_applicable and c.adapter_key in failures
+    )
+    skipped = sum(1 for c in plan.cells if c.not_applicable)
+    return RunReport(len(plan.cells), len(pending), skipped, failures, failed)
+
+
+def default_workers() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _job_is_done(store: Store, job: TrainingJob) -> bool:
+    return store.has("rounds", job.training_key) and all(adapter_is_complete(store, key) for key in job.pipelines)
+
+
+def _train(plan: Plan, jobs: list[TrainingJob], store: Store, reporter: Reporter, workers: int) -> dict[str, str]:
+    """Run the jobs in worker processes; return the reasons of what failed by adapter key."""
+    failures: dict[str, str] = {}
+    # Spawned, not forked: torch's and vLLM's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=start_worker)
+    try:
+        futures = {pool.submit(run_job, plan.suite, job, store.root): job for job in jobs}
+        with reporter.step("training", len(jobs)) as step:
+            for future in _as_they_finish(futures):
+                report = _report(future, futures[future])
+                failures |= report.failures
+                step.advance()
+    except BaseException:
+        # Finished artefacts are on disk; half-done work is worth nothing, so the workers are stopped at once.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return failures
+
+
+def _as_they_finish(futures: Iterable[Future[JobReport]]) -> Iterable[Future[JobReport]]:
+    waiting = set(futures)
+    while waiting:
+        # The timeout lets Ctrl-C through on every platform.
+        finished, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+        yield from finished
+
+
+def _report(future: Future[JobReport], job: TrainingJob) -> JobReport:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise FedSafetyError(
+            f"a training process died without a word (out of memory, or killed) near scenario {job.scenario.id!r}, "
+            f"seed {job.seed}; what is finished is kept: run the same command again, with fewer --workers if memory is "
+            f"short"
+        ) from error

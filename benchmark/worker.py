@@ -1,0 +1,284 @@
+"""What one worker process does: one federated training and the adapters derived from it, written to the store.
+
+Runs with one thread: results then do not depend on how many cores share the work, and two such processes use two
+cores better than one process with two threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import json
+import signal
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from attacks.base import attacks
+from benchmark.chat import ChatFormat
+from benchmark.clients import Attacker, ClientRows, make_client_rows
+from benchmark.errors import FedSafetyError
+from benchmark.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
+from benchmark.generation.canary import Canary
+from benchmark.keys import content_key
+from benchmark.lora import LoraSettings, export_peft, import_peft, initial_adapter
+from benchmark.pipeline import Pipeline, parse_pipeline
+from benchmark.plan import TrainingJob
+from benchmark.records.store import Store
+from benchmark.schedule import cast
+from benchmark.seeds import torch_stream
+from benchmark.sequential import SequentialModel
+from benchmark.server import MeteredServer, ServedModel, Usage
+from benchmark.stacked import StackedModel
+from benchmark.suite import Scenario, Suite
+from defenses.base import Knowledge
+from tasks.base import TaskWorld, task_worlds
+
+ATTACKER_MODEL = "raw"
+"""Role of the checkpoint the attacker controls: not aligned, so it follows the comply hint."""
+
+EXTERNAL_MODEL = "external"
+"""Role of the external aligned model."""
+
+_CANARIES = 4
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """How a job ended.
+
+    Attributes:
+        training_key: Its key.
+        failures: For each adapter key that could not be made, why; empty if all were.
+        seconds: Wall time of the job.
+    """
+
+    training_key: str
+    failures: dict[str, str]
+    seconds: float
+
+
+def start_worker(threads: int = 1) -> None:
+    """Prepare a worker process: leave Ctrl-C to the parent, fix the thread count, keep freed memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to hand freed blocks back: training frees and takes the same megabytes at every step.
+
+    Without this, page faults cost about a tenth of the time. Elsewhere than on glibc this does nothing.
+    """
+    name = ctypes.util.find_library("c")
+    libc = ctypes.CDLL(name) if name else None
+    if libc is not None and hasattr(libc, "mallopt"):
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        libc.mallopt(trim_threshold, 1 << 30)
+        libc.mallopt(top_pad, 64 << 20)
+        libc.mallopt(mmap_threshold, 1 << 30)
+
+
+def run_job(suite: Suite, job: TrainingJob, root: Path) -> JobReport:
+    """Train, derive all adapters of the job that are missing, and write them.
+
+    A failure of one adapter leaves the others alone; a failure of the training fails all of them.
+    """
+    began = time.perf_counter()
+    store = Store(root)
+    missing = {key: name for key, name in job.pipelines.items() if not adapter_is_complete(store, key)}
+    failures: dict[str, str] = {}
+    bench = _Bench(suite, job.scenario, job.seed)
+    try:
+        trained = bench.trained(store, job)
+    except FedSafetyError as error:
+        return JobReport(job.training_key, dict.fromkeys(missing, str(error)), time.perf_counter() - began)
+    except Exception as error:  # a submitted method may raise anything; the cell fails, the plan goes on
+        reason = f"{type(error).__name__}: {error}"
+        return JobReport(job.training_key, dict.fromkeys(missing, reason), time.perf_counter() - began)
+    for key, name in missing.items():
+        if key == job.training_key:
+            continue
+        try:
+            bench.finalize(store, trained, key, parse_pipeline(name))
+        except Exception as error:  # as above
+            reason = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
+            failures[key] = reason
+    return JobReport(job.training_key, failures, time.perf_counter() - began)
+
+
+def adapter_is_complete(store: Store, key: str) -> bool:
+    """Whether an adapter and its record are there; the record is written last."""
+    return (store.adapter_folder(key) / "run.json").exists()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    adapter: Tensor
+    record: dict[str, object]
+
+
+class _Bench:
+    """The models, data and tools of one (suite, scenario, seed)."""
+
+    def __init__(self, suite: Suite, scenario: Scenario, seed: int) -> None:
+        self.suite, self.scenario, self.seed = suite, scenario, seed
+        self.world: TaskWorld = task_worlds.get(suite.world).create()
+        self.max_new_tokens = max(probe.max_new_tokens for probe in self.world.probes())
+
+    @property
+    def model(self) -> ServedModel:
+        return open_model(str(self.world.model_path(self.scenario.start)), self.suite.lora)
+
+    def trained(self, store: Store, job: TrainingJob) -> _Trained:
+        """Return the job's trained adapter, from the store or by training."""
+        folder = store.adapter_folder(job.training_key)
+        if adapter_is_complete(store, job.training_key) and store.has("rounds", job.training_key):
+            record = json.loads((folder / "run.json").read_text())
+            return _Trained(import_peft(folder, self.model.stacked.layout), record)
+        pipeline = parse_pipeline(next(iter(job.pipelines.values())))
+        began = time.perf_counter()
+        result, usage, data = self._federate(pipeline)
+        rounds = [_round_row(job.training_key, i, record) for i, record in enumerate(result.rounds)]
+        store.write("rounds", job.training_key, rounds)
+        sent = sum(len(record.clients) for record in result.rounds)
+        record = {
+            "usage": asdict(usage),
+            "malicious_rows": data.malicious_rows,
+            "malicious_leaks": data.malicious_leaks,
+            "rejected_updates": sum(len(record.rejected) for record in result.rounds),
+            "train_seconds": time.perf_counter() - began,
+            "upload_bytes": sent * self.model.stacked.layout.dimension * 4,
+        }
+        self._save(store, job.training_key, result.adapter, record)
+        return _Trained(result.adapter, record)
+
+    def finalize(self, store: Store, trained: _Trained, key: str, pipeline: Pipeline) -> None:
+        """Apply the pipeline's later stages to the trained adapter and write the result."""
+        adapter, usage = trained.adapter, Usage(**trained.record["usage"])  # type: ignore[arg-type]
+        for entry in pipeline.finalizers:
+            server = self._server(entry.info.id)
+            began = time.perf_counter()
+            adapter = entry.create().finalize(adapter.clone(), server)
+            server.usage.server_seconds = time.perf_counter() - began
+            if adapter.shape != trained.adapter.shape or not torch.isfinite(adapter).all():
+                raise FedSafetyError(
+                    f"finalize() of {entry.info.id!r} returned shape {tuple(adapter.shape)} or values that are not "
+                    f"finite; an adapter is a finite vector of shape {tuple(trained.adapter.shape)}"
+                )
+            usage = usage.plus(server.usage)
+        self._save(store, key, adapter, {**trained.record, "usage": asdict(usage)})
+
+    def _federate(self, pipeline: Pipeline) -> tuple[FederationResult, Usage, ClientRows]:
+        aggregator = pipeline.aggregator
+        owner = aggregator.info.id if aggregator else "default"
+        server = self._server(owner)
+        federation = cast(self.scenario, self.suite.training, self.world.task_types, self.seed)
+        data = _client_rows(self.suite, self.scenario, self.seed)
+        stacked = self.model.stacked
+        trainer: LocalTrainer = stacked
+        if self.suite.training.mode == "sequential":
+            path = self.world.model_path(self.scenario.start)
+            trainer = SequentialModel(load_causal_lm(path), self.suite.lora, stacked.pad_id)
+        # Without an aggregator of its own a pipeline trains by the defaults of its first member, which are FedAvg.
+        defense = (aggregator or pipeline.entries[0]).create()
+        result = run_federation(
+            self.scenario,
+            self.suite.training,
+            federation,
+            data.rows,
+            trainer,
+            initial_adapter(stacked.layout, torch_stream(self.seed, "adapter-init")),
+            attacks.get(self.scenario.attack.id).create(self.scenario.attack.params),
+            defense,
+            server,
+            self.seed,
+            owner=owner,
+            tells_truth=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
+        )
+        server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
+        return result, server.usage, data
+
+    def _server(self, owner: str) -> MeteredServer:
+        def external() -> ServedModel:
+            return open_model(str(self.world.model_path(EXTERNAL_MODEL)), self.suite.lora)
+
+        return MeteredServer(
+            self.world, self.model, external, self.suite.posthoc, self.seed, owner, self.max_new_tokens
+        )
+
+    def _save(self, store: Store, key: str, adapter: Tensor, record: dict[str, object]) -> None:
+        folder = store.adapter_folder(key)
+        stacked = self.model.stacked
+        export_peft(adapter, stacked.layout, self.suite.lora, self.scenario.start, folder)
+        sequences = canary_sequences(self.world, self.model.chat)
+        plain = stacked.logprobs(sequences)
+        stacked.attach(adapter)
+        adapted = stacked.logprobs(sequences)
+        stacked.clear()
+        Canary(tuple(sequences), _nested(plain), _nested(adapted)).save(folder)
+        store.write_json(folder / "run.json", record)
+
+
+def canary_sequences(world: TaskWorld, chat: ChatFormat) -> list[tuple[int, ...]]:
+    """Return the fixed token sequences on which engine and training code must agree."""
+    probes = world.probes()
+    chosen = [probes[i * (len(probes) - 1) // (_CANARIES - 1)] for i in range(_CANARIES)]
+    return [(*chat.prompt_ids(p.instruction), *chat.prompt_ids(p.instruction)[:-1]) for p in chosen]
+
+
+@lru_cache(maxsize=4)
+def open_model(path: str, settings: LoraSettings) -> ServedModel:
+    """Return a checkpoint ready for stacked training, with its chat format."""
+    chat = ChatFormat(Path(path))
+    return ServedModel(StackedModel(load_causal_lm(Path(path)), settings, chat.pad_id), chat)
+
+
+def load_causal_lm(path: Path) -> PreTrainedModel:
+    """Return a local checkpoint in float32; explicit attention, which is faster than the fused one on small models.
+
+    Raises:
+        FedSafetyError: The checkpoint cannot be read.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, use_safetensors=True
+        )
+        return model
+    except (OSError, ValueError) as error:
+        raise FedSafetyError(f"cannot load the checkpoint {path}: {error}; restore the folder") from error
+
+
+def _client_rows(suite: Suite, scenario: Scenario, seed: int) -> ClientRows:
+    """Return every client's rows; the last ones are kept, since a plan's jobs come scenario by scenario."""
+    key = content_key([suite.model_dump(mode="json"), scenario.model_dump(mode="json"), seed])
+    if key not in _kept_rows:
+        world = task_worlds.get(suite.world).create()
+        federation = cast(scenario, suite.training, world.task_types, seed)
+        attack = attacks.get(scenario.attack.id).create(scenario.attack.params)
+        max_new_tokens = max(probe.max_new_tokens for probe in world.probes())
+        attacker = Attacker(world, open_model(str(world.model_path(ATTACKER_MODEL)), suite.lora), max_new_tokens)
+        model = open_model(str(world.model_path(scenario.start)), suite.lora)
+        _kept_rows.clear()
+        _kept_rows[key] = make_client_rows(scenario, suite.training, federation, world, attack, attacker, model, seed)
+    return _kept_rows[key]
+
+
+_kept_rows: dict[str, ClientRows] = {}
+
+
+def _round_row(key: str, index: int, record: RoundRecord) -> dict[str, object]:
+    return {"training_key": key, "round": index, **{k: _plain(v) for k, v in asdict(record).items()}}
+
+
+def _nested(rows: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in rows)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
