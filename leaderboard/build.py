@@ -1,0 +1,51 @@
+"""From row folders to pages in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaderboard.ranking import boards
+from leaderboard.rows import Rows, load_rows
+from leaderboard.site import write_pages
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built.
+
+    Attributes:
+        page: The first page, ``index.html``.
+        seconds: Wall time of loading, computing and writing, without Python's own start.
+        cells: Number of cell rows that were read, published and local.
+        digest: SHA-256 (hex) over the content of all rows.
+        rows: The rows themselves, for a table in the terminal.
+    """
+
+    page: Path
+    seconds: float
+    cells: int
+    digest: str
+    rows: Rows
+
+
+def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str], out_dir: Path | str) -> BuildReport:
+    """Build the pages of all suites found below the roots.
+
+    Args:
+        results_roots: Folders of committed rows; each must exist.
+        runs_roots: Folders of this machine's runs; one that does not exist yet counts as empty.
+        out_dir: Where the pages go; made if need be.
+
+    Raises:
+        UsageError: A results folder is missing, or there are no cells at all.
+        FedSafetyError: Rows cannot be read faithfully; see :func:`leaderboard.rows.load_rows`.
+    """
+    start = time.perf_counter()
+    runs = [Path(root) for root in runs_roots if Path(root).exists()]
+    rows = load_rows([*results_roots, *runs])
+    page = write_pages(boards(rows), rows, out_dir)
+    cells = rows.published.cells.num_rows + rows.local.cells.num_rows
+    return BuildReport(page, time.perf_counter() - start, cells, rows.digest, rows)

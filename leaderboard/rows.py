@@ -1,0 +1,182 @@
+"""Load stored rows from any number of folders, refuse what cannot be read faithfully, and hand them on in one form.
+
+What this module guarantees: every ``*.parquet`` file below a root is either loaded or named in an error; a row's
+file, its place in the file and the order of the roots change nothing; a (cell, origin) occurs once. What it does not
+do: repair or guess. Rows are read as they are, and nothing that runs a cell is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.records.schemas import ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
+from leaderboard.canonical import canonical_table, rows_digest
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "cells": ("cell_key", "origin"),
+    "rounds": ("training_key", "round", "aggregate_seconds"),
+    "responses": ("response_key", "probe_id"),
+    "verdicts": ("response_key", "probe_id", "judge"),
+    "probes": ("probe_set", "probe_id"),
+    "catalog": tuple(TABLES["catalog"].names),
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The six record tables (see :mod:`benchmark.records.schemas`), each in canonical form."""
+
+    cells: pa.Table
+    rounds: pa.Table
+    responses: pa.Table
+    verdicts: pa.Table
+    probes: pa.Table
+    catalog: pa.Table
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the content of all rows."""
+        return rows_digest([(field.name, getattr(self, field.name)) for field in fields(self)])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a page.
+
+    Attributes:
+        published: Committed and submitted rows.
+        local: Rows of this machine's own runs.
+    """
+
+    published: Tables
+    local: Tables
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the content of all rows, published and local."""
+        tables = (("published", self.published), ("local", self.local))
+        return rows_digest([(part, pa.table({"digest": [rows.digest]})) for part, rows in tables])
+
+
+def load_rows(roots: Iterable[Path | str]) -> Rows:
+    """Return the rows of all Parquet files below ``roots``, at any depth.
+
+    Cells are published or local by their own ``origin``. The other tables have no such column: they are local where
+    their root holds local cells only.
+
+    Raises:
+        UsageError: A root does not exist.
+        FedSafetyError: A file is unreadable, is not one of the benchmark's, has another schema version or other
+            columns; a cell occurs twice in one origin; two rows of one key contradict each other.
+    """
+    parts: dict[bool, dict[str, list[pa.Table]]] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
+    for root in sorted({Path(root).resolve() for root in roots}):
+        if not root.is_dir():
+            raise UsageError(f"no folder {str(root)!r} to read rows from; give a folder written by `fedsafety run`")
+        loaded = _load_root(root)
+        local_cells = [pc.equal(cells.column("origin").cast(pa.string()), ORIGIN_LOCAL) for cells in loaded["cells"]]
+        local_root = bool(local_cells) and all(pc.all(mask).as_py() for mask in local_cells)
+        for cells, mask in zip(loaded["cells"], local_cells, strict=True):
+            parts[True]["cells"].append(cells.filter(mask))
+            parts[False]["cells"].append(cells.filter(pc.invert(mask)))
+        for name in TABLES:
+            if name != "cells":
+                parts[local_root][name].extend(loaded[name])
+    return Rows(published=_tables(parts[False]), local=_tables(parts[True]))
+
+
+def _load_root(root: Path) -> dict[str, list[pa.Table]]:
+    paths = sorted(root.rglob("*.parquet"))
+    loaded: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for name, table in pool.map(_load_file, paths):
+            loaded[name].append(table)
+    return loaded
+
+
+def _load_file(path: Path) -> tuple[str, pa.Table]:
+    try:
+        with pq.ParquetFile(path) as file:
+            name = _checked_table_name(path, file.schema_arrow)
+            table = file.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise FedSafetyError(
+            f"cannot read {str(path)!r}: {str(error).splitlines()[0]}; delete the file and run the command that "
+            f"wrote it again, only missing work is redone"
+        ) from error
+    for field in TABLES[name]:
+        if not field.nullable and table.column(field.name).null_count:
+            raise FedSafetyError(
+                f"{str(path)!r} has no value in some rows of column {field.name!r}, which every row of table "
+                f"{name!r} must fill; delete the file and run again"
+            )
+    return name, table.cast(TABLES[name]).replace_schema_metadata(None)
+
+
+def _checked_table_name(path: Path, schema: pa.Schema) -> str:
+    metadata = schema.metadata or {}
+    name: str = metadata.get(b"fedsafety.table", b"").decode(errors="replace")
+    if name not in TABLES:
+        raise FedSafetyError(
+            f"{str(path)!r} is not a file of benchmark rows (fedsafety.table is {name!r}, must be one of "
+            f"{', '.join(TABLES)}); move it out of the folder"
+        )
+    version = metadata.get(b"fedsafety.schema_version", b"none").decode(errors="replace")
+    if version != str(SCHEMA_VERSION):
+        raise FedSafetyError(
+            f"{str(path)!r} holds rows of schema version {version}, this release reads version {SCHEMA_VERSION}; "
+            f"make the rows again with `fedsafety run` or install the release that wrote them"
+        )
+    expected = TABLES[name]
+    found = dict(zip(schema.names, schema.types, strict=True))
+    wrong = [field.name for field in expected if not _same_type(found.get(field.name), field.type)]
+    extra = [column for column in schema.names if column not in expected.names]
+    if wrong or extra:
+        raise FedSafetyError(
+            f"{str(path)!r} does not have the columns of table {name!r} in schema version {SCHEMA_VERSION} (missing or "
+            f"of another type: {', '.join(wrong) or 'none'}; unknown: {', '.join(extra) or 'none'}); make the rows "
+            f"again with `fedsafety run`"
+        )
+    return name
+
+
+def _same_type(found: pa.DataType | None, expected: pa.DataType) -> bool:
+    # Parquet has no seconds: a timestamp comes back in milliseconds.
+    if found is not None and pa.types.is_timestamp(found) and pa.types.is_timestamp(expected):
+        return bool(found.tz == expected.tz)
+    return bool(found == expected)
+
+
+def _tables(parts: dict[str, list[pa.Table]]) -> Tables:
+    return Tables(**{name: _joined(name, tables) for name, tables in parts.items()})
+
+
+def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
+    empty = TABLES[name].empty_table().replace_schema_metadata(None)
+    table = pa.concat_tables([empty, *tables], promote_options="default")
+
+    def refuse_repeat(one: dict[str, Any], other: dict[str, Any]) -> None:
+        key = ", ".join(f"{column}={one[column]!r}" for column in _KEYS[name])
+        if name == "cells":
+            raise FedSafetyError(
+                f"the cell {key} ({one['suite']}, {one['scenario']}, {one['defense']}, seed {one['seed']}) is stored "
+                f"twice; a cell is stored once per origin: delete one of the files that hold it"
+            )
+        different = [column for column in one if one[column] != other[column]]
+        if different:
+            raise FedSafetyError(
+                f"two rows of table {name!r} with {key} contradict each other in {', '.join(different)}; delete the "
+                f"outdated file and run the command that wrote it again"
+            )
+
+    return canonical_table(table, _KEYS[name], None if name == "rounds" else refuse_repeat)

@@ -1,0 +1,64 @@
+"""The ranking as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.errors import unknown_name
+from leaderboard.ranking import Board, Estimate, Standing, boards
+from leaderboard.rows import Rows
+from leaderboard.site import in_words, number, percent, spread
+
+
+def render_table(rows: Rows, suite: str) -> Table:
+    """Return the ranking of ``suite`` over all attacked scenarios, or of local rows where nothing is published.
+
+    Raises:
+        UsageError: There are no rows of that suite (names the nearest one).
+    """
+    by_suite = {board.suite: board for board in boards(rows)}
+    if suite not in by_suite:
+        raise unknown_name("suite with rows", suite, by_suite)
+    return board_table(by_suite[suite])
+
+
+def board_table(board: Board) -> Table:
+    """Return the overall ranking of ``board``, compact: percent, mean ± standard deviation over seeds."""
+    seeds = f"{len(board.seeds)} seed{'s' if len(board.seeds) != 1 else ''}"
+    titles = {scenario.id: scenario.info["title"] for scenario in board.scenarios}
+    names = ", ".join(titles[name] for name in board.compared) or "no scenario"
+    table = Table(
+        title=Text(
+            f"{board.info['title']}: {'local rows only, ' if board.local_only else ''}mean over {names}; {seeds}"
+        ),
+        caption="Percent, mean ± SD over seeds. Differences inside the spread are not separated.",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("defense", overflow="fold")
+    for heading in ("safety", "no attack", "over-refusal", "utility", "server s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("remark", style="dim", overflow="fold")
+    for standing in board.overall:
+        table.add_row(*_line(standing), style="" if standing.rank else "dim")
+    return table
+
+
+def _line(standing: Standing) -> list[Text]:
+    metrics = standing.metrics
+    marks = [origin for origin in standing.entry.origins if origin != "committed"]
+    label = in_words(standing)
+    remarks = [*marks, *([label] if label else []), *standing.notes]
+    shares = [_share(metrics.get(name)) for name in ("safety", "twin_safety", "over_refusal", "utility")]
+    cells = [
+        str(standing.rank or ""), standing.entry.id, *shares, number(metrics.get("server_seconds")), "; ".join(remarks)
+    ]  # fmt: skip
+    return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets
+
+
+def _share(value: Estimate | None) -> str:
+    return f"{percent(value)} {spread(value)}".strip()

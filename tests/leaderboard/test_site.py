@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmark.errors import UsageError
+from leaderboard.build import build
+from leaderboard.ranking import Estimate
+from leaderboard.rows import Rows, load_rows
+from leaderboard.site import DASH, MINUS, build_site, number, percent, settings, signed, spread
+
+from .synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_table, write_tables
+
+
+class Outline(HTMLParser):
+    """Collects start tags with their attributes, and checks that tags are balanced."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def attributes(self, name: str) -> Iterator[str]:
+        return (value for _, attrs in self.tags if (value := attrs.get(name)) is not None)
+
+
+@pytest.fixture(scope="module")
+def page(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_site(rows, tmp_path_factory.mktemp("site")).read_text(encoding="utf-8")
+
+
+def visible(text: str) -> str:
+    """Return the page's text without tags, style and script."""
+    body = re.sub(r"<(style|script|svg)\b.*?</\1>", "", text, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", body))
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path, committed: Path, runs: Path) -> None:
+    rng = np.random.default_rng(5)
+    for name, table in make_rows(SMALL).items():
+        shuffled = table.take(pa.array(rng.permutation(table.num_rows)))
+        write_table(tmp_path / "rows" / name, shuffled, files=4)
+    first = build([committed], [runs], tmp_path / "one").page
+    second = build([tmp_path / "rows"], [runs], tmp_path / "two").page
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_page_is_well_formed_with_unique_ids_and_live_anchors(page: str) -> None:
+    outline = Outline(page)
+    ids = list(outline.attributes("id"))
+    assert len(ids) == len(set(ids))
+    targets = {href[1:] for href in outline.attributes("href") if href.startswith("#")}
+    assert targets <= set(ids)
+    labels = {part for value in outline.attributes("aria-labelledby") for part in value.split()}
+    assert labels <= set(ids)
+
+
+def test_the_page_asks_nothing_of_the_network(page: str) -> None:
+    outline = Outline(page)
+    assert [value for name in ("src", "srcset", "action") for value in outline.attributes(name)] == []
+    assert {href for href in outline.attributes("href") if not href.startswith("#")} == {"data:,"}
+    assert "@import" not in page
+    assert set(re.findall(r"https?://[^\"\s<]+", page)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
+    (policy,) = (attrs["content"] for tag, attrs in outline.tags if attrs.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+
+
+def test_a_small_page_is_small(page: str) -> None:
+    assert len(page.encode()) < 300_000
+
+
+def test_tables_say_what_their_cells_are(page: str) -> None:
+    outline = Outline(page)
+    assert all(attrs.get("scope") for tag, attrs in outline.tags if tag == "th")
+    sortable = [attrs for tag, attrs in outline.tags if tag == "th" and "data-key" in attrs]
+    assert len(sortable) > 20
+    assert {attrs["aria-sort"] for attrs in sortable} == {"none"}
+
+
+def test_the_page_shows_scores_costs_methods_limits_and_digest(page: str, rows: Rows) -> None:
+    text = visible(page)
+    assert rows.digest in text
+    assert f"published rows sha256:{rows.published.digest}" in text
+    for expected in ("Protocol version1", "Micro rankings are not language-model rankings", "Krum-type rules largely"):
+        assert expected in text
+    for title in ("Krum does what its name says", "Blanchard et al. 2017, NeurIPS", "Safety after each stage"):
+        assert title in text
+    assert "differences inside the spread are not separated" in text
+    assert page.count("<svg ") == 2
+
+
+def test_the_page_names_no_time_and_no_place(page: str, committed: Path) -> None:
+    assert "2030" not in page
+    assert str(committed) not in page
+    assert "<dc:date>" not in page
+
+
+def test_local_rows_are_marked_with_their_difference(tmp_path: Path) -> None:
+    both = [
+        cell_row(scenario=scenario, twin="clean", attack=attack)
+        for scenario, attack in (("aligned_start", "unaligned_data"), ("clean", "none"))
+    ]
+    write_tables(tmp_path / "results", exact_rows([(row, {"safety": 0.5}) for row in both]))
+    local = [({**row, "origin": "local"}, {"safety": 0.75, "utility": 0.9}) for row in both]
+    local[1][0]["cell_key"] = "changed"
+    write_tables(tmp_path / "runs", exact_rows(local))
+    page = build([tmp_path / "results"], [tmp_path / "runs"], tmp_path / "site").page.read_text(encoding="utf-8")
+    section = visible(page[page.index('aria-labelledby="local"') : page.index('aria-labelledby="figures"')])
+    assert f"fedavg local aligned_start 0 75.0 +25.0 100.0 0.0 90.0 {MINUS}10.0 same code and settings" in section
+    assert f"fedavg local clean 0 75.0 +25.0 100.0 0.0 90.0 {MINUS}10.0 other code or settings" in section
+    assert re.search(r">50\.0<", page[page.index('id="ranking"') : page.index('aria-labelledby="local"')])
+
+
+def test_local_rows_alone_make_a_page_that_says_so(tmp_path: Path, runs: Path) -> None:
+    page = build([], [runs], tmp_path).page.read_text(encoding="utf-8")
+    assert "local rows only" in visible(page)
+    assert "To cite" not in page
+
+
+def test_missing_failed_and_inapplicable_cells_are_visible_with_their_reason(tmp_path: Path) -> None:
+    def cell(defense: str, seed: int, **changes: Any) -> tuple[dict[str, Any], dict[str, float]]:
+        return cell_row(defense=defense, seed=seed, **changes), {"safety": 0.5}
+
+    cells = [cell("fedavg", 0), cell("fedavg", 1), cell("dnc", 0)]
+    cells += [cell("krum", seed, status="not_applicable", reason="needs n >= 9") for seed in (0, 1)]
+    cells += [cell("median", 0), cell("median", 1, status="failed", reason="disk <full>")]
+    cells += [cell("trimmed_mean", seed, flags=["degenerate: equals median"]) for seed in (0, 1)]
+    page = build_site(load_rows([write_tables(tmp_path, exact_rows(cells))]), tmp_path / "site").read_text("utf-8")
+    heat = page[page.index('aria-labelledby="heat"') : page.index('aria-labelledby="judges"')]
+    voids = re.findall(r'<td class="void"\s*title="([^"]*)">([^<]*)<', heat)
+    assert ("not applicable: needs n &gt;= 9 (seed 0, 1)", "n/a") in voids
+    assert ("failed: disk &lt;full&gt; (seed 1)", "failed") in voids
+    assert ("not run (seed 1)", "incomplete") in voids
+    assert "degenerate: equals median" in heat
+    assert 'mark"' in heat
+    assert "n/a" not in page[: page.index('aria-labelledby="heat"')].partition("<tbody")[0]
+
+
+HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)> \"'&{{ 7*7 }} $\\frac$"
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    tables = make_rows(SMALL)
+    catalog = [
+        {**row, **dict.fromkeys(("title", "description", "paper", "resources", "knowledge"), f"{HOSTILE} {row['id']}")}
+        for row in tables["catalog"].to_pylist()
+    ]
+    for row in catalog:
+        row["settings"] = HOSTILE if row["kind"] == "scenario" else '{"</dd><script>": "</script><script>alert(3)"}'
+    tables["catalog"] = table_of("catalog", catalog)
+    cells = tables["cells"].to_pylist()
+    for row in cells:
+        row.update(generator=HOSTILE, knowledge=HOSTILE, flags=[HOSTILE], protocol_version=HOSTILE)
+    cells[0].update(status="failed", reason=HOSTILE)
+    hostile_id = '"><script>alert(4)</script>'
+    for row in cells:
+        if row["defense"] == "krum":
+            row["defense"] = row["stage"] = hostile_id
+        if row["scenario"] == "unaligned":
+            row["scenario"] = hostile_id
+    tables["cells"] = table_of("cells", cells)
+    page = build_site(load_rows([write_tables(tmp_path, tables)]), tmp_path / "site").read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert [tag for tag, _ in outline.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in outline.tags}
+    assert not any(name.startswith("on") for _, attrs in outline.tags for name in attrs)
+    assert "<!--<img" not in page
+    assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)") > 10
+    assert "{{ 7*7 }}" in page
+
+
+def test_every_suite_has_a_page_and_links_to_the_others(tmp_path: Path) -> None:
+    rows = exact_rows([(cell_row(suite="alpha"), {}), (cell_row(suite="beta"), {})])
+    rows["catalog"] = table_of(
+        "catalog", [catalog_row("suite", "beta", position=0), catalog_row("suite", "alpha", position=1)]
+    )
+    index = build_site(load_rows([write_tables(tmp_path, rows)]), tmp_path / "site")
+    assert sorted(path.name for path in index.parent.iterdir()) == ["alpha.html", "index.html"]
+    assert 'href="alpha.html"' in index.read_text(encoding="utf-8")
+    assert 'href="index.html"' in (index.parent / "alpha.html").read_text(encoding="utf-8")
+
+
+def test_a_suite_id_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
+    write_tables(tmp_path, exact_rows([(cell_row(suite="../up"), {})]))
+    with pytest.raises(UsageError, match=r"suite id '\.\./up' cannot name a page"):
+        build_site(load_rows([tmp_path]), tmp_path / "site")
+
+
+def test_no_cells_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no cells to show; run `fedsafety run`"):
+        build([tmp_path], [tmp_path / "none yet"], tmp_path / "site")
+
+
+def test_build_reports_what_it_did(tmp_path: Path, committed: Path, runs: Path, rows: Rows) -> None:
+    report = build([committed], [runs, tmp_path / "none yet"], tmp_path / "site")
+    assert report.page == tmp_path / "site" / "index.html"
+    assert report.cells == rows.published.cells.num_rows + rows.local.cells.num_rows
+    assert report.digest == rows.digest
+    assert report.seconds > 0
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.978, "97.8"), (1.0, "100.0"), (-0.031, f"{MINUS}3.1"), (-0.0001, "0.0"), (NAN, DASH), (None, DASH)],
+)
+def test_percent(value: float | None, text: str) -> None:
+    assert percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05, "+5.0"), (-0.05, f"{MINUS}5.0"), (0.0, "0.0"), (0.0001, "0.0"), (NAN, DASH)]
+)
+def test_signed(value: float, text: str) -> None:
+    assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (0.123, "0.12"), (1.04, "1.0"), (50.0, "50"), (4200.0, "4\u2009200")]
+)
+def test_number(value: float, text: str) -> None:
+    assert number(Estimate(value, 0.0, 1)) == text
+
+
+def test_spread_of_one_seed_is_not_shown() -> None:
+    assert spread(Estimate(0.5, NAN, 1)) == ""
+    assert spread(Estimate(0.5, 0.012, 3)) == "±1.2"
+
+
+def test_settings_are_flattened_and_unreadable_ones_shown_as_they_are() -> None:
+    assert settings('{"a": {"b": 1, "c": [1, 2]}, "d": "x"}') == [("a.b", "1"), ("a.c", "[1, 2]"), ("d", "x")]
+    assert settings("not json") == [("settings", "not json")]
+    assert settings("") == []
