@@ -172,5 +172,5 @@ class TaskWorld(ABC):
         """
 
 
-task_worlds: Registry[TaskInfo, TaskWorld] = Registry("task world", TaskInfo, "tasks", not_entries=("base",))
+task_worlds: Registry[TaskInfo, TaskWorld] = Registry("task world", TaskInfo, "tasks", not_entries=("base", "refusals"))
 register = task_worlds.register

@@ -56,6 +56,8 @@ class MicroJudge(Judge):
     ) -> list[Judgement]:
         """Return one judgement an item, in order; equal prompts are asked once."""
         del world
+        if not items:
+            return []
         prompts = [judge_prompt(item.probe.instruction, item.response) for item in items]
         distinct = sorted(set(prompts))
         requests = [Request(self._prompt_ids(prompt), LONGEST_ANSWER) for prompt in distinct]

@@ -1,0 +1,128 @@
+"""The canary passes what is right and stops, with a reason, what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.errors import FedSafetyError
+from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.canary import Canary, check_canaries, check_canary
+
+from .tiny_model import TinyModel, changed_copy, peft_logprobs, save_random_adapter, save_random_model
+
+
+class IgnoresAdapters(Engine):
+    """An engine that drops every adapter silently."""
+
+    name = "ignoring 1.0"
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
+
+    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+        raise AssertionError("a canary generates nothing")
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
+        return self._inner.logprobs(sequences, None)
+
+    def close(self) -> None:
+        pass
+
+
+def trained_canary(base: Path, adapter: Path, tiny: TinyModel) -> Canary:
+    sequences = list(tiny.prompts[:3])
+    without, applied = (peft_logprobs(base, a, sequences) for a in (None, adapter))
+    return Canary(tuple(sequences), tuple(map(tuple, without)), tuple(map(tuple, applied)))
+
+
+@pytest.fixture(scope="module")
+def canaries(tiny: TinyModel) -> dict[Path, Canary]:
+    return {adapter: trained_canary(tiny.folder, adapter, tiny) for adapter in tiny.adapters}
+
+
+def test_trained_adapters_pass_together(engine: Engine, canaries: dict[Path, Canary]) -> None:
+    check_canaries(engine, canaries, tolerance=1e-4)
+
+
+def test_zero_adapter_passes(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    zero = save_random_adapter(tmp_path / "zero", tiny.folder, seed=1, spread=0.0)
+    canary = trained_canary(tiny.folder, zero, tiny)
+    assert canary.without == canary.applied
+    check_canary(engine, zero, canary)
+
+
+def test_tampered_weights_are_stopped(engine: Engine, canaries: dict[Path, Canary], tmp_path: Path) -> None:
+    adapter, canary = next(iter(canaries.items()))
+    tampered = changed_copy(adapter, tmp_path / "tampered", factor=1.2)
+    with pytest.raises(FedSafetyError, match=r"with the adapter, .* not the trained ones"):
+        check_canary(engine, tampered, canary)
+
+
+def test_one_wrong_adapter_among_many_is_named(engine: Engine, canaries: dict[Path, Canary], tmp_path: Path) -> None:
+    adapter, canary = next(iter(canaries.items()))
+    tampered = changed_copy(adapter, tmp_path / "tampered", factor=0.8)
+    with pytest.raises(FedSafetyError, match="tampered"):
+        check_canaries(engine, {**canaries, tampered: canary})
+
+
+def test_wrong_module_names_are_stopped(engine: Engine, canaries: dict[Path, Canary], tmp_path: Path) -> None:
+    adapter, canary = next(iter(canaries.items()))
+    for name, rename in {"leaf": ("_proj", "_projection"), "prefix": ("model.layers", "layers")}.items():
+        renamed = changed_copy(adapter, tmp_path / name, rename=rename)
+        with pytest.raises(FedSafetyError, match="belongs to no linear layer"):
+            check_canary(engine, renamed, canary)
+
+
+def test_ignored_adapter_is_called_ignored(transformers_engine: Engine, canaries: dict[Path, Canary]) -> None:
+    with pytest.raises(FedSafetyError, match=r"ignored: it should move .* moves them by 0;"):
+        check_canaries(IgnoresAdapters(transformers_engine), canaries)
+
+
+def test_ignored_adapter_is_found_even_if_its_effect_is_within_tolerance(
+    transformers_engine: Engine, tiny: TinyModel, tmp_path: Path
+) -> None:
+    faint = save_random_adapter(tmp_path / "faint", tiny.folder, seed=1, spread=2e-5)
+    canary = trained_canary(tiny.folder, faint, tiny)
+    effect = max(np.abs(np.subtract(a, b)).max() for a, b in zip(canary.applied, canary.without, strict=True))
+    assert 1e-4 < effect < 2e-3
+    check_canary(transformers_engine, faint, canary)
+    with pytest.raises(FedSafetyError, match="ignored"):
+        check_canary(IgnoresAdapters(transformers_engine), faint, canary)
+
+
+def test_other_base_model_is_stopped(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    other = save_random_model(tmp_path / "other", seed=9)
+    adapter = save_random_adapter(tmp_path / "adapter", other, seed=9, spread=0.05)
+    with pytest.raises(FedSafetyError, match=r"without the adapter, .* another base model"):
+        check_canary(engine, adapter, trained_canary(other, adapter, tiny))
+
+
+def test_not_a_number_never_passes(transformers_engine: Engine, canaries: dict[Path, Canary], tmp_path: Path) -> None:
+    adapter, canary = next(iter(canaries.items()))
+    broken = changed_copy(adapter, tmp_path / "nan", factor=float("nan"))
+    with pytest.raises(FedSafetyError, match="with the adapter"):
+        check_canary(transformers_engine, broken, canary)
+
+
+def test_canary_survives_storage(canaries: dict[Path, Canary], tmp_path: Path) -> None:
+    canary = next(iter(canaries.values()))
+    canary.save(tmp_path)
+    assert Canary.load(tmp_path) == canary
+    (tmp_path / "canary.json").write_text('{"sequences": [[1, 2]]}')
+    with pytest.raises(FedSafetyError, match="cannot read the canary"):
+        Canary.load(tmp_path)
+    with pytest.raises(FedSafetyError, match="cannot read the canary"):
+        Canary.load(tmp_path / "absent")
+
+
+def test_malformed_canaries_are_refused() -> None:
+    with pytest.raises(FedSafetyError, match="at least 2 tokens"):
+        Canary(((1,),), ((),), ((),))
+    with pytest.raises(FedSafetyError, match=r"canary\.applied has rows of length \[1\], its sequences need \[2\]"):
+        Canary(((1, 2, 3),), ((-1.0, -1.0),), ((-1.0,),))
+    with pytest.raises(FedSafetyError, match="not finite"):
+        Canary(((1, 2),), ((-1.0,),), ((float("nan"),),))
