@@ -45,7 +45,7 @@ def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str],
     """
     start = time.perf_counter()
     runs = [Path(root) for root in runs_roots if Path(root).exists()]
-    rows = load_rows([*results_roots, *runs])
+    rows = load_rows(results_roots, local=runs)
     page = write_pages(boards(rows), rows, out_dir)
     cells = rows.published.cells.num_rows + rows.local.cells.num_rows
     return BuildReport(page, time.perf_counter() - start, cells, rows.digest, rows)

@@ -68,11 +68,15 @@ class Rows:
         return rows_digest([(part, pa.table({"digest": [rows.digest]})) for part, rows in tables])
 
 
-def load_rows(roots: Iterable[Path | str]) -> Rows:
-    """Return the rows of all Parquet files below ``roots``, at any depth.
+def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) -> Rows:
+    """Return the rows of all Parquet files below ``roots`` and ``local``, at any depth.
 
     Cells are published or local by their own ``origin``. The other tables have no such column: they are local where
     their root holds local cells only.
+
+    Args:
+        roots: Folders of rows; a folder that is named twice is read once.
+        local: Further folders, whose rows without an origin are local even if no cell is finished there yet.
 
     Raises:
         UsageError: A root does not exist.
@@ -80,12 +84,13 @@ def load_rows(roots: Iterable[Path | str]) -> Rows:
             columns; a cell occurs twice in one origin; two rows of one key contradict each other.
     """
     parts: dict[bool, dict[str, list[pa.Table]]] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
-    for root in sorted({Path(root).resolve() for root in roots}):
+    own = {Path(root).resolve() for root in local}
+    for root in sorted({Path(root).resolve() for root in roots} | own):
         if not root.is_dir():
             raise UsageError(f"no folder {str(root)!r} to read rows from; give a folder written by `fedsafety run`")
         loaded = _load_root(root)
         local_cells = [pc.equal(cells.column("origin").cast(pa.string()), ORIGIN_LOCAL) for cells in loaded["cells"]]
-        local_root = bool(local_cells) and all(pc.all(mask).as_py() for mask in local_cells)
+        local_root = root in own or (bool(local_cells) and all(pc.all(mask).as_py() for mask in local_cells))
         for cells, mask in zip(loaded["cells"], local_cells, strict=True):
             parts[True]["cells"].append(cells.filter(mask))
             parts[False]["cells"].append(cells.filter(pc.invert(mask)))
@@ -98,7 +103,7 @@ def load_rows(roots: Iterable[Path | str]) -> Rows:
 def _load_root(root: Path) -> dict[str, list[pa.Table]]:
     paths = sorted(root.rglob("*.parquet"))
     loaded: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         for name, table in pool.map(_load_file, paths):
             loaded[name].append(table)
     return loaded
@@ -120,7 +125,11 @@ def _load_file(path: Path) -> tuple[str, pa.Table]:
                 f"{str(path)!r} has no value in some rows of column {field.name!r}, which every row of table "
                 f"{name!r} must fill; delete the file and run again"
             )
-    return name, table.cast(TABLES[name]).replace_schema_metadata(None)
+    for field in TABLES[name]:
+        if table.schema.field(field.name).type != field.type:
+            cast = table.column(field.name).cast(field.type)
+            table = table.set_column(table.column_names.index(field.name), field, cast)
+    return name, table.select(TABLES[name].names).replace_schema_metadata(None)
 
 
 def _checked_table_name(path: Path, schema: pa.Schema) -> str:

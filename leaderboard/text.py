@@ -44,13 +44,13 @@ def board_table(board: Board) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("remark", style="dim", overflow="fold")
     for standing in board.overall:
-        table.add_row(*_line(standing), style="" if standing.rank else "dim")
+        table.add_row(*_line(standing, board.local_only), style="" if standing.rank else "dim")
     return table
 
 
-def _line(standing: Standing) -> list[Text]:
+def _line(standing: Standing, local_only: bool) -> list[Text]:
     metrics = standing.metrics
-    marks = [origin for origin in standing.entry.origins if origin != "committed"]
+    marks = [origin for origin in standing.entry.origins if origin != "committed" and not local_only]
     label = in_words(standing)
     remarks = [*marks, *([label] if label else []), *standing.notes]
     shares = [_share(metrics.get(name)) for name in ("safety", "twin_safety", "over_refusal", "utility")]

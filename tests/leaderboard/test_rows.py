@@ -160,3 +160,10 @@ def test_contradicting_verdicts_are_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "two" / "verdicts", table_of("verdicts", other))
     with pytest.raises(FedSafetyError, match=r"table 'verdicts' with response_key=.* contradict each other in verdict"):
         load_rows([tmp_path])
+
+
+def test_unfinished_local_work_does_not_touch_the_published_digest(tmp_path: Path, committed: Path) -> None:
+    write_table(tmp_path / "verdicts", exact_rows([(cell_row(), {})])["verdicts"])
+    rows = load_rows([committed], local=[tmp_path])
+    assert rows.published.digest == load_rows([committed]).published.digest
+    assert rows.local.verdicts.num_rows > 0

@@ -163,6 +163,18 @@ def test_missing_failed_and_inapplicable_cells_are_visible_with_their_reason(tmp
     assert "n/a" not in page[: page.index('aria-labelledby="heat"')].partition("<tbody")[0]
 
 
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_a_single_cell_without_attack_makes_a_page(tmp_path: Path, status: str) -> None:
+    cell = cell_row(scenario="clean", twin="clean", attack="none", status=status, reason="power cut")
+    page = build_site(load_rows([write_tables(tmp_path, exact_rows([(cell, {})]))]), tmp_path / "site").read_text(
+        "utf-8"
+    )
+    outline = Outline(page)
+    assert "0" not in {attrs.get("colspan") for _, attrs in outline.tags}
+    assert ("power cut" in visible(page)) == (status == "failed")
+    assert "No figure" in visible(page)
+
+
 HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)> \"'&{{ 7*7 }} $\\frac$"
 
 
