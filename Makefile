@@ -37,7 +37,7 @@ bench: env ## Measure speed against the peers (pytest-benchmark); reports, asser
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
 
 results: env ## Run the whole scored micro suite; rows go to runs/ until they are committed to results/.
-	$(BIN)/fedsafety run micro
+	$(BIN)/fedsafety run --suite micro
 
 checkpoints: env ## Train the micro world's bundled models again, from their seeds.
 	$(BIN)/python -m tasks.micro.train
