@@ -34,9 +34,10 @@ def gram(rows: Sequence[Tensor]) -> Tensor:
 def squared_norms(rows: Sequence[Tensor]) -> Tensor:
     """Return the squared Euclidean norm of each of the n float32 ``rows`` as a float64 tensor ``[n]``."""
     norms = torch.zeros(len(rows), dtype=torch.float64)
+    buffer = torch.empty(BLOCK, dtype=torch.float64)
     for index, row in enumerate(rows):
         for columns in blocks(row.shape[0]):
-            part = row[columns].double()
+            part = buffer[: columns.stop - columns.start].copy_(row[columns])
             norms[index] += torch.dot(part, part)
     return norms
 
@@ -65,7 +66,8 @@ def squared_distances(rows: Sequence[Tensor]) -> Tensor:
 
 def _squared_distance(left: Tensor, right: Tensor) -> float:
     result = 0.0
+    buffer = torch.empty(BLOCK, dtype=torch.float64)
     for columns in blocks(left.shape[0]):
-        difference = left[columns].double().sub_(right[columns])
+        difference = buffer[: columns.stop - columns.start].copy_(left[columns]).sub_(right[columns])
         result += float(torch.dot(difference, difference))
     return result

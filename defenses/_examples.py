@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 
 
 def one_round(
-    rows: Sequence[Sequence[float]],
+    rows: Sequence[Sequence[float]] | Tensor,
     *,
     malicious: int = 0,
     counts: Sequence[float] | None = None,
@@ -28,7 +29,7 @@ def one_round(
         malicious_ids: The truth, for rules that are told it.
         seed: Seed of the defense's own stream.
     """
-    matrix = torch.tensor(rows, dtype=torch.float32)
+    matrix = torch.as_tensor(rows, dtype=torch.float32)
     participants, dimension = matrix.shape
     updates = Updates(
         matrix=matrix,

@@ -16,8 +16,10 @@ TUNING = 2.0
 """Fu et al.'s λ: width of the band, in leverage-corrected residuals, that keeps full confidence."""
 THRESHOLD = 0.1
 """Confidences below it have their value replaced by the line's."""
-_WORKING_SET = 2**20
-"""Pairwise slopes held at once."""
+_WORKING_SET = 16_384
+"""Values in a block of columns, which with their slopes fill the cache."""
+_MAX_WIDTH = 2_048
+"""Columns in a block; from here on torch splits even a square root over threads, which costs more than it gains."""
 
 
 @register(
@@ -78,65 +80,80 @@ class Residual(Defense):
         if participants < 3:
             weights = selection(torch.arange(participants), participants)
             return Aggregate(weighted_sum(updates.matrix, weights), weights)
-        width = min(dimension, max(256, _WORKING_SET // participants**2))
+        width = min(dimension, _MAX_WIDTH, max(256, _WORKING_SET // participants))
         line = _RepeatedMedianLine(participants, width)
         scores = torch.zeros(participants, dtype=torch.float64)
         moved = torch.zeros(dimension, dtype=torch.bool)
         for columns in blocks(dimension, width):
             confidence, _ = line.fit(updates.matrix[:, columns].double())
-            scores += (confidence * confidence.std(dim=0)).sum(dim=1)
-            moved[columns] = (confidence < THRESHOLD).any(dim=0)
+            scores += confidence @ _deviation(confidence)
+            torch.any(confidence < THRESHOLD, dim=0, out=moved[columns])
         weights = _normalised(scores)
         update = weighted_sum(updates.matrix, weights)
-        for columns in blocks(dimension, width):
-            chosen = moved[columns].nonzero().squeeze(1)
-            if len(chosen):
-                values = updates.matrix[:, columns][:, chosen].double()
+        for columns in blocks(dimension):
+            for chosen in torch.split(moved[columns].nonzero().squeeze(1), width):
+                values = updates.matrix[:, columns].index_select(1, chosen).double()
                 confidence, fitted = line.fit(values)
                 corrected = weights @ torch.where(confidence < THRESHOLD, fitted, values)
-                update[columns][chosen] = corrected.clamp_(FLOAT32.min, FLOAT32.max).float()
+                update[columns].index_copy_(0, chosen, corrected.clamp_(FLOAT32.min, FLOAT32.max).float())
         return Aggregate(update, weights)
+
+
+def _deviation(confidence: Tensor) -> Tensor:
+    """Return the sample standard deviation ``[w]`` of each column of ``confidence`` (``[n, w]``)."""
+    squares = (confidence - confidence.mean(dim=0)).square_().sum(dim=0)
+    return squares.div_(len(confidence) - 1).sqrt_()
 
 
 class _RepeatedMedianLine:
     """Steps 1 to 3 for blocks of at most ``width`` columns and ``count`` clients."""
 
     def __init__(self, count: int, width: int) -> None:
-        ranks = torch.arange(count, dtype=torch.float64)
-        centred = ranks - (count - 1) / 2
-        leverage = 1 / count + centred.square() / centred.square().sum()
         self._count = count
-        self._centred = centred[:, None]
-        self._band = (TUNING * math.sqrt(2 / count) * (1 - leverage).sqrt())[:, None]
-        self._inner = OrderStatistics(count - 1, middle_ranks(count - 1), width, torch.float64)
+        self._middle_rank = (count - 1) / 2
+        self._rank_spread = count * (count * count - 1) / 12
+        self._slopes = torch.empty(count - 1, count * width, dtype=torch.float64)
+        self._sorted = OrderStatistics(count, range(count), width, torch.float64)
+        self._inner = OrderStatistics(count - 1, middle_ranks(count - 1), count * width, torch.float64)
         self._outer = OrderStatistics(count, middle_ranks(count), width, torch.float64)
         without_smallest = [1 + rank for rank in middle_ranks(count - 1)]
-        self._spread = OrderStatistics(count, without_smallest, width, torch.float64)
+        self._residual = OrderStatistics(count, without_smallest, width, torch.float64)
 
     def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the confidences and the line's values, each ``[n, w]`` like the float64 ``values``, by client."""
-        ordered, clients = values.sort(dim=0, stable=True)
-        slope = self._slope(ordered)
-        middle = ordered[list(middle_ranks(self._count))].mean(dim=0)
-        fitted = middle + slope * self._centred
-        residuals = (ordered - fitted).abs_()
-        spread = median_of(self._spread, residuals.unbind())
-        scale = 1.4826 * (1 + 5 / (self._count - 1)) * spread + 1e-7
-        confidence = (self._band * scale / residuals).clamp_(max=1)
-        return _by_client(confidence, clients), _by_client(fitted, clients)
+        """Return the confidences and the line's values, each ``[n, w]`` like the float64 ``values``."""
+        ordered = torch.stack(self._sorted.of(values.unbind()))
+        ranks = _ranks(values).sub_(self._middle_rank)
+        middle = (ordered[(self._count - 1) // 2] + ordered[self._count // 2]).mul_(0.5)
+        fitted = (ranks * self._slope(ordered)).add_(middle)
+        residuals = (values - fitted).abs_()
+        spread = median_of(self._residual, residuals.unbind())
+        scale = spread.mul_(1.4826 * (1 + 5 / (self._count - 1))).add_(1e-7)
+        not_leverage = ranks.square_().div_(-self._rank_spread).add_(1 - 1 / self._count)
+        # Unlike the square root its reciprocal is not split over threads at this size, see _MAX_WIDTH.
+        band = not_leverage.rsqrt().mul_(not_leverage).mul_(TUNING * math.sqrt(2 / self._count))
+        return band.mul_(scale).div_(residuals).clamp_(max=1), fitted
 
     def _slope(self, ordered: Tensor) -> Tensor:
         """Return the repeated median of the slopes between the sorted rows ``[n, w]``, as ``[w]``."""
-        lags = [(ordered[lag:] - ordered[:-lag]).div_(lag) for lag in range(1, self._count)]
-        slopes = [
-            [lags[abs(this - other) - 1][min(this, other)] for other in range(self._count) if other != this]
-            for this in range(self._count)
-        ]
-        return median_of(self._outer, [median_of(self._inner, rows) for rows in slopes])
+        count, width = ordered.shape
+        # Row i of the k-th block is the slope between the values of rank i and (i + k) mod n, so that the blocks'
+        # element-wise median is the inner median of all i at once.
+        slopes = self._slopes[:, : count * width]
+        for lag, block in enumerate(slopes.view(count - 1, count, width), start=1):
+            torch.sub(ordered[lag:], ordered[:-lag], out=block[:-lag]).div_(lag)
+            torch.sub(ordered[-lag:], ordered[:lag], out=block[-lag:]).div_(count - lag)
+        return median_of(self._outer, median_of(self._inner, slopes.unbind()).view(count, width).unbind())
 
 
-def _by_client(by_rank: Tensor, clients: Tensor) -> Tensor:
-    return torch.empty_like(by_rank).scatter_(0, clients, by_rank)
+def _ranks(values: Tensor) -> Tensor:
+    """Return the 0-based rank of each entry in its column of ``values`` (``[n, w]``); equal values rank by row."""
+    count = len(values)
+    ranks = torch.arange(count - 1, -1, -1, dtype=values.dtype)[:, None].repeat(1, values.shape[1])
+    for lag in range(1, count):
+        in_order = values[:-lag] <= values[lag:]
+        ranks[lag:] += in_order
+        ranks[:-lag] -= in_order.to(values.dtype)
+    return ranks
 
 
 def _normalised(scores: Tensor) -> Tensor:

@@ -1,0 +1,138 @@
+"""What holds for a rule on any updates: order, shift, scale, bounds, untouched input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from defenses._columns import _compile, mean_of_ranks
+from defenses._examples import one_round
+from defenses.base import defenses
+
+COORDINATE_WISE = ["median", "trimmed_mean"]
+SELECTING = ["krum", "multi_krum", "krum_one_neighbour", "dnc"]
+WEIGHING = [*SELECTING, "fedavg", "foolsgold", "residual"]
+ALL = [*COORDINATE_WISE, *WEIGHING, "norm_clipping", "keep_initial", "refuse_all"]
+
+
+def aggregate(rule, matrix, malicious=1, ids=None):
+    return defenses.get(rule).create().aggregate(*one_round(matrix, malicious=malicious, ids=ids))
+
+
+@st.composite
+def matrices(draw, smallest=5, largest=9):
+    """Integer updates in general position: no ties, and exact in float32 and float64."""
+    participants = draw(st.integers(smallest, largest))
+    dimension = draw(st.integers(2, 6))
+    seed = draw(st.integers(0, 10_000))
+    return torch.randint(-999, 1000, (participants, dimension), generator=torch.Generator().manual_seed(seed)).float()
+
+
+@pytest.mark.parametrize("rule", ALL)
+@settings(deadline=None, max_examples=25)
+@given(matrix=matrices(), seed=st.integers(0, 1000))
+def test_order_of_clients_does_not_matter(rule, matrix, seed):
+    order = torch.randperm(len(matrix), generator=torch.Generator().manual_seed(seed))
+    ids = [f"client_{int(index):02d}" for index in order]
+    straight, shuffled = aggregate(rule, matrix), aggregate(rule, matrix[order], ids=ids)
+    torch.testing.assert_close(shuffled.update, straight.update, rtol=1e-4, atol=2e-2)
+    if straight.weights is not None:
+        torch.testing.assert_close(shuffled.weights, straight.weights[order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [*COORDINATE_WISE, *SELECTING, "fedavg"])
+@settings(deadline=None, max_examples=25)
+@given(matrix=matrices(), shift=st.integers(-4096, 4096))
+def test_a_common_shift_shifts_the_aggregate(rule, matrix, shift):
+    moved = aggregate(rule, matrix + shift).update
+    torch.testing.assert_close(moved, aggregate(rule, matrix).update + shift, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("rule", [*COORDINATE_WISE, *SELECTING, "fedavg", "foolsgold", "norm_clipping"])
+@settings(deadline=None, max_examples=25)
+@given(matrix=matrices(), power=st.integers(-60, 60))
+def test_a_common_scale_scales_the_aggregate(rule, matrix, power):
+    """By powers of two far beyond where float32 squares overflow or vanish; exact but for the weights' rounding."""
+    scale = 2.0**power
+    torch.testing.assert_close(
+        aggregate(rule, matrix * scale).update / scale, aggregate(rule, matrix).update, rtol=1e-5, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("rule", COORDINATE_WISE)
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.lists(
+        st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_coordinate_wise_rules_stay_between_what_the_honest_majority_sent(rule, rows):
+    matrix = torch.tensor(rows)
+    malicious = (len(rows) - 1) // 2
+    ordered = matrix.sort(dim=0).values
+    result = aggregate(rule, matrix, malicious).update
+    assert bool((result >= ordered[malicious]).all())
+    assert bool((result <= ordered[len(rows) - 1 - malicious]).all())
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_inputs_stay_unchanged(rule):
+    matrix = torch.randn(7, 50, generator=torch.Generator().manual_seed(1))
+    updates, context = one_round(matrix.clone(), malicious=2)
+    result = defenses.get(rule).create().aggregate(updates, context)
+    result.update.add_(1)
+    assert torch.equal(updates.matrix, matrix)
+    assert torch.equal(updates.sample_counts, torch.ones(7, dtype=torch.float64))
+    assert not context.broadcast.any()
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_results_have_the_promised_form(rule):
+    result = aggregate(rule, torch.randn(7, 50, generator=torch.Generator().manual_seed(2)), 2)
+    assert result.update.shape == (50,)
+    assert result.update.dtype == torch.float32
+    assert not result.update.is_inference()
+    assert (result.weights is None) == (rule in (*COORDINATE_WISE, "norm_clipping"))
+    if result.weights is not None:
+        assert result.weights.dtype == torch.float64
+        assert bool((result.weights >= 0).all())
+        assert float(result.weights.sum()) == pytest.approx(0 if rule == "keep_initial" else 1)
+
+
+@pytest.mark.parametrize("rule", WEIGHING)
+def test_weights_are_those_of_the_aggregate(rule):
+    matrix = torch.randn(8, 50, generator=torch.Generator().manual_seed(3))
+    result = aggregate(rule, matrix, 2)
+    # Residual also moves outlying values; everything else is exactly the weighted sum.
+    tolerance = 0.5 if rule == "residual" else 1e-6
+    torch.testing.assert_close(result.weights @ matrix.double(), result.update.double(), rtol=0, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), participants=st.integers(1, 17))
+def test_the_pruned_network_finds_any_ranks(data, participants):
+    ranks = sorted(data.draw(st.sets(st.integers(0, participants - 1), min_size=1)))
+    values = data.draw(st.lists(st.integers(0, 9), min_size=participants, max_size=participants))
+    matrix = torch.tensor(values, dtype=torch.float32)[:, None]
+    expected = sum(sorted(values)[rank] for rank in ranks) / len(ranks)
+    assert mean_of_ranks(matrix, ranks).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_zero_one_principle_holds_for_every_network_up_to_ten_rows():
+    """A comparator network that sorts all sequences of zeros and ones sorts everything."""
+    for participants in range(1, 11):
+        codes = torch.arange(2**participants)
+        matrix = torch.stack([(codes >> bit & 1).float() for bit in range(participants)])
+        ordered = matrix.sort(dim=0).values
+        for rank in range(participants):
+            assert torch.equal(mean_of_ranks(matrix, [rank]), ordered[rank])
+
+
+def test_pruning_saves_work():
+    whole, median = _compile(10, tuple(range(10))), _compile(10, (4, 5))
+    assert len(median.steps) < len(whole.steps)
+    assert median.scratch <= 11
