@@ -11,6 +11,7 @@ import torch
 
 import defenses as package
 from benchmark.errors import FedSafetyError, NotApplicableError
+from defenses._columns import weighted_sum
 from defenses._examples import one_round
 from defenses.base import Knowledge, Prompt, defenses
 from defenses.refuse_all import REFUSAL
@@ -220,3 +221,22 @@ def test_every_rule_has_a_worked_example(rule):
 def test_the_stream_of_one_round_is_reproducible():
     _, context = one_round([[1.0]], seed=3)
     assert torch.rand(1, generator=context.generator) == torch.rand(1, generator=torch.Generator().manual_seed(3))
+
+
+def test_krum_sees_differences_of_one_float_step_beside_a_large_common_part(aggregate):
+    """Inner products of such rows agree in all digits, so only the differences themselves can tell."""
+    step = 2.0**-13  # the spacing of float32 between 1024 and 2048
+    offsets = torch.tensor([[9.0], [0.0], [1.0], [3.0], [50.0]]) * step
+    matrix = (1024.0 + 1000 * torch.rand(1, 5000, generator=torch.Generator().manual_seed(0))).repeat(5, 1)
+    matrix[:, 7:8] += offsets
+    assert aggregate("krum", matrix, 1).weights.tolist() == [0, 0, 1, 0, 0]
+
+
+def test_weighted_sums_near_the_largest_float_stay_finite():
+    equal_rows = torch.full((10, 3), LARGEST)
+    assert weighted_sum(equal_rows, torch.full((10,), 0.1, dtype=torch.float64)).tolist() == [LARGEST] * 3
+
+
+def test_weights_too_small_for_float32_still_count():
+    weights = torch.tensor([1e-44, 0.5], dtype=torch.float64)
+    assert weighted_sum(torch.tensor([[1e30], [0.0]]), weights).item() == pytest.approx(1e-14, rel=1e-6, abs=0)
