@@ -165,20 +165,17 @@ def judge(
 
 @app.command()
 def leaderboard(
+    suite: Annotated[str, typer.Option("--suite", help="Suite whose table is printed.")] = "micro",
     results: ResultsOption = Path("results"),
     runs: RunsOption = Path("runs"),
     out: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("site"),
 ) -> None:
     """Build the static page from committed rows and your own, and print the table."""
     from leaderboard.build import build
-    from leaderboard.rows import load_rows
     from leaderboard.text import render_table
 
-    roots = [path for path in (results, runs) if path.is_dir()]
-    if not roots:
-        raise UsageError(f"neither {results} nor {runs} is a folder of rows; name one with --results or --runs")
-    report = build([results] if results.is_dir() else [], [runs] if runs.is_dir() else [], out)
-    console.print(render_table(load_rows(roots), "micro"))
+    report = build([results] if results.is_dir() else [], [runs], out)
+    console.print(render_table(report.rows, suite))
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
 
 

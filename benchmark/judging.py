@@ -93,5 +93,10 @@ def _judge_batch(
                 "detail": judgement.detail,
             }
         )
+    older = store.keys("verdicts")
     for key in keys:
         store.write("verdicts", verdict_key(key, entry.info.id, identity), rows[key])
+        # A judge has one verdict on a response: those of its former self would contradict the new ones.
+        for former in sorted(older):
+            if former.startswith(f"{key}-{entry.info.id}-"):
+                store.remove("verdicts", former)

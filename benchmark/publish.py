@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import UsageError
-from benchmark.keys import content_key
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
 from benchmark.records.store import Store, read_table
 
@@ -39,7 +39,7 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
         "responses": _select(store, "responses", "response_key", response_keys, results / suite),
         "verdicts": _select(store, "verdicts", "response_key", response_keys, results / suite),
         "probes": _select(store, "probes", "probe_set", _values(cells, "probe_set"), results / suite),
-        "catalog": store.read_all("catalog"),
+        "catalog": _largest(store, "catalog"),
     }
     for table, rows in parts.items():
         if len(rows):
@@ -56,14 +56,29 @@ def _select(store: Store, table: str, column: str, wanted: set[str], folder: Pat
 
 
 def _write(folder: Path, table: str, rows: pa.Table) -> None:
+    """Write sorted rows as one file named by their content."""
     rows = rows.cast(TABLES[table]).combine_chunks()
-    order = [(name, "ascending") for name in rows.schema.names if not pa.types.is_list(rows.schema.field(name).type)]
-    decoded = rows.cast(pa.schema([_decoded(field) for field in rows.schema]))
-    rows = rows.take(pc.sort_indices(decoded, sort_keys=order[:3]))
-    name = content_key([str(part) for part in (table, len(rows), *sorted(_values(rows, rows.schema.names[0])))])
-    store = Store(folder)
-    if not store.has(table, name):
-        store.write(table, name, rows)
+    decoded = pa.table({name: _text(rows, name) for name in _ORDER[table]})
+    rows = rows.take(pc.sort_indices(decoded, sort_keys=[(name, "ascending") for name in _ORDER[table]]))
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_stream(content, rows.schema) as stream:
+        stream.write_table(rows)
+    Store(folder).write(table, hashlib.sha256(content.getvalue()).hexdigest()[:32], rows)
+
+
+_ORDER = {
+    "cells": ("scenario", "defense", "stage", "seed"),
+    "rounds": ("training_key", "round"),
+    "responses": ("response_key", "probe_id"),
+    "verdicts": ("judge", "response_key", "probe_id"),
+    "probes": ("probe_set", "probe_id"),
+    "catalog": ("kind", "id"),
+}
+
+
+def _largest(store: Store, table: str) -> pa.Table:
+    """Return the rows of the largest file: of several catalogs the one of the widest plan."""
+    return max((store.read(table, key) for key in sorted(store.keys(table))), key=len)
 
 
 def _committed(folder: Path, table: str, column: str) -> set[str]:
@@ -83,7 +98,3 @@ def _values(rows: pa.Table, column: str) -> set[str]:
 
 def _text(rows: pa.Table, column: str) -> pa.ChunkedArray:
     return rows[column].cast(pa.string())
-
-
-def _decoded(field: pa.Field) -> pa.Field:
-    return pa.field(field.name, pa.string()) if pa.types.is_dictionary(field.type) else field
