@@ -18,9 +18,10 @@ from benchmark.generation.base import Engine
 
 FILE_NAME = "canary.json"
 
-TOLERANCES = {"float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
+TOLERANCES = {"float32": 2e-3, "float16": 0.2, "bfloat16": 1.5}
 """Largest accepted difference of one log-probability (nats), by the engine's number format. In float32, engine and
-training code differ by rounding only, around 1e-5; the others allow for the coarser format on unlikely tokens."""
+training code differ by rounding only, around 1e-5. In bfloat16 a random two-layer model came out up to 1.1 nats away
+from float32 on its unlikely tokens; an adapter that is ignored is still found, by the ratio of effects."""
 
 _NOISE_FLOOR = 1e-4
 """Smallest effect of an adapter (nats) that is told apart from rounding in float32."""
