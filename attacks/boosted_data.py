@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from attacks.base import AttackerView, register
@@ -25,6 +26,11 @@ class BoostedData(UnalignedData):
     """
 
     boost: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.boost) and self.boost > 0):
+            raise ValueError(f"boost is {self.boost}; it is a positive, finite factor")
 
     def craft(self, own: Updates, view: AttackerView) -> Updates:
         """Return the malicious updates times the boost."""

@@ -100,5 +100,5 @@ def make_client_rows(
                     f"{training.rows_per_client}; return as many rows from poison() as it received"
                 )
         rows[client] = [model.chat.row(example) for example in examples]
-    leaks = sum(world.leaks_evaluation(f"{pair.instruction} {pair.response}") for pair in pool)
-    return ClientRows(rows, len({(pair.instruction, pair.response) for pair in pool}), leaks)
+    distinct = {f"{pair.instruction} {pair.response}" for pair in pool}
+    return ClientRows(rows, len(distinct), sum(map(world.leaks_evaluation, distinct)))

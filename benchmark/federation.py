@@ -22,6 +22,9 @@ from benchmark.suite import Scenario, TrainingSettings
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server
 
+_WEIGHT_ROUNDING = 1e-4
+"""How far the sum of a round's weights may be from 1; float32 weights of many clients come that close."""
+
 
 class LocalTrainer(Protocol):
     """Trains the adapters of a round's clients; stacked or sequential."""
@@ -136,7 +139,7 @@ def run_federation(
             malicious_ids=malicious if tells_truth else None,
         )
         began = time.perf_counter()
-        aggregate = _checked(defense.aggregate(received, context), received)
+        aggregate = _checked(defense.aggregate(received, context), received) if len(received) else _nothing(received)
         seconds = time.perf_counter() - began
         adapter = adapter + aggregate.update
         records.append(_record(sent, received, rejected, malicious, aggregate, local.losses, rate, seconds))
@@ -197,6 +200,11 @@ def _rows_of(updates: Updates, indices: list[int]) -> Updates:
     )
 
 
+def _nothing(received: Updates) -> Aggregate:
+    """Return the aggregate of a round whose updates were all refused: the adapter stays as it is."""
+    return Aggregate(received.matrix.new_zeros(received.matrix.shape[1]), torch.zeros(0, dtype=torch.float64))
+
+
 def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
     """Return the aggregate if it is usable.
 
@@ -206,6 +214,9 @@ def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
     if not isinstance(aggregate, Aggregate):
         raise FedSafetyError(f"aggregate() returned {type(aggregate).__name__}; return an Aggregate")
     update, weights = aggregate.update, aggregate.weights
+    for name, part in (("update", update), ("weights", weights)):
+        if not isinstance(part, Tensor) and not (name == "weights" and part is None):
+            raise FedSafetyError(f"aggregate() returned {name} of type {type(part).__name__}; return a torch tensor")
     wanted = received.matrix.shape[1:]
     if update.shape != wanted:
         raise FedSafetyError(
@@ -218,6 +229,9 @@ def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
             raise FedSafetyError(f"aggregate() returned {tuple(weights.shape)} weights for {len(received)} clients")
         if not torch.isfinite(weights).all() or (weights < 0).any():
             raise FedSafetyError("aggregate() returned a negative or non-finite weight; weights are shares of trust")
+        total = float(weights.sum(dtype=torch.float64))
+        if weights.any() and abs(total - 1.0) > _WEIGHT_ROUNDING:
+            raise FedSafetyError(f"aggregate() returned weights that sum to {total:g}; divide them by their sum")
     return Aggregate(update.to(received.matrix.dtype), weights)
 
 

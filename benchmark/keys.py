@@ -32,33 +32,36 @@ def file_digest(path: Path) -> str:
 @lru_cache(maxsize=256)
 def source_digest(module: str) -> str:
     """Return the digest of ``module``'s normalised source, with all it imports from its own top-level package."""
-    trees = {name: normalised_source(_path(name).read_text()) for name in sorted(_closure(module))}
+    trees = {name: normalised_source(_text(name)) for name in sorted(_closure(module))}
     return content_key(trees)
 
 
 def normalised_source(text: str) -> str:
-    """Return a dump of the syntax tree of ``text`` without docstrings and ``@register(...)`` decorators."""
+    """Return a dump of the syntax tree of ``text`` without docstrings and ``@register(...)`` decorators.
+
+    A string that stands alone documents wherever it stands: attributes and constants have their docstrings below them.
+    """
     return ast.dump(_Normaliser().visit(ast.parse(text)))
 
 
 class _Normaliser(ast.NodeTransformer):
-    def _strip(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        self.generic_visit(node)
-        first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = node.body[1:] or [ast.Pass()]
-        return node
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        documents = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if documents else self.generic_visit(node)
 
-    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _strip  # noqa: N815 - names set by ast
+    def visit_Pass(self, node: ast.Pass) -> None:
+        # A body that holds nothing but a docstring does the same as one that passes.
+        del node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list = [d for d in node.decorator_list if not _is_registration(d)]
-        return self._strip(node)
+        return self.generic_visit(node)
 
 
 def _is_registration(decorator: ast.expr) -> bool:
     called = decorator.func if isinstance(decorator, ast.Call) else None
-    return isinstance(called, ast.Name) and called.id == "register"
+    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+    return name == "register"
 
 
 def _closure(module: str) -> set[str]:
@@ -70,14 +73,21 @@ def _closure(module: str) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        for node in ast.walk(ast.parse(_path(name).read_text())):
+        for node in ast.walk(ast.parse(_text(name))):
             targets: list[str] = []
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                targets = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if isinstance(node, ast.ImportFrom):
+                source = _absolute(node, name)
+                targets = [source, *(f"{source}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             waiting += [t for t in targets if t.partition(".")[0] == package and _is_module(t)]
     return found
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    """Return the full name of what ``node`` imports from, inside ``module``."""
+    here = module if _path(module).name == "__init__.py" else module.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), here)
 
 
 def _is_module(name: str) -> bool:
@@ -86,6 +96,10 @@ def _is_module(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return spec is not None and spec.origin is not None
+
+
+def _text(module: str) -> str:
+    return _path(module).read_text(encoding="utf-8")
 
 
 def _path(module: str) -> Path:

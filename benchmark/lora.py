@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.records.store import SCRATCH
 from benchmark.updates import AdapterLayout
 
 _PEFT_PREFIX = "base_model.model."
@@ -30,7 +31,7 @@ _PEFT_PREFIX = "base_model.model."
 class LoraSettings(BaseModel):
     """Shape of the adapters that clients train."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(ge=1)
     """Rank r of both factors."""
@@ -110,7 +111,7 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
         "inference_mode": True,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder.parent))
     try:
         save_file(tensors, scratch / "adapter_model.safetensors")
         (scratch / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

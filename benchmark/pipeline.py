@@ -9,7 +9,7 @@ from functools import cached_property
 from benchmark.errors import UsageError
 from benchmark.keys import source_digest
 from benchmark.registry import Entry
-from defenses.base import Defense, DefenseInfo, Knowledge, defenses
+from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
 
 _KNOWLEDGE_ORDER = (Knowledge.NONE, Knowledge.DECLARED_BOUND, Knowledge.TRUTH)
 
@@ -70,7 +70,9 @@ def parse_pipeline(text: str) -> Pipeline:
     if repeated:
         raise UsageError(f"pipeline {text!r} names {sorted(repeated)[0]!r} twice; name each defense once")
     entries = tuple(defenses.get(name) for name in names)
-    aggregators = [entry.info.id for entry in entries if _acts_in_training(entry)]
+    # FedAvg acts by the defaults: it overrides nothing, but it says that it aggregates.
+    training = {Stage.PREPARE, Stage.AGGREGATE}
+    aggregators = [e.info.id for e in entries if _acts_in_training(e) or training & set(e.info.stages)]
     if len(aggregators) > 1:
         raise UsageError(
             f"pipeline {text!r} aggregates twice, by {' and by '.join(aggregators)}; compose one of them with defenses "

@@ -15,6 +15,7 @@ from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
 from benchmark.chat import ChatFormat
 from benchmark.errors import NotApplicableError, UsageError
+from benchmark.judges.base import judges
 from benchmark.keys import content_key, file_digest, source_digest
 from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
 from benchmark.suite import Scenario, Suite
@@ -59,7 +60,7 @@ class TrainingJob:
         scenario: Its scenario.
         seed: Run seed.
         training_key: Key of the training.
-        pipelines: For each adapter key the pipeline that makes it; always includes the bare training.
+        pipelines: For each adapter key the pipeline that makes it; the bare training is among them if it is a cell.
     """
 
     scenario: Scenario
@@ -134,7 +135,7 @@ def make_plan(
         seeds: Run seeds; empty for the suite's.
 
     Raises:
-        UsageError: A name is unknown, or a checkpoint is missing.
+        UsageError: A name is unknown, an attack refuses its parameters, or a checkpoint is missing.
     """
     world = task_worlds.get(suite.world).create()
     chosen = [suite.scenario(name) for name in scenarios] if scenarios else list(suite.scenarios)
@@ -142,6 +143,10 @@ def make_plan(
     wanted = {scenario.id for scenario in chosen}
     names = list(dict.fromkeys(pipelines)) if pipelines else suite_pipelines(suite)
     parsed = [parse_pipeline(name) for name in names]
+    for scenario in chosen:
+        attacks.get(scenario.attack.id).create(scenario.attack.params)
+    for judge in suite.judges:
+        judges.get(judge)
     keys = _Keys(suite, world, generator)
     cells: dict[str, CellPlan] = {}
     for seed in dict.fromkeys(seeds or suite.seeds):
@@ -167,6 +172,7 @@ class _Keys:
         self._suite, self._world, self._generator = suite, world, generator
         self._probe_set = probe_set_digest(world.probes())
         self._world_revision = task_worlds.get(suite.world).info.revision
+        self._models: dict[str, str] = {}
 
     def cell(self, scenario: Scenario, pipeline: Pipeline, stage: Pipeline, seed: int) -> CellPlan:
         training = self.training(scenario, stage, seed)
@@ -211,7 +217,9 @@ class _Keys:
 
     def model(self, role: str) -> str:
         """Return the digest of a checkpoint's weights."""
-        return file_digest(self._world.model_path(role) / "model.safetensors")
+        if role not in self._models:
+            self._models[role] = file_digest(self._world.model_path(role) / "model.safetensors")
+        return self._models[role]
 
     def _adapter(self, training: str, stage: Pipeline) -> str:
         if not stage.finalizers:

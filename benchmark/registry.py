@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.errors import UsageError, unknown_name
+from benchmark.errors import FedSafetyError, UsageError, unknown_name
 
 
 class Info(BaseModel):
@@ -144,9 +144,9 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         Raises:
             UsageError: No such name (suggests the nearest), or the module does not register itself under its name.
         """
-        module, _ = self._source(name)
+        module, origin = self._source(name)
         if name not in self._entries:
-            importlib.import_module(module)
+            _import(module, f"{self.kind} {name!r} of {origin!r}")
             if name not in self._entries:
                 raise UsageError(
                     f"module {module!r} registers no {self.kind} called {name!r}; "
@@ -167,6 +167,11 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
 
         def decorate(target: type[T]) -> type[T]:
             name = self._name_of(target.__module__)
+            if "id" in metadata:
+                raise UsageError(
+                    f"{self.kind} {name!r} is registered with id={metadata['id']!r}; the id is the name of the file or "
+                    f"of the entry point: leave it out"
+                )
             try:
                 info = self._info_type(id=name, **metadata)
             except ValidationError as error:
@@ -202,3 +207,14 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         """Return the name a module registers; an outside package may call its module anything."""
         owned = [n for n, (where, _) in self._discover().items() if module == where or module.startswith(f"{where}.")]
         return owned[0] if owned else module.rpartition(".")[2]
+
+
+def _import(module: str, what: str) -> None:
+    try:
+        importlib.import_module(module)
+    except FedSafetyError:
+        raise
+    except Exception as error:  # an outside package may fail in any way
+        raise UsageError(
+            f"{what} cannot be imported from module {module!r}: {type(error).__name__}: {error}; mend or uninstall it"
+        ) from error

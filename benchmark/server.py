@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from benchmark.chat import ChatFormat
+from benchmark.errors import FedSafetyError
 from benchmark.sampling import sample
 from benchmark.seeds import stream, torch_stream
 from benchmark.stacked import StackedModel
@@ -110,7 +111,12 @@ class MeteredServer:
         """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings.
 
         Rows are drawn in passes without replacement from the defense's own stream; cosine rate to zero.
+
+        Raises:
+            FedSafetyError: There is no example.
         """
+        if not examples:
+            raise FedSafetyError(f"{self._owner!r} called finetune() with no example; give it at least one")
         settings = self._settings
         generated = [e for e in examples if e.task == "generated"]
         self.usage.generated_pairs += len(generated)

@@ -16,7 +16,7 @@ from benchmark.registry import NameIndex
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class TrainingSettings(_Model):
@@ -40,6 +40,15 @@ class TrainingSettings(_Model):
     """Largest L2 norm of a client's gradient; none for no clipping."""
     mode: Literal["stacked", "sequential"] = "stacked"
     """Whether a round's clients train in one pass or one after the other with PEFT (the reference)."""
+
+    @model_validator(mode="after")
+    def _rate_falls(self) -> Self:
+        if self.learning_rate_floor > self.learning_rate:
+            raise ValueError(
+                f"learning_rate_floor {self.learning_rate_floor} exceeds learning_rate {self.learning_rate}, but the "
+                f"rate falls over the rounds; lower the floor"
+            )
+        return self
 
 
 class PosthocSettings(_Model):
@@ -66,7 +75,8 @@ class Partition(_Model):
     @model_validator(mode="after")
     def _alpha_belongs_to_dirichlet(self) -> Self:
         if (self.kind == "dirichlet") != (self.alpha is not None):
-            raise ValueError(f"partition {self.kind!r} {'needs' if self.kind == 'dirichlet' else 'takes no'} alpha")
+            way_out = "needs alpha; give it" if self.kind == "dirichlet" else "takes no alpha; leave it out"
+            raise ValueError(f"partition {self.kind!r} {way_out}")
         return self
 
 
@@ -121,12 +131,17 @@ class Scenario(_Model):
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:
         if self.participants > self.clients:
-            raise ValueError(f"participants {self.participants} exceed clients {self.clients}")
+            raise ValueError(
+                f"participants {self.participants} exceed clients {self.clients}; draw at most all clients"
+            )
         if self.malicious > self.clients:
-            raise ValueError(f"malicious {self.malicious} exceed clients {self.clients}")
+            raise ValueError(
+                f"malicious {self.malicious} exceed clients {self.clients}; at most all clients can be malicious"
+            )
         if self.declared_malicious >= self.participants:
             raise ValueError(
-                f"declared_malicious {self.declared_malicious} must be below participants {self.participants}"
+                f"declared_malicious {self.declared_malicious} must be below participants {self.participants}; "
+                f"lower the bound or draw more clients"
             )
         return self
 
@@ -178,17 +193,22 @@ class Suite(_Model):
     def _names_agree(self) -> Self:
         ids = [scenario.id for scenario in self.scenarios]
         if len(set(ids)) != len(ids):
-            raise ValueError(f"scenario ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}")
+            raise ValueError(f"scenario ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}; rename all but one")
         by_id = {scenario.id: scenario for scenario in self.scenarios}
         for scenario in self.scenarios:
             if scenario.twin not in by_id:
-                raise ValueError(f"scenario {scenario.id!r} names the twin {scenario.twin!r}, which the suite lacks")
+                raise ValueError(
+                    f"scenario {scenario.id!r} names the twin {scenario.twin!r}, which the suite lacks; "
+                    f"add it or name one of {', '.join(ids)}"
+                )
             _check_twin(scenario, by_id[scenario.twin])
         for name in self.quick.scenarios:
             if name not in by_id:
-                raise ValueError(f"quick names scenario {name!r}, which the suite lacks")
+                raise ValueError(f"quick names scenario {name!r}, which the suite lacks; known: {', '.join(ids)}")
         if self.primary_judge not in self.judges:
-            raise ValueError(f"primary_judge {self.primary_judge!r} is not among the judges {list(self.judges)}")
+            raise ValueError(
+                f"primary_judge {self.primary_judge!r} is not among the judges {list(self.judges)}; add it there"
+            )
         per_round = self.training.local_steps * self.training.batch_size
         if per_round > self.training.rows_per_client:
             raise ValueError(
@@ -207,13 +227,21 @@ class Suite(_Model):
 
 def _check_twin(scenario: Scenario, twin: Scenario) -> None:
     if twin.attack.id != "none":
-        raise ValueError(f"scenario {scenario.id!r} names the twin {twin.id!r}, which is attacked")
+        raise ValueError(
+            f"scenario {scenario.id!r} names the twin {twin.id!r}, which is attacked by {twin.attack.id!r}; "
+            f"name a scenario with the attack 'none'"
+        )
+    if twin.attacked:
+        raise ValueError(
+            f"scenario {scenario.id!r} names the twin {twin.id!r}, which names {twin.twin!r} as its own; "
+            f"an un-attacked scenario names itself"
+        )
     shared = ("start", "clients", "participants", "declared_malicious", "partition", "refusal_share")
     for name in shared:
         if getattr(scenario, name) != getattr(twin, name):
             raise ValueError(
                 f"scenario {scenario.id!r} and its twin {twin.id!r} differ in {name}: "
-                f"{getattr(scenario, name)!r} and {getattr(twin, name)!r}"
+                f"{getattr(scenario, name)!r} and {getattr(twin, name)!r}; make them equal"
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 
-_SCRATCH = ".writing-"
+SCRATCH = ".writing-"
+"""What the name of anything half-written begins with."""
 
 
 class Store:
@@ -44,7 +46,7 @@ class Store:
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all files of a table."""
-        return {path.stem for path in (self.root / table).glob("*.parquet") if not path.name.startswith(_SCRATCH)}
+        return {path.stem for path in (self.root / table).glob("*.parquet") if not path.name.startswith(SCRATCH)}
 
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
         """Write the rows of ``key`` in one step.
@@ -63,13 +65,13 @@ class Store:
             for row in rows:
                 if set(row) != set(schema.names):
                     odd = sorted(set(row) ^ set(schema.names))[0]
-                    raise FedSafetyError(f"a row of table {table!r} and its schema differ in the column {odd!r}")
-            try:
-                rows = pa.Table.from_pylist(rows, schema=schema)
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise FedSafetyError(f"a row does not fit the schema of table {table!r}: {error}") from error
+                    raise FedSafetyError(
+                        f"a row of table {table!r} and its schema differ in the column {odd!r}; "
+                        f"a row has exactly the columns of the schema"
+                    )
+        rows = _fitted(rows, table)
         with self._atomic(self._path(table, key)) as scratch:
-            pq.write_table(rows.cast(schema), scratch, compression="zstd")
+            pq.write_table(rows, scratch, compression="zstd")
 
     def read(self, table: str, key: str) -> pa.Table:
         """Return the rows of ``key``.
@@ -98,10 +100,13 @@ class Store:
             scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def clear_scratch(self) -> int:
-        """Remove what a killed run left half-written; return how many files that were."""
-        stale = list(self.root.glob(f"*/{_SCRATCH}*"))
+        """Remove what a killed run left half-written; return how many files and folders that were."""
+        stale = sorted(self.root.rglob(f"{SCRATCH}*"))
         for path in stale:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         return len(stale)
 
     def _path(self, table: str, key: str) -> Path:
@@ -112,7 +117,7 @@ class Store:
         scratch: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_SCRATCH, dir=path.parent)
+            handle, name = tempfile.mkstemp(prefix=SCRATCH, dir=path.parent)
             os.close(handle)
             scratch = Path(name)
             yield scratch
@@ -126,6 +131,27 @@ class Store:
         finally:
             if scratch is not None:
                 scratch.unlink(missing_ok=True)
+
+
+def _fitted(rows: list[Mapping[str, Any]] | pa.Table, table: str) -> pa.Table:
+    """Return ``rows`` as a table of the schema's types.
+
+    Raises:
+        FedSafetyError: A value has the wrong type, is out of range, or is missing where the schema needs one.
+    """
+    schema = TABLES[table]
+    try:
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pylist(rows, schema=schema)
+        rows = rows.cast(schema)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise FedSafetyError(f"a row does not fit the schema of table {table!r}: {error}") from error
+    for field, column in zip(schema, rows.columns, strict=True):
+        if column.null_count and not field.nullable:
+            raise FedSafetyError(
+                f"a row of table {table!r} has no value in the column {field.name!r}, which always needs one"
+            )
+    return rows
 
 
 def read_table(path: Path, table: str) -> pa.Table:
