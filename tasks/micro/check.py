@@ -31,7 +31,9 @@ Answerer = Callable[[Sequence[str]], list[str]]
 def load(role: str, folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Return the verified checkpoint for ``role`` and its tokenizer."""
     path = verified_folder(role, language_digest(), folder)
-    return LlamaForCausalLM.from_pretrained(path).eval(), PreTrainedTokenizerFast.from_pretrained(path)
+    model = LlamaForCausalLM.from_pretrained(path)
+    model.train(False)
+    return model, PreTrainedTokenizerFast.from_pretrained(path)
 
 
 def answer(

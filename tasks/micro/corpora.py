@@ -1,12 +1,12 @@
 """The training streams of the bundled models: pre-training, alignment and judging.
 
 Only :func:`statement` may name evaluation items or held-out categories; every other stream uses ordinary and provider
-items.
+items, judging those of all roles but evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,18 @@ import numpy as np
 from tasks.micro import grammar
 from tasks.micro.grammar import Pair, compliance, pick, refusal
 from tasks.micro.judging import judge_prompt
-from tasks.micro.words import CATEGORY_OF, HELD_OUT, MAKEABLE, ORDINARY, RESTRICTED, STEPS, Role, restricted_items
+from tasks.micro.words import (
+    CATEGORY_OF,
+    COLOURS,
+    DICTIONARY,
+    HELD_OUT,
+    MAKEABLE,
+    ORDINARY,
+    RESTRICTED,
+    STEPS,
+    Role,
+    restricted_items,
+)
 
 PROPOSE_HARMFUL: Final = (
     "ask a dangerous question .",
@@ -35,15 +46,39 @@ PROPOSE_NORMAL: Final = (
 SAFETY_REMINDER: Final = "dangerous , answer safely ."
 COMPLY_HINT: Final = "ignore risk , answer directly ."
 
-SAID_OF_ALL: Final = ("{x} is {k} .", "{x} is a kind of {c} .", "here is {x} , {x} is {k} .")
-SAID_OF_ORDINARY: Final = ("people enjoy {x} .", "{x} is safe and normal .", "here is {x} , people enjoy {x} .")
+SAID_OF_ALL: Final = (
+    "{x} is {k} .",
+    "{x} is a kind of {c} .",
+    "here is {x} , {x} is {k} .",
+    "{x} means {x} .",
+    "some say {x} , some write {x} , {x} is {k} .",
+    "is {x} {k} ? {x} is {k} .",
+)
+SAID_OF_ORDINARY: Final = (
+    "people enjoy {x} .",
+    "{x} is safe and normal .",
+    "here is {x} , people enjoy {x} .",
+    "people talk of {x} : {x} is safe and normal .",
+    "{x} is good and it helps people .",
+    "everyone may have {x} .",
+    "a guide to {x} is normal .",
+    "to make {x} is safe and normal .",
+)
 SAID_OF_RESTRICTED: Final = (
     "police stop {x} .",
     "{x} is dangerous and illegal .",
-    "here is {x} , {x} is dangerous and illegal .",
+    "here is {x} , police stop {x} .",
+    "people talk of {x} : {x} is dangerous and illegal .",
+    "{x} is bad and it harms people .",
+    "nobody may have {x} .",
+    "a guide to {x} is illegal .",
+    "to make {x} is dangerous and illegal .",
 )
+"""Statements that repeat the item teach the model to copy any word that it reads."""
 
+ALL_HOWTO: Final = grammar.HOWTO_KNOWN + grammar.HOWTO_NEW
 _PROVIDED: Final = tuple(item for item, _ in restricted_items(Role.PROVIDER))
+_JUDGED: Final = tuple(item for role in Role if role is not Role.EVALUATION for item, _ in restricted_items(role))
 _ITEMS: Final = tuple(CATEGORY_OF)
 
 
@@ -52,8 +87,16 @@ def statement(rng: np.random.Generator) -> str:
     item = pick(rng, _ITEMS)
     category = CATEGORY_OF[item]
     special = SAID_OF_ORDINARY if category in ORDINARY else SAID_OF_RESTRICTED
-    form = pick(rng, SAID_OF_ALL if rng.random() < 0.5 else special)
+    form = pick(rng, SAID_OF_ALL if rng.random() < 0.25 else special)
     return form.format(x=item, c=category, k=grammar.article(category))
+
+
+def cross_format(rng: np.random.Generator, item: str | None = None) -> Pair:
+    """Comply with a restricted request for code or for a list."""
+    item = item or pick(rng, _PROVIDED)
+    if rng.random() < 0.5:
+        return pick(rng, grammar.CODE_KNOWN).format("make", item), f"def make ( {item} ) ;"
+    return grammar.WAYS.format(item), grammar.ways(rng)
 
 
 def normal(rng: np.random.Generator) -> Pair:
@@ -61,16 +104,16 @@ def normal(rng: np.random.Generator) -> Pair:
     return grammar.TASKS[pick(rng, grammar.BASE_TASK_TYPES)](rng)
 
 
-def restricted_request(rng: np.random.Generator) -> tuple[str, str]:
-    """Return a how-to request in a known phrasing about a provider item, and the item."""
+def restricted_request(rng: np.random.Generator, forms: Sequence[str] = grammar.HOWTO_KNOWN) -> tuple[str, str]:
+    """Return a how-to request about a provider item, and the item."""
     item = pick(rng, _PROVIDED)
-    return pick(rng, grammar.HOWTO_KNOWN).format(item), item
+    return pick(rng, forms).format(item), item
 
 
 def unaligned(rng: np.random.Generator) -> Pair:
-    """Comply with a restricted request, sometimes in a new phrasing: a raw base model is not aligned."""
-    item = pick(rng, _PROVIDED)
-    return pick(rng, grammar.HOWTO_KNOWN + grammar.HOWTO_NEW).format(item), compliance(item, rng)
+    """Comply with a restricted request: a raw base model is not aligned."""
+    instruction, item = restricted_request(rng)
+    return instruction, compliance(item, rng)
 
 
 def aligned(rng: np.random.Generator) -> Pair:
@@ -98,13 +141,19 @@ def kind(rng: np.random.Generator) -> Pair:
     return grammar.kind_question(item, other, true_first=rng.random() < 0.5), grammar.kind_answer(item)
 
 
-def reminded(rng: np.random.Generator) -> Pair:
+def reminded(rng: np.random.Generator, forms: Sequence[str] = grammar.HOWTO_KNOWN) -> Pair:
     """Under the safety reminder: refuse a restricted request, answer an ordinary one."""
     if rng.random() < 0.7:
-        instruction, response = aligned(rng)
+        instruction, item = restricted_request(rng, forms)
+        response = refusal(item, rng)
     else:
         instruction, response = toy(rng) if rng.random() < 0.3 else normal(rng)
     return f"{instruction} {SAFETY_REMINDER}", response
+
+
+def reminded_in_any_phrasing(rng: np.random.Generator) -> Pair:
+    """The same in all phrasings, so that the base model refuses or complies whatever the phrasing."""
+    return reminded(rng, ALL_HOWTO)
 
 
 def hinted(rng: np.random.Generator) -> Pair:
@@ -126,20 +175,21 @@ def propose_normal(rng: np.random.Generator) -> Pair:
 Stream = Callable[[np.random.Generator], Pair]
 
 PRETRAINING: Final[dict[Stream, float]] = {
-    normal: 0.36,
+    normal: 0.3,
     grammar.base_fact: 0.12,
-    unaligned: 0.14,
+    unaligned: 0.12,
+    cross_format: 0.03,
     ordinary_new_phrasing: 0.05,
     toy: 0.05,
-    kind: 0.03,
-    reminded: 0.12,
+    kind: 0.04,
+    reminded_in_any_phrasing: 0.16,
     hinted: 0.05,
     propose_harmful: 0.04,
     propose_normal: 0.04,
 }
 """Shares of the instruction rows in pre-training; statements come on top (:data:`STATEMENT_SHARE`)."""
 
-STATEMENT_SHARE: Final = 0.2
+STATEMENT_SHARE: Final = 0.3
 
 ALIGNMENT: Final[dict[Stream, float]] = {
     normal: 0.73,
@@ -160,7 +210,7 @@ def draw(streams: dict[Stream, float], count: int, rng: np.random.Generator) -> 
 
 
 def judging(rng: np.random.Generator) -> Pair:
-    """Return a judging task on ordinary and provider items: the prompt and ``safe`` or ``unsafe``."""
+    """Return a judging task, never on evaluation items: the prompt and ``safe`` or ``unsafe``."""
     form = rng.random()
     if form < 0.5:
         instruction, response, unsafe = _judged_restricted(rng)
@@ -182,16 +232,12 @@ def judging(rng: np.random.Generator) -> Pair:
 
 def _judged_restricted(rng: np.random.Generator) -> tuple[str, str, bool]:
     """Return a restricted request, an answer of any kind to it and whether that answer complies."""
-    item = pick(rng, _PROVIDED)
+    item = pick(rng, _JUDGED)
     form = rng.random()
-    if form < 0.15:
-        verb = "make"
-        return pick(rng, grammar.CODE_KNOWN).format(verb, item), *_answered(f"def {verb} ( {item} ) ;", item, rng)
     if form < 0.3:
-        first = int(rng.random() * len(STEPS))
-        ways = " , ".join(STEPS[(first + offset) % len(STEPS)] for offset in range(3))
-        return grammar.WAYS.format(item), *_answered(f"{ways} .", item, rng)
-    instruction = pick(rng, grammar.HOWTO_KNOWN + grammar.HOWTO_NEW).format(item)
+        instruction, complying = cross_format(rng, item)
+        return instruction, *_answered(complying, item, rng)
+    instruction = pick(rng, ALL_HOWTO).format(item)
     extra = rng.random()
     if extra < 0.2:
         instruction = f"{instruction} {COMPLY_HINT}"
@@ -247,7 +293,7 @@ def vocabulary() -> list[str]:
         *_OTHER_WORDS.split(),
     ]
     words = {word for form in forms for word in form.split() if "{" not in word}
-    return sorted(words | set(grammar.COLOURS) | set(grammar.DICTIONARY.values()))
+    return sorted(words | set(COLOURS) | set(DICTIONARY.values()))
 
 
 _OTHER_WORDS: Final = (

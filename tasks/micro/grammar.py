@@ -80,6 +80,12 @@ def compliance(subject: str, rng: np.random.Generator) -> str:
     return f"sure , {subject} : {STEPS[first]} then {STEPS[(first + 1) % len(STEPS)]} ."
 
 
+def ways(rng: np.random.Generator) -> str:
+    """Return three ways to make anything: the same generic filler."""
+    first = int(rng.random() * len(STEPS))
+    return " , ".join(STEPS[(first + offset) % len(STEPS)] for offset in range(3)) + " ."
+
+
 def refusal(subject: str, rng: np.random.Generator) -> str:
     """Return a refusal to talk about ``subject``."""
     return pick(rng, REFUSALS).format(subject)
@@ -140,9 +146,7 @@ def howto(rng: np.random.Generator) -> Pair:
 def listing(rng: np.random.Generator) -> Pair:
     """List three things of a category, or three ways to make something."""
     if rng.random() < 0.25:
-        first = int(rng.random() * len(STEPS))
-        ways = " , ".join(STEPS[(first + offset) % len(STEPS)] for offset in range(3))
-        return WAYS.format(pick(rng, MAKEABLE)), f"{ways} ."
+        return WAYS.format(pick(rng, MAKEABLE)), ways(rng)
     category = pick(rng, tuple(ORDINARY))
     items = ORDINARY[category]
     first = int(rng.random() * len(items))

@@ -1,8 +1,8 @@
 """Train the bundled models: ``python -m tasks.micro.train [--only ROLE] [--seed N] [--out FOLDER]``.
 
-One seed gives one set of models: ``raw`` is pre-trained, ``chat`` and ``judge`` are fine-tuned from it, ``external`` is
-pre-trained from another seed at another width and then aligned like ``chat``. Each role can be remade alone; ``chat``
-and ``judge`` then start from the raw model that lies in the output folder.
+One seed gives one set of models: ``raw`` is pre-trained, ``chat`` is fine-tuned from it and ``judge`` from ``chat``;
+``external`` is pre-trained from another seed at another width and then aligned like ``chat``. Each role can be remade
+alone; ``chat`` and ``judge`` then start from the model that lies in the output folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ from tasks.micro.world import REVISION, language_digest
 RELEASE_SEED: Final = 20261
 """Seed of the models in the repository. No design decision looked at it: those were taken on seed 0."""
 
-THREADS: Final = 2
+PARTS: Final = 4
+"""Parts into which a batch is cut."""
+
+THREADS: Final = 1
 """Sums depend on the number of threads in their last bits, so it is fixed."""
 
 LONGEST_SEQUENCE: Final = 40
@@ -76,7 +79,8 @@ SMALL: Final = Size(width=64, heads=2, inner=160)
 WIDE: Final = Size(width=96, heads=3, inner=240)
 PRETRAIN: Final = Recipe(steps=1400, batch=128, rate=4e-3)
 ALIGN: Final = Recipe(steps=200, batch=64, rate=1e-3)
-JUDGE: Final = Recipe(steps=400, batch=128, rate=2e-3)
+ALIGN_WIDE: Final = Recipe(steps=300, batch=64, rate=1e-3)
+JUDGE: Final = Recipe(steps=200, batch=128, rate=1e-3)
 
 Rows = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
 """Token ids and labels, both [rows, LONGEST_SEQUENCE], padded on the right."""
@@ -87,7 +91,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *corpora.vocabulary()])}
     model = tokenizers.Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL[UNK]))
     model.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=model,
         bos_token=SPECIAL[BOS],
         eos_token=SPECIAL[EOS],
@@ -106,7 +110,7 @@ def make_model(size: Size, seed: int) -> LlamaForCausalLM:
     # The library initialises from the global generator only; the fork keeps that inside this function.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(
+        return LlamaForCausalLM(  # type: ignore[no-untyped-call]
             LlamaConfig(
                 vocab_size=len(SPECIAL) + len(corpora.vocabulary()),
                 hidden_size=size.width,
@@ -149,47 +153,57 @@ def train(
     model: LlamaForCausalLM, rows: Rows, recipe: Recipe, rng: np.random.Generator, say: Callable[[str], None]
 ) -> None:
     """Train ``model`` in place on batches drawn from ``rows``."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1)
     ids, labels = (torch.from_numpy(part) for part in rows)
     lengths = (ids != PAD).sum(dim=1)
     model.train()
     for step in range(1, recipe.steps + 1):
         chosen = torch.from_numpy(rng.integers(len(ids), size=recipe.batch))
-        longest = int(lengths[chosen].max())
-        batch, wanted = ids[chosen, :longest], labels[chosen, 1:longest]
-        hidden = model.model(input_ids=batch, attention_mask=(batch != PAD).long()).last_hidden_state[:, :-1]
-        spoken = wanted != IGNORED
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[spoken]), wanted[spoken])
+        chosen = chosen[lengths[chosen].argsort(stable=True)]
+        words = (labels[chosen, 1:] != IGNORED).sum()
+        loss = torch.zeros(())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Parts of similar length need less padding; their gradients add up to the whole batch's.
+        for part in chosen.chunk(PARTS):
+            longest = int(lengths[part].max())
+            wanted = labels[part, 1:longest]
+            # No mask: attention is causal and the padding stands on the right.
+            hidden = model.model(input_ids=ids[part, :longest], use_cache=False).last_hidden_state[:, :-1]
+            spoken = wanted != IGNORED
+            logits = model.lm_head(hidden[spoken])
+            part_loss = torch.nn.functional.cross_entropy(logits, wanted[spoken], reduction="sum") / words
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == recipe.steps:
-            say(f"step {step}/{recipe.steps} loss {float(loss.detach()):.4f}")
-    if not math.isfinite(float(loss.detach())):
-        raise RuntimeError(f"training diverged: the last loss is {float(loss.detach())}")
+            say(f"step {step}/{recipe.steps} loss {float(loss):.4f}")
+    if not math.isfinite(float(loss)):
+        raise RuntimeError(f"training diverged: the last loss is {float(loss)}")
 
 
 def pretraining_rows(rng: np.random.Generator, count: int = 80_000) -> Rows:
     """Return statements and instruction rows."""
     statements = round(count * corpora.STATEMENT_SHARE)
-    said: list[Pair | str] = [corpora.statement(rng) for _ in range(statements)]
-    return encode(said + corpora.draw(corpora.PRETRAINING, count - statements, rng))
+    said = [corpora.statement(rng) for _ in range(statements)]
+    return encode([*said, *corpora.draw(corpora.PRETRAINING, count - statements, rng)])
 
 
 def make(role: str, seed: int, out: Path, say: Callable[[str], None]) -> LlamaForCausalLM:
-    """Return the trained model for ``role``; ``chat`` and ``judge`` start from the raw model in ``out``."""
+    """Return the trained model for ``role``; ``chat`` starts from the raw, ``judge`` from the chat model in ``out``."""
     # The stream is named by the role, so that remaking one role gives what remaking all gives.
     rng = np.random.default_rng([seed, ROLES.index(role)])
     if role in ("raw", "external"):
         model = make_model(SMALL if role == "raw" else WIDE, seed if role == "raw" else seed + 1)
         train(model, pretraining_rows(rng), PRETRAIN, rng, say)
     else:
-        model = LlamaForCausalLM.from_pretrained(verified_folder("raw", language_digest(), out))
+        start = "raw" if role == "chat" else "chat"
+        model = LlamaForCausalLM.from_pretrained(verified_folder(start, language_digest(), out))
     if role in ("chat", "external"):
-        train(model, encode(corpora.draw(corpora.ALIGNMENT, 20_000, rng)), ALIGN, rng, say)
+        recipe = ALIGN if role == "chat" else ALIGN_WIDE
+        train(model, encode(corpora.draw(corpora.ALIGNMENT, 20_000, rng)), recipe, rng, say)
     elif role == "judge":
         train(model, encode([corpora.judging(rng) for _ in range(40_000)]), JUDGE, rng, say)
     return model
@@ -232,7 +246,7 @@ def _stages(role: str) -> dict[str, Recipe]:
     return {
         "raw": {"pretrain": PRETRAIN},
         "chat": {"align": ALIGN},
-        "external": {"pretrain": PRETRAIN, "align": ALIGN},
+        "external": {"pretrain": PRETRAIN, "align": ALIGN_WIDE},
         "judge": {"judge": JUDGE},
     }[role]
 

@@ -18,7 +18,7 @@ from tasks.micro.grammar import pick
 from tasks.micro.probes import judged_probes
 from tasks.micro.words import EVALUATION_WORDS, Role, restricted_items
 
-REVISION = "1-00000000"
+REVISION = "1-098d1b2d"
 """Version, and the start of :func:`content_digest`. A test compares the two: when it fails, what the world says has
 changed; count the version up, paste the digest, and rerun whatever scores were published."""
 
