@@ -118,7 +118,9 @@ def run(
         return
     from benchmark.run import default_workers, run_plan
 
-    reporter.say(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings; probes are answered by {choice.reason}")
+    reporter.say(
+        f"{len(plan.cells)} cells, {len(plan.jobs)} trainings; generation engine {choice.name}: {choice.reason}"
+    )
     report = run_plan(plan, store, choice, reporter, workers or default_workers())
     reporter.say(
         f"{report.cells} cells: {report.cells - report.not_applicable - len(report.failed_cells)} done, "

@@ -9,7 +9,7 @@ from rich.text import Text
 from benchmark.errors import unknown_name
 from leaderboard.ranking import Board, Estimate, Standing, boards
 from leaderboard.rows import Rows
-from leaderboard.site import in_words, number, percent, spread
+from leaderboard.site import percent, spread
 
 
 def render_table(rows: Rows, suite: str) -> Table:
@@ -33,16 +33,18 @@ def board_table(board: Board) -> Table:
         title=Text(
             f"{board.info['title']}: {'local rows only, ' if board.local_only else ''}mean over {names}; {seeds}"
         ),
-        caption="Percent, mean ± SD over seeds. Differences inside the spread are not separated.",
+        caption="Percent, mean ± SD over seeds. Differences inside the spread are not separated.\n"
+        "gate: utility below the gate, not ranked. ref: reference row, never ranked.",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("defense", overflow="fold")
-    for heading in ("safety", "no attack", "over-refusal", "utility", "server s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("remark", style="dim", overflow="fold")
+    table.add_column("#", justify="right", style="dim", min_width=2)
+    table.add_column("defense", min_width=18)
+    for heading in ("safety", "no attack", "refuses", "utility"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=10)
+    table.add_column("", style="dim")
     for standing in board.overall:
         table.add_row(*_line(standing, board.local_only), style="" if standing.rank else "dim")
     return table
@@ -51,14 +53,15 @@ def board_table(board: Board) -> Table:
 def _line(standing: Standing, local_only: bool) -> list[Text]:
     metrics = standing.metrics
     marks = [origin for origin in standing.entry.origins if origin != "committed" and not local_only]
-    label = in_words(standing)
-    remarks = [*marks, *([label] if label else []), *standing.notes]
+    label = _LABELS.get(standing.group, "")
+    remarks = [*marks, *([label] if label else [])]
     shares = [_share(metrics.get(name)) for name in ("safety", "twin_safety", "over_refusal", "utility")]
-    cells = [
-        str(standing.rank or ""), standing.entry.id, *shares, number(metrics.get("server_seconds")), "; ".join(remarks)
-    ]  # fmt: skip
+    cells = [str(standing.rank or ""), standing.entry.id, *shares, "; ".join(remarks)]
     return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets
 
 
+_LABELS = {"below_gate": "gate", "degenerate": "degenerate", "unranked": "not ranked", "reference": "ref"}
+
+
 def _share(value: Estimate | None) -> str:
-    return f"{percent(value)} {spread(value)}".strip()
+    return f"{percent(value)}{spread(value)}".replace(" ", "")

@@ -54,7 +54,7 @@ def choose_engine(name: str = "auto", *, verify: bool = True) -> EngineChoice:
         return EngineChoice("vllm", "vLLM was asked for.")
     if obstacle:
         return EngineChoice("transformers", f"transformers, because vLLM cannot be used here: {obstacle}.")
-    return EngineChoice("vllm", f"{_vllm_build()} fits PyTorch {version('torch')} and is the faster engine.")
+    return EngineChoice("vllm", f"{_vllm_build()} fits PyTorch {version('torch')}.")
 
 
 def open_engine(
