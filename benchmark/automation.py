@@ -37,16 +37,20 @@ def propose(generate: Generate, prompts: Sequence[str], count: int) -> list[str]
 
 
 def answer(
-    generate: Generate, instructions: Sequence[str], suffix: str, kind: DataKind, keep: Callable[[str], bool]
+    generate: Generate,
+    instructions: Sequence[str],
+    suffix: str,
+    kind: DataKind,
+    keep: Callable[[str], bool] = lambda text: True,
 ) -> list[Example]:
-    """Return pairs of each instruction with the model's greedy answer, where ``keep`` accepts the answer.
+    """Return pairs of each instruction with the model's greedy answer, unless it is empty or ``keep`` refuses it.
 
     Args:
         generate: Answers with the answering model.
         instructions: What is asked; stored without the suffix.
         suffix: Appended to each instruction when asking: a comply hint, a safety reminder, or nothing.
         kind: Data type of the pairs.
-        keep: Filter on the answer.
+        keep: Filter on the answer; keeps all by default.
     """
     asked = [f"{instruction} {suffix}".strip() for instruction in instructions]
     answers = generate(asked, 0.0)

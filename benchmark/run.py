@@ -9,6 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+import torch
+
 from benchmark.catalog import write_catalog
 from benchmark.errors import FedSafetyError
 from benchmark.evaluation import evaluate
@@ -53,6 +55,8 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
         FedSafetyError: The store cannot be written, or the engine fails its canary.
         KeyboardInterrupt: After the workers have stopped; what is finished stays.
     """
+    # One thread: with a tiny model more threads only wait for each other, and results do not depend on the machine.
+    torch.set_num_threads(1)
     store.clear_scratch()
     write_catalog(plan, store)
     pending = [job for job in plan.jobs if not _job_is_done(store, job)]

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from attacks.base import attacks
 from benchmark.chat import ChatFormat
@@ -245,6 +246,7 @@ def load_causal_lm(path: Path) -> PreTrainedModel:
     Raises:
         FedSafetyError: The checkpoint cannot be read.
     """
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, use_safetensors=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from tasks.refusals import is_refusal
 from torch import Tensor
 
 from benchmark.automation import Generate, answer, fill, propose
@@ -43,13 +42,13 @@ def generated_pairs(
 ) -> tuple[list[Example], list[Example]]:
     """Return aligned and normal pairs that a model proposed and answered.
 
-    Aligned answers are given under the safety reminder and kept if the keyword rule sees a refusal; normal answers are
-    kept if it sees none.
+    Aligned answers are given under the safety reminder, normal ones plainly. As in the paper, whose released pairs
+    contain many answers that refuse nothing, no answer is filtered: the method trusts the generating model.
     """
     automation = server.automation
     harmful = propose(generate, automation.propose_harmful, aligned)
     ordinary = propose(generate, automation.propose_normal, normal)
     return (
-        answer(generate, harmful, automation.safety_reminder, DataKind.ALIGNED, is_refusal),
-        answer(generate, ordinary, "", DataKind.NORMAL, lambda text: not is_refusal(text)),
+        answer(generate, harmful, automation.safety_reminder, DataKind.ALIGNED),
+        answer(generate, ordinary, "", DataKind.NORMAL),
     )
