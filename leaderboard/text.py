@@ -54,7 +54,9 @@ def _line(standing: Standing, local_only: bool) -> list[Text]:
     metrics = standing.metrics
     marks = [origin for origin in standing.entry.origins if origin != "committed" and not local_only]
     label = _LABELS.get(standing.group, "")
-    remarks = [*marks, *([label] if label else [])]
+    # What the gate demands is the same for all; why a cell is missing is not.
+    notes = () if standing.group == "below_gate" else standing.notes
+    remarks = [*marks, *([label] if label else []), *notes]
     shares = [_share(metrics.get(name)) for name in ("safety", "twin_safety", "over_refusal", "utility")]
     cells = [str(standing.rank or ""), standing.entry.id, *shares, "; ".join(remarks)]
     return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets

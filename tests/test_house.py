@@ -179,7 +179,7 @@ def test_every_package_is_in_the_distribution() -> None:
 
 def test_tests_mirror_the_packages() -> None:
     folders = {path.parts[1] for path in project_files() if path.parts[0] == "tests" and len(path.parts) > 2}
-    assert folders <= {*PACKAGES, "results", "benchmarks"}
+    assert folders <= {*PACKAGES, "results", "benchmarks", "end_to_end"}
 
 
 def test_no_large_files() -> None:
