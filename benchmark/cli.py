@@ -146,7 +146,7 @@ def judge(
 ) -> None:
     """Judge stored responses that lack verdicts. Nothing is trained or generated anew."""
     from benchmark.judges.base import judges
-    from benchmark.judging import judge_responses
+    from benchmark.judging import judge_responses, responses_to
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
     from benchmark.suite import find_suite
@@ -157,10 +157,13 @@ def judge(
     for name in wanted:
         judges.get(name)
     store = Store(runs)
-    keys = store.keys("responses")
-    if not keys:
-        raise UsageError(f"{runs} holds no responses; make some with 'fedsafety run', or name the folder with --runs")
     world = task_worlds.get(chosen.world).create()
+    keys = responses_to(world.probes(), store)
+    if not keys:
+        raise UsageError(
+            f"{runs} holds no responses to the probes of suite {chosen.id!r}; make some with 'fedsafety run', or name "
+            f"the folder with --runs"
+        )
     done = judge_responses(keys, wanted, world, store, _choose(engine), Reporter(console))
     console.print(f"{done} response sets judged; {len(keys) * len(wanted) - done} had their verdicts already")
 

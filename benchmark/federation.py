@@ -138,11 +138,12 @@ def run_federation(
             generator=torch_stream(seed, "defense", owner, "round", index),
             malicious_ids=malicious if tells_truth else None,
         )
+        norms = tuple(sent.matrix.double().norm(dim=1).tolist())
         began = time.perf_counter()
         aggregate = _checked(defense.aggregate(received, context), received) if len(received) else _nothing(received)
         seconds = time.perf_counter() - began
         adapter = adapter + aggregate.update
-        records.append(_record(sent, received, rejected, malicious, aggregate, local.losses, rate, seconds))
+        records.append(_record(sent, received, rejected, malicious, aggregate, norms, local.losses, rate, seconds))
         if on_round:
             on_round(index)
     return FederationResult(adapter, tuple(records))
@@ -241,6 +242,7 @@ def _record(
     rejected: tuple[str, ...],
     malicious: frozenset[str],
     aggregate: Aggregate,
+    norms: tuple[float, ...],
     losses: Tensor,
     rate: float,
     seconds: float,
@@ -253,7 +255,7 @@ def _record(
         clients=sent.client_ids,
         malicious=tuple(client in malicious for client in sent.client_ids),
         weights=weights,
-        norms=tuple(sent.matrix.double().norm(dim=1).tolist()),
+        norms=norms,
         losses=tuple(losses.tolist()),
         rejected=rejected,
         learning_rate=rate,

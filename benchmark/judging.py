@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, judges
+from benchmark.plan import probe_set_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.registry import Entry
@@ -51,6 +52,16 @@ def judge_responses(
         finally:
             judge.close()
     return done
+
+
+def responses_to(probes: Sequence[Probe], store: Store) -> set[str]:
+    """Return the keys of the stored response sets that answer ``probes``; those of other worlds or revisions do not."""
+    wanted = probe_set_digest(probes)
+    return {
+        key
+        for key in store.keys("responses")
+        if set(store.read("responses", key)["probe_set"].unique().to_pylist()) == {wanted}
+    }
 
 
 def verdict_key(response_key: str, judge_id: str, identity: str) -> str:

@@ -267,6 +267,6 @@ def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str,
         same = defense.degenerate_as(*shape)
         if same:
             flags.append(f"degenerate: {entry.info.id} is the same function as {same} at n={shape[0]}, f={shape[1]}")
-        if entry.info.variant_of:
+        if entry.info.variant_of and same != entry.info.variant_of:
             flags.append(f"variant: {entry.info.id} stands in for {entry.info.variant_of}, whose condition fails here")
     return "", tuple(flags)

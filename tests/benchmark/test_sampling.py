@@ -1,0 +1,105 @@
+"""Sampling equals the library's own generation, follows its stream and stops at the end of a sequence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmark.sampling import sample
+from benchmark.seeds import torch_stream
+from benchmark.server import ServedModel
+
+# Of mixed lengths, so that a batch is padded on the left.
+PROMPTS = ["w1", "w2 w3 w4 w5 w6 w7", "w8 w9", "w3 w3 w3 w3", "w33 w1 w2", "w5"]
+
+
+def run(served: ServedModel, temperature: float, seed: int = 0, count: int = 12) -> tuple[list[str], int]:
+    generator = torch_stream(seed, "test")
+    return sample(
+        served.stacked.model, served.chat, PROMPTS, temperature=temperature, max_new_tokens=count, generator=generator
+    )
+
+
+def reference(served: ServedModel, prompt: str) -> tuple[str, int]:
+    """One prompt alone, by the library."""
+    ids = torch.tensor([served.chat.prompt_ids(prompt)])
+    with torch.no_grad():
+        output = served.stacked.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=0
+        )
+    new = output[0, ids.shape[1] :].tolist()
+    new = new[: new.index(2)] if 2 in new else new
+    return served.chat.decode(new), len(new)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_greedy_answers_equal_the_librarys(served: ServedModel, adapted: bool) -> None:
+    if adapted:
+        dimension = served.stacked.layout.dimension
+        served.stacked.attach(0.3 * torch.randn(dimension, generator=torch.Generator().manual_seed(1)))
+    try:
+        answers, tokens = run(served, 0.0)
+        expected = [reference(served, prompt) for prompt in PROMPTS]
+    finally:
+        served.stacked.clear()
+    assert answers == [text for text, _ in expected]
+    assert tokens == sum(count for _, count in expected)
+    assert len(set(answers)) > 1
+
+
+def test_greedy_draws_nothing(served: ServedModel) -> None:
+    assert run(served, 0.0, seed=1) == run(served, 0.0, seed=2)
+
+
+def test_sampling_follows_its_stream(served: ServedModel) -> None:
+    assert run(served, 1.0, seed=1) == run(served, 1.0, seed=1)
+    assert run(served, 1.0, seed=1) != run(served, 1.0, seed=2)
+    assert run(served, 1.0, seed=1) != run(served, 0.0)
+
+
+def test_a_low_temperature_is_nearly_greedy(served: ServedModel) -> None:
+    assert run(served, 1e-4) == run(served, 0.0)
+
+
+def test_first_tokens_follow_the_models_distribution(served: ServedModel) -> None:
+    ids = torch.tensor([served.chat.prompt_ids("w1")])
+    with torch.no_grad():
+        expected = torch.softmax(served.stacked.model(ids).logits[0, -1] / 2.0, dim=-1)
+    drawn, _ = sample(
+        served.stacked.model,
+        served.chat,
+        ["w1"] * 4000,
+        temperature=2.0,
+        max_new_tokens=1,
+        generator=torch_stream(0, "test"),
+    )
+    word = served.chat.decode([int(expected[6:].argmax()) + 6])
+    share = float(expected[6:].max())
+    assert drawn.count(word) / 4000 == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5)
+
+
+def test_it_stops_at_the_end_of_the_sequence(served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, tokens = run(served, 0.0)
+    first = served.chat.token_id(answers[0].split()[0])
+    monkeypatch.setattr(served.chat, "eos_id", first)
+    stopped, fewer = run(served, 0.0)
+    assert stopped[0] == ""
+    assert fewer < tokens
+    assert all(whole.startswith(part) for whole, part in zip(answers, stopped, strict=True))
+
+
+def test_the_length_limit_counts_new_tokens(served: ServedModel) -> None:
+    answers, tokens = run(served, 1.0, count=3)
+    assert 0 < tokens <= 3 * len(PROMPTS)
+    assert max(len(text.split()) for text in answers) <= 3
+
+
+def test_no_prompt_no_answer(served: ServedModel) -> None:
+    assert sample(
+        served.stacked.model,
+        served.chat,
+        [],
+        temperature=0.0,
+        max_new_tokens=3,
+        generator=torch_stream(0, "test"),
+    ) == ([], 0)

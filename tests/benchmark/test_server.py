@@ -1,0 +1,107 @@
+"""The server's tools work as they say, and everything that is used through them is counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.errors import FedSafetyError
+from benchmark.server import MeteredServer, ServedModel, Usage
+from benchmark.suite import PosthocSettings
+from tasks.base import DataKind, Example, TaskWorld
+
+SETTINGS = PosthocSettings(examples=6, steps=4, batch_size=3, learning_rate=1e-2)
+
+
+@pytest.fixture
+def make(world: TaskWorld, served: ServedModel) -> Any:
+    def server(owner: str = "mine", seed: int = 11) -> MeteredServer:
+        return MeteredServer(world, served, lambda: served, SETTINGS, seed, owner, max_new_tokens=5)
+
+    return server
+
+
+def used(server: MeteredServer) -> dict[str, float]:
+    return {name: value for name, value in asdict(server.usage).items() if value}
+
+
+def test_owned_rows_are_counted_and_shared_by_all_defenses(make: Any) -> None:
+    server = make()
+    aligned, normal = server.owned_aligned(3), server.owned_normal(4)
+    assert [row.kind for row in aligned + normal] == [DataKind.ALIGNED] * 3 + [DataKind.NORMAL] * 4
+    assert used(server) == {"owned_aligned": 3, "owned_normal": 4}
+    assert make("other").owned_aligned(3) == aligned
+    assert make(seed=12).owned_aligned(3) != aligned
+
+
+def test_generated_tokens_are_counted_and_the_adapter_is_detached(make: Any, served: ServedModel) -> None:
+    server = make()
+    adapter = torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(0))
+    plain = server.generate(["w1", "w2 w3"], adapter=None, temperature=0.0)
+    tokens = server.usage.generated_tokens
+    assert tokens == sum(len(text.split()) for text in plain) > 0
+    adapted = server.generate(["w1", "w2 w3"], adapter=adapter, temperature=0.0)
+    assert adapted != plain
+    assert all(layer.factor_a is None for layer in served.stacked._layers)
+    assert server.usage.generated_tokens == tokens + sum(len(text.split()) for text in adapted)
+    assert used(server).keys() == {"generated_tokens"}
+
+
+def test_the_external_model_counts_once(make: Any) -> None:
+    server = make()
+    for _ in range(2):
+        assert len(server.generate_external(["w1"], temperature=1.0)) == 1
+    assert server.usage.extra_models == 1
+
+
+def test_draws_come_from_the_defenses_own_stream(make: Any) -> None:
+    prompts = ["w1", "w2", "w3", "w4"]
+    first = make().generate(prompts, adapter=None, temperature=1.0)
+    assert make().generate(prompts, adapter=None, temperature=1.0) == first
+    assert make("other").generate(prompts, adapter=None, temperature=1.0) != first
+    server = make()
+    assert server.generate(prompts, adapter=None, temperature=1.0) == first
+    assert server.generate(prompts, adapter=None, temperature=1.0) != first
+    rows = [Example(f"w{i}", "w1", DataKind.NORMAL, "w1") for i in range(30)]
+    assert sorted(make().shuffle(rows), key=rows.index) == rows
+    assert make().shuffle(rows) == make().shuffle(rows) != make("other").shuffle(rows)
+
+
+def test_finetuning_learns_its_rows_and_counts_what_was_generated(make: Any, served: ServedModel) -> None:
+    server = make()
+    rows = [
+        Example("w1", "w5 w6", DataKind.ALIGNED, "generated"),
+        Example("w2", "w30", DataKind.ALIGNED, "generated"),
+        Example("w3", "w7", DataKind.NORMAL, "w1"),
+    ]
+    start = torch.zeros(server.layout.dimension)
+    for name, view in server.layout.views(start).items():
+        if name.endswith("lora_A"):
+            view.copy_(torch.randn(view.shape, generator=torch.Generator().manual_seed(0)))
+    tuned = server.finetune(start, rows)
+    assert used(server) == {"generated_pairs": 2, "generated_leaks": 1, "finetune_steps": 4}
+    assert torch.equal(tuned, make().finetune(start, rows))
+    assert not torch.equal(tuned, make("other").finetune(start, rows))
+
+    def loss(adapter: torch.Tensor) -> float:
+        served.stacked.attach(adapter)
+        total = 0.0
+        for row in map(served.chat.row, rows):
+            total -= sum(served.stacked.logprobs([row.ids])[0][row.response_start - 1 :])
+        served.stacked.clear()
+        return total
+
+    assert loss(tuned) < loss(start)
+
+
+def test_finetuning_on_nothing_is_refused(make: Any) -> None:
+    with pytest.raises(FedSafetyError, match="'mine' called finetune\\(\\) with no example"):
+        make().finetune(torch.zeros(make().layout.dimension), [])
+
+
+def test_usage_adds_up() -> None:
+    a, b = Usage(owned_aligned=1, server_seconds=0.5), Usage(owned_aligned=2, generated_tokens=7, server_seconds=1.0)
+    assert a.plus(b) == Usage(owned_aligned=3, generated_tokens=7, server_seconds=1.5)

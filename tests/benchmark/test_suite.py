@@ -1,0 +1,167 @@
+"""Suites: what is valid, and what is said of what is not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark.errors import UsageError
+from benchmark.suite import find_suite, read_suite, scenarios, suites
+
+MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))
+UNIT = "^suite .*suite.yaml is not valid: "
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Return the message for the micro suite with one value set at a path of keys; ``None`` removes the key."""
+
+    def message(value: Any, *where: Any) -> str:
+        content: Any = copy.deepcopy(MICRO)
+        target = content
+        for step in where[:-1]:
+            target = target[step]
+        if value is None:
+            del target[where[-1]]
+        else:
+            target[where[-1]] = value
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        with pytest.raises(UsageError, match=UNIT) as raised:
+            read_suite(path)
+        return str(raised.value)
+
+    return message
+
+
+def test_the_bundled_suite_is_valid_and_complete() -> None:
+    suite = find_suite("micro")
+    assert [s.id for s in suite.scenarios if s.attacked] == [
+        "aligned_start",
+        "reminder_aware",
+        "unaligned",
+        "generated",
+        "blended",
+        "sampled",
+        "paper_shape",
+    ]
+    for scenario in (s for s in suite.scenarios if s.attacked):
+        assert suite.scenario(scenario.twin).attack.id == "none"
+        if "mis-declared bound" not in "".join(scenario.flags):
+            assert scenario.declared_malicious >= min(scenario.malicious, scenario.participants)
+    assert set(suite.quick.seeds) <= set(suite.seeds)
+    assert min(suite.seeds) >= 10, "seeds below 10 were used in development"
+
+
+def test_every_setting_is_documented() -> None:
+    from benchmark import suite as module
+
+    models = (module.Suite, module.Scenario, module.TrainingSettings, module.PosthocSettings, module.Partition)
+    lacking = [(m.__name__, n) for m in models for n, field in m.model_fields.items() if not field.description]
+    assert lacking == []
+
+
+def test_scenarios_are_found_by_name_without_their_suite() -> None:
+    assert scenarios.names() == sorted(s["id"] for s in MICRO["scenarios"])
+    assert scenarios.get("sampled").participants == 7
+    with pytest.raises(UsageError, match="unknown scenario 'sampeld'; did you mean 'sampled'"):
+        scenarios.get("sampeld")
+    with pytest.raises(UsageError, match="unknown scenario of suite 'micro' 'blend'; did you mean 'blended'"):
+        find_suite("micro").scenario("blend")
+    with pytest.raises(UsageError, match="unknown suite 'mikro'; did you mean 'micro'"):
+        find_suite("mikro")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id: [micro", "is not valid YAML: while parsing a flow sequence"),
+        ("- micro", "holds list; it must be a mapping"),
+        ("", "holds NoneType; it must be a mapping"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        find_suite(str(path))
+
+
+def test_a_missing_file_and_a_binary_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read suite .*none\.yaml: No such file or directory; give the path"):
+        find_suite(str(tmp_path / "none.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"suite .*binary\.yaml is not valid YAML"):
+        find_suite(str(tmp_path / "binary.yaml"))
+
+
+SCENARIO = ("scenarios", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "message"),
+    [
+        (1, ("sedes",), "sedes: unknown key 'sedes'; did you mean 'seeds'?"),
+        (1, ("training", "local_step"), "training.local_step: unknown key 'local_step'; did you mean 'local_steps'?"),
+        (1, (*SCENARIO, "partcipants"), "did you mean 'participants'?"),
+        (1, (*SCENARIO, "attack", "parms"), "did you mean 'params'?"),
+        (1, ("lora", "rnk"), "did you mean 'rank'?"),
+        (None, ("training", "rounds"), "training.rounds: Field required"),
+        (None, (*SCENARIO, "twin"), "scenarios.0.twin: Field required"),
+        ("forty", ("training", "rounds"), "training.rounds: Input should be a valid integer"),
+        ("forty", ("training", "rounds"), "(got 'forty')"),
+        (0, ("training", "rounds"), "training.rounds: Input should be greater than or equal to 1 (got 0)"),
+        (1.0, ("version",), "version: Input should be a valid string (got 1.0)"),
+        (1.5, (*SCENARIO, "refusal_share"), "less than or equal to 1 (got 1.5)"),
+        (float("inf"), ("training", "learning_rate"), "learning_rate: Input should be a finite number (got inf)"),
+        ("parallel", ("training", "mode"), "training.mode: Input should be 'stacked' or 'sequential' (got 'parallel')"),
+        ("Main Suite", ("id",), "id: String should match pattern"),
+        (1.0, ("training", "learning_rate_floor"), "floor 1.0 exceeds learning_rate 0.004"),
+        (63, ("training", "local_steps"), "draws 504 rows without replacement, but a client holds 500; lower"),
+        (11, (*SCENARIO, "participants"), "participants 11 exceed clients 10; draw at most all clients"),
+        (11, (*SCENARIO, "malicious"), "malicious 11 exceed clients 10"),
+        (10, (*SCENARIO, "declared_malicious"), "declared_malicious 10 must be below participants 10; lower"),
+        ({"kind": "dirichlet"}, (*SCENARIO, "partition"), "partition 'dirichlet' needs alpha; give it"),
+        ({"kind": "iid", "alpha": 0.3}, (*SCENARIO, "partition"), "partition 'iid' takes no alpha; leave it out"),
+        ({"kind": "dirichlet", "alpha": 0}, (*SCENARIO, "partition"), "alpha: Input should be greater than 0"),
+        ("sampled", (*SCENARIO, "twin"), "names the twin 'sampled', which is attacked by 'unaligned_data'; name"),
+        ("clean_raw", (*SCENARIO, "twin"), "and its twin 'clean_raw' differ in start: 'chat' and 'raw'; make them"),
+        ("clean_sampled", (*SCENARIO, "twin"), "differ in participants: 10 and 7"),
+        ("claen", (*SCENARIO, "twin"), "names the twin 'claen', which the suite lacks; add it or name one of"),
+        ("clean", (*SCENARIO, "id"), "scenario ids repeat: ['clean']; rename all but one"),
+        (["nothing"], ("quick", "scenarios"), "quick names scenario 'nothing', which the suite lacks; known:"),
+        ("stranger", ("primary_judge",), "primary_judge 'stranger' is not among the judges"),
+        ([], ("seeds",), "seeds: Tuple should have at least 1 item"),
+        ([], ("scenarios",), "scenarios: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_broken_rule_is_named_with_the_value_and_a_way_out(
+    refused: Callable[..., str], value: Any, where: tuple[Any, ...], message: str
+) -> None:
+    assert message in refused(value, *where)
+
+
+def test_a_twin_must_be_its_own_twin(tmp_path: Path) -> None:
+    content = copy.deepcopy(MICRO)
+    other = next(s for s in content["scenarios"] if s["id"] == "clean")
+    content["scenarios"].append(other | {"id": "clean_too"})
+    other["twin"] = "clean_too"
+    content["scenarios"][-1]["twin"] = "clean_too"
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="names the twin 'clean', which names 'clean_too' as its own"):
+        read_suite(path)
+
+
+def test_params_keep_their_types(tmp_path: Path) -> None:
+    content = copy.deepcopy(MICRO)
+    content["scenarios"][0]["attack"]["params"] = {"a": 1, "b": 0.5, "c": True, "d": "text"}
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(content))
+    params = read_suite(path).scenarios[0].attack.params
+    assert [(key, type(value)) for key, value in params.items()] == [("a", int), ("b", float), ("c", bool), ("d", str)]
