@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmark.catalog import write_catalog
+from benchmark.environment import environment
 from benchmark.errors import FedSafetyError
 from benchmark.evaluation import evaluate
 from benchmark.generation.select import EngineChoice
@@ -57,6 +58,8 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     """
     # One thread: with a tiny model more threads only wait for each other, and results do not depend on the machine.
     torch.set_num_threads(1)
+    # Looked up before anything runs, so that the rows name the source that did the work.
+    environment()
     store.clear_scratch()
     write_catalog(plan, store)
     pending = [job for job in plan.jobs if not _job_is_done(store, job)]
