@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +133,61 @@ def test_wording_changes_no_key(micro: Suite, plan: Plan) -> None:
 def test_a_changed_setting_trains_anew(micro: Suite, plan: Plan, change: dict[str, dict[str, Any]]) -> None:
     other = changed(micro, **{key: micro.model_dump()[key] | value for key, value in change.items()})
     assert not {k for k, _ in keys_of(plan_of(other, seeds=[11]), "clean")} & {k for k, _ in keys_of(plan, "clean")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"refusal_share": 0.05},
+        {"clients": 11},
+        {"participants": 9},
+        {"declared_malicious": 2},
+        {"partition": {"kind": "dirichlet", "alpha": 1.0}},
+    ],
+)
+def test_a_changed_scenario_trains_anew(micro: Suite, plan: Plan, change: dict[str, Any]) -> None:
+    content = copy.deepcopy(micro.model_dump())
+    for scenario in content["scenarios"]:
+        if scenario["id"] in ("unaligned", "generated", "clean_raw"):
+            scenario.update(change)
+    after = plan_of(Suite.model_validate(content), seeds=[11])
+    for name in ("unaligned", "clean_raw"):
+        assert not {k for k, _ in keys_of(after, name)} & {k for k, _ in keys_of(plan, name)}
+    assert keys_of(after, "clean") == keys_of(plan, "clean")
+
+
+@pytest.mark.parametrize(
+    ("role", "trainings", "adapters"),
+    [
+        ("raw", {"clean", "clean_raw"}, {"clean", "clean_raw"}),  # also what the attacker generates with
+        ("chat", {"clean"}, {"clean"}),
+        ("external", set(), {"clean", "clean_raw"}),
+        ("judge", set(), set()),
+    ],
+)
+def test_another_checkpoint_changes_what_is_made_with_it(
+    micro: Suite,
+    plan: Plan,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    trainings: set[str],
+    adapters: set[str],
+) -> None:
+    other = tmp_path / role
+    shutil.copytree(checkpoints / role, other)
+    with (other / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    monkeypatch.setattr(MicroWorld, "model_path", lambda self, r: other if r == role else checkpoints / r)
+    after = plan_of(micro, seeds=[11])
+
+    def changed_in(field: str) -> set[str]:
+        names = ("clean", "clean_raw")
+        before = {n: getattr(cell(plan, n, "posthoc_external"), field) for n in names}
+        return {n for n in names if getattr(cell(after, n, "posthoc_external"), field) != before[n]}
+
+    assert (changed_in("training_key"), changed_in("adapter_key")) == (trainings, adapters)
 
 
 def test_posthoc_settings_concern_posthoc_adapters_only(micro: Suite, plan: Plan) -> None:
