@@ -70,10 +70,11 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class FederationResult:
-    """The trained global adapter (flat, ``[d]``) and the record of every round."""
+    """The trained global adapter (flat, ``[d]``), the record of every round, and seconds in the prepare hook."""
 
     adapter: Tensor
     rounds: tuple[RoundRecord, ...]
+    prepare_seconds: float
 
 
 def run_federation(
@@ -114,7 +115,9 @@ def run_federation(
     """
     malicious = federation.compromised if scenario.attacked else frozenset[str]()
     adapter, records = start, []
+    began = time.perf_counter()
     defense.prepare(server)
+    prepare_seconds = time.perf_counter() - began
     for index, participants in enumerate(federation.participants):
         rate = learning_rate(training, index)
         batches = [_batches(rows[client], training, seed, client, index) for client in participants]
@@ -146,7 +149,7 @@ def run_federation(
         records.append(_record(sent, received, rejected, malicious, aggregate, norms, local.losses, rate, seconds))
         if on_round:
             on_round(index)
-    return FederationResult(adapter, tuple(records))
+    return FederationResult(adapter, tuple(records), prepare_seconds)
 
 
 def _batches(

@@ -202,6 +202,7 @@ class _Bench:
             owner=owner,
             tells_truth=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
         )
+        server.usage.server_seconds += result.prepare_seconds
         server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
         return result, server.usage, data
 

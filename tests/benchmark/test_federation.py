@@ -225,6 +225,20 @@ def test_the_truth_is_told_only_to_those_who_may_know_it() -> None:
     assert result.adapter.tolist() == pytest.approx([3.0] * 4)
 
 
+def test_a_defense_prepares_once_before_the_first_round_and_its_time_counts() -> None:
+    class Preparing(Recording):
+        rounds_before: int | None = None
+
+        def prepare(self, server: Server) -> None:
+            assert self.rounds_before is None
+            self.rounds_before = len(self.seen)
+
+    defense = Preparing()
+    result, _, _ = run(defense)
+    assert defense.rounds_before == 0
+    assert result.prepare_seconds > 0
+
+
 def test_norms_are_of_what_was_sent_even_if_a_defense_scribbles_on_it() -> None:
     class Scribbling(Defense):
         def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
