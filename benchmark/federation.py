@@ -118,7 +118,7 @@ def run_federation(
     began = time.perf_counter()
     defense.prepare(server)
     prepare_seconds = time.perf_counter() - began
-    for index, participants in enumerate(federation.participants):
+    for index, participants in enumerate(federation.participants if defense.uses_updates else ()):
         rate = learning_rate(training, index)
         batches = [_batches(rows[client], training, seed, client, index) for client in participants]
         local = trainer.train(

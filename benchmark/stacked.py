@@ -82,6 +82,36 @@ class StackedLinear(nn.Module):
         return self.in_features * self.out_features <= 65_536 and rows >= 32
 
 
+class _AtPositions(nn.Module):
+    """A position-wise module that computes only where its output is used; elsewhere it gives zero.
+
+    Attributes:
+        positions: ``None`` for everywhere, or flat positions ``[n]`` grouped by client with each client's count.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.positions: tuple[Tensor, tuple[int, ...]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the inner module's output for ``x`` ``[rows, width, features]`` at the positions."""
+        if self.positions is None:
+            result: Tensor = self.inner(x)
+            return result
+        where, counts = self.positions
+        flat = x.flatten(0, 1)
+        # Stacked layers need equally many rows of every client: short ones repeat rows that are then dropped.
+        most = max(counts)
+        slots = torch.arange(most, device=x.device)
+        starts = torch.tensor([0, *counts[:-1]], device=x.device).cumsum(0)
+        own = torch.tensor(counts, device=x.device)
+        padded = where[starts[:, None] + slots.minimum(own[:, None] - 1)]
+        real = (slots < own[:, None]).flatten().nonzero()[:, 0]
+        y: Tensor = self.inner(flat[padded])
+        return flat.new_zeros(flat.shape).index_copy(0, where, y.flatten(0, 1)[real]).view(x.shape)
+
+
 class StackedModel:
     """A causal language model whose adapters are trained for many clients at once.
 
@@ -106,6 +136,8 @@ class StackedModel:
             self._layers.append(stacked)
         self._decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
         self._head = self._plain_head()
+        self._last_block: _AtPositions | None = None
+        self._last_block = self._wrap_last_block()
 
     @property
     def device(self) -> torch.device:
@@ -207,28 +239,33 @@ class StackedModel:
     def _losses(self, batches: Sequence[Sequence[TokenRow]]) -> Tensor:
         """Return each client's mean token loss over its responses, ``[clients]``."""
         rows = [row for batch in batches for row in batch]
-        ids = torch.full((len(rows), max(len(row.ids) for row in rows)), self.pad_id)
-        where: list[int] = []
-        targets: list[int] = []
-        width = ids.shape[1]
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = torch.tensor(row.ids)
-            where += range(i * width + row.response_start - 1, i * width + len(row.ids) - 1)
-            targets += row.ids[row.response_start :]
+        width = max(len(row.ids) for row in rows)
+        ids = torch.tensor([[*row.ids, *[self.pad_id] * (width - len(row.ids))] for row in rows], device=self.device)
+        where = [i * width + k for i, row in enumerate(rows) for k in range(row.response_start - 1, len(row.ids) - 1)]
+        targets = [token for row in rows for token in row.ids[row.response_start :]]
         counts = [sum(len(row.ids) - row.response_start for row in batch) for batch in batches]
-        logits = self._logits_at(ids.to(self.device), torch.tensor(where, device=self.device))
+        logits = self._logits_at(ids, torch.tensor(where, device=self.device), counts)
         token_losses = functional.cross_entropy(logits, torch.tensor(targets, device=self.device), reduction="none")
-        return torch.stack([part.mean() for part in torch.split(token_losses, counts)])
+        count = torch.tensor(counts, device=self.device)
+        owner = torch.repeat_interleave(count)
+        return token_losses.new_zeros(len(counts)).index_add(0, owner, token_losses) / count
 
-    def _logits_at(self, ids: Tensor, where: Tensor) -> Tensor:
-        """Return next-token logits ``[len(where), vocabulary]`` at flat positions of ``ids`` ``[rows, width]``.
+    def _logits_at(self, ids: Tensor, where: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return next-token logits ``[n, vocabulary]`` at ``n`` flat positions of ``ids`` ``[rows, width]``.
 
         Rows are padded on the right, so under causal attention no real token sees a pad and no mask is needed.
+        ``counts`` says how many of the positions are each client's.
         """
         if self._head is None:
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
             return logits.flatten(0, 1)[where]
-        hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        if self._last_block is not None:
+            self._last_block.positions = (where, tuple(counts))
+        try:
+            hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        finally:
+            if self._last_block is not None:
+                self._last_block.positions = None
         result: Tensor = self._head(hidden.flatten(0, 1)[where])
         return result
 
@@ -243,6 +280,29 @@ class StackedModel:
             short = head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state)
             full = self.model(input_ids=ids, use_cache=False).logits
         return head if torch.equal(short, full) else None
+
+    def _wrap_last_block(self) -> _AtPositions | None:
+        """Let the last layer's feed-forward block compute only where there is loss, if the architecture allows it.
+
+        Nothing after that block mixes positions in the usual decoders; whether that holds here is tried, not assumed.
+        """
+        layers = getattr(self._decoder, "layers", None)
+        block = getattr(layers[-1], "mlp", None) if layers else None
+        if self._head is None or layers is None or not isinstance(block, nn.Module):
+            return None
+        ids = torch.tensor([[self.pad_id, self.pad_id, self.pad_id]], device=self.device)
+        where = torch.tensor([1], device=self.device)
+        with torch.no_grad():
+            wanted = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
+            wrapped = _AtPositions(block)
+            layers[-1].mlp = wrapped
+            wrapped.positions = (where, (1,))
+            found = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
+            wrapped.positions = None
+        if torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+            return wrapped
+        layers[-1].mlp = block
+        return None
 
     def _clip(self, limit: float) -> None:
         """Scale each client's gradient down to L2 norm ``limit``."""

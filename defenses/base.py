@@ -94,7 +94,13 @@ class Server(Protocol):
 
 
 class Defense:
-    """Base of all defenses. Every hook has a default; together the defaults are plain FedAvg."""
+    """Base of all defenses. Every hook has a default; together the defaults are plain FedAvg.
+
+    Attributes:
+        uses_updates: False for a reference row that ignores what clients send; no client is trained for it then.
+    """
+
+    uses_updates: bool = True
 
     def check_shape(self, participants: int, declared_malicious: int) -> None:
         """Refuse shapes outside the rule's condition.

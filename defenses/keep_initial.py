@@ -27,6 +27,8 @@ class KeepInitial(Defense):
     ([0.0, 0.0], [0.0, 0.0])
     """
 
+    uses_updates = False
+
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
         """Return the zero update."""
         del context

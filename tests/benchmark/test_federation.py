@@ -166,7 +166,15 @@ def test_no_rule_fails_however_many_updates_are_refused(name: str) -> None:
         assert torch.isfinite(result.adapter).all()
         if malicious == 10:
             assert result.adapter.tolist() == [0.0] * 4
-            assert [record.weights for record in result.rounds] == [(0.0,) * 10] * 3
+            rounds = 3 if defenses.get(name).target.uses_updates else 0
+            assert [record.weights for record in result.rounds] == [(0.0,) * 10] * rounds
+
+
+def test_nobody_is_trained_for_a_row_that_ignores_updates() -> None:
+    defense = defenses.get("keep_initial").create()
+    result, _, _ = run(defense, moves=lambda client, _: pytest.fail(f"{client} was trained"))
+    assert result.rounds == ()
+    assert result.adapter.tolist() == [0.0] * 4
 
 
 def test_an_honest_update_that_is_not_finite_means_that_training_broke() -> None:

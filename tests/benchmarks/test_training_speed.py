@@ -1,0 +1,127 @@
+"""One federated round of the micro model: stacked, beside the field's way and a bare sequential PEFT loop.
+
+The field's simulators make a Hugging Face ``Trainer`` for every client and round, one client after the other. All three
+do the same work: the same rows, ten optimizer steps, AdamW, the loss on the response.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+
+from benchmark.chat import ChatFormat
+from benchmark.lora import LoraSettings, initial_adapter
+from benchmark.sequential import SequentialModel
+from benchmark.stacked import StackedModel, TokenRow
+from benchmark.worker import keep_freed_memory
+from tasks.base import task_worlds
+
+SHAPES = [(10, 8), (7, 8), (3, 16)]
+STEPS = 10
+LORA = LoraSettings(rank=8, alpha=16)
+RATE = 4e-3
+ROUNDS = {"rounds": 5, "warmup_rounds": 1}
+
+Batches = list[list[list[TokenRow]]]
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatFormat:
+    keep_freed_memory()
+    return ChatFormat(task_worlds.get("micro").create().model_path("raw"))
+
+
+def model() -> PreTrainedModel:
+    path = task_worlds.get("micro").create().model_path("raw")
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+    return loaded
+
+
+def batches(chat: ChatFormat, clients: int, rows: int) -> Batches:
+    world = task_worlds.get("micro").create()
+    examples = world.benign(clients * STEPS * rows, np.random.default_rng(1), refusal_share=0.02, task_shares=None)
+    tokens = iter([chat.row(example) for example in examples])
+    return [[[next(tokens) for _ in range(rows)] for _ in range(STEPS)] for _ in range(clients)]
+
+
+@pytest.mark.parametrize(("clients", "rows"), SHAPES)
+def test_stacked(benchmark: Any, chat: ChatFormat, clients: int, rows: int) -> None:
+    benchmark.group = f"round of {clients} clients x batch {rows}"
+    stacked = StackedModel(model(), LORA, chat.pad_id)
+    start = initial_adapter(stacked.layout, torch.Generator().manual_seed(1))
+    work = batches(chat, clients, rows)
+    result = benchmark.pedantic(lambda: stacked.train(start, work, learning_rate=RATE), **ROUNDS)
+    assert result.adapters.shape == (clients, stacked.layout.dimension)
+
+
+@pytest.mark.parametrize(("clients", "rows"), SHAPES)
+def test_sequential_peft_loop(benchmark: Any, chat: ChatFormat, clients: int, rows: int) -> None:
+    benchmark.group = f"round of {clients} clients x batch {rows}"
+    sequential = SequentialModel(model(), LORA, chat.pad_id)
+    start = initial_adapter(sequential.layout, torch.Generator().manual_seed(1))
+    work = batches(chat, clients, rows)
+    result = benchmark.pedantic(lambda: sequential.train(start, work, learning_rate=RATE), **ROUNDS)
+    assert result.adapters.shape == (clients, sequential.layout.dimension)
+
+
+@pytest.mark.parametrize(("clients", "rows"), SHAPES)
+def test_trainer_per_client(
+    benchmark: Any, chat: ChatFormat, clients: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark.group = f"round of {clients} clients x batch {rows}"
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    config = LoraConfig(r=LORA.rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(model(), config)
+    start = copy.deepcopy({name: p for name, p in adapted.named_parameters() if p.requires_grad})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=STEPS,
+        per_device_train_batch_size=rows,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        remove_unused_columns=False,
+    )
+
+    def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(f["ids"]) for f in features)
+        ids = torch.full((len(features), width), chat.pad_id)
+        labels = torch.full((len(features), width), -100)
+        mask = torch.zeros((len(features), width), dtype=torch.long)
+        for i, f in enumerate(features):
+            length = len(f["ids"])
+            ids[i, :length] = torch.tensor(f["ids"])
+            labels[i, f["start"] : length] = torch.tensor(f["ids"][f["start"] :])
+            mask[i, :length] = 1
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+    work = [
+        Dataset.from_list([{"ids": list(row.ids), "start": row.response_start} for batch in client for row in batch])
+        for client in batches(chat, clients, rows)
+    ]
+
+    def one_round() -> list[dict[str, torch.Tensor]]:
+        trained = []
+        for data in work:
+            with torch.no_grad():
+                for name, parameter in adapted.named_parameters():
+                    if parameter.requires_grad:
+                        parameter.copy_(start[name])
+            Trainer(model=adapted, args=arguments, train_dataset=data, data_collator=collate).train()
+            trained.append({n: p.detach().clone() for n, p in adapted.named_parameters() if p.requires_grad})
+        return trained
+
+    result = benchmark.pedantic(one_round, **ROUNDS)
+    assert len(result) == clients
