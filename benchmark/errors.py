@@ -22,6 +22,10 @@ class NotApplicableError(FedSafetyError):
     """A rule's condition does not hold in the given shape, so the cell is not scored."""
 
 
+class StorageError(FedSafetyError):
+    """A file cannot be written. Going on would fail every later cell for the same reason, so a run stops here."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a misspelt ``name``, with the nearest valid one.
 

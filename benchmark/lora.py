@@ -10,7 +10,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.records.store import SCRATCH
+from benchmark.records.store import scratch_beside, writing
 from benchmark.updates import AdapterLayout
 
 _PEFT_PREFIX = "base_model.model."
@@ -93,6 +92,9 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
         settings: Rank, scaling and targets.
         base_model: Name of the base model, for the reader's information.
         folder: Where to write; replaced if it exists.
+
+    Raises:
+        StorageError: The folder cannot be written.
     """
     tensors = {
         f"{_PEFT_PREFIX}{name}.weight": view.detach().to("cpu", torch.float32).contiguous()
@@ -110,17 +112,17 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
         "target_modules": modules,
         "inference_mode": True,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder.parent))
-    try:
-        save_file(tensors, scratch / "adapter_model.safetensors")
-        (scratch / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+    with writing(folder):
+        scratch = scratch_beside(folder)
+        try:
+            scratch.mkdir(parents=True)
+            save_file(tensors, scratch / "adapter_model.safetensors")
+            (scratch / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def import_peft(folder: Path, layout: AdapterLayout) -> Tensor:

@@ -23,14 +23,14 @@ from transformers.utils import logging as transformers_logging
 from attacks.base import attacks
 from benchmark.chat import ChatFormat
 from benchmark.clients import Attacker, ClientRows, make_client_rows
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, StorageError
 from benchmark.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
 from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
 from benchmark.lora import LoraSettings, export_peft, import_peft, initial_adapter
 from benchmark.pipeline import Pipeline, parse_pipeline
 from benchmark.plan import TrainingJob
-from benchmark.records.store import Store
+from benchmark.records.store import Store, writing
 from benchmark.schedule import cast
 from benchmark.seeds import torch_stream
 from benchmark.sequential import SequentialModel
@@ -89,28 +89,35 @@ def run_job(suite: Suite, job: TrainingJob, root: Path) -> JobReport:
     """Train, derive all adapters of the job that are missing, and write them.
 
     A failure of one adapter leaves the others alone; a failure of the training fails all of them.
+
+    Raises:
+        StorageError: The store cannot be written; that is no method's fault, so no cell fails for it.
     """
     began = time.perf_counter()
     store = Store(root)
     missing = {key: name for key, name in job.pipelines.items() if not adapter_is_complete(store, key)}
     failures: dict[str, str] = {}
-    bench = _Bench(suite, job.scenario, job.seed)
     try:
+        bench = _Bench(suite, job.scenario, job.seed)
         trained = bench.trained(store, job)
-    except FedSafetyError as error:
-        return JobReport(job.training_key, dict.fromkeys(missing, str(error)), time.perf_counter() - began)
-    except Exception as error:  # a submitted method may raise anything; the cell fails, the plan goes on
-        reason = f"{type(error).__name__}: {error}"
-        return JobReport(job.training_key, dict.fromkeys(missing, reason), time.perf_counter() - began)
-    for key, name in missing.items():
-        if key == job.training_key:
-            continue
-        try:
-            bench.finalize(store, trained, key, parse_pipeline(name))
-        except Exception as error:  # as above
-            reason = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
-            failures[key] = reason
+    except StorageError:
+        raise
+    except Exception as error:  # a submitted method may raise anything; the cells fail, the plan goes on
+        failures = dict.fromkeys(missing, _reason(error))
+    else:
+        for key in missing.keys() - {job.training_key}:
+            try:
+                bench.finalize(store, trained, key, parse_pipeline(missing[key]))
+            except StorageError:
+                raise
+            except Exception as error:  # as above
+                failures[key] = _reason(error)
     return JobReport(job.training_key, failures, time.perf_counter() - began)
+
+
+def _reason(error: Exception) -> str:
+    """Return why something failed, for a cell's row."""
+    return str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
 
 
 def adapter_is_complete(store: Store, key: str) -> bool:
@@ -223,7 +230,8 @@ class _Bench:
         stacked.attach(adapter)
         adapted = stacked.logprobs(sequences)
         stacked.clear()
-        Canary(tuple(sequences), _nested(plain), _nested(adapted)).save(folder)
+        with writing(folder):
+            Canary(tuple(sequences), _nested(plain), _nested(adapted)).save(folder)
         store.write_json(folder / "run.json", record)
 
 

@@ -10,15 +10,15 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, StorageError
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 
 SCRATCH = ".writing-"
@@ -101,7 +101,7 @@ class Store:
 
     def clear_scratch(self) -> int:
         """Remove what a killed run left half-written; return how many files and folders that were."""
-        stale = sorted(self.root.rglob(f"{SCRATCH}*"))
+        stale = [path for path in sorted(self.root.rglob(f"{SCRATCH}*")) if not _writer_lives(path)]
         for path in stale:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -113,24 +113,48 @@ class Store:
         return self.root / table / f"{key}.parquet"
 
     @contextlib.contextmanager
-    def _atomic(self, path: Path) -> Any:
-        scratch: Path | None = None
-        try:
+    def _atomic(self, path: Path) -> Iterator[Path]:
+        """Yield a scratch path that takes the place of ``path`` if all goes well and vanishes if not."""
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=SCRATCH, dir=path.parent)
-            os.close(handle)
-            scratch = Path(name)
-            yield scratch
-            os.replace(scratch, path)
-            scratch = None
-        except OSError as error:
-            raise FedSafetyError(
-                f"cannot write {path}: {error.strerror or error}; free space or choose another folder with --runs. "
-                f"Everything finished before is kept"
-            ) from error
-        finally:
-            if scratch is not None:
+            scratch = scratch_beside(path)
+            try:
+                yield scratch
+                os.replace(scratch, path)
+            finally:
                 scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while ``path`` is written into a :class:`StorageError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"cannot write {path}: {reason}; free space or choose another folder with --runs. "
+            f"Everything finished before is kept"
+        ) from error
+
+
+def scratch_beside(path: Path) -> Path:
+    """Return a path in the folder of ``path`` that readers ignore; its name tells which process writes it."""
+    return path.parent / f"{SCRATCH}{os.getpid()}-{path.name}"
+
+
+def _writer_lives(scratch: Path) -> bool:
+    """Whether the process that a scratch path names is running (another run may share the folder)."""
+    number = scratch.name.removeprefix(SCRATCH).partition("-")[0]
+    if not number.isdigit() or int(number) == os.getpid():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _fitted(rows: list[Mapping[str, Any]] | pa.Table, table: str) -> pa.Table:

@@ -110,8 +110,8 @@ def fail(code: int) -> Any:
     [
         ("benchmark.records.store.pq.write_table", errno.ENOSPC, "No space left on device"),
         ("benchmark.records.store.os.replace", errno.ENOSPC, "No space left on device"),
-        ("benchmark.records.store.tempfile.mkstemp", errno.EROFS, "Read-only file system"),
-        ("benchmark.records.store.tempfile.mkstemp", errno.EACCES, "Permission denied"),
+        ("benchmark.records.store.pq.write_table", errno.EROFS, "Read-only file system"),
+        ("benchmark.records.store.pq.write_table", errno.EACCES, "Permission denied"),
     ],
 )
 def test_a_full_disk_or_read_only_folder_loses_nothing(
@@ -204,3 +204,16 @@ def test_a_store_is_a_folder(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(FedSafetyError, match="file is a file; give another folder with --runs"):
         Store(path)
+
+
+def test_what_a_living_process_writes_is_left_alone(store: Store) -> None:
+    store.write("probes", "a", [probe(0)])
+    folder = store.root / "probes"
+    living = folder / f"{SCRATCH}{os.getppid()}-b.parquet"
+    dead = folder / f"{SCRATCH}{2**22 + 1}-b.parquet"
+    for path in (living, dead):
+        path.write_bytes(b"PAR1")
+    assert store.clear_scratch() == 1
+    assert living.exists()
+    assert not dead.exists()
+    assert store.keys("probes") == {"a"}
