@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,9 +44,16 @@ def main() -> None:
     except FedSafetyError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Answer Ctrl-C in long work with what it means for the user."""
+    try:
+        yield
     except KeyboardInterrupt:
         errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
-        sys.exit(130)
+        raise typer.Exit(130) from None
 
 
 @app.command("list")
@@ -121,7 +130,8 @@ def run(
     reporter.say(
         f"{len(plan.cells)} cells, {len(plan.jobs)} trainings; generation engine {choice.name}: {choice.reason}"
     )
-    report = run_plan(plan, store, choice, reporter, workers or default_workers())
+    with resumable():
+        report = run_plan(plan, store, choice, reporter, workers or default_workers())
     reporter.say(
         f"{report.cells} cells: {report.cells - report.not_applicable - len(report.failed_cells)} done, "
         f"{report.not_applicable} not applicable, {len(report.failed_cells)} failed; rows are in {runs}"
@@ -164,7 +174,8 @@ def judge(
             f"{runs} holds no responses to the probes of suite {chosen.id!r}; make some with 'fedsafety run', or name "
             f"the folder with --runs"
         )
-    done = judge_responses(keys, wanted, world, store, _choose(engine), Reporter(console))
+    with resumable():
+        done = judge_responses(keys, wanted, world, store, _choose(engine), Reporter(console))
     console.print(f"{done} response sets judged; {len(keys) * len(wanted) - done} had their verdicts already")
 
 

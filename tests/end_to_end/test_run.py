@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
@@ -207,3 +209,85 @@ def test_a_response_of_another_schema_version_is_refused(
     assert result.returncode == 1
     assert "999" in result.stderr
     assert str(path) in result.stderr.replace("\n", "")
+
+
+def test_ctrl_c_stops_at_once_and_the_same_command_resumes(
+    tmp_path: Path, finished_run: Path, tiny_suite: Path
+) -> None:
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-P", "-m", "benchmark.cli", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
+    command += ["--engine", "transformers", "--workers", "1"]
+    # A terminal sends Ctrl-C to the whole process group, so the workers get it too.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("adapters/*/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command resumes" in stderr
+    assert "Traceback" not in stderr
+    assert len(list(runs.glob("rounds/*.parquet"))) < 6, "the run was not stopped in the middle"
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert comparable(runs, "cells") == comparable(finished_run, "cells")
+
+
+def test_a_runs_folder_that_cannot_be_written_stops_with_one_error(
+    tmp_path: Path, tiny_suite: Path, fedsafety: Fedsafety
+) -> None:
+    (tmp_path / "adapters").write_text("in the way")
+    result = fedsafety("run", "--suite", tiny_suite, "--runs", tmp_path, "--engine", "transformers", "--workers", "1")
+    assert result.returncode == 1
+    assert "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not Store(tmp_path).keys("cells"), "no method is to blame, so no cell may be called failed"
+
+
+def test_the_defense_of_the_readme_is_listed_runs_and_gets_a_row(
+    tmp_path: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    (code,) = (block for block in (root / "README.md").read_text().split("```python\n")[1:] if "SmallHalf" in block)
+    shutil.copytree(root / "defenses", tmp_path / "packages" / "defenses")
+    (tmp_path / "packages" / "defenses" / "small_half.py").write_text(code.partition("```")[0])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    assert "small_half" in fedsafety("list", "defenses").stdout
+    runs = tmp_path / "runs"
+    arguments = ("--defense", "small_half", "--defense", "fedavg", "--engine", "transformers")
+    result = fedsafety("run", "--suite", tiny_suite, "--runs", runs, *arguments)
+    assert result.returncode == 0, result.stderr
+    folders = ("--results", tmp_path / "none", "--runs", runs, "--out", tmp_path / "site")
+    page = fedsafety("leaderboard", "--suite", "tiny", *folders)
+    assert page.returncode == 0, page.stderr
+    assert "small_half" in page.stdout
+    assert "Small half" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_sequential_training_gives_the_same_adapters(
+    tmp_path: Path, finished_run: Path, tiny_suite: Path, fedsafety: Fedsafety
+) -> None:
+    suite = tmp_path / "sequential.yaml"
+    suite.write_text(tiny_suite.read_text().replace("  rounds: 2\n", "  rounds: 2\n  mode: sequential\n"))
+    runs = tmp_path / "runs"
+    arguments = ("--defense", "fedavg", "--scenario", "attacked", "--engine", "transformers")
+    result = fedsafety("run", "--suite", suite, "--runs", runs, *arguments)
+    assert result.returncode == 0, result.stderr
+    sequential, stacked = adapters(runs), adapters(finished_run)
+    assert set(sequential) <= set(stacked)
+    for cell, tensors in sequential.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, stacked[cell][name], rtol=0, atol=1e-4)
+
+
+def adapters(runs: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
+    """Return the stored adapters by scenario and stage."""
+    store = Store(runs)
+    return {
+        (cell["scenario"], cell["stage"]): load_file(
+            store.adapter_folder(cell["adapter_key"]) / "adapter_model.safetensors"
+        )
+        for cell in store.read_all("cells").to_pylist()
+    }
