@@ -190,9 +190,13 @@ def leaderboard(
     from leaderboard.build import build
     from leaderboard.text import render_table
 
-    report = build([results] if results.is_dir() else [], [runs], out)
+    # Only the default may be missing, as in a folder that holds nothing but one's own runs.
+    lacking = results == Path("results") and not results.is_dir()
+    report = build([] if lacking else [results], [runs], out)
     console.print(render_table(report.rows, suite))
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
+    if lacking:
+        console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")
 
 
 @app.command()
@@ -231,7 +235,7 @@ def doctor(engine: EngineOption = "auto") -> None:
         problems.append(str(error))
     for name in task_worlds.names():
         world = task_worlds.get(name).create()
-        for role in ("raw", "chat", "external", "judge"):
+        for role in world.roles:
             try:
                 world.model_path(role)
             except FedSafetyError as error:
@@ -258,7 +262,7 @@ def _print_plan(plan: Any, store: Any) -> None:
         if cell.not_applicable:
             state = f"not applicable: {cell.not_applicable}"
         elif store.has("cells", cell.cell_key):
-            state = "done"
+            state = store.read("cells", cell.cell_key)["status"][0].as_py()
         elif adapter_is_complete(store, cell.adapter_key):
             state = "to answer"
         table.add_row(cell.scenario.id, cell.pipeline.name, cell.stage.name, str(cell.seed), state)

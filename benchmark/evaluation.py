@@ -45,10 +45,11 @@ def evaluate(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     """
     probes = plan.world.probes()
     _write_probes(plan, probes, store)
+    rows = _Rows(store)
     for cell in plan.cells:
         if cell.not_applicable:
-            _write_cell(plan, cell, store, STATUS_NOT_APPLICABLE, cell.not_applicable)
-        elif cell.adapter_key in failures:
+            rows.settle(plan, cell, STATUS_NOT_APPLICABLE, cell.not_applicable)
+        elif cell.adapter_key in failures and not rows.done(cell):
             _write_cell(plan, cell, store, STATUS_FAILED, failures[cell.adapter_key])
     ready = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
     pending = {c.response_key: c for c in ready if not store.has("responses", c.response_key)}
@@ -58,8 +59,40 @@ def evaluate(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
             cells = [c for c in pending.values() if c.scenario.start == start]
             _answer_start(plan, start, cells, probes, store, choice, step.advance)
     for cell in ready:
-        if not _is_done(store, cell.cell_key):
-            _write_cell(plan, cell, store, STATUS_DONE, "")
+        rows.settle(plan, cell, STATUS_DONE, "")
+
+
+class _Rows:
+    """What the store says of cells, so that a settled cell's row is written once.
+
+    A cell that is settled but is not the newest of its name gets a new row: its code is what runs now, and the newest
+    row is the one that counts. Otherwise going back to an earlier version of a method would leave the later one shown.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._status: dict[str, str] = {}
+        self._newest: dict[tuple[str, ...], tuple[datetime.datetime, str]] = {}
+        columns = [*_IDENTITY, "cell_key", "status", "created_at"]
+        for row in store.read_all("cells").select(columns).to_pylist():
+            self._status[row["cell_key"]] = row["status"]
+            name = tuple(str(row[column]) for column in _IDENTITY)
+            mine = (row["created_at"], row["cell_key"])
+            self._newest[name] = max(mine, self._newest.get(name, mine))
+
+    def done(self, cell: CellPlan) -> bool:
+        """Whether the cell's row says done."""
+        return self._status.get(cell.cell_key) == STATUS_DONE
+
+    def settle(self, plan: Plan, cell: CellPlan, status: str, reason: str) -> None:
+        """Write the cell's row unless it stands and is the newest of its name."""
+        name = (plan.suite.id, cell.scenario.id, cell.pipeline.name, cell.stage.name, str(cell.seed))
+        newest = self._newest.get(name)
+        if self._status.get(cell.cell_key) != status or newest is None or newest[1] != cell.cell_key:
+            _write_cell(plan, cell, self._store, status, reason)
+
+
+_IDENTITY = ("suite", "scenario", "defense", "stage", "seed")
 
 
 def _answer_start(
@@ -147,10 +180,6 @@ def _write_probes(plan: Plan, probes: Sequence[Probe], store: Store) -> None:
         for probe in probes
     ]
     store.write("probes", plan.probe_set, rows)
-
-
-def _is_done(store: Store, cell_key: str) -> bool:
-    return store.has("cells", cell_key) and store.read("cells", cell_key)["status"][0].as_py() == STATUS_DONE
 
 
 def _write_cell(plan: Plan, cell: CellPlan, store: Store, status: str, reason: str) -> None:

@@ -226,6 +226,8 @@ def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
         raise FedSafetyError(
             f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(wanted)}"
         )
+    # Cast first: what float64 holds may be infinite in the adapter's float32.
+    update = update.to(received.matrix.dtype)
     if not torch.isfinite(update).all():
         raise FedSafetyError("aggregate() returned an update that is not finite; check for division by zero")
     if weights is not None:
@@ -236,7 +238,7 @@ def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
         total = float(weights.sum(dtype=torch.float64))
         if weights.any() and abs(total - 1.0) > _WEIGHT_ROUNDING:
             raise FedSafetyError(f"aggregate() returned weights that sum to {total:g}; divide them by their sum")
-    return Aggregate(update.to(received.matrix.dtype), weights)
+    return Aggregate(update, weights)
 
 
 def _record(

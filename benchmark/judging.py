@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 
+from benchmark.errors import UsageError
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, judges
+from benchmark.keys import content_key, source_digest
 from benchmark.plan import probe_set_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
@@ -41,7 +43,8 @@ def judge_responses(
         entry = judges.get(judge_id)
         judge = _create(entry, choice)
         try:
-            identity = judge.identity
+            # The world's grammar decides what an exact judge says.
+            identity = content_key([judge.identity, source_digest(type(world).__module__)])
             pending = [key for key in keys if not store.has("verdicts", verdict_key(key, judge_id, identity))]
             with reporter.step(f"judging by {judge_id}", len(pending)) as step:
                 for start in range(0, len(pending), _RESPONSE_SETS_PER_BATCH):
@@ -55,13 +58,23 @@ def judge_responses(
 
 
 def responses_to(probes: Sequence[Probe], store: Store) -> set[str]:
-    """Return the keys of the stored response sets that answer ``probes``; those of other worlds or revisions do not."""
+    """Return the keys of the stored response sets that answer ``probes``; those of other worlds or revisions do not.
+
+    Raises:
+        UsageError: The folder holds published rows, whose files are not one response set each.
+    """
     wanted = probe_set_digest(probes)
-    return {
-        key
-        for key in store.keys("responses")
-        if set(store.read("responses", key)["probe_set"].unique().to_pylist()) == {wanted}
-    }
+    found = set()
+    for key in sorted(store.keys("responses")):
+        rows = store.read("responses", key)
+        if rows["response_key"].unique().to_pylist() != [key]:
+            raise UsageError(
+                f"{store.root} holds published rows, which are never changed; judge a folder of runs (--runs) and "
+                f"publish the verdicts from there"
+            )
+        if rows["probe_set"].unique().to_pylist() == [wanted]:
+            found.add(key)
+    return found
 
 
 def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
@@ -104,10 +117,11 @@ def _judge_batch(
                 "detail": judgement.detail,
             }
         )
-    older = store.keys("verdicts")
+    older = sorted(store.keys("verdicts"))
     for key in keys:
-        store.write("verdicts", verdict_key(key, entry.info.id, identity), rows[key])
-        # A judge has one verdict on a response: those of its former self would contradict the new ones.
-        for former in sorted(older):
+        # A judge has one verdict on a response: those of its former self would contradict the new ones. They go first,
+        # so that a run killed here leaves a gap that the next one fills.
+        for former in older:
             if former.startswith(f"{key}-{entry.info.id}-"):
                 store.remove("verdicts", former)
+        store.write("verdicts", verdict_key(key, entry.info.id, identity), rows[key])

@@ -19,7 +19,7 @@ from benchmark.judges.base import judges
 from benchmark.keys import content_key, file_digest, source_digest
 from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
 from benchmark.suite import Scenario, Suite
-from defenses.base import defenses
+from defenses.base import Defense, defenses
 from tasks.base import Probe, TaskWorld, task_worlds
 
 
@@ -178,8 +178,15 @@ class _Keys:
         training = self.training(scenario, stage, seed)
         adapter = self._adapter(training, stage)
         response = self._response(adapter, stage, scenario)
-        identity = [self._suite.id, scenario.id, pipeline.name, stage.name, seed, response]
         reason, flags = _applicability(scenario, stage)
+        # Whatever a cell's row says beside its artefacts is part of its key, or a changed suite would keep old rows.
+        identity = [
+            [self._suite.id, self._suite.version, self._suite.primary_judge],
+            [scenario.id, scenario.version, scenario.twin],
+            [pipeline.name, stage.name, pipeline.ranked, seed],
+            [reason, *flags],
+            response,
+        ]
         return CellPlan(
             scenario=scenario,
             pipeline=pipeline,
@@ -210,7 +217,8 @@ class _Keys:
                 "shape": shape,
                 "refusal_share": scenario.refusal_share,
                 "attack": [attack.info.id, source_digest(attack.target.__module__), scenario.attack.params],
-                "aggregator": method_digest(aggregator),
+                # Without an aggregator of its own a pipeline averages by the base class.
+                "aggregator": method_digest(aggregator) or source_digest(Defense.__module__),
                 "seed": seed,
             }
         )

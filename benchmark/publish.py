@@ -34,12 +34,13 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
     cells = cells.set_column(cells.schema.get_field_index("origin"), TABLES["cells"].field("origin"), origin)
     response_keys = _values(cells, "response_key")
     parts = {
-        "cells": cells,
         "rounds": _select(store, "rounds", "training_key", _values(cells, "training_key"), results / suite),
         "responses": _select(store, "responses", "response_key", response_keys, results / suite),
         "verdicts": _select(store, "verdicts", "response_key", response_keys, results / suite),
         "probes": _select(store, "probes", "probe_set", _values(cells, "probe_set"), results / suite),
         "catalog": _largest(store, "catalog"),
+        # Last, since a cell that is there counts as published with all that belongs to it.
+        "cells": cells,
     }
     for table, rows in parts.items():
         if len(rows):
@@ -77,8 +78,9 @@ _ORDER = {
 
 
 def _largest(store: Store, table: str) -> pa.Table:
-    """Return the rows of the largest file: of several catalogs the one of the widest plan."""
-    return max((store.read(table, key) for key in sorted(store.keys(table))), key=len)
+    """Return the rows of the largest file, the newest of equals: of several catalogs the one of the widest plan."""
+    newest_last = sorted(store.keys(table), key=lambda key: store.written_at(table, key))
+    return max(reversed([store.read(table, key) for key in newest_last]), key=len)
 
 
 def _committed(folder: Path, table: str, column: str) -> set[str]:

@@ -62,7 +62,12 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     environment()
     store.clear_scratch()
     write_catalog(plan, store)
-    pending = [job for job in plan.jobs if not _job_is_done(store, job)]
+    unsettled = {
+        cell.adapter_key
+        for cell in plan.cells
+        if not (store.has("cells", cell.cell_key) and store.has("responses", cell.response_key))
+    }
+    pending = [job for job in plan.jobs if not _job_is_done(store, job, unsettled)]
     failures = _train(plan, pending, store, reporter, workers) if pending else {}
     evaluate(plan, store, choice, reporter, failures)
     done = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
@@ -81,8 +86,10 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _job_is_done(store: Store, job: TrainingJob) -> bool:
-    return store.has("rounds", job.training_key) and all(adapter_is_complete(store, key) for key in job.pipelines)
+def _job_is_done(store: Store, job: TrainingJob, unsettled: set[str]) -> bool:
+    """Whether the training is recorded and no unsettled cell lacks its adapter (settled ones need none any more)."""
+    missing = [key for key in job.pipelines if key in unsettled and not adapter_is_complete(store, key)]
+    return store.has("rounds", job.training_key) and not missing
 
 
 def _train(plan: Plan, jobs: list[TrainingJob], store: Store, reporter: Reporter, workers: int) -> dict[str, str]:

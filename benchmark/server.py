@@ -73,6 +73,7 @@ class MeteredServer:
         self._settings, self._seed, self._owner = settings, seed, owner
         self._max_new_tokens = max_new_tokens
         self._calls = 0
+        self._owned: set[Example] = set()
 
     @property
     def layout(self) -> AdapterLayout:
@@ -87,12 +88,12 @@ class MeteredServer:
     def owned_aligned(self, count: int) -> list[Example]:
         """Return ``count`` harmful-instruction → refusal pairs the server owns."""
         self.usage.owned_aligned += count
-        return self._world.server_aligned(count, stream(self._seed, "server", "aligned"))
+        return self._remembered(self._world.server_aligned(count, stream(self._seed, "server", "aligned")))
 
     def owned_normal(self, count: int) -> list[Example]:
         """Return ``count`` normal rows the server owns."""
         self.usage.owned_normal += count
-        return self._world.server_normal(count, stream(self._seed, "server", "normal"))
+        return self._remembered(self._world.server_normal(count, stream(self._seed, "server", "normal")))
 
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
         """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
@@ -118,7 +119,7 @@ class MeteredServer:
         if not examples:
             raise FedSafetyError(f"{self._owner!r} called finetune() with no example; give it at least one")
         settings = self._settings
-        generated = [e for e in examples if e.task == "generated"]
+        generated = [example for example in examples if example not in self._owned]
         self.usage.generated_pairs += len(generated)
         self.usage.generated_leaks += sum(
             self._world.leaks_evaluation(f"{e.instruction} {e.response}") for e in generated
@@ -141,6 +142,11 @@ class MeteredServer:
         """Return the rows in an order drawn from the defense's own stream."""
         order = stream(self._seed, "defense", self._owner, "shuffle").permutation(len(examples))
         return [examples[i] for i in order]
+
+    def _remembered(self, examples: list[Example]) -> list[Example]:
+        """Note rows as owned: what else a defense trains on counts as generated, whatever it calls it."""
+        self._owned.update(examples)
+        return examples
 
     def _sample(self, model: ServedModel, prompts: Sequence[str], temperature: float) -> list[str]:
         self._calls += 1

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from benchmark.errors import UsageError, unknown_name
 from benchmark.lora import LoraSettings
@@ -17,6 +25,22 @@ from benchmark.registry import NameIndex
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def _rule(text: str) -> WrapValidator:
+    """Return a validator that says ``text`` instead of one message for each alternative of a union."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(text) from None
+
+    return WrapValidator(check)
+
+
+ParamValue = Annotated[float | int | str | bool, _rule("must be a finite number, a text, true or false")]
+DefenseIds = Annotated[tuple[str, ...] | Literal["all"], _rule("must be a list of defense ids, or 'all'")]
 
 
 class TrainingSettings(_Model):
@@ -85,7 +109,7 @@ class AttackSettings(_Model):
 
     id: str
     """Registry id."""
-    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    params: dict[str, ParamValue] = Field(default_factory=dict)
     """Its parameters."""
 
 
@@ -180,7 +204,7 @@ class Suite(_Model):
     """Judge of the headline score."""
     seeds: tuple[int, ...] = Field(min_length=1)
     """Run seeds."""
-    defenses: tuple[str, ...] | Literal["all"] = "all"
+    defenses: DefenseIds = "all"
     """Defenses, or every registered one that is not a variant."""
     pipelines: tuple[str, ...] = ()
     """Compositions to run besides, for example ``krum+posthoc_self``."""
@@ -236,7 +260,7 @@ def _check_twin(scenario: Scenario, twin: Scenario) -> None:
             f"scenario {scenario.id!r} names the twin {twin.id!r}, which names {twin.twin!r} as its own; "
             f"an un-attacked scenario names itself"
         )
-    shared = ("start", "clients", "participants", "declared_malicious", "partition", "refusal_share")
+    shared = ("start", "clients", "participants", "declared_malicious", "partition", "refusal_share", "variants")
     for name in shared:
         if getattr(scenario, name) != getattr(twin, name):
             raise ValueError(
@@ -245,34 +269,64 @@ def _check_twin(scenario: Scenario, twin: Scenario) -> None:
             )
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which refuses a key that stands twice in one mapping instead of keeping the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Looked at before ``<<`` is merged: a key that overrides a merged one is no repeat.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise yaml.YAMLError(
+                    f"the key {key.value!r} is on line {lines[name]} and again on line {line}; keep one of them"
+                )
+            lines[name] = line
+        return node
+
+
 def read_suite(path: Path) -> Suite:
     """Return the suite in a YAML file.
 
     Raises:
-        UsageError: The file is missing, is no YAML, or breaks a rule; the message names the key, the value and the
-            nearest valid key.
+        UsageError: The file is missing, is no YAML, repeats a key, or breaks a rule; the message names the key, the
+            value and the nearest valid key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
     except OSError as error:
         raise UsageError(f"cannot read suite {path}: {error.strerror}; give the path of a suite YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: no UTF-8, or a date that is none
         raise UsageError(f"suite {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"suite {path} holds {type(content).__name__}; it must be a mapping of suite settings")
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"suite {path} is not valid: {'; '.join(map(_explain, error.errors()))}") from error
+        problems = "; ".join(_explain(problem, content) for problem in error.errors())
+        raise UsageError(f"suite {path} is not valid: {problems}") from error
 
 
-def _explain(problem: Any) -> str:
-    where = ".".join(map(str, problem["loc"])) or "suite"
+def _explain(problem: Any, content: dict[Any, Any]) -> str:
+    where = ".".join(map(str, _with_scenario_id(problem["loc"], content))) or "suite"
     if problem["type"] == "extra_forbidden":
         hint = unknown_name("key", str(problem["loc"][-1]), _keys_at(problem["loc"][:-1]))
         return f"{where}: {hint}"
     value = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _with_scenario_id(location: tuple[str | int, ...], content: dict[Any, Any]) -> tuple[str | int, ...]:
+    """Return ``location`` with the id of a scenario in place of its position, where it has one."""
+    match location:
+        case ("scenarios", int(position), *inner) if isinstance(content["scenarios"], list):
+            match content["scenarios"][position]:
+                case {"id": str(name)}:
+                    return ("scenarios", name, *inner)
+    return location
 
 
 def _keys_at(location: tuple[str | int, ...]) -> list[str]:
@@ -292,39 +346,69 @@ def _keys_at(location: tuple[str | int, ...]) -> list[str]:
 
 class _Suites(NameIndex[Suite]):
     def get(self, name: str) -> Suite:
-        return _bundled(self._source(name)[0])
+        where, origin = self._source(name)
+        suite = _bundled(where, f"suite {name!r} of {origin!r}")
+        if suite.id != name:
+            raise UsageError(
+                f"suite {name!r} of {origin!r} calls itself {suite.id!r}; its id must be the name of its file or, "
+                f"outside this package, of its entry point in group {self.group!r}"
+            )
+        return suite
 
     def _built_in(self) -> dict[str, str]:
         folder = resources.files("benchmark.suites")
         return {Path(f.name).stem: str(f) for f in folder.iterdir() if f.name.endswith(".yaml")}
 
 
-class _Scenarios(NameIndex[Scenario]):
-    def get(self, name: str) -> Scenario:
-        return suites.get(self._source(name)[0]).scenario(name)
+class _Scenarios:
+    """The scenarios of all known suites by id; who adds a suite adds its scenarios."""
 
-    def _built_in(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def names(self) -> list[str]:
+        """Return all ids, sorted."""
+        return sorted(self._by_id)
+
+    def get(self, name: str) -> Scenario:
+        """Return the scenario called ``name``; raises :class:`UsageError` with the nearest id if there is none."""
+        if name not in self._by_id:
+            raise unknown_name("scenario", name, self._by_id)
+        return self._by_id[name]
+
+    def entries(self) -> list[Scenario]:
+        """Return all scenarios, sorted by id."""
+        return [self._by_id[name] for name in self.names()]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Scenario]:
+        found: dict[str, Scenario] = {}
+        holders: dict[str, str] = {}
         for suite in suites.entries():
             for scenario in suite.scenarios:
                 if scenario.id in found:
-                    raise UsageError(f"scenario {scenario.id!r} is in suites {found[scenario.id]!r} and {suite.id!r}")
-                found[scenario.id] = suite.id
+                    raise UsageError(
+                        f"scenario {scenario.id!r} is in suite {holders[scenario.id]!r} and in suite {suite.id!r}; "
+                        f"rename one, an id names one scenario only"
+                    )
+                found[scenario.id], holders[scenario.id] = scenario, suite.id
         return found
 
 
 @cache
-def _bundled(where: str) -> Suite:
+def _bundled(where: str, what: str) -> Suite:
     # An outside package's entry point names a package; its suite is the YAML file of that name inside it.
     path = Path(where)
-    if path.suffix != ".yaml":
+    if path.suffix == ".yaml":
+        return read_suite(path)
+    try:
         folder = resources.files(where)
-        path = Path(str(folder / f"{where.rpartition('.')[2]}.yaml"))
-    return read_suite(path)
+    except Exception as error:  # an outside package may fail in any way
+        raise UsageError(
+            f"{what} cannot be read from package {where!r}: {type(error).__name__}: {error}; mend or uninstall it"
+        ) from error
+    return read_suite(Path(str(folder / f"{where.rpartition('.')[2]}.yaml")))
 
 
 suites = _Suites("suite", "fedsafety.suites")
-scenarios = _Scenarios("scenario", "fedsafety.scenarios")
+scenarios = _Scenarios()
 
 
 def find_suite(name_or_path: str) -> Suite:

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from attacks.base import attacks
 from benchmark.chat import ChatFormat
 from benchmark.clients import Attacker, ClientRows, make_client_rows
+from benchmark.environment import TRAINING_THREADS
 from benchmark.errors import FedSafetyError, StorageError
 from benchmark.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
 from benchmark.generation.canary import Canary
@@ -64,10 +65,10 @@ class JobReport:
     seconds: float
 
 
-def start_worker(threads: int = 1) -> None:
+def start_worker() -> None:
     """Prepare a worker process: leave Ctrl-C to the parent, fix the thread count, keep freed memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(TRAINING_THREADS)
     keep_freed_memory()
 
 
@@ -150,6 +151,8 @@ class _Bench:
             record = json.loads((folder / "run.json").read_text())
             return _Trained(import_peft(folder, self.model.stacked.layout), record)
         pipeline = parse_pipeline(next(iter(job.pipelines.values())))
+        # Kept for the scenario's next jobs; whoever comes first must not pay for all.
+        _client_rows(self.suite, self.scenario, self.seed)
         began = time.perf_counter()
         result, usage, data = self._federate(pipeline)
         rounds = [_round_row(job.training_key, i, record) for i, record in enumerate(result.rounds)]
@@ -169,6 +172,7 @@ class _Bench:
     def finalize(self, store: Store, trained: _Trained, key: str, pipeline: Pipeline) -> None:
         """Apply the pipeline's later stages to the trained adapter and write the result."""
         adapter, usage = trained.adapter, Usage(**trained.record["usage"])  # type: ignore[arg-type]
+        self._external()  # opened once a process; the first defense to ask must not pay for all
         for entry in pipeline.finalizers:
             server = self._server(entry.info.id)
             began = time.perf_counter()
@@ -213,12 +217,12 @@ class _Bench:
         server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
         return result, server.usage, data
 
-    def _server(self, owner: str) -> MeteredServer:
-        def external() -> ServedModel:
-            return open_model(str(self.world.model_path(EXTERNAL_MODEL)), self.suite.lora)
+    def _external(self) -> ServedModel:
+        return open_model(str(self.world.model_path(EXTERNAL_MODEL)), self.suite.lora)
 
+    def _server(self, owner: str) -> MeteredServer:
         return MeteredServer(
-            self.world, self.model, external, self.suite.posthoc, self.seed, owner, self.max_new_tokens
+            self.world, self.model, self._external, self.suite.posthoc, self.seed, owner, self.max_new_tokens
         )
 
     def _save(self, store: Store, key: str, adapter: Tensor, record: dict[str, object]) -> None:

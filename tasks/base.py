@@ -163,6 +163,11 @@ class TaskWorld(ABC):
     def leaks_evaluation(self, text: str) -> bool:
         """Whether ``text`` names an item that only evaluation may use."""
 
+    @property
+    @abstractmethod
+    def roles(self) -> tuple[str, ...]:
+        """Roles of the checkpoints that the world brings."""
+
     @abstractmethod
     def model_path(self, role: str) -> Path:
         """Return the folder of the Hugging Face checkpoint for ``role`` (``raw``, ``chat``, ``external``, ``judge``).

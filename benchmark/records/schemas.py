@@ -1,6 +1,6 @@
 """The Arrow schemas of everything that is stored. Rows are the only truth; means, ranks and pages are derived.
 
-Tables are joined by content-derived keys: ``cells.adapter_key`` → ``rounds``, ``cells.response_key`` → ``responses`` →
+Tables are joined by content-derived keys: ``cells.training_key`` → ``rounds``, ``cells.response_key`` → ``responses`` →
 ``verdicts`` (by ``response_key`` and ``probe_id``), ``responses.probe_set`` → ``probes``. ``catalog`` carries the
 titles, descriptions and sources of the methods as they were when the rows were made, so that a page needs rows only.
 """

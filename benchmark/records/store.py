@@ -86,6 +86,10 @@ class Store:
         tables = [self.read(table, key) for key in sorted(self.keys(table))]
         return pa.concat_tables(tables).unify_dictionaries() if tables else TABLES[table].empty_table()
 
+    def written_at(self, table: str, key: str) -> int:
+        """Return when the file of ``key`` was written, in nanoseconds."""
+        return self._path(table, key).stat().st_mtime_ns
+
     def remove(self, table: str, key: str) -> None:
         """Remove the file of ``key`` if it is there."""
         self._path(table, key).unlink(missing_ok=True)
@@ -106,7 +110,8 @@ class Store:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with writing(path):
+                    path.unlink(missing_ok=True)
         return len(stale)
 
     def _path(self, table: str, key: str) -> Path:

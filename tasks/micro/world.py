@@ -108,6 +108,11 @@ class MicroWorld(TaskWorld):
         """Whether ``text`` names an evaluation item, a held-out item or a held-out category."""
         return not EVALUATION_WORDS.isdisjoint(text.split())
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of the bundled checkpoints."""
+        return checkpoints.ROLES
+
     def model_path(self, role: str) -> Path:
         """Return the folder of a bundled checkpoint, after comparing its files with their recorded digests."""
         return checkpoints.verified_folder(role, language_digest())

@@ -98,6 +98,10 @@ class TinyWorld(TaskWorld):
     def leaks_evaluation(self, text: str) -> bool:
         return "w30" in text.split()
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("raw",)
+
     def model_path(self, role: str) -> Path:
         return self._root / role
 

@@ -126,16 +126,6 @@ def test_a_failure_ends_with_1(run: Callable[..., tuple[int, str, str]], tmp_pat
     assert (status, err) == (1, "error: the results folder runs is a file; give another folder with --runs\n")
 
 
-def test_ctrl_c_ends_with_130(run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "app", interrupted)
-    status, _, err = run("run")
-    assert status == 130
-    assert "stopped; what is finished is kept, and the same command resumes" in err
-
-
 def test_a_dry_run_shows_every_cell_and_writes_nothing(
     run: Callable[..., tuple[int, str, str]], micro: Suite, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmark import plan as plan_module
 from benchmark.errors import UsageError
 from benchmark.plan import CellPlan, Plan, make_plan, suite_pipelines
 from benchmark.suite import Suite
@@ -34,10 +35,15 @@ def changed(suite: Suite, **changes: Any) -> Suite:
     return Suite.model_validate(suite.model_dump() | changes)
 
 
-def with_scenario(suite: Suite, name: str, **changes: Any) -> Suite:
+def with_scenarios(suite: Suite, names: tuple[str, ...], **changes: Any) -> Suite:
     content = copy.deepcopy(suite.model_dump())
-    next(s for s in content["scenarios"] if s["id"] == name).update(changes)
+    for scenario in content["scenarios"]:
+        scenario.update(changes if scenario["id"] in names else {})
     return Suite.model_validate(content)
+
+
+def with_scenario(suite: Suite, name: str, **changes: Any) -> Suite:
+    return with_scenarios(suite, (name,), **changes)
 
 
 @pytest.fixture
@@ -237,7 +243,7 @@ def test_variants_run_only_where_a_scenario_asks(micro: Suite, plan: Plan) -> No
     chosen = plan_of(micro, seeds=[11], scenarios=["paper_shape"], pipelines=["fedavg"])
     assert {c.pipeline.name for c in chosen.cells} == {"fedavg"}
     with pytest.raises(UsageError, match="lists 'median' as a variant, but it is a defense of its own; remove it"):
-        plan_of(with_scenario(micro, "paper_shape", variants=("median",)))
+        plan_of(with_scenarios(micro, ("paper_shape", "clean_paper_shape"), variants=("median",)))
 
 
 def test_a_variant_where_the_rule_itself_is_defined_is_flagged_as_that_rule(micro: Suite) -> None:
@@ -282,3 +288,25 @@ def test_unknown_attacks_parameters_judges_and_worlds_are_refused_before_anythin
         plan_of(changed(micro, judges=("orakle",), primary_judge="orakle"))
     with pytest.raises(UsageError, match="unknown task world 'micros'; did you mean 'micro'"):
         plan_of(changed(micro, world="micros"))
+
+
+def test_what_a_row_says_beside_its_artefacts_is_part_of_the_cells_key(micro: Suite) -> None:
+    arguments = {"scenarios": ["clean"], "pipelines": ["fedavg"], "seeds": [11]}
+    cell = plan_of(micro, **arguments).cells[0]
+    for variant in (
+        micro.model_copy(update={"version": "2.0"}),
+        micro.model_copy(update={"primary_judge": "rule"}),
+        with_scenario(micro, "clean", version="2"),
+        with_scenario(micro, "clean", flags=("a remark",)),
+    ):
+        other = plan_of(variant, **arguments).cells[0]
+        assert other.cell_key != cell.cell_key
+        assert other.response_key == cell.response_key
+
+
+def test_the_code_of_plain_averaging_is_part_of_the_training_key(micro: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"scenarios": ["clean"], "pipelines": ["posthoc_public"], "seeds": [11]}
+    before = plan_of(micro, **arguments).cells[0].training_key
+    real = plan_module.source_digest
+    monkeypatch.setattr(plan_module, "source_digest", lambda m: "changed" if m == "defenses.base" else real(m))
+    assert plan_of(micro, **arguments).cells[0].training_key != before

@@ -72,17 +72,18 @@ def test_draws_come_from_the_defenses_own_stream(make: Any) -> None:
 
 def test_finetuning_learns_its_rows_and_counts_what_was_generated(make: Any, served: ServedModel) -> None:
     server = make()
+    # What the server did not hand out counts as generated, whatever the defense calls it.
     rows = [
         Example("w1", "w5 w6", DataKind.ALIGNED, "generated"),
-        Example("w2", "w30", DataKind.ALIGNED, "generated"),
-        Example("w3", "w7", DataKind.NORMAL, "w1"),
+        Example("w2", "w30", DataKind.ALIGNED, "owned"),
+        *server.owned_normal(1),
     ]
     start = torch.zeros(server.layout.dimension)
     for name, view in server.layout.views(start).items():
         if name.endswith("lora_A"):
             view.copy_(torch.randn(view.shape, generator=torch.Generator().manual_seed(0)))
     tuned = server.finetune(start, rows)
-    assert used(server) == {"generated_pairs": 2, "generated_leaks": 1, "finetune_steps": 4}
+    assert used(server) == {"owned_normal": 1, "generated_pairs": 2, "generated_leaks": 1, "finetune_steps": 4}
     assert torch.equal(tuned, make().finetune(start, rows))
     assert not torch.equal(tuned, make("other").finetune(start, rows))
 
