@@ -40,7 +40,8 @@ def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str],
         out_dir: Where the pages go; made if need be.
 
     Raises:
-        UsageError: A results folder is missing, or there are no cells at all.
+        UsageError: A folder is missing or lies inside another, or there are no cells at all.
+        StorageError: A page cannot be written.
         FedSafetyError: Rows cannot be read faithfully; see :func:`leaderboard.rows.load_rows`.
     """
     start = time.perf_counter()

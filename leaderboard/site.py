@@ -11,9 +11,11 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +24,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from benchmark.errors import UsageError
+from benchmark.errors import StorageError, UsageError
+from benchmark.records.store import scratch_beside
 from leaderboard import plots
 from leaderboard.ranking import GATE, Board, Estimate, Standing, boards
 from leaderboard.rows import Rows
@@ -69,6 +72,7 @@ def build_site(rows: Rows, out_dir: Path | str) -> Path:
 
     Raises:
         UsageError: There are no cells, or a suite's id cannot name a file.
+        StorageError: A page cannot be written; what was there before is whole.
     """
     return write_pages(boards(rows), rows, out_dir)
 
@@ -85,11 +89,35 @@ def write_pages(all_boards: Sequence[Board], rows: Rows, out_dir: Path | str) ->
     names = ["index.html", *(f"{board.suite}.html" for board in all_boards[1:])]
     links = list(zip(names, all_boards, strict=True))
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     environment = _environment()
-    for name, board in links:
-        (out / name).write_text(_page(environment, board, rows, links), encoding="utf-8", newline="\n")
+    for name, board in reversed(links):  # the first page links to all others: it comes last
+        _write(out / name, _page(environment, board, rows, links))
     return out / "index.html"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a page in one step, so that a reader sees the old one or the new one."""
+    scratch = scratch_beside(path)
+    with _writing(path):
+        try:
+            scratch.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while ``path`` is written into a :class:`StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+        raise StorageError(
+            f"cannot write the page to {path}: {reason}; free space or name another folder with --out"
+        ) from error
 
 
 def _page(environment: jinja2.Environment, board: Board, rows: Rows, links: list[tuple[str, Board]]) -> str:

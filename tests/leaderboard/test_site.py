@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -10,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmark.errors import UsageError
+from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
 from leaderboard.ranking import Estimate
 from leaderboard.rows import Rows, load_rows
@@ -228,6 +230,37 @@ def test_a_suite_id_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
 def test_no_cells_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no cells to show; run `fedsafety run`"):
         build([tmp_path], [tmp_path / "none yet"], tmp_path / "site")
+
+
+def test_a_file_in_the_place_of_the_folder_or_the_page_is_named(tmp_path: Path, runs: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "site" / "index.html").mkdir(parents=True)
+    for out, message in (
+        ("file", r"cannot write the page to .*file: it is not a folder; .* another folder with --out"),
+        ("file/site", r"cannot write the page to .*site: Not a directory; free space or name another folder"),
+        ("site", r"cannot write the page to .*index\.html: Is a directory; free space or name another folder"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            build([], [runs], tmp_path / out)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_page_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, runs: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "index.html"
+    old.write_text("the old page")
+
+    def half(path: Path, *_: Any, **__: Any) -> None:
+        path.write_bytes(b"<!doctype")
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(StorageError, match=rf"cannot write the page to .*index\.html: {os.strerror(code)}; free space"):
+        build([], [runs], tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("index.html", "the old page")]
 
 
 def test_build_reports_what_it_did(tmp_path: Path, committed: Path, runs: Path, rows: Rows) -> None:
