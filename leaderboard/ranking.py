@@ -21,6 +21,7 @@ cell that failed or is missing leaves its defense without a mean, never the othe
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import defaultdict
@@ -207,24 +208,27 @@ class Board:
 class Catalog:
     """Titles, descriptions and sources as stored beside the rows.
 
-    Methods change over time and a store only grows, so one id may have several rows: the first in canonical order
-    is shown, published before local, and :attr:`notices` says so.
+    Methods change over time and a store only grows, so one id may have several rows: the row of the asked version is
+    shown, else the first in canonical order, published before local, and :attr:`notices` says so.
     """
 
     def __init__(self, rows: Rows) -> None:
         self.notices: list[str] = []
-        self._entries: dict[tuple[str, str], dict[str, Any]] = {}
+        self._entries: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for part in (rows.published, rows.local):
-            seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+            seen: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
             for row in part.catalog.to_pylist():
-                seen[row["kind"], row["id"]].add(f"{row['title']}\0{row['description']}")
-                self._entries.setdefault((row["kind"], row["id"]), row)
+                seen[row["kind"], row["id"]].add((row["title"], row["description"], row["settings"]))
+                self._entries[row["kind"], row["id"]].append(row)
             several = sorted(f"{kind} {id_}" for (kind, id_), texts in seen.items() if len(texts) > 1)
             if several:
-                self.notices.append(f"Several descriptions are stored, the first is shown: {', '.join(several)}.")
+                self.notices.append(
+                    f"Several descriptions or settings are stored, those of the scores' version or else the first are "
+                    f"shown: {', '.join(several)}."
+                )
 
-    def get(self, kind: str, id_: str) -> Mapping[str, Any]:
-        """Return the catalog row, or one that shows the bare id."""
+    def get(self, kind: str, id_: str, version: str = "") -> Mapping[str, Any]:
+        """Return the catalog row, if possible one of ``version``, or one that shows the bare id."""
         empty = dict.fromkeys(("description", "paper", "stages", "knowledge", "resources", "settings"), "")
         fallback = {
             **empty,
@@ -235,11 +239,23 @@ class Catalog:
             "ranked": True,
             "source_digest": "",
         }
-        return self._entries.get((kind, id_), fallback)
+        entries = self._entries.get((kind, id_), [fallback])
+        return next((row for row in entries if _version(row) == version), entries[0])
 
     def position(self, kind: str, id_: str) -> tuple[int, str]:
         """Return a sort key: the suite's order, then the id."""
         return int(self.get(kind, id_)["position"]), id_
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    """Return the version in a catalog row's settings; empty if they have none."""
+    try:
+        match json.loads(row["settings"] or "{}"):
+            case {"version": str(version)}:
+                return version
+    except json.JSONDecodeError:  # shown as it is
+        pass
+    return ""
 
 
 def boards(rows: Rows) -> list[Board]:
@@ -282,7 +298,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog) -> Board:
     judges = {name.partition(":")[2] for cell in shown for name in cell.metrics if name.startswith("judge:")}
     return Board(
         suite=suite,
-        info=catalog.get("suite", suite),
+        info=catalog.get("suite", suite, shown[0].row["suite_version"]),
         version=shown[0].row["suite_version"],
         protocol=shown[0].row["protocol_version"],
         scenarios=scenarios,
@@ -352,9 +368,9 @@ def _scenarios(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario, 
             "scenario_version",
         )
         shape = {name: row[name] for name in names}
-        info = catalog.get("scenario", row["scenario"])
+        info = catalog.get("scenario", row["scenario"], row["scenario_version"])
         found.setdefault(row["scenario"], Scenario(row["scenario"], row["twin"], row["attack"], info, shape))
-    return tuple(sorted(found.values(), key=lambda s: (not s.attacked, catalog.position("scenario", s.id))))
+    return tuple(sorted(found.values(), key=lambda s: (not s.attacked, s.info["position"], s.id)))
 
 
 class _Grid:
