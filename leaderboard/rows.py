@@ -1,8 +1,9 @@
 """Load stored rows from any number of folders, refuse what cannot be read faithfully, and hand them on in one form.
 
-What this module guarantees: every ``*.parquet`` file below a root is either loaded or named in an error; a row's
-file, its place in the file and the order of the roots change nothing; a (cell, origin) occurs once. What it does not
-do: repair or guess. Rows are read as they are, and nothing that runs a cell is imported.
+What this module guarantees: every ``*.parquet`` file below a root is either loaded or named in an error, except what a
+running command has half-written; a row's file, its place in the file and the order of the roots change nothing; a
+(cell, origin) occurs once. What it does not do: repair or guess. Rows are read as they are, and nothing that runs a
+cell is imported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.schemas import ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
+from benchmark.records.store import SCRATCH
 from leaderboard.canonical import canonical_table, rows_digest
 
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -79,15 +82,23 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
         local: Further folders, whose rows without an origin are local even if no cell is finished there yet.
 
     Raises:
-        UsageError: A root does not exist.
+        UsageError: A root does not exist, or lies inside another.
         FedSafetyError: A file is unreadable, is not one of the benchmark's, has another schema version or other
             columns; a cell occurs twice in one origin; two rows of one key contradict each other.
     """
-    parts: dict[bool, dict[str, list[pa.Table]]] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
     own = {Path(root).resolve() for root in local}
-    for root in sorted({Path(root).resolve() for root in roots} | own):
+    folders = sorted({Path(root).resolve() for root in roots} | own)
+    for root in folders:
         if not root.is_dir():
             raise UsageError(f"no folder {str(root)!r} to read rows from; give a folder written by `fedsafety run`")
+    for outer, inner in pairwise(folders):  # sorted by their parts, so a folder is followed by what lies inside it
+        if inner.is_relative_to(outer):
+            raise UsageError(
+                f"the folder {str(inner)!r} lies inside {str(outer)!r}, so that its rows would be read twice; "
+                f"name folders that do not contain each other"
+            )
+    parts: dict[bool, dict[str, list[pa.Table]]] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
+    for root in folders:
         loaded = _load_root(root)
         local_cells = [pc.equal(cells.column("origin").cast(pa.string()), ORIGIN_LOCAL) for cells in loaded["cells"]]
         local_root = root in own or (bool(local_cells) and all(pc.all(mask).as_py() for mask in local_cells))
@@ -101,7 +112,7 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
 
 
 def _load_root(root: Path) -> dict[str, list[pa.Table]]:
-    paths = sorted(root.rglob("*.parquet"))
+    paths = sorted(path for path in root.rglob("*.parquet") if not path.name.startswith(SCRATCH))
     loaded: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
     with ThreadPoolExecutor(max_workers=2) as pool:
         for name, table in pool.map(_load_file, paths):

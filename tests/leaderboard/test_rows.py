@@ -10,6 +10,7 @@ import pytest
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.schemas import TABLES
+from benchmark.records.store import SCRATCH
 from leaderboard.rows import load_rows
 
 from .synthetic import LOCAL, SMALL, cell_row, exact_rows, make_rows, table_of, write_rows, write_table, write_tables
@@ -119,6 +120,12 @@ def test_a_half_written_file_is_named_with_the_way_out(tmp_path: Path) -> None:
         load_rows([tmp_path])
 
 
+def test_what_a_running_command_is_writing_is_passed_over(tmp_path: Path, committed: Path) -> None:
+    write_tables(tmp_path, make_rows(SMALL))
+    (tmp_path / "cells" / f"{SCRATCH}4711-key.parquet").write_bytes(b"PAR1 half a file")
+    assert load_rows([tmp_path]).digest == load_rows([committed]).digest
+
+
 def test_a_missing_value_is_refused(tmp_path: Path) -> None:
     schema = pa.schema([field.with_nullable(True) for field in TABLES["cells"]], metadata=TABLES["cells"].metadata)
     write_table(tmp_path / "cells", pa.Table.from_pylist([{**cell_row(), "seed": None}], schema=schema))
@@ -129,6 +136,17 @@ def test_a_missing_value_is_refused(tmp_path: Path) -> None:
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no folder .*nowhere"):
         load_rows([tmp_path / "nowhere"])
+
+
+def test_folders_that_contain_each_other_are_refused(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("results/runs", "results-old")):
+        write_table(tmp_path / folder / "cells", table_of("cells", [cell_row(origin="local", seed=seed)]))
+    results = tmp_path / "results"
+    for roots, local in (([results], [results / "runs"]), ([results / "runs"], [results])):
+        with pytest.raises(UsageError, match=r"folder '.*runs' lies inside '.*results', .* read twice; name folders"):
+            load_rows(roots, local=local)
+    beside_and_twice = [tmp_path / "results-old", results / "x" / ".."]
+    assert load_rows(beside_and_twice, local=[results]).local.cells.num_rows == 2
 
 
 def test_the_same_cell_twice_in_one_origin_is_refused(tmp_path: Path) -> None:
