@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,8 +114,12 @@ SCENARIO = ("scenarios", 0)
         (1, (*SCENARIO, "partcipants"), "did you mean 'participants'?"),
         (1, (*SCENARIO, "attack", "parms"), "did you mean 'params'?"),
         (1, ("lora", "rnk"), "did you mean 'rank'?"),
+        (None, (*SCENARIO, "id"), "scenarios.0.id: Field required"),
+        (7, (*SCENARIO, "id"), "scenarios.0.id: Input should be a valid string (got 7)"),
+        ("Clean", (*SCENARIO, "id"), "scenarios.Clean.id: String should match pattern"),
+        ("clean", SCENARIO, "scenarios.0: Input should be a valid dictionary"),
         (None, ("training", "rounds"), "training.rounds: Field required"),
-        (None, (*SCENARIO, "twin"), "scenarios.0.twin: Field required"),
+        (None, (*SCENARIO, "twin"), "scenarios.aligned_start.twin: Field required"),
         ("forty", ("training", "rounds"), "training.rounds: Input should be a valid integer"),
         ("forty", ("training", "rounds"), "(got 'forty')"),
         (0, ("training", "rounds"), "training.rounds: Input should be greater than or equal to 1 (got 0)"),
@@ -123,7 +130,11 @@ SCENARIO = ("scenarios", 0)
         ("Main Suite", ("id",), "id: String should match pattern"),
         (1.0, ("training", "learning_rate_floor"), "floor 1.0 exceeds learning_rate 0.004"),
         (63, ("training", "local_steps"), "draws 504 rows without replacement, but a client holds 500; lower"),
-        (11, (*SCENARIO, "participants"), "participants 11 exceed clients 10; draw at most all clients"),
+        (
+            11,
+            (*SCENARIO, "participants"),
+            "scenarios.aligned_start: participants 11 exceed clients 10; draw at most all clients",
+        ),
         (11, (*SCENARIO, "malicious"), "malicious 11 exceed clients 10"),
         (10, (*SCENARIO, "declared_malicious"), "declared_malicious 10 must be below participants 10; lower"),
         ({"kind": "dirichlet"}, (*SCENARIO, "partition"), "partition 'dirichlet' needs alpha; give it"),
@@ -132,6 +143,7 @@ SCENARIO = ("scenarios", 0)
         ("sampled", (*SCENARIO, "twin"), "names the twin 'sampled', which is attacked by 'unaligned_data'; name"),
         ("clean_raw", (*SCENARIO, "twin"), "and its twin 'clean_raw' differ in start: 'chat' and 'raw'; make them"),
         ("clean_sampled", (*SCENARIO, "twin"), "differ in participants: 10 and 7"),
+        (["krum_one_neighbour"], (*SCENARIO, "variants"), "differ in variants: ('krum_one_neighbour',) and ()"),
         ("claen", (*SCENARIO, "twin"), "names the twin 'claen', which the suite lacks; add it or name one of"),
         ("clean", (*SCENARIO, "id"), "scenario ids repeat: ['clean']; rename all but one"),
         (["nothing"], ("quick", "scenarios"), "quick names scenario 'nothing', which the suite lacks; known:"),
@@ -144,6 +156,59 @@ def test_a_broken_rule_is_named_with_the_value_and_a_way_out(
     refused: Callable[..., str], value: Any, where: tuple[Any, ...], message: str
 ) -> None:
     assert message in refused(value, *where)
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "message"),
+    [
+        ("al", ("defenses",), "defenses: must be a list of defense ids, or 'all' (got 'al')"),
+        ([1], ("defenses",), "defenses: must be a list of defense ids, or 'all' (got [1])"),
+        (
+            {"a": [1]},
+            (*SCENARIO, "attack", "params"),
+            "scenarios.aligned_start.attack.params.a: must be a finite number, a text, true or false (got [1])",
+        ),
+    ],
+)
+def test_a_choice_of_types_gives_one_message(
+    refused: Callable[..., str], value: Any, where: tuple[Any, ...], message: str
+) -> None:
+    assert refused(value, *where).endswith(f"is not valid: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "id: a\nseeds: [1]\n'id': b",
+            "not valid YAML: the key 'id' is on line 1 and again on line 3; keep one",
+        ),
+        ("training: {rounds: 1, rounds: 2}", "the key 'rounds' is on line 1 and again on line 1"),
+        ("scenarios:\n- id: a\n  twin: a\n  twin: b", "the key 'twin' is on line 3 and again on line 4"),
+        ("version: 2030-02-31", "is not valid YAML: day is out of range"),
+    ],
+)
+def test_a_repeated_key_and_an_impossible_date_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_suite(path)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    content = copy.deepcopy(MICRO)
+    clean = next(s for s in content["scenarios"] if s["id"] == "clean")
+    content |= {"scenarios": [], "quick": {"scenarios": ["again"], "seeds": [1]}}
+    again = "- &again\n  <<: *clean\n  id: again\n  twin: again\n- {<<: *again, id: third, twin: third}\n"
+    first = "".join(f"  {line}\n" for line in yaml.safe_dump(clean).splitlines())
+    text = yaml.safe_dump(content).replace("scenarios: []\n", "") + f"scenarios:\n- &clean\n{first}{again}"
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    assert [(s.id, s.twin, s.clients) for s in read_suite(path).scenarios] == [
+        ("clean", "clean", 10),
+        ("again", "again", 10),
+        ("third", "third", 10),
+    ]
 
 
 def test_a_twin_must_be_its_own_twin(tmp_path: Path) -> None:
@@ -165,3 +230,57 @@ def test_params_keep_their_types(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(content))
     params = read_suite(path).scenarios[0].attack.params
     assert [(key, type(value)) for key, value in params.items()] == [("a", int), ("b", float), ("c", bool), ("d", str)]
+
+
+ASK = """
+import json
+from benchmark.errors import UsageError
+from benchmark.suite import find_suite, scenarios, suites
+try:
+    found = [suites.names(), scenarios.names(), scenarios.get("their_attack").title, find_suite("theirs").title]
+    print(json.dumps(found))
+except UsageError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def ask_with_outside_suite(
+    site: Path, names: tuple[str, ...], package: str = "outside.their_file", **changes: Any
+) -> Any:
+    """Install a suite as another distribution and return what a fresh process finds."""
+    info = site / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[fedsafety.suites]\ntheirs = {package}\n")
+    folder = site / "outside" / "their_file"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    clean = next(s for s in MICRO["scenarios"] if s["id"] == "clean")
+    own = [clean | {"id": name, "twin": name, "title": f"Title of {name}"} for name in names]
+    content = MICRO | {"id": "theirs", "title": "Their suite", "scenarios": own}
+    content |= {"quick": {"scenarios": names[:1], "seeds": [1]}} | changes
+    (folder / "their_file.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(content))), encoding="utf-8")
+    script = f"import sys; sys.path.append({str(site)!r})\n{ASK}"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_another_installed_package_adds_a_suite_with_its_scenarios(tmp_path: Path) -> None:
+    names, all_scenarios, scenario, suite = ask_with_outside_suite(tmp_path, ("their_attack", "their_clean"))
+    assert names == ["micro", "theirs"]
+    assert all_scenarios == sorted(["their_attack", "their_clean", *(s["id"] for s in MICRO["scenarios"])])
+    assert [scenario, suite] == ["Title of their_attack", "Their suite"]
+
+
+def test_a_scenario_id_in_two_suites_is_refused_with_both(tmp_path: Path) -> None:
+    assert ask_with_outside_suite(tmp_path, ("their_attack", "clean")) == (
+        "scenario 'clean' is in suite 'micro' and in suite 'theirs'; rename one, an id names one scenario only"
+    )
+
+
+def test_an_outside_suite_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    lacking = ask_with_outside_suite(tmp_path / "a", ("their_attack",), package="not_installed")
+    assert lacking.startswith("suite 'theirs' of 'theirs' cannot be read from package 'not_installed': ModuleNotFound")
+    other = ask_with_outside_suite(tmp_path / "b", ("their_attack",), id="micro")
+    assert other.startswith("suite 'theirs' of 'theirs' calls itself 'micro'; its id must be the name of its file or,")
