@@ -1,0 +1,35 @@
+"""One trained micro cell from data to stored adapter: 40 rounds, FedAvg, in one process on all processors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.plan import make_plan
+from benchmark.records.store import Store
+from benchmark.run import default_workers
+from benchmark.suite import find_suite
+from benchmark.worker import adapter_is_complete, keep_freed_memory, run_job
+
+
+@pytest.mark.parametrize("scenario", ["clean", "clean_sampled", "clean_paper_shape"])
+def test_trained_cell(benchmark: Any, scenario: str, tmp_path: Path) -> None:
+    suite = find_suite("micro")
+    shape = suite.scenario(scenario)
+    benchmark.group = "trained cell"
+    benchmark.extra_info["shape"] = f"{shape.participants} of {shape.clients} clients a round"
+    plan = make_plan(suite, "transformers", scenarios=[scenario], pipelines=["fedavg"], seeds=[1])
+    (job,) = plan.jobs
+    keep_freed_memory()
+    torch.set_num_threads(default_workers())
+    roots = iter(tmp_path / str(i) for i in range(9))
+
+    def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (suite, job, next(roots)), {}
+
+    report = benchmark.pedantic(run_job, setup=setup, rounds=3, warmup_rounds=1)
+    assert report.failures == {}
+    assert adapter_is_complete(Store(tmp_path / "3"), job.training_key)
