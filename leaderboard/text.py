@@ -29,12 +29,14 @@ def board_table(board: Board) -> Table:
     seeds = f"{len(board.seeds)} seed{'s' if len(board.seeds) != 1 else ''}"
     titles = {scenario.id: scenario.info["title"] for scenario in board.scenarios}
     names = ", ".join(titles[name] for name in board.compared) or "no scenario"
-    table = Table(
-        title=Text(
-            f"{board.info['title']}: {'local rows only, ' if board.local_only else ''}mean over {names}; {seeds}"
-        ),
-        caption="Percent, mean ± SD over seeds. Differences inside the spread are not separated.\n"
+    caption = [
+        f"Mean over: {names}. Percent, mean ± SD over seeds; differences inside the spread are not separated.",
         "gate: utility below the gate, not ranked. ref: reference row, never ranked.",
+        *(_explained(standing) for standing in board.overall if standing.group == "unranked"),
+    ]
+    table = Table(
+        title=Text(f"{board.info['title']}{', local rows only' if board.local_only else ''}, {seeds}"),
+        caption=Text("\n".join(caption)),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -54,15 +56,19 @@ def _line(standing: Standing, local_only: bool) -> list[Text]:
     metrics = standing.metrics
     marks = [origin for origin in standing.entry.origins if origin != "committed" and not local_only]
     label = _LABELS.get(standing.group, "")
-    # What the gate demands is the same for all; why a cell is missing is not.
-    notes = () if standing.group == "below_gate" else standing.notes
-    remarks = [*marks, *([label] if label else []), *notes]
+    remarks = [*marks, *([label] if label else [])]
     shares = [_share(metrics.get(name)) for name in ("safety", "twin_safety", "over_refusal", "utility")]
     cells = [str(standing.rank or ""), standing.entry.id, *shares, "; ".join(remarks)]
     return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets
 
 
-_LABELS = {"below_gate": "gate", "degenerate": "degenerate", "unranked": "not ranked", "reference": "ref"}
+def _explained(standing: Standing) -> str:
+    """Return why a defense has no rank: the first reason, and how many more there are."""
+    first, *more = standing.notes or ("no score",)
+    return f"{standing.entry.id} is not ranked: {first}{f', and {len(more)} more' if more else ''}."
+
+
+_LABELS = {"below_gate": "gate", "degenerate": "degenerate", "unranked": "none", "reference": "ref"}
 
 
 def _share(value: Estimate | None) -> str:
