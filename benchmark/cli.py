@@ -182,6 +182,7 @@ def judge(
 @app.command()
 def leaderboard(
     suite: Annotated[str, typer.Option("--suite", help="Suite whose table is printed.")] = "micro",
+    scenario: Annotated[str, typer.Option(help="Attacked scenario to print; default: the mean over all.")] = "",
     results: ResultsOption = Path("results"),
     runs: RunsOption = Path("runs"),
     out: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("site"),
@@ -193,7 +194,7 @@ def leaderboard(
     # Only the default may be missing, as in a folder that holds nothing but one's own runs.
     lacking = results == Path("results") and not results.is_dir()
     report = build([] if lacking else [results], [runs], out)
-    console.print(render_table(report.rows, suite))
+    console.print(render_table(report.rows, suite, scenario))
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
     if lacking:
         console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")

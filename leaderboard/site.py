@@ -145,7 +145,7 @@ def _page(environment: jinja2.Environment, board: Board, rows: Rows, links: list
         apart=len(_strata(board, "apart")),
         judge_infos=[_judge(board, judge) for judge in board.judges],
         attacks=board.attacks,
-        generators=sorted({cell.row["generator"] for cell in board.cells}),
+        generators=sorted({cell.row["generator"] for cell in board.cells} - {""}),
         gate=GATE,
         figures={"effect": Markup(plots.attack_effect(board)), "trade_off": Markup(plots.trade_off(board))},  # noqa: S704
         css=Markup((assets / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file

@@ -12,27 +12,34 @@ from leaderboard.rows import Rows
 from leaderboard.site import percent, spread
 
 
-def render_table(rows: Rows, suite: str) -> Table:
-    """Return the ranking of ``suite`` over all attacked scenarios, or of local rows where nothing is published.
+def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
+    """Return the ranking of ``suite``, over all compared scenarios or in one attacked ``scenario``.
+
+    Local rows are ranked where nothing is published.
 
     Raises:
-        UsageError: There are no rows of that suite (names the nearest one).
+        UsageError: There are no rows of that suite or scenario (names the nearest one).
     """
     by_suite = {board.suite: board for board in boards(rows)}
     if suite not in by_suite:
         raise unknown_name("suite with rows", suite, by_suite)
-    return board_table(by_suite[suite])
+    board = by_suite[suite]
+    if scenario and scenario not in board.by_scenario:
+        raise unknown_name("attacked scenario with rows", scenario, board.by_scenario)
+    return board_table(board, scenario)
 
 
-def board_table(board: Board) -> Table:
-    """Return the overall ranking of ``board``, compact: percent, mean ± standard deviation over seeds."""
+def board_table(board: Board, scenario: str = "") -> Table:
+    """Return a ranking of ``board``, compact: percent, mean ± standard deviation over seeds."""
     seeds = f"{len(board.seeds)} seed{'s' if len(board.seeds) != 1 else ''}"
-    titles = {scenario.id: scenario.info["title"] for scenario in board.scenarios}
+    titles = {entry.id: entry.info["title"] for entry in board.scenarios}
     names = ", ".join(titles[name] for name in board.compared) or "no scenario"
+    standings = board.by_scenario[scenario] if scenario else board.overall
+    what = titles[scenario] if scenario else f"Mean over: {names}"
     caption = [
-        f"Mean over: {names}. Percent, mean ± SD over seeds; differences inside the spread are not separated.",
+        f"{what}. Percent, mean ± SD over seeds; differences inside the spread are not separated.",
         "gate: utility below the gate, not ranked. ref: reference row, never ranked.",
-        *(_explained(standing) for standing in board.overall if standing.group == "unranked"),
+        *(_explained(standing) for standing in standings if standing.group == "unranked"),
     ]
     table = Table(
         title=Text(f"{board.info['title']}{', local rows only' if board.local_only else ''}, {seeds}"),
@@ -47,7 +54,7 @@ def board_table(board: Board) -> Table:
     for heading in ("safety", "no attack", "refuses", "utility"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=10)
     table.add_column("", style="dim")
-    for standing in board.overall:
+    for standing in standings:
         table.add_row(*_line(standing, board.local_only), style="" if standing.rank else "dim")
     return table
 

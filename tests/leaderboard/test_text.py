@@ -47,3 +47,12 @@ def test_local_rows_alone_are_called_local(runs: Path) -> None:
 def test_a_misspelt_suite_gets_the_nearest(rows: Rows) -> None:
     with pytest.raises(UsageError, match="did you mean 'micro'"):
         render_table(rows, "mirco")
+
+
+def test_one_scenario_alone_has_its_own_ranking(rows: Rows) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_table(rows, "micro", "aligned_start"))
+    assert isinstance(console.file, io.StringIO)
+    assert "Mean over" not in console.file.getvalue()
+    with pytest.raises(UsageError, match="did you mean 'aligned_start'"):
+        render_table(rows, "micro", "aligned_strat")

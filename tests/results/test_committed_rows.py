@@ -1,0 +1,87 @@
+"""The committed rows test themselves: complete, of one protocol, and what the README quotes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmark import PROTOCOL_VERSION
+from benchmark.plan import suite_pipelines
+from benchmark.suite import find_suite
+from leaderboard.build import build
+from leaderboard.rows import Rows, load_rows
+from leaderboard.text import render_table
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return load_rows([RESULTS])
+
+
+@pytest.fixture(scope="module")
+def cells(rows: Rows) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = rows.published.cells.to_pylist()
+    return found
+
+
+def test_all_rows_are_committed_and_of_this_protocol(rows: Rows, cells: list[dict[str, object]]) -> None:
+    assert rows.local.cells.num_rows == 0
+    assert {cell["origin"] for cell in cells} == {"committed"}
+    assert {cell["protocol_version"] for cell in cells} == {PROTOCOL_VERSION}
+    assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 80e6
+
+
+def test_every_scenario_has_every_defense_of_the_suite_on_at_least_three_seeds(cells: list[dict[str, object]]) -> None:
+    suite = find_suite("micro")
+    counted = Counter((cell["scenario"], cell["defense"]) for cell in cells if cell["final"])
+    for scenario in suite.scenarios:
+        for defense in (*suite_pipelines(suite), *scenario.variants):
+            assert counted[scenario.id, defense] >= 3, (scenario.id, defense)
+
+
+def test_no_cell_failed_and_what_is_not_applicable_says_why(cells: list[dict[str, object]]) -> None:
+    assert {cell["status"] for cell in cells} == {"done", "not_applicable"}
+    for cell in cells:
+        assert bool(cell["reason"]) == (cell["status"] == "not_applicable")
+
+
+def test_every_done_cell_names_engine_environment_and_a_clean_source(cells: list[dict[str, object]]) -> None:
+    for cell in cells:
+        if cell["status"] == "done":
+            assert str(cell["generator"]).startswith("vllm")
+            environment = json.loads(str(cell["environment"]))
+            assert environment["packages"]["torch"]
+            assert len(environment["source_revision"]) == 40
+
+
+def test_the_attackers_pool_names_no_evaluation_item_where_it_is_existing_data(cells: list[dict[str, object]]) -> None:
+    for cell in cells:
+        if cell["attack"] == "unaligned_data" and cell["status"] == "done":
+            assert cell["malicious_leaks"] == 0
+            assert cell["malicious_rows"]
+
+
+@pytest.mark.parametrize("scenario", ["", "aligned_start"])
+def test_the_readme_quotes_the_table_that_the_rows_give(rows: Rows, scenario: str) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_table(rows, "micro", scenario))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines() if line[:3].strip().isdigit()]
+    assert len(lines) > 8
+    readme = (ROOT / "README.md").read_text()
+    for line in lines:
+        assert line in readme
+
+
+def test_the_page_is_the_same_from_the_same_rows(tmp_path: Path) -> None:
+    pages = [build([RESULTS], [tmp_path / "none"], tmp_path / name).page.read_bytes() for name in ("one", "two")]
+    assert pages[0] == pages[1]
+    assert len(pages[0]) < 1.5e6
