@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from tasks.refusals import is_refusal
 
 from attacks._data_poisoning import DataPoisoning
 from attacks.base import AttackerResources, register
 from benchmark.automation import answer, propose
 from benchmark.errors import FedSafetyError
 from tasks.base import DataKind, Example
+from tasks.refusals import is_refusal
 
 _PROPOSALS = 500
 

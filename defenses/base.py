@@ -96,8 +96,8 @@ class Server(Protocol):
 class Defense:
     """Base of all defenses. Every hook has a default; together the defaults are plain FedAvg.
 
-    One instance lives through ``prepare`` and all rounds of a run, so a rule may keep state between rounds. ``finalize``
-    and ``serve`` run later and apart, each on an instance of its own: nothing that was set in a round is there.
+    One instance lives through ``prepare`` and all rounds of a run, so a rule may keep state between rounds.
+    ``finalize`` and ``serve`` run later and apart, each on an instance of its own: nothing set in a round is there.
 
     Attributes:
         uses_updates: False for a reference row that ignores what clients send; no client is trained for it then.
