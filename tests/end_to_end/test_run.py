@@ -217,9 +217,15 @@ def test_ctrl_c_stops_at_once_and_the_same_command_resumes(
     runs = tmp_path / "runs"
     command = [sys.executable, "-P", "-m", "benchmark.cli", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
     command += ["--engine", "transformers", "--workers", "1"]
-    # A terminal sends Ctrl-C to the whole process group, so the workers get it too.
+    # A terminal sends Ctrl-C to the whole process group, so the workers get it too. A parent that ignores it, such as a
+    # background job, would hand that down.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(runs.glob("adapters/*/run.json")) and time.monotonic() < deadline:

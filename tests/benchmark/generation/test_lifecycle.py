@@ -14,6 +14,8 @@ PROGRAM = """
 import os, signal, sys, threading
 from pathlib import Path
 import torch
+# A parent that ignores Ctrl-C, such as a background job, hands that down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 from benchmark.errors import FedSafetyError
 from benchmark.generation.base import Request
