@@ -265,6 +265,7 @@ def test_the_defense_of_the_readme_is_listed_runs_and_gets_a_row(
     arguments = ("--defense", "small_half", "--defense", "fedavg", "--engine", "transformers")
     result = fedsafety("run", "--suite", tiny_suite, "--runs", runs, *arguments)
     assert result.returncode == 0, result.stderr
+    (tmp_path / "none").mkdir()
     folders = ("--results", tmp_path / "none", "--runs", runs, "--out", tmp_path / "site")
     page = fedsafety("leaderboard", "--suite", "tiny", *folders)
     assert page.returncode == 0, page.stderr
