@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 
 app = typer.Typer(
@@ -25,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# PyTorch's own warnings about memory binding would land inside the progress display.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 console = Console()
 errors = Console(stderr=True)
 
@@ -34,6 +38,7 @@ RunsOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
 EngineOption = Annotated[str, typer.Option("--engine", help="Generation engine: auto, vllm or transformers.")]
+ENGINES = ("auto", "vllm", "transformers")
 KINDS = ("attacks", "defenses", "scenarios", "suites", "judges", "tasks")
 
 
@@ -54,6 +59,22 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
         raise typer.Exit(130) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"fedsafetybench {__version__}, protocol {PROTOCOL_VERSION}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Benchmark of defenses against safety attacks in federated instruction tuning."""
+    del version
 
 
 @app.command("list")
@@ -101,14 +122,17 @@ def run(
         list[str] | None,
         typer.Option(help="Defense, or a composition such as krum+posthoc_self; repeatable. Default: the suite's."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Run seed; repeatable. Default: the suite's.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Run seed; repeatable. Default: the suite's.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The suite's quick set: its scenarios and seeds.")] = False,
     runs: RunsOption = Path("runs"),
     engine: EngineOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
 ) -> None:
-    """Run a suite, or chosen scenarios x defenses x seeds of it. Only missing work is done."""
+    """Run a suite, or chosen scenarios x defenses x seeds of it.
+
+    Only what the folder of your runs (--runs) lacks is done; committed rows do not count.
+    """
     from benchmark.plan import make_plan
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
@@ -127,9 +151,7 @@ def run(
         return
     from benchmark.run import default_workers, run_plan
 
-    reporter.say(
-        f"{len(plan.cells)} cells, {len(plan.jobs)} trainings; generation engine {choice.name}: {choice.reason}"
-    )
+    reporter.say(f"generation engine {choice.name}: {choice.reason}")
     with resumable():
         report = run_plan(plan, store, choice, reporter, workers or default_workers())
     reporter.say(
@@ -206,7 +228,7 @@ def publish(
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("results"),
 ) -> None:
-    """Move finished rows of your runs into the committed results, as new immutable files."""
+    """Copy finished rows of your runs into the committed results, as new immutable files."""
     from benchmark.publish import publish as publish_rows
     from benchmark.records.store import Store
 
@@ -224,6 +246,8 @@ def doctor(engine: EngineOption = "auto") -> None:
 
     found: dict[str, Any] = json.loads(environment())
     packages = found.pop("packages")
+    if engine not in ENGINES:
+        raise unknown_name("generation engine", engine, ENGINES)
     table = Table(show_header=False, box=None)
     for key, value in {**found, **packages}.items():
         table.add_row(key.replace("_", " "), str(value) or "unknown")
@@ -257,17 +281,23 @@ def _choose(engine: str) -> Any:
 def _print_plan(plan: Any, store: Any) -> None:
     from benchmark.worker import adapter_is_complete
 
-    table = Table("scenario", "defense", "stage", "seed", "state")
+    table = Table()
+    for column in ("scenario", "stage", "seed", "state"):
+        table.add_column(column, no_wrap=True)
+    reasons: dict[str, None] = {}
     for cell in plan.cells:
         state = "to train"
         if cell.not_applicable:
-            state = f"not applicable: {cell.not_applicable}"
+            state = "not applicable"
+            reasons.setdefault(f"{cell.scenario.id}, {cell.stage.name}: {cell.not_applicable}")
         elif store.has("cells", cell.cell_key):
             state = store.read("cells", cell.cell_key)["status"][0].as_py()
         elif adapter_is_complete(store, cell.adapter_key):
             state = "to answer"
-        table.add_row(cell.scenario.id, cell.pipeline.name, cell.stage.name, str(cell.seed), state)
+        table.add_row(cell.scenario.id, cell.stage.name, str(cell.seed), state)
     console.print(table)
+    for reason in reasons:
+        console.print(f"not applicable: {reason}", markup=False, highlight=False)
     console.print(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings")
 
 

@@ -44,7 +44,10 @@ class Reporter:
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Step]:
-        """Show a step of ``total`` units while the context is open."""
+        """Show a step of ``total`` units while the context is open; nothing to do is not shown."""
+        if not total:
+            yield _Silent()
+            return
         if not self.console.is_terminal:
             yield _Lines(self, title, total)
             return
@@ -59,6 +62,11 @@ class Reporter:
         )
         with Progress(*columns, console=self.console) as progress:
             yield _Live(progress, title, total)
+
+
+class _Silent:
+    def advance(self, count: int = 1) -> None:
+        del count
 
 
 class _Live:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
 from benchmark.records.store import Store, read_table
 
@@ -29,7 +29,10 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
     )
     cells = _without(cells, "cell_key", _committed(results / suite, "cells", "cell_key"))
     if not len(cells):
-        raise UsageError(f"{store.root} holds no finished cell of suite {suite!r} that {results} lacks; run it first")
+        held = sorted(set(pc.unique(_text(store.read_all("cells"), "suite")).to_pylist()))
+        if suite not in held:
+            raise unknown_name("suite with finished cells", suite, held)
+        raise UsageError(f"{results} already has each finished cell of suite {suite!r} in {store.root}; run more first")
     origin = pa.array([ORIGIN_COMMITTED] * len(cells)).dictionary_encode().cast(TABLES["cells"].field("origin").type)
     cells = cells.set_column(cells.schema.get_field_index("origin"), TABLES["cells"].field("origin"), origin)
     response_keys = _values(cells, "response_key")

@@ -68,6 +68,7 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
         if not (store.has("cells", cell.cell_key) and store.has("responses", cell.response_key))
     }
     pending = [job for job in plan.jobs if not _job_is_done(store, job, unsettled)]
+    reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
     failures = _train(plan, pending, store, reporter, workers) if pending else {}
     evaluate(plan, store, choice, reporter, failures)
     done = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]

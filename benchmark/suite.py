@@ -245,7 +245,7 @@ class Suite(_Model):
         """Return the scenario called ``name``; raises :class:`UsageError` with the nearest name if there is none."""
         by_id = {scenario.id: scenario for scenario in self.scenarios}
         if name not in by_id:
-            raise unknown_name(f"scenario of suite {self.id!r}", name, by_id)
+            raise unknown_name(f"scenario in suite {self.id}", name, by_id)
         return by_id[name]
 
 

@@ -15,7 +15,7 @@ from defenses.base import Defense, Knowledge, Stage, register, selection
         "malicious, each update is scored by its single nearest neighbour. Two colluding clients that send nearly "
         "equal updates always win then, so the rule is offered only to scenarios that reproduce a published shape."
     ),
-    paper="Blanchard et al. 2017, arXiv 1703.02757; shape of Ye et al. 2024, arXiv 2406.10630",
+    paper="Blanchard et al. 2017, arXiv 1703.02757; shape of Ye et al. 2025, arXiv 2406.10630",
     stages=(Stage.AGGREGATE,),
     knowledge=Knowledge.DECLARED_BOUND,
     variant_of="krum",

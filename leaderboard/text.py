@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.errors import unknown_name
+from benchmark.errors import UsageError, unknown_name
 from leaderboard.ranking import Board, Estimate, Standing, boards
 from leaderboard.rows import Rows
 from leaderboard.site import percent, spread
@@ -25,6 +25,11 @@ def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
         raise unknown_name("suite with rows", suite, by_suite)
     board = by_suite[suite]
     if scenario and scenario not in board.by_scenario:
+        if scenario in {entry.id for entry in board.scenarios}:
+            raise UsageError(
+                f"scenario {scenario!r} is an un-attacked twin; its figures are in the column 'no attack' of "
+                f"{', '.join(entry.id for entry in board.scenarios if entry.attacked and entry.twin == scenario)}"
+            )
         raise unknown_name("attacked scenario with rows", scenario, board.by_scenario)
     return board_table(board, scenario)
 
@@ -38,7 +43,8 @@ def board_table(board: Board, scenario: str = "") -> Table:
     what = titles[scenario] if scenario else f"Mean over: {names}"
     caption = [
         f"{what}. Percent, mean ± SD over seeds; differences inside the spread are not separated.",
-        "gate: utility below the gate, not ranked. ref: reference row, never ranked.",
+        "gate: utility below the gate, not ranked. same: the same function as a simpler rule here.",
+        "none: no score. ref: reference row, never ranked.",
         *(_explained(standing) for standing in standings if standing.group == "unranked"),
     ]
     table = Table(
@@ -75,7 +81,7 @@ def _explained(standing: Standing) -> str:
     return f"{standing.entry.id} is not ranked: {first}{f', and {len(more)} more' if more else ''}."
 
 
-_LABELS = {"below_gate": "gate", "degenerate": "degenerate", "unranked": "none", "reference": "ref"}
+_LABELS = {"below_gate": "gate", "degenerate": "same", "unranked": "none", "reference": "ref"}
 
 
 def _share(value: Estimate | None) -> str:

@@ -270,7 +270,7 @@ def test_a_composition_alone_still_makes_every_stage(micro: Suite) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"scenarios": ["algned_start"]}, "unknown scenario of suite 'micro' 'algned_start'; did you mean"),
+        ({"scenarios": ["algned_start"]}, "unknown scenario in suite micro 'algned_start'; did you mean"),
         ({"pipelines": ["medain"]}, "unknown defense 'medain'; did you mean 'median'"),
     ],
 )

@@ -74,7 +74,7 @@ def test_scenarios_are_found_by_name_without_their_suite() -> None:
     assert scenarios.get("sampled").participants == 7
     with pytest.raises(UsageError, match="unknown scenario 'sampeld'; did you mean 'sampled'"):
         scenarios.get("sampeld")
-    with pytest.raises(UsageError, match="unknown scenario of suite 'micro' 'blend'; did you mean 'blended'"):
+    with pytest.raises(UsageError, match="unknown scenario in suite micro 'blend'; did you mean 'blended'"):
         find_suite("micro").scenario("blend")
     with pytest.raises(UsageError, match="unknown suite 'mikro'; did you mean 'micro'"):
         find_suite("mikro")

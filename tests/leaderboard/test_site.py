@@ -108,9 +108,9 @@ def test_tables_say_what_their_cells_are(page: str) -> None:
 
 def test_the_page_shows_scores_costs_methods_limits_and_digest(page: str, rows: Rows) -> None:
     text = visible(page)
-    assert rows.digest in text
+    assert text.count(rows.published.digest) == 2
     assert f"published rows sha256:{rows.published.digest}" in text
-    for expected in ("Protocol version1", "Micro rankings are not language-model rankings", "Krum-type rules largely"):
+    for expected in ("Protocol version1", "Micro rankings are not language-model rankings", "largely solve this world"):
         assert expected in text
     for title in ("Krum does what its name says", "Blanchard et al. 2017, NeurIPS", "Safety after each stage"):
         assert title in text
