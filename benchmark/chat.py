@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmark.errors import UsageError
 from benchmark.keys import content_key
@@ -35,6 +35,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.pad_id: int = tokenizer.pad_token_id
         self.eos_id: int = tokenizer.eos_token_id
+        self.max_length: int = AutoConfig.from_pretrained(model_path, local_files_only=True).max_position_embeddings
         self.digest = content_key([tokenizer.chat_template, sorted(tokenizer.get_vocab().items())])
         # Rows repeat between clients, rounds and cells; rendering a template costs far more than a look-up.
         self.prompt_ids = lru_cache(maxsize=200_000)(self._prompt_ids)

@@ -85,11 +85,11 @@ def list_command(
     """List what is registered: attacks, defenses, scenarios, suites, judges, tasks."""
     if kind and kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
-    content = {name: _listing(name) for name in ([kind] if kind else KINDS)}
+    broken: list[str] = []
+    content = {name: _listing(name, broken) for name in ([kind] if kind else KINDS)}
     if as_json:
         console.print_json(json.dumps(content))
-        return
-    for name, entries in content.items():
+    for name, entries in () if as_json else content.items():
         table = Table(title=name.capitalize(), title_justify="left", title_style="bold", expand=False)
         table.add_column("id", no_wrap=True)
         for column in _COLUMNS[name]:
@@ -97,11 +97,13 @@ def list_command(
         for entry in entries:
             table.add_row(entry["id"], *(str(entry[column]) for column in _COLUMNS[name]))
         console.print(table)
-    for entry in content[kind] if kind else ():
+    for entry in content[kind] if kind and not as_json else ():
         console.print(f"\n[bold]{entry['id']}[/bold]", highlight=False)
         for key, value in entry.items():
             if key != "id" and value not in ("", None):
                 console.print(f"  [dim]{key.replace('_', ' ')}:[/dim] {escape(str(value))}", highlight=False)
+    if broken:
+        raise FedSafetyError("; ".join(broken))
 
 
 _COLUMNS = {
@@ -122,7 +124,9 @@ def run(
         list[str] | None,
         typer.Option(help="Defense, or a composition such as krum+posthoc_self; repeatable. Default: the suite's."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Run seed; repeatable. Default: the suite's.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=2**63 - 1, help="Run seed; repeatable. Default: the suite's.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The suite's quick set: its scenarios and seeds.")] = False,
     runs: RunsOption = Path("runs"),
     engine: EngineOption = "auto",
@@ -301,8 +305,8 @@ def _print_plan(plan: Any, store: Any) -> None:
     console.print(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings")
 
 
-def _listing(kind: str) -> list[dict[str, Any]]:
-    """Return the metadata of everything of a kind."""
+def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
+    """Return the metadata of everything of a kind; what cannot be loaded is named in ``broken``."""
     if kind == "suites":
         from benchmark.suite import suites
 
@@ -333,10 +337,17 @@ def _listing(kind: str) -> list[dict[str, Any]]:
             }
             for s in scenarios.entries()
         ]
-    return [
-        {key: _shown(value) for key, value in entry.info.model_dump(mode="json").items()} | {"origin": entry.origin}
-        for entry in _registry(kind).entries()
-    ]
+    registry = _registry(kind)
+    found = []
+    for name in registry.names():
+        try:
+            entry = registry.get(name)
+        except FedSafetyError as error:
+            broken.append(str(error))
+            continue
+        info = {key: _shown(value) for key, value in entry.info.model_dump(mode="json").items()}
+        found.append(info | {"origin": entry.origin})
+    return found
 
 
 def _registry(kind: str) -> Any:

@@ -6,7 +6,6 @@ All adapters over one base model are answered by one engine in large batches. Ev
 from __future__ import annotations
 
 import datetime
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from benchmark import PROTOCOL_VERSION
 from benchmark.chat import ChatFormat
 from benchmark.environment import environment
+from benchmark.errors import FedSafetyError
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
@@ -24,14 +24,19 @@ from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
+from benchmark.worker import read_record, reason_of
 from defenses.base import Prompt
 from tasks.base import Probe, ProbeKind
 
 _ADAPTERS_PER_BATCH = 16
 
 
-def evaluate(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, failures: dict[str, str]) -> None:
+def evaluate(
+    plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, failures: dict[str, str]
+) -> dict[str, str]:
     """Answer the probes of every cell that lacks responses, and write the cells' rows.
+
+    Returns the reasons, by response key, of cells whose defense failed when it served.
 
     Args:
         plan: The cells.
@@ -53,13 +58,18 @@ def evaluate(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
             _write_cell(plan, cell, store, STATUS_FAILED, failures[cell.adapter_key])
     ready = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
     pending = {c.response_key: c for c in ready if not store.has("responses", c.response_key)}
+    refused: dict[str, str] = {}
     starts = sorted({c.scenario.start for c in pending.values()})
     with reporter.step("answering probes", len(pending)) as step:
         for start in starts:
             cells = [c for c in pending.values() if c.scenario.start == start]
-            _answer_start(plan, start, cells, probes, store, choice, step.advance)
+            refused |= _answer_start(plan, start, cells, probes, store, choice, step.advance)
     for cell in ready:
-        rows.settle(plan, cell, STATUS_DONE, "")
+        if cell.response_key not in refused:
+            rows.settle(plan, cell, STATUS_DONE, "")
+        elif not rows.done(cell):
+            _write_cell(plan, cell, store, STATUS_FAILED, refused[cell.response_key])
+    return refused
 
 
 class _Rows:
@@ -103,22 +113,30 @@ def _answer_start(
     store: Store,
     choice: EngineChoice,
     advance: Callable[[], None],
-) -> None:
-    """Answer the probes of all ``cells``, which share one starting checkpoint."""
+) -> dict[str, str]:
+    """Answer the probes of all ``cells``, which share one starting checkpoint; return why some could not be served."""
+    refused: dict[str, str] = {}
     path = plan.world.model_path(start)
     chat = ChatFormat(path)
     with open_engine(choice, path, max_lora_rank=plan.suite.lora.rank) as engine:
         for batch in _batched(cells, _ADAPTERS_PER_BATCH):
             _check_adapters(engine, batch, store)
-            prompts = [_served(cell.stage, probes) for cell in batch]
+            prompts = {}
+            for cell in batch:
+                try:
+                    prompts[cell.response_key] = _served(cell.stage, probes, chat)
+                except Exception as error:  # a submitted method may raise anything; its cell fails, the others go on
+                    refused[cell.response_key] = reason_of(error)
+            batch = [cell for cell in batch if cell.response_key in prompts]
             requests = [
                 _request(plan, chat, probe, prompt, store.adapter_folder(cell.adapter_key))
-                for cell, served in zip(batch, prompts, strict=True)
-                for probe, prompt in zip(probes, served, strict=True)
+                for cell in batch
+                for probe, prompt in zip(probes, prompts[cell.response_key], strict=True)
                 if prompt.answer is None
             ]
             answers = iter(engine.generate(requests))
-            for cell, served in zip(batch, prompts, strict=True):
+            for cell in batch:
+                served = prompts[cell.response_key]
                 rows = [
                     _response_row(plan, cell, probe, prompt, None if prompt.answer is not None else next(answers))
                     | {"generator": engine.name}
@@ -126,6 +144,7 @@ def _answer_start(
                 ]
                 store.write("responses", cell.response_key, rows)
                 advance()
+    return refused
 
 
 def _check_adapters(engine: Engine, cells: Sequence[CellPlan], store: Store) -> None:
@@ -133,12 +152,27 @@ def _check_adapters(engine: Engine, cells: Sequence[CellPlan], store: Store) -> 
     check_canaries(engine, {folder: Canary.load(folder) for folder in folders})
 
 
-def _served(stage: Pipeline, probes: Sequence[Probe]) -> list[Prompt]:
-    """Return each probe's request as the serving stages of the pipeline leave it."""
+def _served(stage: Pipeline, probes: Sequence[Probe], chat: ChatFormat) -> list[Prompt]:
+    """Return each probe's request as the serving stages of the pipeline leave it.
+
+    Raises:
+        FedSafetyError: A stage returned something else than a usable prompt.
+    """
     prompts = [Prompt(probe.instruction) for probe in probes]
     for entry in stage.servers:
         defense = entry.create()
         prompts = [prompt if prompt.answer is not None else defense.serve(prompt) for prompt in prompts]
+        for prompt, probe in zip(prompts, probes, strict=True):
+            if not isinstance(prompt, Prompt) or not isinstance(prompt.instruction, str):
+                raise FedSafetyError(f"serve() of {entry.info.id!r} returned {prompt!r:.80}; return a Prompt")
+            if not isinstance(prompt.answer, str | None):
+                raise FedSafetyError(f"serve() of {entry.info.id!r} answers {prompt.answer!r:.80}; an answer is text")
+            length = len(chat.prompt_ids(prompt.instruction)) + probe.max_new_tokens
+            if length > chat.max_length:
+                raise FedSafetyError(
+                    f"serve() of {entry.info.id!r} makes a prompt of {length} tokens with its answer, the model "
+                    f"allows {chat.max_length}; shorten it"
+                )
     return prompts
 
 
@@ -187,7 +221,7 @@ def _write_cell(plan: Plan, cell: CellPlan, store: Store, status: str, reason: s
     scenario, folder = cell.scenario, store.adapter_folder(cell.adapter_key)
     record: dict[str, Any] = {}
     if status == STATUS_DONE:
-        record = json.loads((folder / "run.json").read_text())
+        record = read_record(folder)
     usage = record.get("usage", {})
     row = {
         "cell_key": cell.cell_key,

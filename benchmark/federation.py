@@ -180,9 +180,10 @@ def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: in
 def _at_the_door(sent: Updates, malicious: frozenset[str]) -> tuple[Updates, tuple[str, ...]]:
     """Return the finite updates and the ids of the malicious clients whose update is not.
 
-    No attacker may win by crashing a run; an honest update that is not finite means that training broke.
+    No attacker may win by crashing a run, not by numbers either whose very norm overflows; an honest update that is
+    not finite means that training broke.
     """
-    finite = torch.isfinite(sent.matrix).all(dim=1).tolist()
+    finite = torch.isfinite(sent.matrix.square().sum(dim=1)).tolist()
     if all(finite):
         return sent, ()
     refused = tuple(client for client, ok in zip(sent.client_ids, finite, strict=True) if not ok)
@@ -226,6 +227,9 @@ def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
         raise FedSafetyError(
             f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(wanted)}"
         )
+    for name, part in (("update", update), ("weights", weights)):
+        if part is not None and not part.is_floating_point():
+            raise FedSafetyError(f"aggregate() returned {name} of {part.dtype}; return floating-point numbers")
     # Cast first: what float64 holds may be infinite in the adapter's float32.
     update = update.to(received.matrix.dtype)
     if not torch.isfinite(update).all():

@@ -14,7 +14,7 @@ from functools import cached_property
 from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
 from benchmark.chat import ChatFormat
-from benchmark.errors import NotApplicableError, UsageError
+from benchmark.errors import FedSafetyError, NotApplicableError, UsageError
 from benchmark.judges.base import judges
 from benchmark.keys import content_key, file_digest, source_digest
 from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
@@ -267,12 +267,19 @@ def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str,
     flags = list(scenario.flags)
     shape = (scenario.participants, scenario.declared_malicious)
     for entry in stage.entries:
-        defense = entry.create()
         try:
+            defense = entry.create()
             defense.check_shape(*shape)
+            same = defense.degenerate_as(*shape)
         except NotApplicableError as error:
             return str(error), tuple(flags)
-        same = defense.degenerate_as(*shape)
+        except FedSafetyError:
+            raise
+        except Exception as error:
+            raise FedSafetyError(
+                f"defense {entry.info.id!r} fails when its shape is checked ({type(error).__name__}: {error}); mend "
+                f"its constructor, check_shape() or degenerate_as(), or leave it out with --defense"
+            ) from error
         if same:
             flags.append(f"degenerate: {entry.info.id} is the same function as {same} at n={shape[0]}, f={shape[1]}")
         if entry.info.variant_of and same != entry.info.variant_of:

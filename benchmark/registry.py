@@ -214,7 +214,7 @@ def _import(module: str, what: str) -> None:
         importlib.import_module(module)
     except FedSafetyError:
         raise
-    except Exception as error:  # an outside package may fail in any way
+    except (Exception, SystemExit) as error:  # an outside package may fail in any way
         raise UsageError(
             f"{what} cannot be imported from module {module!r}: {type(error).__name__}: {error}; mend or uninstall it"
         ) from error

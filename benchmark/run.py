@@ -70,13 +70,18 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     pending = [job for job in plan.jobs if not _job_is_done(store, job, unsettled)]
     reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
     failures = _train(plan, pending, store, reporter, workers) if pending else {}
-    evaluate(plan, store, choice, reporter, failures)
-    done = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
+    refused = evaluate(plan, store, choice, reporter, failures)
+    reasons = {
+        c.cell_key: failures.get(c.adapter_key) or refused[c.response_key]
+        for c in plan.cells
+        if not c.not_applicable and (c.adapter_key in failures or c.response_key in refused)
+    }
+    done = [c for c in plan.cells if not c.not_applicable and c.cell_key not in reasons]
     judge_responses((c.response_key for c in done), plan.suite.judges, plan.world, store, choice, reporter)
     failed = tuple(
-        (f"{c.scenario.id} / {c.stage.name} / seed {c.seed}", failures[c.adapter_key])
+        (f"{c.scenario.id} / {c.stage.name} / seed {c.seed}", reasons[c.cell_key])
         for c in plan.cells
-        if not c.not_applicable and c.adapter_key in failures
+        if c.cell_key in reasons
     )
     skipped = sum(1 for c in plan.cells if c.not_applicable)
     return RunReport(len(plan.cells), len(pending), skipped, failures, failed)

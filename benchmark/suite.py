@@ -43,6 +43,10 @@ ParamValue = Annotated[float | int | str | bool, _rule("must be a finite number,
 DefenseIds = Annotated[tuple[str, ...] | Literal["all"], _rule("must be a list of defense ids, or 'all'")]
 
 
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+"""A run seed: what a row's 64-bit column holds."""
+
+
 class TrainingSettings(_Model):
     """Local training of one client."""
 
@@ -175,7 +179,7 @@ class QuickSettings(_Model):
 
     scenarios: tuple[str, ...]
     """Scenario ids."""
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     """Run seeds."""
 
 
@@ -202,7 +206,7 @@ class Suite(_Model):
     """Judges of all responses."""
     primary_judge: str
     """Judge of the headline score."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     """Run seeds."""
     defenses: DefenseIds = "all"
     """Defenses, or every registered one that is not a variant."""

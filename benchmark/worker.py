@@ -9,11 +9,15 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import json
+import multiprocessing
+import os
 import signal
+import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +52,7 @@ EXTERNAL_MODEL = "external"
 """Role of the external aligned model."""
 
 _CANARIES = 4
+_REASON_LENGTH = 2000
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,17 @@ class JobReport:
 def start_worker() -> None:
     """Prepare a worker process: leave Ctrl-C to the parent, fix the thread count, keep freed memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(TRAINING_THREADS)
     keep_freed_memory()
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent process to end, however it ends, and end too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def keep_freed_memory() -> None:
@@ -103,27 +117,48 @@ def run_job(suite: Suite, job: TrainingJob, root: Path) -> JobReport:
         trained = bench.trained(store, job)
     except StorageError:
         raise
-    except Exception as error:  # a submitted method may raise anything; the cells fail, the plan goes on
-        failures = dict.fromkeys(missing, _reason(error))
+    except BaseException as error:  # a submitted method may raise anything, even SystemExit; the plan goes on
+        failures = dict.fromkeys(missing, reason_of(error))
     else:
         for key in missing.keys() - {job.training_key}:
             try:
                 bench.finalize(store, trained, key, parse_pipeline(missing[key]))
             except StorageError:
                 raise
-            except Exception as error:  # as above
-                failures[key] = _reason(error)
+            except BaseException as error:  # as above
+                failures[key] = reason_of(error)
     return JobReport(job.training_key, failures, time.perf_counter() - began)
 
 
-def _reason(error: Exception) -> str:
-    """Return why something failed, for a cell's row."""
-    return str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, for a cell's row: text that can be stored, whatever a method put into it."""
+    text = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
+    return text.encode("utf-8", "replace").decode()[:_REASON_LENGTH]
 
 
 def adapter_is_complete(store: Store, key: str) -> bool:
     """Whether an adapter and its record are there; the record is written last."""
     return (store.adapter_folder(key) / "run.json").exists()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what was recorded when an adapter was made.
+
+    Raises:
+        FedSafetyError: The record is missing, damaged or incomplete.
+    """
+    path = folder / "run.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        complete = record.keys() >= _RECORDED and set(record["usage"]) == {f.name for f in fields(Usage)}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise FedSafetyError(f"cannot read {path} ({error}); delete its folder and run again") from error
+    if not complete:
+        raise FedSafetyError(f"{path} is incomplete; delete its folder and run again")
+    return record
+
+
+_RECORDED = {"usage", "malicious_rows", "malicious_leaks", "rejected_updates", "train_seconds", "upload_bytes"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +183,7 @@ class _Bench:
         """Return the job's trained adapter, from the store or by training."""
         folder = store.adapter_folder(job.training_key)
         if adapter_is_complete(store, job.training_key) and store.has("rounds", job.training_key):
-            record = json.loads((folder / "run.json").read_text())
+            record = read_record(folder)
             return _Trained(import_peft(folder, self.model.stacked.layout), record)
         pipeline = parse_pipeline(next(iter(job.pipelines.values())))
         # Kept for the scenario's next jobs; whoever comes first must not pay for all.

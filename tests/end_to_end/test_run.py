@@ -298,3 +298,69 @@ def adapters(runs: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
         )
         for cell in store.read_all("cells").to_pylist()
     }
+
+
+HOSTILE = '''
+"""A defense that {what}."""
+
+import sys
+
+from benchmark.updates import Aggregate
+from defenses.base import Defense, Knowledge, Prompt, Stage, register
+
+
+@register(
+    title="Hostile",
+    description="Misbehaves in one hook, to see what the benchmark does with it.",
+    stages=(Stage.AGGREGATE,),
+    knowledge=Knowledge.NONE,
+)
+class Hostile(Defense):
+    {hook}
+'''
+
+HOOKS = {
+    "exits": ("def aggregate(self, updates, context): sys.exit()", "SystemExit"),
+    "has_the_wrong_shape": ("def aggregate(self, updates, context): return Aggregate(updates.matrix)", "shape"),
+    "is_complex": ("def aggregate(self, updates, context): return Aggregate(updates.matrix[0] * 1j)", "complex"),
+    "fails_to_serve": ("def serve(self, prompt): raise RuntimeError('serve boom')", "serve boom"),
+    "serves_text": ("def serve(self, prompt): return 'text'", "return a Prompt"),
+    "serves_a_book": ("def serve(self, prompt): return Prompt('word ' * 500)", "shorten it"),
+    "breaks_the_adapter": ("def finalize(self, adapter, server): return adapter[:5]", "finalize()"),
+    "says_what_no_file_can_hold": ("def aggregate(self, updates, context): raise ValueError('bad \\udcff')", "bad ?"),
+}
+
+
+def test_hostile_defenses_fail_alone(
+    tmp_path: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    shutil.copytree(root / "defenses", tmp_path / "packages" / "defenses")
+    for name, (hook, _) in HOOKS.items():
+        code = HOSTILE.format(what=name.replace("_", " "), hook=hook)
+        (tmp_path / "packages" / "defenses" / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    runs = tmp_path / "runs"
+    chosen = [part for name in (*HOOKS, "fedavg") for part in ("--defense", name)]
+    arguments = ("--suite", tiny_suite, "--runs", runs, "--engine", "transformers", "--scenario", "unattacked")
+    result = fedsafety("run", *arguments, *chosen)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    cells = {cell["defense"]: cell for cell in Store(runs).read_all("cells").to_pylist()}
+    assert cells["fedavg"]["status"] == "done"
+    for name, (_, reason) in HOOKS.items():
+        assert cells[name]["status"] == "failed", name
+        assert reason in cells[name]["reason"], name
+
+
+def test_a_broken_file_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    shutil.copytree(root / "defenses", tmp_path / "packages" / "defenses")
+    (tmp_path / "packages" / "defenses" / "broken_syntax.py").write_text("def (\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    result = fedsafety("list", "defenses")
+    assert result.returncode == 1
+    assert "broken_syntax" in result.stderr
+    assert "trimmed_mean" in result.stdout
