@@ -38,7 +38,6 @@ RunsOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
 EngineOption = Annotated[str, typer.Option("--engine", help="Generation engine: auto, vllm or transformers.")]
-ENGINES = ("auto", "vllm", "transformers")
 KINDS = ("attacks", "defenses", "scenarios", "suites", "judges", "tasks")
 
 
@@ -250,18 +249,20 @@ def doctor(engine: EngineOption = "auto") -> None:
 
     found: dict[str, Any] = json.loads(environment())
     packages = found.pop("packages")
-    if engine not in ENGINES:
-        raise unknown_name("generation engine", engine, ENGINES)
+    problems: list[str] = []
+    try:
+        choice = _choose(engine)
+        chosen = f"generation engine: {choice.name}. {choice.reason}"
+    except UsageError:
+        raise
+    except FedSafetyError as error:
+        chosen = "generation engine: none"
+        problems.append(str(error))
     table = Table(show_header=False, box=None)
     for key, value in {**found, **packages}.items():
         table.add_row(key.replace("_", " "), str(value) or "unknown")
     console.print(table)
-    problems: list[str] = []
-    try:
-        choice = _choose(engine)
-        console.print(f"\ngeneration engine: {choice.name}. {choice.reason}", highlight=False, soft_wrap=True)
-    except FedSafetyError as error:
-        problems.append(str(error))
+    console.print(f"\n{chosen}", highlight=False, soft_wrap=True)
     for name in task_worlds.names():
         world = task_worlds.get(name).create()
         for role in world.roles:

@@ -29,16 +29,12 @@ class RunReport:
 
     Attributes:
         cells: Cells of the plan.
-        trained: Trainings done now; the others were there.
         not_applicable: Cells whose shape breaks a rule's condition.
-        failures: Adapter key → why it could not be made.
         failed_cells: ``scenario / defense / seed`` of failed cells with the reason.
     """
 
     cells: int
-    trained: int
     not_applicable: int
-    failures: dict[str, str]
     failed_cells: tuple[tuple[str, str], ...]
 
 
@@ -84,7 +80,7 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
         if c.cell_key in reasons
     )
     skipped = sum(1 for c in plan.cells if c.not_applicable)
-    return RunReport(len(plan.cells), len(pending), skipped, failures, failed)
+    return RunReport(len(plan.cells), skipped, failed)
 
 
 def default_workers() -> int:

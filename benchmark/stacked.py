@@ -136,7 +136,6 @@ class StackedModel:
             self._layers.append(stacked)
         self._decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
         self._head = self._plain_head()
-        self._last_block: _AtPositions | None = None
         self._last_block = self._wrap_last_block()
 
     @property

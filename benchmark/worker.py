@@ -62,12 +62,10 @@ class JobReport:
     Attributes:
         training_key: Its key.
         failures: For each adapter key that could not be made, why; empty if all were.
-        seconds: Wall time of the job.
     """
 
     training_key: str
     failures: dict[str, str]
-    seconds: float
 
 
 def start_worker() -> None:
@@ -108,7 +106,6 @@ def run_job(suite: Suite, job: TrainingJob, root: Path) -> JobReport:
     Raises:
         StorageError: The store cannot be written; that is no method's fault, so no cell fails for it.
     """
-    began = time.perf_counter()
     store = Store(root)
     missing = {key: name for key, name in job.pipelines.items() if not adapter_is_complete(store, key)}
     failures: dict[str, str] = {}
@@ -127,7 +124,7 @@ def run_job(suite: Suite, job: TrainingJob, root: Path) -> JobReport:
                 raise
             except BaseException as error:  # as above
                 failures[key] = reason_of(error)
-    return JobReport(job.training_key, failures, time.perf_counter() - began)
+    return JobReport(job.training_key, failures)
 
 
 def reason_of(error: BaseException) -> str:
