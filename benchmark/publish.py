@@ -1,9 +1,15 @@
-"""From local rows to committed ones: finished rows move into a results folder as few, immutable files."""
+"""From local rows to committed ones: finished rows move into a results folder as few, immutable files.
+
+The catalog is the exception: its rows describe methods and measure nothing, so a suite has one catalog, which each
+publishing brings up to date.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +22,8 @@ from benchmark.records.store import Store, read_table
 def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
     """Add the rows of a suite's cells that ``results`` lacks; return how many rows of each table were added.
 
-    Committed files are never changed: what is new becomes one new file a table, named by its content. Failed cells
+    Committed measurements are never changed: what is new becomes one new file a table, named by its content. The
+    catalog is replaced by one that holds the new descriptions and, of what these lack, the former ones. Failed cells
     stay behind.
 
     Raises:
@@ -41,14 +48,14 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
         "responses": _select(store, "responses", "response_key", response_keys, results / suite),
         "verdicts": _select(store, "verdicts", "response_key", response_keys, results / suite),
         "probes": _select(store, "probes", "probe_set", _values(cells, "probe_set"), results / suite),
-        "catalog": _largest(store, "catalog"),
         # Last, since a cell that is there counts as published with all that belongs to it.
         "cells": cells,
     }
+    described = _replace_catalog(store, results / suite, suite)
     for table, rows in parts.items():
         if len(rows):
             _write(results / suite, table, rows)
-    return {table: len(rows) for table, rows in parts.items()}
+    return {table: len(rows) for table, rows in parts.items()} | {"catalog": described}
 
 
 def _select(store: Store, table: str, column: str, wanted: set[str], folder: Path) -> pa.Table:
@@ -59,15 +66,46 @@ def _select(store: Store, table: str, column: str, wanted: set[str], folder: Pat
     return pa.concat_tables(tables).unify_dictionaries() if tables else TABLES[table].empty_table()
 
 
-def _write(folder: Path, table: str, rows: pa.Table) -> None:
-    """Write sorted rows as one file named by their content."""
+def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
+    """Bring the one catalog of ``folder`` up to date; return how many of its rows are new or changed."""
+    former = [read_table(path, "catalog") for path in sorted((folder / "catalog").glob("*.parquet"))]
+    known = _by_name(former)
+    merged = known | _by_name(_catalogs_of(store, suite))
+    changed = sum(known.get(name) != row for name, row in merged.items())
+    if not merged or (not changed and len(former) == 1):
+        return 0
+    written = _write(folder, "catalog", pa.Table.from_pylist(list(merged.values()), schema=TABLES["catalog"]))
+    # Only now: a reader meets the descriptions twice for a moment, but never not at all.
+    committed = Store(folder)
+    for key in committed.keys("catalog") - {written}:
+        committed.remove("catalog", key)
+    return changed
+
+
+def _catalogs_of(store: Store, suite: str) -> list[pa.Table]:
+    """Return the catalogs of plans of ``suite``: the widest plan last, the newest last of equally wide ones."""
+    keys = sorted(store.keys("catalog"), key=lambda key: (store.written_at("catalog", key), key))
+    tables = [store.read("catalog", key) for key in keys]
+    own = [table for table in tables if ("suite", suite) in _by_name([table])]
+    return sorted(own, key=len)
+
+
+def _by_name(catalogs: Sequence[pa.Table]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return catalog rows by (kind, id); of several rows of one name the last."""
+    return {(row["kind"], row["id"]): row for table in catalogs for row in table.to_pylist()}
+
+
+def _write(folder: Path, table: str, rows: pa.Table) -> str:
+    """Write sorted rows as one file named by their content; return the name."""
     rows = rows.cast(TABLES[table]).combine_chunks()
     decoded = pa.table({name: _text(rows, name) for name in _ORDER[table]})
     rows = rows.take(pc.sort_indices(decoded, sort_keys=[(name, "ascending") for name in _ORDER[table]]))
     content = pa.BufferOutputStream()
     with pa.ipc.new_stream(content, rows.schema) as stream:
         stream.write_table(rows)
-    Store(folder).write(table, hashlib.sha256(content.getvalue()).hexdigest()[:32], rows)
+    key = hashlib.sha256(content.getvalue()).hexdigest()[:32]
+    Store(folder).write(table, key, rows)
+    return key
 
 
 _ORDER = {
@@ -78,12 +116,6 @@ _ORDER = {
     "probes": ("probe_set", "probe_id"),
     "catalog": ("kind", "id"),
 }
-
-
-def _largest(store: Store, table: str) -> pa.Table:
-    """Return the rows of the largest file, the newest of equals: of several catalogs the one of the widest plan."""
-    newest_last = sorted(store.keys(table), key=lambda key: store.written_at(table, key))
-    return max(reversed([store.read(table, key) for key in newest_last]), key=len)
 
 
 def _committed(folder: Path, table: str, column: str) -> set[str]:
