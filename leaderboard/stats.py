@@ -119,7 +119,7 @@ class Comparisons:
     def better(self, alpha: float = ALPHA) -> Bools:
         """Return [m, m]: whether i is significantly better (higher) than j at family-wise error rate ``alpha``."""
         with np.errstate(invalid="ignore"):
-            return (self.adjusted <= alpha) & (self.mean > 0)
+            return (self.adjusted < alpha) & (self.mean > 0)
 
     def pair(self, first: int, second: int) -> Difference:
         """Return ``first`` minus ``second``, with the unadjusted p value."""
@@ -220,9 +220,9 @@ def compare_all(values: Floats, probes: int = 0) -> Comparisons:
             p[~varies & (np.abs(mean) <= EQUAL)] = 1.0
     adjusted = holm(p)
     return Comparisons(
-        mean=_matrix(m, mean, -mean, 0.0),
-        low=_matrix(m, low, -high),
-        high=_matrix(m, high, -low),
+        mean=_matrix(m, mean, 0.0 - mean, 0.0),
+        low=_matrix(m, low, 0.0 - high),
+        high=_matrix(m, high, 0.0 - low),
         p=_matrix(m, p, p),
         adjusted=_matrix(m, adjusted, adjusted),
         method=_names(m, method),
@@ -268,7 +268,7 @@ def _mcnemar(a: Ints, b: Ints, probes: int) -> tuple[Floats, Floats, Floats]:
     p value grows with the latter, so their largest possible number is assumed; where a share is 0 or 1, which is where
     seeds do not vary, it is the only possible one. The interval is (2 s - 1) d for the share d of discordant probes and
     the share s of those in favour of the first, with both at the Clopper-Pearson bounds that widen it: it excludes 0
-    just where p <= ALPHA.
+    just where p < ALPHA.
     """
     against = np.minimum(np.minimum(a, b), probes - np.maximum(a, b))
     for_first, for_second = against + np.maximum(a - b, 0), against + np.maximum(b - a, 0)
