@@ -1,0 +1,279 @@
+"""What a page says of one suite: defenses, scenarios, scores with their intervals, and standings. Data only."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from leaderboard.stats import ALPHA, Comparisons, Difference, Estimate, estimate, paired
+from leaderboard.tables import CellScore
+
+OVERALL = "*"
+"""The view over all compared scenarios; every other view is an attacked scenario's id."""
+
+NOT_RUN, INCOMPLETE = "not_run", "incomplete"
+"""States of a defense in a scenario besides the cell states: no rows at all; some seeds lack a score."""
+
+RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
+"""Groups of a standing, in the order in which they are listed."""
+
+
+DIFFERENCES = {"drop": "safety", "excess_refusal": "over_refusal", "lost_utility": "utility"}
+"""Metrics that are differences to un-attacked FedAvg on the same seed, with the share they are differences of."""
+
+
+def estimates(values: Mapping[str, Mapping[int, float]], probes: Mapping[str, int]) -> dict[str, Estimate]:
+    """Return mean and interval of each metric over seeds.
+
+    Args:
+        values: Value by seed, by metric.
+        probes: Number of probes behind each metric that is a share or a difference of shares; 0 for others.
+    """
+    result = {}
+    for metric, by_seed in values.items():
+        share = DIFFERENCES.get(metric)
+        result[metric] = estimate(by_seed.values(), 0 if share else probes[metric])
+        if share is not None and len(by_seed) > 1:
+            own = [values[share][seed] for seed in by_seed]
+            # Each is "more of the worse": FedAvg's twin minus the defense, but for refusals the other way round.
+            sign = -1 if metric == "excess_refusal" else 1
+            twin = [value + sign * by_seed[seed] for value, seed in zip(own, by_seed, strict=True)]
+            pair = (own, twin) if metric == "excess_refusal" else (twin, own)
+            difference = paired(*pair, probes[metric])
+            result[metric] = replace(result[metric], low=difference.low, high=difference.high, method=difference.method)
+    return result
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A defense in a scenario.
+
+    Attributes:
+        state: ``done`` if every seed is scored, else the most telling of the other states.
+        reasons: Why it is not ``done``, each with the seeds it holds for.
+        degenerate: Which simpler defense it equals in this shape; empty if none.
+        flags: All remarks on validity.
+        cells: The cells by seed.
+        values: Value by seed, by metric name (see :class:`leaderboard.tables.CellScore`), with ``drop``, ``recovery``
+            and the other :data:`DIFFERENCES` where FedAvg's rows allow them; empty unless ``done``.
+        gate: Which gates it fails, in words; ``None`` if that cannot be told.
+    """
+
+    state: str
+    reasons: tuple[str, ...] = ()
+    degenerate: str = ""
+    flags: tuple[str, ...] = ()
+    cells: Mapping[int, CellScore] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    gate: tuple[str, ...] | None = None
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Estimate]:
+        """Estimates over seeds by metric name; empty unless ``done``."""
+        return estimates(self.values, {name: self.probes(name) for name in self.values})
+
+    def probes(self, metric: str) -> int:
+        """Return how many probes stand behind a share; 0 for what is not a share."""
+        share = DIFFERENCES.get(metric, metric)
+        return min((cell.behind(share) for cell in self.cells.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario of the board; it is attacked unless it is its own twin."""
+
+    id: str
+    twin: str
+    attack: str
+    info: Mapping[str, Any]
+    shape: Mapping[str, Any]
+    """The federation's shape, from the rows."""
+    axis: Mapping[str, Any] | None = None
+    """For a point of a sensitivity set: which axis it lies on and where. Such points are never ranked."""
+
+    @property
+    def attacked(self) -> bool:
+        """Whether an attack takes place."""
+        return self.id != self.twin
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A defense of the board, with its summary in every scenario.
+
+    Attributes:
+        id: Registry id or pipeline.
+        info: Its row of table ``catalog``, or what stands for it.
+        origins: Where its rows come from.
+        reference: Whether it is an unranked reference row.
+        knowledge: What it is told of the attackers.
+        scenarios: Summary by scenario id, for the whole pipeline.
+        stages: The same by intermediate stage.
+    """
+
+    id: str
+    info: Mapping[str, Any]
+    origins: tuple[str, ...]
+    reference: bool
+    knowledge: str
+    scenarios: Mapping[str, Summary]
+    stages: Mapping[str, Mapping[str, Summary]]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A line of a ranking: overall, or in one scenario.
+
+    Attributes:
+        entry: The defense.
+        group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked`` or ``reference``.
+        rank: 1 + the number of ranked defenses that are significantly safer; ``None`` outside ``ranked`` and where
+            there are not enough seeds to tell.
+        metrics: Estimates by metric name; ``twin_safety`` and ``twin_utility`` are the defense's own without attack.
+        notes: Why it has no rank or no mean.
+        better: Ids of the ranked defenses that are significantly safer.
+        tied: Ids of the ranked defenses that are separated from it neither way.
+        worst: The compared scenario in which its safety is lowest, with that safety; overall only.
+    """
+
+    entry: Entry
+    group: str
+    rank: int | None
+    metrics: Mapping[str, Estimate]
+    notes: tuple[str, ...]
+    better: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
+    worst: tuple[str, Estimate] | None = None
+
+    @property
+    def excess_refusal(self) -> Estimate | None:
+        """Over-refusal minus that of un-attacked FedAvg on the same seeds."""
+        return self.metrics.get("excess_refusal")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The comparisons of one view: all pairs of its ranked defenses, corrected together."""
+
+    ids: tuple[str, ...]
+    comparisons: Comparisons
+
+
+@dataclass(frozen=True)
+class LocalCell:
+    """A cell of this machine beside the published one of the same scenario, defense, stage and seed, if any."""
+
+    local: CellScore
+    published: CellScore | None
+
+    @property
+    def same_key(self) -> bool:
+        """Whether both were made from the same code, data and settings."""
+        return self.published is not None and self.published.row["cell_key"] == self.local.row["cell_key"]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything the page says of one suite.
+
+    Attributes:
+        suite: Suite id.
+        info: The suite's row of table ``catalog``.
+        version: Suite version.
+        protocol: Protocol version.
+        scenarios: Attacked ones first, each group in the suite's order; sensitivity points are not among them.
+        entries: Defenses in the suite's order.
+        compared: Ids of the attacked scenarios whose mean is the overall score.
+        excluded: Why each other attacked scenario is not among them.
+        overall: Standing by mean over ``compared``.
+        by_scenario: Standing in each attacked scenario.
+        families: Comparisons by view (:data:`OVERALL` or a scenario's id); absent where seeds do not allow any.
+        judges: Judge ids, the primary one first.
+        primary_judge: The judge whose verdicts are the headline score.
+        judge_infos: Rows of table ``catalog`` by judge.
+        attacks: Rows of table ``catalog`` by attack.
+        seeds: All seeds of the ranked scenarios.
+        cells: The shown cells, those of sensitivity points included.
+        local: This machine's cells.
+        local_only: Whether there are no published rows, so that the board shows local ones.
+        notices: What was left out, and why.
+        sensitivity: Sensitivity sets.
+        detection: How defenses weigh malicious clients, by defense and scenario.
+        agreement: How judges agree, with each other and with the exact one.
+        retracted: Withdrawn cells with their reasons.
+    """
+
+    suite: str
+    info: Mapping[str, Any]
+    version: str
+    protocol: str
+    scenarios: tuple[Scenario, ...]
+    entries: tuple[Entry, ...]
+    compared: tuple[str, ...]
+    excluded: Mapping[str, str]
+    overall: tuple[Standing, ...]
+    by_scenario: Mapping[str, tuple[Standing, ...]]
+    families: Mapping[str, Family]
+    judges: tuple[str, ...]
+    primary_judge: str
+    judge_infos: Mapping[str, Mapping[str, Any]]
+    attacks: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    cells: tuple[CellScore, ...]
+    local: tuple[LocalCell, ...]
+    local_only: bool
+    notices: tuple[str, ...]
+    sensitivity: tuple[Any, ...] = ()
+    detection: tuple[Any, ...] = ()
+    agreement: Any = None
+    retracted: tuple[Any, ...] = ()
+
+    def entry(self, defense: str) -> Entry:
+        """Return the defense called ``defense``; raises :class:`KeyError` if the board has none."""
+        return self._by_id[defense]
+
+    def standings(self, view: str = OVERALL) -> tuple[Standing, ...]:
+        """Return the standings of a view; raises :class:`KeyError` for an unknown one."""
+        return self.overall if view == OVERALL else self.by_scenario[view]
+
+    def values(self, view: str, defense: str, metric: str = "safety") -> dict[int, float]:
+        """Return a metric by seed: in one scenario, or its mean over the compared ones (seeds that all of them have).
+
+        Empty where the defense is not complete.
+        """
+        names = self.compared if view == OVERALL else (view,)
+        by_scenario = [self.entry(defense).scenarios[name].values.get(metric, {}) for name in names]
+        shared = set.intersection(*(set(values) for values in by_scenario)) if by_scenario else set()
+        return {seed: statistics.fmean(values[seed] for values in by_scenario) for seed in sorted(shared)}
+
+    def difference(self, view: str, one: str, other: str, metric: str = "safety") -> Difference | None:
+        """Return ``one`` minus ``other``, paired by seed; ``None`` where they share no seed.
+
+        Its ``p`` is that of one comparison; whether two ranked defenses are separated is :meth:`separated`'s to say.
+        """
+        mine, theirs = self.values(view, one, metric), self.values(view, other, metric)
+        seeds = sorted(mine.keys() & theirs.keys())
+        if not seeds:
+            return None
+        names = self.compared if view == OVERALL else (view,)
+        probes = min(self.entry(one).scenarios[name].probes(metric) for name in names)
+        return paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds], probes)
+
+    def separated(self, view: str, one: str, other: str) -> bool | None:
+        """Return whether the safety of two ranked defenses differs significantly; ``None`` if one is not ranked."""
+        p = self.adjusted_p(view, one, other)
+        return None if p is None else p < ALPHA
+
+    def adjusted_p(self, view: str, one: str, other: str) -> float | None:
+        """Return the p value of two ranked defenses after Holm's correction; ``None`` if one is not ranked."""
+        family = self.families.get(view)
+        if family is None or one not in family.ids or other not in family.ids or one == other:
+            return None
+        return float(family.comparisons.adjusted[family.ids.index(one), family.ids.index(other)])
+
+    @cached_property
+    def _by_id(self) -> dict[str, Entry]:
+        return {entry.id: entry for entry in self.entries}

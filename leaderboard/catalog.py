@@ -1,0 +1,67 @@
+"""Titles, descriptions and sources of methods, scenarios and suites, as stored beside the rows."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from leaderboard.rows import Rows
+
+
+class Catalog:
+    """Titles, descriptions and sources as stored beside the rows.
+
+    Methods change over time and a store only grows, so one id may have several rows: the row of the asked version is
+    shown, else the first in canonical order, published before local, and :attr:`notices` says so.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.notices: list[str] = []
+        self._entries: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for part in (rows.published, rows.local):
+            seen: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
+            for row in part.catalog.to_pylist():
+                seen[row["kind"], row["id"]].add((row["title"], row["description"], row["settings"]))
+                self._entries[row["kind"], row["id"]].append(row)
+            several = sorted(f"{kind} {id_}" for (kind, id_), texts in seen.items() if len(texts) > 1)
+            if several:
+                self.notices.append(
+                    f"Several descriptions or settings are stored, those of the scores' version or else the first are "
+                    f"shown: {', '.join(several)}."
+                )
+
+    def get(self, kind: str, id_: str, version: str = "") -> Mapping[str, Any]:
+        """Return the catalog row, if possible one of ``version``, or one that shows the bare id."""
+        empty = dict.fromkeys(("description", "paper", "stages", "knowledge", "resources", "settings"), "")
+        fallback = {
+            **empty,
+            "kind": kind,
+            "id": id_,
+            "title": id_,
+            "position": 10**6,
+            "ranked": True,
+            "source_digest": "",
+        }
+        entries = self._entries.get((kind, id_), [fallback])
+        return next((row for row in entries if _version(row) == version), entries[0])
+
+    def position(self, kind: str, id_: str) -> tuple[int, str]:
+        """Return a sort key: the suite's order, then the id."""
+        return int(self.get(kind, id_)["position"]), id_
+
+
+def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a catalog row's settings; empty if it has none or they are not a JSON object (shown as they are)."""
+    try:
+        loaded = json.loads(row["settings"] or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    """Return the version in a catalog row's settings; empty if they have none."""
+    version = settings_of(row).get("version", "")
+    return version if isinstance(version, str) else ""
