@@ -122,6 +122,12 @@ class Entry:
     scenarios: Mapping[str, Summary]
     stages: Mapping[str, Mapping[str, Summary]]
 
+    @property
+    def variant(self) -> bool:
+        """Whether it only stands in for another defense, in scenarios that ask for it."""
+        flags = [summary.flags for summary in self.scenarios.values() if summary.cells]
+        return bool(flags) and all(any(flag.startswith("variant:") for flag in each) for each in flags)
+
 
 @dataclass(frozen=True)
 class Standing:

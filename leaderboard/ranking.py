@@ -355,6 +355,9 @@ def _overall(entry: Entry, compared: Sequence[str], scenarios: Mapping[str, Scen
     if not compared:
         return group, {}, ("no scenario in which all defenses are applicable and different",), {}
     summaries = [entry.scenarios[name] for name in compared]
+    if entry.variant:
+        held = [scenarios[name].info["title"] for name, s in entry.scenarios.items() if s.cells]
+        return UNRANKED, {}, (f"a variant for single scenarios: {', '.join(held)}",), {}
     notes = [
         f"{name}: {'; '.join(summary.reasons) or summary.degenerate}"
         for name, summary in zip(compared, summaries, strict=True)
@@ -440,9 +443,9 @@ def _standings(
 
 
 def _family(ids: tuple[str, ...], safeties: Sequence[Mapping[int, float]], probes: int) -> Family | None:
-    """Return all pairwise comparisons, or ``None`` where fewer than two defenses or seeds are there to compare."""
+    """Return all pairwise comparisons, or ``None`` where there are fewer than two seeds to compare on."""
     seeds = sorted(set.intersection(*(set(values) for values in safeties))) if safeties else []
-    if len(ids) < 2 or len(seeds) < 2:
+    if len(seeds) < 2:
         return None
     values = np.array([[by_seed[seed] for seed in seeds] for by_seed in safeties])
     return Family(ids, compare_all(values, probes))
