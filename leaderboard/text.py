@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from benchmark.errors import UsageError, unknown_name
-from leaderboard.ranking import Board, Estimate, Standing, boards
+from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, RANKED, REFERENCE, UNRANKED, Board, Standing
+from leaderboard.ranking import BASELINE, boards
 from leaderboard.rows import Rows
-from leaderboard.site import percent, spread
+from leaderboard.site import percent
+from leaderboard.stats import EXACT, Estimate
+
+_HOW_TO_READ = (
+    "Percent with 95 % interval over seeds. #: 1 + the number of defenses that are significantly safer (paired by "
+    "seed, Holm); equal ranks are ties. vs: safer than FedAvg, worse, or tied."
+)
+_ONE_SEED = "Percent. One seed: no intervals and no ranks, the order is that of the means."
+_LABELS = {BELOW_GATE: "gate", DEGENERATE: "same", UNRANKED: "none", REFERENCE: "ref"}
+_MEANINGS = {
+    "gate": "gate: utility or over-refusal beyond the gate, not ranked.",
+    "same": "same: the same function as a simpler rule here, not ranked.",
+    "none": "none: no score.",
+    "ref": "ref: reference row, never ranked.",
+}
 
 
 def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
@@ -27,7 +44,7 @@ def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
     if scenario and scenario not in board.by_scenario:
         if scenario in {entry.id for entry in board.scenarios}:
             raise UsageError(
-                f"scenario {scenario!r} is an un-attacked twin; its figures are in the column 'no attack' of "
+                f"scenario {scenario!r} is an un-attacked twin; its figures are in the column 'clean' of "
                 f"{', '.join(entry.id for entry in board.scenarios if entry.attacked and entry.twin == scenario)}"
             )
         raise unknown_name("attacked scenario with rows", scenario, board.by_scenario)
@@ -35,21 +52,12 @@ def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
 
 
 def board_table(board: Board, scenario: str = "") -> Table:
-    """Return a ranking of ``board``, compact: percent, mean ± standard deviation over seeds."""
+    """Return a ranking of ``board``, compact: percent, with 95 % intervals over seeds."""
+    view = scenario or OVERALL
     seeds = f"{len(board.seeds)} seed{'s' if len(board.seeds) != 1 else ''}"
-    titles = {entry.id: entry.info["title"] for entry in board.scenarios}
-    names = ", ".join(titles[name] for name in board.compared) or "no scenario"
-    standings = board.by_scenario[scenario] if scenario else board.overall
-    what = titles[scenario] if scenario else f"Mean over: {names}"
-    caption = [
-        f"{what}. Percent, mean ± SD over seeds; differences inside the spread are not separated.",
-        "gate: utility below the gate, not ranked. same: the same function as a simpler rule here.",
-        "none: no score. ref: reference row, never ranked.",
-        *(_explained(standing) for standing in standings if standing.group == "unranked"),
-    ]
     table = Table(
         title=Text(f"{board.info['title']}{', local rows only' if board.local_only else ''}, {seeds}"),
-        caption=Text("\n".join(caption)),
+        caption=Text("\n".join(_caption(board, view))),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -57,32 +65,66 @@ def board_table(board: Board, scenario: str = "") -> Table:
     )
     table.add_column("#", justify="right", style="dim", min_width=2)
     table.add_column("defense", min_width=18)
-    for heading in ("safety", "no attack", "refuses", "utility"):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=10)
-    table.add_column("", style="dim")
-    for standing in standings:
-        table.add_row(*_line(standing, board.local_only), style="" if standing.rank else "dim")
+    for heading in ("safety", *(["worst"] if view == OVERALL else []), "clean", "refuses", "utility"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("vs", style="dim", no_wrap=True)
+    for standing in board.standings(view):
+        table.add_row(*_line(board, view, standing), style="" if standing.group == RANKED else "dim")
     return table
 
 
-def _line(standing: Standing, local_only: bool) -> list[Text]:
-    metrics = standing.metrics
-    marks = [origin for origin in standing.entry.origins if origin != "committed" and not local_only]
-    label = _LABELS.get(standing.group, "")
-    remarks = [*marks, *([label] if label else [])]
-    shares = [_share(metrics.get(name)) for name in ("safety", "twin_safety", "over_refusal", "utility")]
-    cells = [str(standing.rank or ""), standing.entry.id, *shares, "; ".join(remarks)]
-    return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets
+def _caption(board: Board, view: str) -> list[str]:
+    titles = {scenario.id: scenario.info["title"] for scenario in board.scenarios}
+    standings = board.standings(view)
+    marks = {_LABELS.get(standing.group) for standing in standings}
+    exact = any(standing.metrics["safety"].method == EXACT for standing in standings if "safety" in standing.metrics)
+    means = ", ".join(titles[name] for name in board.compared) or "no scenario"
+    return [
+        f"{titles[view]}." if view != OVERALL else f"Mean over: {means}. worst: the lowest of them. clean: no attack.",
+        _ONE_SEED if len(board.seeds) == 1 else _HOW_TO_READ,
+        *(["x: the seeds do not vary, so the interval is that of the probes (exact)."] if exact else []),
+        *(text for mark, text in _MEANINGS.items() if mark in marks),
+        *(_explained(standing) for standing in standings if standing.group == UNRANKED),
+    ]
 
 
 def _explained(standing: Standing) -> str:
-    """Return why a defense has no rank: the first reason, and how many more there are."""
+    """Return why a defense has no rank: the first reason without its way out, and how many more there are."""
     first, *more = standing.notes or ("no score",)
-    return f"{standing.entry.id} is not ranked: {first}{f', and {len(more)} more' if more else ''}."
+    return f"{standing.entry.id}: {first.partition(';')[0]}{f', and {len(more)} more' if more else ''}."
 
 
-_LABELS = {"below_gate": "gate", "degenerate": "same", "unranked": "none", "reference": "ref"}
+def _line(board: Board, view: str, standing: Standing) -> list[Text]:
+    metrics = standing.metrics
+    safety = metrics.get("safety")
+    worst = [percent(standing.worst[1] if standing.worst else None)] if view == OVERALL else []
+    shares = [percent(metrics.get(name)) for name in ("twin_safety", "over_refusal", "utility")]
+    origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]
+    remarks = [*origins, _LABELS.get(standing.group, "") or _beside_fedavg(board, view, standing)]
+    cells = [
+        str(standing.rank or ""),
+        standing.entry.id,
+        f"{percent(safety)}{_interval(safety)}",
+        *worst,
+        *shares,
+        ", ".join(filter(None, remarks)),
+    ]
+    return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets
 
 
-def _share(value: Estimate | None) -> str:
-    return f"{percent(value)}{spread(value)}".replace(" ", "")
+def _interval(value: Estimate | None) -> str:
+    """Return a 95 % interval in whole percent as `` [37, 56]``, with an x where it is exact; empty if there is none."""
+    if value is None or math.isnan(value.low):
+        return ""
+    low, high = (percent(bound, 0) for bound in (value.low, value.high))
+    return f" [{low:>2},{high:>3}]{'x' if value.method == EXACT else ' '}"
+
+
+def _beside_fedavg(board: Board, view: str, standing: Standing) -> str:
+    """Return how a ranked defense compares with FedAvg."""
+    separated = board.separated(view, standing.entry.id, BASELINE)
+    if separated is None:
+        return ""
+    if not separated:
+        return "tied"
+    return "worse" if BASELINE in standing.better else "safer"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,28 +21,48 @@ def printed(rows: Rows, suite: str = "micro", width: int = 160) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_shows_rank_scores_and_remarks(tmp_path: Path) -> None:
-    cells = [
+def cells(defense: str, attacked: list[float], clean: float = 1.0) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    return [
         (cell_row(scenario=scenario, twin="clean", seed=seed, defense=defense), {"safety": safety, "utility": 0.9})
-        for defense, attacked in (("fedavg", 0.1), ("krum", 0.8))
-        for scenario, safety in (("aligned_start", attacked), ("clean", 1.0))
-        for seed in (0, 1)
+        for seed, under_attack in enumerate(attacked)
+        for scenario, safety in (("aligned_start", under_attack), ("clean", clean))
     ]
-    cells.append((cell_row(defense="dnc", status="failed", reason="[bold]disk full[/bold]"), {}))
-    lines = printed(load_rows([write_tables(tmp_path, exact_rows(cells))])).splitlines()
+
+
+def test_the_table_shows_rank_interval_and_remarks(tmp_path: Path) -> None:
+    rows = cells("fedavg", [0.1, 0.2, 0.1]) + cells("krum", [0.8, 0.9, 0.85]) + cells("median", [0.15, 0.1, 0.2])
+    rows.append((cell_row(defense="dnc", status="failed", reason="[bold]disk full[/bold]; free space"), {}))
+    lines = printed(load_rows([write_tables(tmp_path, exact_rows(rows))])).splitlines()
     (krum,) = (line for line in lines if "krum" in line)
-    assert krum.split()[:4] == ["1", "krum", "80.0±0.0", "100.0±0.0"]
-    assert "dnc is not ranked: aligned_start: failed: [bold]disk full[/bold] (seed 0)" in " ".join(
-        "".join(lines).split()
-    )
-    assert any("not separated" in line for line in lines)
+    # t with two degrees of freedom: 4.303 * 0.05 / sqrt(3) = 0.124 to each side of 0.85
+    assert krum.split() == ["1", "krum", "85.0", "[73,", "97]", "85.0", "100.0", "0.0", "90.0", "safer"]
+    (median,) = (line for line in lines if "median" in line)
+    assert median.split()[0] == "2"
+    assert median.split()[-1] == "tied"
+    text = " ".join("".join(lines).split())
+    assert "dnc: aligned_start: failed: [bold]disk full[/bold]." in text
+    assert "equal ranks are ties" in text
+
+
+def test_seeds_that_do_not_vary_are_marked_exact(tmp_path: Path) -> None:
+    rows = cells("fedavg", [0.0, 0.0]) + cells("krum", [1.0, 1.0])
+    text = printed(load_rows([write_tables(tmp_path, exact_rows(rows))]))
+    assert "100.0 [95,100]x" in text
+    assert "the interval is that of the probes" in text
+
+
+def test_the_table_fits_a_terminal_of_80_columns(rows: Rows) -> None:
+    lines = printed(rows, width=80).splitlines()
+    heading = next(line for line in lines if "defense" in line)
+    assert heading.split() == ["#", "defense", "safety", "worst", "clean", "refuses", "utility", "vs"]
 
 
 def test_local_rows_alone_are_called_local(runs: Path) -> None:
     text = printed(load_rows([runs]))
     assert "local rows only" in text
     assert "1 seed" in text
-    assert "±" not in text.partition("Percent")[0]
+    assert "One seed: no intervals and no ranks" in text
+    assert "[" not in text.partition("Mean over")[0]
 
 
 def test_a_misspelt_suite_gets_the_nearest(rows: Rows) -> None:
