@@ -1,0 +1,437 @@
+"""How well a rule tells malicious clients from benign ones, from the weights it gave each client in each round.
+
+Unit. The seed. Each number is formed on one seed, over all of its rounds, and estimated over seeds as in
+:mod:`leaderboard.stats`. Where seeds do not vary, the exact interval counts a client once however many rounds it takes
+part in, since a client's rounds are not independent; clients of different seeds are different ones.
+
+Definitions, for a round in which the rule saw n updates and gave weights that sum to 1 (or to 0: it discarded all):
+
+- *flagged*: weight below :data:`FLAGGED` / n, half of what everyone gets where all count alike. A rule that selects m
+  of n clients gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights
+  flags whom it takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are
+  all 0 everyone is flagged.
+- *precision*: flagged malicious over flagged; undefined where nobody is flagged or nobody is malicious. Beside it
+  stands the *prevalence*, malicious over all, which is the precision of flagging at random.
+- *recall*: flagged malicious over malicious; undefined where nobody is malicious.
+- *false exclusion*: flagged benign over benign.
+- *AUC*: probability that a random malicious client of a round gets less weight than a random benign one, a tie counting
+  one half. Mean over the rounds in which both kinds take part; undefined if there is none.
+
+An undefined seed is left out, and the count of an estimate tells.
+
+Not measured are rules that report no weights (coordinate-wise ones), defenses that use no update, and those whose
+training is the baseline's own: its weights are the reported sample counts, which detect nobody. A pipeline detects as
+the rule that its training rests on.
+
+Updates refused at the door (see ``rejected`` in the rows) are the protocol's detection and not the rule's, which never
+sees them: they count among the participants of a scenario but neither among n nor in any metric, and stand beside them
+as a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmark.errors import FedSafetyError
+from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE
+from leaderboard.canonical import codes_and_values
+from leaderboard.rows import Rows
+from leaderboard.stats import Estimate, estimate
+from leaderboard.tables import CellScore
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+FLAGGED = 0.5
+"""Share of the uniform weight below which a client is flagged."""
+
+MEASURED, NO_WEIGHTS, SAMPLE_COUNTS, NO_ROUNDS = "measured", "no_weights", "sample_counts", "no_rounds"
+"""States of a detection."""
+
+METRICS = ("precision", "recall", "auc", "false_exclusion", "prevalence")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Detection over a set of rounds.
+
+    Attributes:
+        rounds: Number of rounds, over all seeds.
+        values: Value by seed, by name (:data:`METRICS`); undefined ones are absent.
+        clients: Number of distinct clients behind each name, over all seeds; 0 where they are no binomial sample: the
+            prevalence, which the schedule fixes, and an AUC that is the same on all seeds but neither 0 nor 1.
+    """
+
+    rounds: int
+    values: Mapping[str, Mapping[int, float]]
+    clients: Mapping[str, int]
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Estimate]:
+        """Estimates over the seeds on which a metric is defined, by name; absent where there is none."""
+        return {
+            name: estimate(by_seed.values(), self.clients[name]) for name, by_seed in self.values.items() if by_seed
+        }
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How a defense weighs malicious clients in a scenario.
+
+    Attributes:
+        defense: Defense id, for the whole pipeline.
+        scenario: Scenario id, attacked or not.
+        state: ``measured``, ``no_weights``, ``sample_counts`` or ``no_rounds``.
+        reason: Why it is not ``measured``; empty if it is.
+        rule: The defense itself, or the link of the pipeline whose training it rests on.
+        seeds: Seeds with weights.
+        overall: Over all rounds; ``None`` unless ``measured``, as the next two are empty.
+        by_malicious: Rounds by the number of malicious clients that the rule saw.
+        by_majority: Rounds by whether those were more than half of n.
+        discarded: Rounds whose weights are all 0, so that the adapter stayed as it was.
+        rejected: Malicious updates refused at the door before the rule saw them.
+    """
+
+    defense: str
+    scenario: str
+    state: str
+    reason: str
+    rule: str
+    seeds: tuple[int, ...] = ()
+    overall: Metrics | None = None
+    by_malicious: Mapping[int, Metrics] | None = None
+    by_majority: Mapping[bool, Metrics] | None = None
+    discarded: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Who took part in a scenario's rounds; the schedule is one for all defenses of a seed.
+
+    Attributes:
+        scenario: Scenario id.
+        seeds: Seeds with rounds.
+        rounds: Number of rounds, over all seeds.
+        by_malicious: Number of rounds by the number of malicious participants, those refused at the door included.
+        majority: Number of rounds in which they are more than half of the participants.
+    """
+
+    scenario: str
+    seeds: tuple[int, ...]
+    rounds: int
+    by_malicious: Mapping[int, int]
+    majority: int
+
+
+@dataclass(frozen=True)
+class DetectionView:
+    """Detections by (defense, scenario) and compositions by scenario, in order of the ids."""
+
+    detections: Mapping[tuple[str, str], Detection]
+    compositions: Mapping[str, Composition]
+
+
+def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> DetectionView:
+    """Return how each defense of ``cells`` weighed malicious clients in each of their scenarios.
+
+    Args:
+        rows: The rows that hold the cells' rounds.
+        cells: The shown cells; those that are not final or not done are passed over.
+        baseline: The defense that averages by sample count.
+
+    Raises:
+        FedSafetyError: The lists of a round differ in length, or a weight is negative or not finite.
+    """
+    trainings: dict[tuple[str, str], dict[int, tuple[str, bool]]] = defaultdict(dict)
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    for cell in cells:
+        row = cell.row
+        if row["final"] and row["status"] == STATUS_DONE:
+            place = row["scenario"], row["defense"]
+            trainings[place][row["seed"]] = row["training_key"], row["origin"] == ORIGIN_LOCAL
+            attackers = row["malicious"] if row["scenario"] != row["twin"] else 0
+            sizes[place] = attackers, row["clients"] - attackers
+    wanted = {key for by_seed in trainings.values() for key, _ in by_seed.values()}
+    pools = [_pool(part.rounds, wanted) for part in (rows.published, rows.local)]
+
+    def of_seeds(by_seed: Mapping[int, tuple[str, bool]]) -> dict[int, _Tally]:
+        found = {}
+        for seed, (key, local) in sorted(by_seed.items()):
+            for pool in pools if local else pools[::-1]:  # own rounds win over the other pool's
+                if key in pool:
+                    found[seed] = pool[key]
+        return found
+
+    places = sorted(trainings, key=lambda place: (place[1], place[0]))
+    tallies = {place: of_seeds(trainings[place]) for place in places}
+    keys = {place: {seed: key for seed, (key, _) in by_seed.items()} for place, by_seed in trainings.items()}
+    return DetectionView(
+        {
+            (defense, scenario): _detection(
+                defense,
+                scenario,
+                tallies[scenario, defense],
+                sizes[scenario, defense],
+                _rule(defense, scenario, keys, baseline),
+                baseline,
+            )
+            for scenario, defense in places
+        },
+        {
+            scenario: _composition(scenario, [tallies[place] for place in places if place[0] == scenario])
+            for scenario in sorted({scenario for scenario, _ in places})
+        },
+    )
+
+
+def auc(weights: Floats, malicious: Bools) -> Floats:
+    """Return for each row the probability that a malicious client weighs less than a benign one, ties one half.
+
+    Equal to the Mann-Whitney U of the benign weights over the number of pairs; nan where a kind is absent.
+
+    Args:
+        weights: Weights [rounds, clients].
+        malicious: Which clients are malicious, of the same shape.
+
+    >>> auc(np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]]), np.array([[False, False, True], [False, True, False]]))
+    array([1.  , 0.75])
+    """
+    order = np.argsort(weights, axis=1, kind="stable")
+    ordered = np.take_along_axis(weights, order, axis=1)
+    benign = ~np.take_along_axis(malicious, order, axis=1)
+    # A tie group shares the mean of its first and last position, found by looking from both ends.
+    positions = np.broadcast_to(np.arange(weights.shape[1]), weights.shape)
+    starts, ends = np.ones(weights.shape, bool), np.ones(weights.shape, bool)
+    starts[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(starts, positions, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, positions, weights.shape[1])[:, ::-1], axis=1)[:, ::-1]
+    count = benign.sum(axis=1)
+    below = (np.where(benign, (first + last) / 2, 0.0)).sum(axis=1) - count * (count - 1) / 2
+    pairs = count * (weights.shape[1] - count)
+    share: Floats = np.divide(below, pairs, out=np.full(len(weights), math.nan), where=pairs > 0)
+    return share
+
+
+_COLUMNS = ("rounds", "malicious", "benign", "flagged_malicious", "flagged_benign", "auc", "auc_rounds", "discarded")
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Sums over the rounds of one training.
+
+    ``drawn`` counts rounds by (malicious participants, whether they are the majority), for every round; ``seen`` sums
+    :data:`_COLUMNS` by the same of those the rule saw, for the rounds in which it gave weights.
+    """
+
+    drawn: dict[tuple[int, bool], int]
+    seen: dict[tuple[int, bool], Floats]
+    rejected: int
+
+
+def _pool(table: pa.Table, wanted: set[str]) -> dict[str, _Tally]:
+    """Return the tallies of the ``wanted`` trainings in one pool of rounds, by training key."""
+    codes, names = codes_and_values(table.column("training_key"))
+    number = table.column("round").to_numpy()
+    keep = np.array([name in wanted for name in names], dtype=bool)[codes]
+    # A training that was run twice has its rounds twice, apart only in the seconds they took.
+    keep[1:] &= (codes[1:] != codes[:-1]) | (number[1:] != number[:-1])
+    if not keep.any():
+        return {}
+    table = table.filter(pa.array(keep)).combine_chunks()
+    codes, number = codes[keep], number[keep]
+    lists = {name: table.column(name).combine_chunks() for name in ("clients", "malicious", "weights", "rejected")}
+    length = {name: _lengths(array) for name, array in lists.items()}
+    wrong = (length["malicious"] != length["clients"]) | (
+        (length["weights"] != length["clients"]) & lists["weights"].is_valid().to_numpy(zero_copy_only=False)
+    )
+    values = lists["weights"].flatten().to_numpy(zero_copy_only=False)
+    unusable = ~np.isfinite(values) | (values < 0)
+    wrong[np.repeat(np.arange(len(codes)), length["weights"])[unusable]] = True
+    if wrong.any():
+        index = int(np.flatnonzero(wrong)[0])
+        raise FedSafetyError(
+            f"round {number[index]} of training {names[codes[index]]!r} does not hold one flag and one finite, "
+            f"non-negative weight for each client; delete the file that holds it and run those cells again"
+        )
+    rejected = length["rejected"]
+    door = _refused(lists, rejected)
+    malicious = lists["malicious"].flatten().to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(codes)), length["clients"])
+    drawn = np.bincount(row, weights=malicious, minlength=len(codes)).astype(np.int64)
+    weighted = length["weights"] > 0
+    given = np.full(len(row), math.nan)
+    given[weighted[row]] = values
+    seen = ~door & weighted[row]
+    sums, n = _rounds(given[seen], malicious[seen], row[seen], len(codes))
+    left = n > 0
+    groups = {
+        "drawn": _grouped(codes, drawn, length["clients"], np.ones((len(codes), 1))),
+        "seen": _grouped(codes[left], sums[left, 1].astype(np.int64), n[left], sums[left]),
+    }
+    refused = np.bincount(codes, weights=rejected, minlength=len(names))
+    return {
+        names[code]: _Tally(
+            {group: int(total[0]) for group, total in groups["drawn"].get(code, {}).items()},
+            groups["seen"].get(code, {}),
+            int(refused[code]),
+        )
+        for code in map(int, np.unique(codes))
+    }
+
+
+def _lengths(lists: pa.Array) -> Ints:
+    lengths: Ints = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
+
+
+def _refused(lists: Mapping[str, pa.Array], rejected: Ints) -> Bools:
+    """Return for each participation whether its update was refused at the door, which is rare."""
+    starts = np.concatenate([[0], np.cumsum(_lengths(lists["clients"]))])
+    refused = np.zeros(starts[-1], dtype=bool)
+    for index in np.flatnonzero(rejected):
+        names = set(lists["rejected"][index].as_py())
+        refused[starts[index] : starts[index + 1]] = [name in names for name in lists["clients"][index].as_py()]
+    return refused
+
+
+def _rounds(weights: Floats, malicious: Bools, row: Ints, count: int) -> tuple[Floats, Ints]:
+    """Return :data:`_COLUMNS` [rounds, columns] and n [rounds] of what the rule saw: one participation an entry."""
+    n = np.bincount(row, minlength=count)
+    total = np.bincount(row, weights=weights, minlength=count)
+    flagged = weights < FLAGGED * (total / np.maximum(n, 1))[row]
+    flagged |= (total == 0)[row]
+    made = np.zeros((count, len(_COLUMNS)))
+    made[:, 0] = 1
+    for column, mask in enumerate((malicious, ~malicious, flagged & malicious, flagged & ~malicious), start=1):
+        made[:, column] = np.bincount(row, weights=mask, minlength=count)
+    for size in np.unique(n[n > 0]):  # rounds of one size make a matrix
+        rounds = np.flatnonzero(n == size)
+        inside = (n == size)[row]
+        values = auc(weights[inside].reshape(-1, size), malicious[inside].reshape(-1, size))
+        made[rounds, 5] = np.nan_to_num(values)
+        made[rounds, 6] = ~np.isnan(values)
+    made[:, 7] = (total == 0) & (n > 0)
+    return made, n
+
+
+def _grouped(codes: Ints, malicious: Ints, n: Ints, values: Floats) -> _Groups:
+    """Return the sums of ``values`` by training code and by (malicious clients, whether they are more than half)."""
+    if not len(codes):
+        return {}
+    keys = (codes * (int(malicious.max()) + 1) + malicious) * 2 + (2 * malicious > n)
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    sums = np.add.reduceat(values[order], starts, axis=0)
+    found: _Groups = defaultdict(dict)
+    for index, total in zip(order[starts], sums, strict=True):
+        group = int(malicious[index]), bool(2 * malicious[index] > n[index])
+        found[int(codes[index])][group] = total
+    return found
+
+
+_Groups = dict[int, dict[tuple[int, bool], Floats]]
+
+
+def _rule(defense: str, scenario: str, keys: Mapping[tuple[str, str], Mapping[int, str]], baseline: str) -> str:
+    """Return ``baseline`` or the link of a pipeline whose training this defense's is; else the defense itself."""
+    own = keys[scenario, defense]
+    for other in (baseline, *defense.split("+")):
+        theirs = keys.get((scenario, other), {})
+        shared = own.keys() & theirs.keys()
+        if other != defense and shared and all(own[seed] == theirs[seed] for seed in shared):
+            return other
+    return defense
+
+
+def _detection(
+    defense: str, scenario: str, tallies: Mapping[int, _Tally], size: tuple[int, int], rule: str, baseline: str
+) -> Detection:
+    if not tallies:
+        return Detection(defense, scenario, NO_ROUNDS, "it uses no client's update", rule)
+    rejected = sum(tally.rejected for tally in tallies.values())
+    if rule == baseline:
+        reason = f"it averages by reported sample counts, as {baseline} does, which tell nobody apart"
+        return Detection(defense, scenario, SAMPLE_COUNTS, reason, rule, rejected=rejected)
+    seen = {seed: tally.seen for seed, tally in tallies.items() if tally.seen}
+    if not seen:
+        reason = "it works coordinate by coordinate or rescales updates, and gives no client a weight"
+        return Detection(defense, scenario, NO_WEIGHTS, reason, rule, rejected=rejected)
+    groups = sorted({group for by_group in seen.values() for group in by_group})
+
+    def over(chosen: Sequence[tuple[int, bool]]) -> Metrics:
+        sums = {
+            seed: sum((by_group[group] for group in chosen if group in by_group), np.zeros(len(_COLUMNS)))
+            for seed, by_group in seen.items()
+        }
+        return _metrics(sums, size)
+
+    whole = over(groups)
+    return Detection(
+        defense,
+        scenario,
+        MEASURED,
+        "",
+        rule,
+        tuple(seen),
+        whole,
+        {count: over([group for group in groups if group[0] == count]) for count in sorted({g[0] for g in groups})},
+        {flag: over([group for group in groups if group[1] is flag]) for flag in sorted({g[1] for g in groups})},
+        discarded=int(sum(total[7] for by_group in seen.values() for total in by_group.values())),
+        rejected=rejected,
+    )
+
+
+def _metrics(sums: Mapping[int, Floats], size: tuple[int, int]) -> Metrics:
+    """Return the metrics of sums by seed, for a federation of ``size`` (malicious, benign) clients."""
+    sums = {seed: total for seed, total in sums.items() if total[0]}
+    values: dict[str, dict[int, float]] = {name: {} for name in METRICS}
+    for seed, total in sums.items():
+        _, malicious, benign, caught, excluded, area, area_rounds, _ = total.tolist()
+        parts = (
+            (caught, caught + excluded if malicious else 0.0),
+            (caught, malicious),
+            (area, area_rounds),
+            (excluded, benign),
+            (malicious, malicious + benign),
+        )
+        for name, (part, whole) in zip(METRICS, parts, strict=True):
+            if whole:
+                values[name][seed] = part / whole
+    _, malicious, benign, caught, excluded, *_ = (int(part) for part in sum(sums.values(), np.zeros(len(_COLUMNS))))
+    attackers, others = (count * len(sums) for count in size)
+    attackers, others = min(attackers, malicious), min(others, benign)
+    areas = set(values["auc"].values())
+    clients = {
+        "precision": min(attackers, caught + excluded),
+        "recall": attackers,
+        "auc": attackers if len(areas) > 1 or areas <= {0.0, 1.0} else 0,
+        "false_exclusion": others,
+        "prevalence": 0,
+    }
+    return Metrics(int(sum(total[0] for total in sums.values())), values, clients)
+
+
+def _composition(scenario: str, tallies: Sequence[Mapping[int, _Tally]]) -> Composition:
+    """Return who took part, from the first defense that has rounds on a seed."""
+    by_seed: dict[int, _Tally] = {}
+    for of_defense in tallies:
+        for seed, tally in of_defense.items():
+            by_seed.setdefault(seed, tally)
+    counts: dict[int, int] = defaultdict(int)
+    majority = 0
+    for tally in by_seed.values():
+        for (malicious, most), rounds in tally.drawn.items():
+            counts[malicious] += rounds
+            majority += rounds * most
+    return Composition(scenario, tuple(sorted(by_seed)), sum(counts.values()), dict(sorted(counts.items())), majority)
