@@ -1,0 +1,51 @@
+"""The folder of committed rows is a data set that ``datasets`` reads by configuration name, without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from benchmark.records.schemas import TABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+STORED = sorted({path.parent.name for path in RESULTS.rglob("*.parquet")})
+READ = """
+import json, sys
+from datasets import load_dataset
+rows = load_dataset("results", sys.argv[1], split="train")
+print(json.dumps({"rows": len(rows), "columns": rows.column_names, "first": rows[0]}, default=str))
+"""
+
+
+def test_the_card_has_one_configuration_a_stored_table() -> None:
+    _, card, _ = (RESULTS / "README.md").read_text().split("---\n", 2)
+    configs = {entry["config_name"]: entry["data_files"] for entry in yaml.safe_load(card)["configs"]}
+    assert configs == {table: f"*/{table}/*.parquet" for table in STORED}
+    assert set(STORED) <= set(TABLES)
+
+
+@pytest.mark.parametrize("table", STORED)
+def test_every_configuration_is_read_whole(table: str, tmp_path: Path) -> None:
+    # A process of its own: where the library keeps its files is decided when it is imported.
+    environment = dict(os.environ, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    environment |= {"HF_DATASETS_CACHE": str(tmp_path), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-c", READ, table]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    files = sorted(RESULTS.glob(f"*/{table}/*.parquet"))
+    assert found["rows"] == sum(pq.ParquetFile(path).metadata.num_rows for path in files) > 0
+    assert found["columns"] == TABLES[table].names
+    stored = pq.read_table(files[0], partitioning=None).slice(0, 1).to_pylist()[0]
+    text = next(name for name in found["columns"] if isinstance(stored[name], str))
+    assert found["first"][text] == stored[text]
+    for path in tmp_path.rglob("*.arrow"):
+        path.unlink()  # pytest keeps the folder, and these hold all rows again
