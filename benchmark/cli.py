@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Table
 
 from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from benchmark.estimate import Prediction
 
 app = typer.Typer(
     name="fedsafety",
@@ -131,6 +134,9 @@ def run(
     engine: EngineOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure samples, print how long the run will take here, and stop.")
+    ] = False,
 ) -> None:
     """Run a suite, or chosen scenarios x defenses x seeds of it.
 
@@ -153,6 +159,13 @@ def run(
         _print_plan(plan, store)
         return
     from benchmark.run import default_workers, run_plan
+
+    if estimate:
+        from benchmark.estimate import predict
+
+        with resumable():
+            _print_prediction(predict(plan, store, choice, reporter, workers or default_workers()))
+        return
 
     reporter.say(f"generation engine {choice.name}: {choice.reason}")
     with resumable():
@@ -304,6 +317,18 @@ def _print_plan(plan: Any, store: Any) -> None:
     for reason in reasons:
         console.print(f"not applicable: {reason}", markup=False, highlight=False)
     console.print(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings")
+
+
+def _print_prediction(prediction: Prediction) -> None:
+    from benchmark.progress import duration
+
+    console.print(
+        f"about {duration(prediction.seconds)} on this machine: {prediction.trainings} trainings and "
+        f"{prediction.adapters} derived adapters {duration(prediction.training_seconds)}, "
+        f"{prediction.response_sets} response sets and their verdicts {duration(prediction.answering_seconds)}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:

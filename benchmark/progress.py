@@ -98,6 +98,8 @@ class _Lines:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words, ``1 min 05 s``."""
+    """Return seconds in words, ``1 min 05 s``; hours from one on, without seconds."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

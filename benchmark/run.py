@@ -58,12 +58,7 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     environment()
     store.clear_scratch()
     write_catalog(plan, store)
-    unsettled = {
-        cell.adapter_key
-        for cell in plan.cells
-        if not (store.has("cells", cell.cell_key) and store.has("responses", cell.response_key))
-    }
-    pending = [job for job in plan.jobs if not _job_is_done(store, job, unsettled)]
+    pending = pending_jobs(plan, store)
     reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
     failures = _train(plan, pending, store, reporter, workers) if pending else {}
     refused = evaluate(plan, store, choice, reporter, failures)
@@ -81,6 +76,16 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     )
     skipped = sum(1 for c in plan.cells if c.not_applicable)
     return RunReport(len(plan.cells), skipped, failed)
+
+
+def pending_jobs(plan: Plan, store: Store) -> list[TrainingJob]:
+    """Return the jobs of which the store lacks the training, or an adapter that an unsettled cell needs."""
+    unsettled = {
+        cell.adapter_key
+        for cell in plan.cells
+        if not (store.has("cells", cell.cell_key) and store.has("responses", cell.response_key))
+    }
+    return [job for job in plan.jobs if not _job_is_done(store, job, unsettled)]
 
 
 def default_workers() -> int:

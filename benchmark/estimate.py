@@ -1,0 +1,202 @@
+"""How long a plan will take on this machine, measured on samples of its own work before it starts.
+
+Training time is linear in rounds, answering in response sets, judging too; each slope is measured on small samples that
+run through the code of a real run, as many at once as the run will have workers. Nothing is kept.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmark.errors import FedSafetyError
+from benchmark.evaluation import evaluate
+from benchmark.generation.select import EngineChoice
+from benchmark.judging import judge_responses
+from benchmark.plan import Plan, TrainingJob, make_plan
+from benchmark.progress import Reporter
+from benchmark.records.store import Store
+from benchmark.run import pending_jobs
+from benchmark.suite import Scenario, Suite
+from benchmark.worker import run_job, start_worker
+
+_SHORT, _LONG = 2, 8
+"""Rounds of the two sample trainings whose difference is the price of a round."""
+_FEW, _MANY = 1, 9
+"""Response sets of the two samples whose difference is the price of a set."""
+_SAMPLE_SEEDS = (0, 1)
+"""Development seeds: samples are never scored."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a plan still needs.
+
+    Attributes:
+        trainings: Federated trainings to do.
+        adapters: Adapters to derive from trained ones (post-hoc stages).
+        response_sets: Response sets to generate and judge.
+        training_seconds: Wall time of trainings and derived adapters, all workers together.
+        answering_seconds: Wall time of generation and judging, engine starts included.
+    """
+
+    trainings: int
+    adapters: int
+    response_sets: int
+    training_seconds: float
+    answering_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in all."""
+        return self.training_seconds + self.answering_seconds
+
+
+@dataclass(frozen=True)
+class _JobCost:
+    """Seconds of one process for a scenario's jobs.
+
+    Attributes:
+        data: Everybody's rows, once for each seed.
+        fixed: A training without its rounds.
+        round: A round.
+        adapter: A derived adapter.
+    """
+
+    data: float
+    fixed: float
+    round: float
+    adapter: float
+
+
+def predict(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, workers: int) -> Prediction:
+    """Measure samples of what ``plan`` lacks in ``store`` and return the prediction; takes about a minute or two.
+
+    Args:
+        plan: The cells.
+        store: What is there already.
+        choice: The generation engine that the run will use.
+        reporter: Shows progress.
+        workers: Training processes of the run.
+
+    Raises:
+        FedSafetyError: A sample fails; the run would fail alike.
+    """
+    jobs = pending_jobs(plan, store)
+    starts = {
+        cell.response_key: cell.scenario.start
+        for cell in plan.cells
+        if not cell.not_applicable and not store.has("responses", cell.response_key)
+    }
+    adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
+    training = _training_seconds(plan.suite, jobs, reporter, workers) if jobs else 0.0
+    answering = _answering_seconds(plan, list(starts.values()), choice, reporter) if starts else 0.0
+    return Prediction(len(jobs), adapters, len(starts), training, answering)
+
+
+def _training_seconds(suite: Suite, jobs: Sequence[TrainingJob], reporter: Reporter, workers: int) -> float:
+    # The job with the most derived adapters of each shape stands for all of them.
+    samples = {_shape(job.scenario): job for job in sorted(jobs, key=lambda job: len(job.pipelines))}
+    workers = min(workers, len(jobs))
+    began = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    costs: dict[tuple[object, ...], _JobCost] = {}
+    with (
+        ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool,
+        reporter.step("timing sample trainings", len(samples)) as step,
+    ):
+        list(pool.map(_idle, range(workers)))
+        starting = time.perf_counter() - began
+        for shape, job in samples.items():
+            # As many at once as in the run, since processes share memory bandwidth and caches.
+            measured = list(pool.map(_job_cost, [suite] * workers, [job] * workers))
+            costs[shape] = _JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
+            step.advance()
+    total = 0.0
+    for job in jobs:
+        cost = costs[_shape(job.scenario)]
+        rounds = suite.training.rounds + sum(job.reattacks.values())
+        total += cost.fixed + cost.round * rounds + cost.adapter * len(job.pipelines.keys() - {job.training_key})
+    for shape in {(job.scenario.id, job.seed): _shape(job.scenario) for job in jobs}.values():
+        total += costs[shape].data * workers  # every worker makes the rows of the jobs it takes
+    return starting + total / workers
+
+
+def _shape(scenario: Scenario) -> tuple[object, ...]:
+    """Return what the price of a job depends on."""
+    return scenario.start, scenario.participants, scenario.clients, scenario.attack.id
+
+
+def _idle(_: int) -> None:
+    """Do nothing: starting a worker imports everything."""
+
+
+def _job_cost(suite: Suite, job: TrainingJob) -> _JobCost:
+    """Time sample jobs in this process; the first one also opens models and is not counted."""
+    first = next(iter(job.pipelines.values()))
+    derived = [name for key, name in job.pipelines.items() if key != job.training_key][:1]
+
+    def seconds(rounds: int, seed: int, names: Sequence[str]) -> float:
+        pipelines = {"training": first} | {f"adapter{index}": name for index, name in enumerate(names)}
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            report = run_job(
+                _shortened(suite, rounds), TrainingJob(job.scenario, seed, "training", pipelines), Path(folder)
+            )
+            spent = time.perf_counter() - began
+        for reason in report.failures.values():
+            raise FedSafetyError(f"a sample training of scenario {job.scenario.id!r} failed: {reason}")
+        return spent
+
+    seconds(_SHORT, _SAMPLE_SEEDS[0], derived)
+    short, longer = (seconds(rounds, _SAMPLE_SEEDS[0], ()) for rounds in (_SHORT, _LONG))
+    fresh, repaired = (seconds(_SHORT, _SAMPLE_SEEDS[1], names) for names in ((), derived))
+    price = max(0.0, longer - short) / (_LONG - _SHORT)
+    return _JobCost(
+        data=max(0.0, fresh - short),
+        fixed=max(0.0, short - price * _SHORT),
+        round=price,
+        adapter=max(0.0, repaired - short),
+    )
+
+
+def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, reporter: Reporter) -> float:
+    """Return the wall time of answering and judging; ``starts`` names the starting model of every response set."""
+    by_start = {
+        start: next(c.scenario for c in plan.cells if c.scenario.start == start) for start in sorted(set(starts))
+    }
+    scenario = by_start[max(by_start, key=starts.count)]
+    suite = _shortened(plan.suite, 1)
+    pipeline = next(c.pipeline.name for c in plan.cells if not c.not_applicable and not c.pipeline.servers)
+    spent = []
+    with tempfile.TemporaryDirectory() as folder, reporter.step("timing sample answers", 2) as step:
+        store = Store(Path(folder))
+        silent = Reporter(Console(file=io.StringIO()))
+        for count in (_FEW, _MANY):
+            # The second sample's seeds are other ones, or the store would have one of its sets already.
+            seeds = range(count, 2 * count)
+            sample = make_plan(suite, plan.generator, scenarios=[scenario.id], pipelines=[pipeline], seeds=seeds)
+            cells = tuple(cell for cell in sample.cells if cell.scenario.id == scenario.id)
+            sample = replace(sample, cells=cells)
+            for job in sample.jobs:
+                run_job(suite, job, store.root)
+            began = time.perf_counter()
+            evaluate(sample, store, choice, silent, {})
+            judge_responses((c.response_key for c in cells), suite.judges, plan.world, store, choice, silent)
+            spent.append(time.perf_counter() - began)
+            step.advance()
+    price = max(0.0, spent[1] - spent[0]) / (_MANY - _FEW)
+    return max(0.0, spent[0] - price * _FEW) * len(by_start) + price * len(starts)
+
+
+def _shortened(suite: Suite, rounds: int) -> Suite:
+    return suite.model_copy(update={"training": suite.training.model_copy(update={"rounds": rounds})})
