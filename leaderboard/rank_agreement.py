@@ -1,0 +1,119 @@
+"""How alike two judges order the defenses: whether a ranking depends on who judges.
+
+The order is by mean safety over seeds. Reference rows and degenerate cells are not ordered, nor is a defense that lacks
+a seed or that a judge has not judged whole. Overall, seeds are those that all compared scenarios have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from leaderboard.board import OVERALL
+from leaderboard.coefficients import kendall_tau, over_seeds
+from leaderboard.stats import Estimate
+from leaderboard.tables import CellScore
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """How alike two judges order the defenses.
+
+    Attributes:
+        first: Judge id.
+        second: Judge id.
+        scenario: Scenario, or :data:`OVERALL`.
+        defenses: Ordered defenses.
+        tau: Kendall's τ-b of the orders by mean over seeds; nan where undefined.
+        by_seed: The same of the orders on each seed alone, where defined.
+        reversed: Pairs of defenses of which the first judge calls the first safer and the second judge the second.
+    """
+
+    first: str
+    second: str
+    scenario: str
+    defenses: tuple[str, ...]
+    tau: float
+    by_seed: Mapping[int, float]
+    reversed: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def tau_by_seed(self) -> Estimate:
+        """τ-b of single seeds; below :attr:`tau` where noise between runs hides how alike the orders by mean are."""
+        return over_seeds(self.by_seed)
+
+
+def rank_agreement(
+    cells: Sequence[CellScore], judges: Sequence[str], scenarios: Sequence[str], compared: Sequence[str]
+) -> list[RankAgreement]:
+    """Return the rank agreement of every two ``judges``, overall first, then by scenario.
+
+    Args:
+        cells: Final, finished cells.
+        judges: Judge ids.
+        scenarios: The scenarios to look at.
+        compared: Those of them whose mean is the overall safety.
+    """
+    left_out = {(cell.row["scenario"], cell.row["defense"]) for cell in cells if cell.degenerate}
+    ordered = [
+        cell
+        for cell in cells
+        if cell.row["ranked"]
+        and cell.row["scenario"] in scenarios
+        and (cell.row["scenario"], cell.row["defense"]) not in left_out
+    ]
+    seeds = sorted({cell.row["seed"] for cell in ordered})
+    defenses = sorted({cell.row["defense"] for cell in ordered})
+    safety = np.full((len(judges), len(scenarios), len(seeds), len(defenses)), math.nan)
+    run = np.zeros((len(scenarios), len(seeds)), dtype=bool)
+    for cell in ordered:
+        place = scenarios.index(cell.row["scenario"]), seeds.index(cell.row["seed"])
+        run[place] = True
+        for index, judge in enumerate(judges):
+            safety[index, *place, defenses.index(cell.row["defense"])] = cell.metrics.get(f"judge:{judge}", math.nan)
+    made = []
+    for name, members in [(OVERALL, list(compared)), *((scenario, [scenario]) for scenario in scenarios)]:
+        inside = [scenarios.index(member) for member in members]
+        shared: Bools = np.logical_and.reduce(run[inside], axis=0) if members else np.zeros(len(seeds), dtype=bool)
+        for one, other in combinations(range(len(judges)), 2):
+            values = safety[[one, other]][:, inside]
+            complete = (~np.isnan(values) | ~run[inside][:, :, None]).all(axis=(0, 1, 2))
+            if shared.any() and complete.sum() > 1:
+                # Rounded, so that equal scores tie in whatever order they were summed.
+                means = values[:, :, shared][..., complete].mean(axis=1).round(9)
+                made.append(
+                    _compared(
+                        (judges[one], judges[other]),
+                        name,
+                        [defense for defense, whole in zip(defenses, complete, strict=True) if whole],
+                        [seed for seed, held in zip(seeds, shared, strict=True) if held],
+                        means,
+                    )
+                )
+    return made
+
+
+def _compared(
+    judges: tuple[str, str], scenario: str, defenses: Sequence[str], seeds: Sequence[int], safety: Floats
+) -> RankAgreement:
+    """Return the rank agreement of ``safety`` [judge, seed, defense]."""
+    one, other = safety.mean(axis=1).round(9)
+    by_seed = kendall_tau(*safety)
+    ahead = (one[:, None] > one[None, :]) & (other[:, None] < other[None, :])
+    return RankAgreement(
+        *judges,
+        scenario,
+        tuple(defenses),
+        float(kendall_tau(one, other)),
+        {seed: float(tau) for seed, tau in zip(seeds, by_seed, strict=True) if not math.isnan(tau)},
+        tuple((defenses[i], defenses[j]) for i, j in np.argwhere(ahead)),
+    )
