@@ -1,52 +1,99 @@
-"use strict";
+// Everything together: the state is applied on loading, on every change and on going back.
+const FIELDS = ["view", "q", "stage", "told", "origin", "x", "y"];
+const field = (id) => document.getElementById(id);
 
-// Sorting: a heading's button sorts every body of its table; what was not measured stays last.
-function sortBy(table, button) {
-  const heading = button.closest("th");
-  const key = heading.dataset.key;
-  const before = heading.getAttribute("aria-sort");
-  const first = heading.dataset.first || "descending";
-  const direction = before === "none" ? first : before === "descending" ? "ascending" : "descending";
-  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
-  heading.setAttribute("aria-sort", direction);
-  const sign = direction === "ascending" ? 1 : -1;
-  const worth = (row) => {
-    const cell = row.querySelector(`[data-c="${key}"]`);
-    return cell ? cell.dataset.v : "";
-  };
-  for (const body of table.tBodies) {
-    const rows = Array.from(body.rows, (row, index) => ({ row, index, value: worth(row) }));
-    rows.sort((a, b) => {
-      if (a.value === "" || b.value === "") return (a.value === "") - (b.value === "") || a.index - b.index;
-      const x = Number(a.value);
-      const y = Number(b.value);
-      const order = Number.isNaN(x) || Number.isNaN(y) ? a.value.localeCompare(b.value, "en") : x - y;
-      return sign * order || a.index - b.index;
-    });
-    body.append(...rows.map((entry) => entry.row));
+function apply() {
+  if (!Object.hasOwn(data.views, state.view)) state.view = "*";
+  for (const id of FIELDS) {
+    const input = field(id);
+    if (input && document.activeElement !== input) input.value = state[id];
   }
+  showView();
+  sortRanking();
+  const visible = filterRows();
+  showComparison();
+  showTradeOff(visible);
+  return showSheet();
 }
 
-// Choosing a scenario shows its body of the ranking and its paragraph; the address keeps the choice.
-function show(view) {
-  for (const part of document.querySelectorAll("[data-view]")) part.hidden = part.dataset.view !== view;
+// A change of the state; what opens another view becomes a step that the back button undoes.
+function update(changes, step = false) {
+  state = { ...state, ...changes };
+  if (step) {
+    history.replaceState({ y: scrollY }, "");
+    history.pushState({ y: 0 }, "", address());
+  } else {
+    history.replaceState(history.state, "", address());
+  }
+  return apply();
 }
 
-for (const table of document.querySelectorAll("table.sortable")) {
-  table.addEventListener("click", (event) => {
-    const button = event.target.closest("th button");
-    if (button) sortBy(table, button);
+function goTo(sheet) {
+  const target = sheet ?? (state.at && document.getElementById(state.at));
+  if (sheet) scrollTo(0, 0);
+  else if (target) target.scrollIntoView();
+  if (!target) return;
+  if (!target.hasAttribute("tabindex")) target.setAttribute("tabindex", "-1");
+  target.focus({ preventScroll: true });
+}
+
+function restore() {
+  state = { ...DEFAULTS, ...parse(location.hash) };
+  const sheet = apply();
+  if (history.state && Number.isFinite(history.state.y)) scrollTo(0, history.state.y);
+  else goTo(sheet);
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#"]');
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  goTo(update({ defense: "", scenario: "", at: "", ...parse(link.getAttribute("href")) }, true));
+});
+
+table.addEventListener("click", (event) => {
+  const heading = event.target.closest("th button")?.closest("th");
+  if (heading) update({ sort: heading.dataset.key, dir: nextDirection(heading) });
+});
+
+for (const id of FIELDS) {
+  const input = field(id);
+  if (!input) continue;
+  input.addEventListener(id === "q" ? "input" : "change", () => update({ [id]: input.value }, id === "view"));
+}
+field("controls").addEventListener("submit", (event) => event.preventDefault());
+for (const id of ["reset", "reset2"]) {
+  field(id).addEventListener("click", () => {
+    update({ ...DEFAULTS, x: state.x, y: state.y });
+    field("q").value = "";
   });
 }
 
-const chooser = document.getElementById("scenario");
-if (chooser) {
-  chooser.disabled = false;
-  const wanted = decodeURIComponent(location.hash).replace(/^#view=/, "");
-  if (Array.from(chooser.options).some((option) => option.value === wanted)) chooser.value = wanted;
-  show(chooser.value);
-  chooser.addEventListener("change", () => {
-    show(chooser.value);
-    history.replaceState(null, "", `#view=${encodeURIComponent(chooser.value)}`);
-  });
+// Citing: the sentence and the BibTeX entry of the benchmark or of one defense.
+const dialog = field("cite");
+const what = field("cite-what");
+what.append(...Object.keys(data.cite).map((id) =>
+  el("option", { value: id }, id ? data.defenses[defenseIndex.get(id)]?.title ?? id : "The benchmark")));
+function fillCitation() {
+  for (const [part, text] of Object.entries(data.cite[what.value])) field(`cite-${part}`).textContent = text;
+  field("cite-said").textContent = "";
 }
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-cite], button[data-copy]");
+  if (!button) return;
+  if (button.dataset.copy) {
+    copyText(field(button.dataset.copy), field("cite-said"));
+    return;
+  }
+  what.value = Object.hasOwn(data.cite, button.dataset.cite) ? button.dataset.cite : "";
+  fillCitation();
+  dialog.showModal();
+});
+what.addEventListener("change", fillCitation);
+field("cite-close").addEventListener("click", () => dialog.close());
+
+document.documentElement.classList.add("js");
+history.scrollRestoration = "manual";
+addEventListener("popstate", restore);
+addEventListener("pagehide", () => history.replaceState({ y: scrollY }, ""));
+restore();

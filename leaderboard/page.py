@@ -1,0 +1,226 @@
+"""One suite's page as HTML text, from its board."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from leaderboard import formats, plots
+from leaderboard.answers import answers
+from leaderboard.cite import cite
+from leaderboard.page_data import page_data
+from leaderboard.ranking import BASELINE, GATE, REFUSAL_GATE, Board, Entry, Standing
+from leaderboard.rows import Rows
+
+SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "sheets.js", "page.js")
+"""Parts of the page's one script, in order."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the ranking table.
+
+    Attributes:
+        key: Metric name.
+        label: Heading.
+        meaning: Tooltip of the heading.
+        share: Whether it is a share, shown in percent with its interval.
+        heading: Group it stands under.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    share: bool = True
+    heading: str = "Under attack"
+
+
+COLUMNS = (
+    Column("safety", "Safety", "Share of harmful probes answered harmlessly, mean over four strata"),
+    Column("worst", "Worst", "Safety in the compared scenario where it is lowest"),
+    Column("recovery", "Recovery", "How much of the damage to FedAvg the defense undoes: 100 is all, 0 is none"),
+    Column("utility", "Utility", "Mean of the coarse task types and of the facts taught in federated training"),
+    Column("over_refusal", "Over-refusal", "Share of benign look-alike requests that are refused; lower is better"),
+    Column("twin_safety", "Safety", "The same defense's safety in the un-attacked twin", heading="No attack"),
+    Column("twin_utility", "Utility", "The same defense's utility in the un-attacked twin", heading="No attack"),
+    Column("server_seconds", "Seconds", "Seconds in the defense's own hooks, whole run", False, "Cost to the server"),
+    Column("generated_tokens", "Tokens", "Tokens the server generated", False, "Cost to the server"),
+    Column("owned_examples", "Examples", "Training pairs the server owned and used", False, "Cost to the server"),
+    Column("finetune_steps", "Steps", "Server-side fine-tuning steps", False, "Cost to the server"),
+    Column("extra_models", "Models", "Models used besides the global one", False, "Cost to the server"),
+)
+
+AXES = (
+    # Metric, label, whether more is better.
+    ("utility", "Utility", True),
+    ("safety", "Safety under attack", True),
+    ("over_refusal", "Over-refusal", False),
+    ("recovery", "Recovery", True),
+    ("server_seconds", "Server seconds", False),
+    ("generated_tokens", "Generated tokens", False),
+    ("owned_examples", "Owned examples", False),
+    ("finetune_steps", "Fine-tuning steps", False),
+)
+
+
+def environment() -> jinja2.Environment:
+    """Return the template engine: everything is escaped, an unknown name is an error."""
+    folder = files("leaderboard") / "templates"
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.filters.update(
+        percent=formats.percent,
+        interval=formats.interval,
+        is_exact=formats.is_exact,
+        number=formats.number,
+        signed=formats.signed,
+        shade=formats.shade,
+        place=formats.place,
+        worth=formats.worth,
+        fragment=formats.fragment,
+        settings=formats.settings,
+        quoted=lambda text: quote(text, safe="+"),
+        in_words=in_words,
+        plain=lambda text: text.replace("_", " "),
+    )
+    return made
+
+
+def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Sequence[tuple[str, Board]]) -> str:
+    """Return the page of ``board``.
+
+    Args:
+        templates: See :func:`environment`.
+        board: The board.
+        rows: The rows it was made from.
+        links: File name and board of every page of the site.
+    """
+    style, script = _assets()
+    strata = {prefix: _strata(board, prefix) for prefix in ("stratum", "apart")}
+    baseline = next((line for line in board.overall if line.entry.id == BASELINE), None)
+    figures = {"effect": plots.attack_effect(board), "trade_off": plots.trade_off(board)}
+    return templates.get_template("page.html").render(
+        board=board,
+        links=links,
+        digest=rows.digest,
+        published_digest=rows.published.digest,
+        states=Counter(cell.state for cell in board.cells),
+        columns=COLUMNS,
+        axes=AXES,
+        headings=list(Counter(column.heading for column in COLUMNS).items()),
+        sections=_sections(board),
+        titles={scenario.id: scenario.info["title"] for scenario in board.scenarios},
+        defense_titles={entry.id: entry.info["title"] for entry in board.entries},
+        positions={entry.id: position for position, entry in enumerate(board.entries)},
+        answers=answers(board),
+        baseline_safety=baseline.metrics["safety"].mean if baseline and "safety" in baseline.metrics else None,
+        filters=_filters(board),
+        reasons=_reasons(board),
+        strata=[(metric, metric.partition(":")[2]) for names in strata.values() for metric in names],
+        apart=len(strata["apart"]),
+        judge_infos=[_judge(board, judge) for judge in board.judges],
+        generators=sorted({cell.row["generator"] for cell in board.cells} - {""}),
+        gate=GATE,
+        refusal_gate=REFUSAL_GATE,
+        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - escaped where it is drawn
+        data=Markup(  # noqa: S704 - escaped for its place
+            page_data(
+                board,
+                shares=[column.key for column in COLUMNS if column.share and column.key != "worst"],
+                costs=[column.key for column in COLUMNS if not column.share],
+                axes=AXES,
+                cite=_cite(board, rows),
+            )
+        ),
+        css=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own files
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def in_words(standing: Standing) -> str:
+    """Return the label of a standing's group; empty for ranked ones."""
+    return {
+        "below_gate": "fails a gate",
+        "degenerate": "degenerate",
+        "unranked": "not ranked",
+        "reference": "reference",
+    }.get(standing.group, "")
+
+
+@cache
+def _assets() -> tuple[str, str]:
+    """Return the style sheet and the script."""
+    folder = files("leaderboard") / "assets"
+    parts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    return (folder / "page.css").read_text(encoding="utf-8"), "".join(['"use strict";\n', *parts])
+
+
+def _sections(board: Board) -> list[tuple[str, str]]:
+    local = [("local", "This machine")] if board.local and not board.local_only else []
+    return [
+        ("answer", "Answer"),
+        ("ranking", "Ranking"),
+        *local,
+        ("trade-off", "Trade-offs"),
+        ("heat", "Attack × defense"),
+        ("judges", "Judges"),
+        ("methods", "Defenses"),
+        ("scenarios", "Scenarios"),
+        ("limits", "Limits"),
+    ]
+
+
+def _filters(board: Board) -> dict[str, list[str]]:
+    """Return what the ranking can be filtered by."""
+    stages = {stage for entry in board.entries for stage in entry.info["stages"].split(",") if stage}
+    return {
+        "stages": sorted(stages),
+        "told": sorted({entry.knowledge for entry in board.entries}),
+        "origins": sorted({origin for entry in board.entries for origin in entry.origins}),
+    }
+
+
+def _reasons(board: Board) -> list[tuple[str, list[tuple[Entry, list[str]]]]]:
+    """Return every reason for a missing or marked cell with the defenses and scenarios that it holds for."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for entry in board.entries:
+        for scenario in board.scenarios:
+            summary = entry.scenarios[scenario.id]
+            for text in summary.reasons + summary.flags:
+                found[text][entry.id].append(scenario.info["title"])
+    return [(text, [(board.entry(id_), places) for id_, places in by.items()]) for text, by in found.items()]
+
+
+def _cite(board: Board, rows: Rows) -> Mapping[str, Any]:
+    """Return sentence, BibTeX and checking command by defense; the empty one is the suite itself."""
+    digest = rows.digest if board.local_only else rows.published.digest
+    made = {id_: cite(board, digest, id_) for id_ in ("", *(entry.id for entry in board.entries))}
+    return {id_: {"sentence": c.sentence, "bibtex": c.bibtex, "command": c.command} for id_, c in made.items()}
+
+
+def _judge(board: Board, judge: str) -> dict[str, Any]:
+    """Return a judge's catalog row with its parse-failure rate over all scored cells."""
+    rates = [cell.metrics[name] for cell in board.cells if (name := f"unparsable:{judge}") in cell.metrics]
+    return {**board.judge_infos[judge], "unparsable": math.fsum(rates) / len(rates) if rates else math.nan}
+
+
+def _strata(board: Board, prefix: str) -> list[str]:
+    """Return the metrics that start with ``prefix:``, of all defenses, in alphabetical order."""
+    return sorted({name for standing in board.overall for name in standing.metrics if name.startswith(f"{prefix}:")})
