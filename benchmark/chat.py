@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +42,29 @@ class ChatFormat:
         self.prompt_ids = lru_cache(maxsize=200_000)(self._prompt_ids)
         self.row = lru_cache(maxsize=200_000)(self._row)
 
+    def render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool = True) -> str:
+        """Return a conversation as the model reads it.
+
+        Args:
+            messages: Turns with ``role`` and ``content``.
+            answer_follows: Whether the model's turn comes next; if not, it goes on with the last one.
+
+        Raises:
+            jinja2.TemplateError: The template has no place for one of the roles.
+        """
+        return str(
+            self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=answer_follows,
+                continue_final_message=not answer_follows,
+            )
+        )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text as it stands; special tokens come from the template alone."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         """Return the text of generated ids without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
@@ -51,12 +75,9 @@ class ChatFormat:
         return ids[0]
 
     def _prompt_ids(self, instruction: str) -> tuple[int, ...]:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": instruction}], add_generation_prompt=True, tokenize=False
-        )
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.encode(self.render([{"role": "user", "content": instruction}]))
 
     def _row(self, example: Example) -> TokenRow:
         prompt = self.prompt_ids(example.instruction)
-        response = self.tokenizer.encode(example.response, add_special_tokens=False)
+        response = self.encode(example.response)
         return TokenRow((*prompt, *response, self.eos_id), len(prompt))

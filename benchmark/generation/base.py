@@ -45,6 +45,19 @@ class Answer:
     contrast_logprobs: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class TokenScore:
+    """What the model says of one token of a given sequence.
+
+    Attributes:
+        logprob: Natural-log probability of the token given those before it.
+        greedy: Whether no other token is more probable there.
+    """
+
+    logprob: float
+    greedy: bool
+
+
 class Engine(ABC):
     """One base model, loaded once; adapters come and go with the requests."""
 
@@ -63,23 +76,22 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
-        """Return for each token sequence the natural-log probability of every token given those before it.
+    def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
+        """Return for each (token sequence, adapter) what the model says of every token given those before it.
 
-        Position 0 is left out, so a sequence of length L yields L - 1 numbers.
+        Position 0 is left out, so a sequence of length L yields L - 1 scores.
+
+        Args:
+            scored: Any mix of sequences and adapters; answered in this order.
         """
 
+    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
+        """Return the log-probabilities of :meth:`scores` for sequences under one adapter."""
+        return self.logprobs_mixed([(sequence, adapter) for sequence in sequences])
+
     def logprobs_mixed(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[float]]:
-        """Return what :meth:`logprobs` does, for (sequence, adapter) pairs with any mix of adapters, in order."""
-        by_adapter: dict[Path | None, list[int]] = {}
-        for index, (_, adapter) in enumerate(scored):
-            by_adapter.setdefault(adapter, []).append(index)
-        results: list[list[float]] = [[] for _ in scored]
-        for adapter, indices in by_adapter.items():
-            found = self.logprobs([scored[index][0] for index in indices], adapter)
-            for index, values in zip(indices, found, strict=True):
-                results[index] = values
-        return results
+        """Return the log-probabilities of :meth:`scores`."""
+        return [[score.logprob for score in scores] for scores in self.scores(scored)]
 
     @abstractmethod
     def close(self) -> None:

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.adapters import read_adapter
-from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.generation.checkpoints import read_checkpoint
+
+_SCORED_LOGITS = 2**28
+"""Logits held at once while sequences are scored: one gibibyte in float32."""
 
 
 class TransformersEngine(Engine):
@@ -71,19 +74,24 @@ class TransformersEngine(Engine):
                 progress(len(batch))
         return [answers[index] for index in range(len(requests))]
 
-    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
-        """Return for each token sequence the natural-log probability of every token but the first."""
-        for sequence in sequences:
+    def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
+        """Return what the model says of every token but the first of each sequence.
+
+        Raises:
+            UsageError: A sequence does not fit the model.
+            FedSafetyError: An adapter cannot be applied.
+        """
+        for sequence, _ in scored:
             self._check_length(len(sequence))
-        found: dict[int, list[float]] = {}
-        for batch in self._batches([(adapter, len(sequence)) for sequence in sequences]):
-            chosen = [sequences[index] for index in batch]
-            ids, mask = self._padded(chosen, left=False)
-            with torch.inference_mode():
-                logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-                values = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).tolist()
-            found.update({index: row[: len(s) - 1] for index, row, s in zip(batch, values, chosen, strict=True)})
-        return [found[index] for index in range(len(sequences))]
+        found: dict[int, list[TokenScore]] = {}
+        for batch in self._batches([(adapter, len(sequence)) for sequence, adapter in scored]):
+            # The logits of all positions are held at once, so long sequences come in smaller groups.
+            longest = max(len(scored[index][0]) for index in batch)
+            size = max(1, _SCORED_LOGITS // (longest * self._model.config.get_text_config().vocab_size))
+            for start in range(0, len(batch), size):
+                group = batch[start : start + size]
+                found.update(zip(group, self._score([scored[index][0] for index in group]), strict=True))
+        return [found[index] for index in range(len(scored))]
 
     def close(self) -> None:
         """Free the model."""
@@ -92,6 +100,19 @@ class TransformersEngine(Engine):
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _score(self, sequences: Sequence[Sequence[int]]) -> list[list[TokenScore]]:
+        """Return the scores of one group of sequences under the active adapter."""
+        ids, mask = self._padded(sequences, left=False)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+            said = logits.gather(-1, ids[:, 1:, None])
+            greedy = (said >= logits.amax(-1, keepdim=True)).squeeze(-1).tolist()
+            values = (said - logits.logsumexp(-1, keepdim=True)).squeeze(-1).tolist()
+        return [
+            [TokenScore(value, top) for value, top in zip(row[: len(s) - 1], tops[: len(s) - 1], strict=True)]
+            for row, tops, s in zip(values, greedy, sequences, strict=True)
+        ]
 
     def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers of one batch, which shares an adapter."""

@@ -23,7 +23,7 @@ import torch
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.adapters import adapter_digest, read_adapter
-from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.generation.checkpoints import Checkpoint, read_checkpoint
 
 _BATCHES_PER_CALL = 4
@@ -133,12 +133,13 @@ class VllmEngine(Engine):
             for i, (ids, text, output, asked) in enumerate(zip(said, texts, outputs, contrasts, strict=True))
         ]
 
-    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
-        """Return for each token sequence the natural-log probability of every token but the first."""
-        return self.logprobs_mixed([(sequence, adapter) for sequence in sequences])
+    def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
+        """Return what the model says of every token but the first of each sequence, in one stream of batches.
 
-    def logprobs_mixed(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[float]]:
-        """Return what :meth:`logprobs` does, for any mix of adapters, in one stream of batches."""
+        Raises:
+            UsageError: A sequence leaves no room for one more token, which vLLM always generates.
+            FedSafetyError: An adapter cannot be applied, or vLLM fails.
+        """
         loras = self._loras({adapter for _, adapter in scored})
         for sequence, _ in scored:
             self._check_length(len(sequence) + 1)
@@ -150,7 +151,10 @@ class VllmEngine(Engine):
             None,
         )
         return [
-            [position[token].logprob for position, token in zip(out.prompt_logprobs[1:], ids[1:], strict=True)]
+            [
+                TokenScore(position[token].logprob, position[token].rank == 1)
+                for position, token in zip(out.prompt_logprobs[1:], ids[1:], strict=True)
+            ]
             for out, (ids, _) in zip(outputs, scored, strict=True)
         ]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import FedSafetyError
-from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.generation.canary import Canary, check_canaries, check_canary
 
 from .tiny_model import TinyModel, changed_copy, peft_logprobs, save_random_adapter, save_random_model
@@ -26,8 +26,8 @@ class IgnoresAdapters(Engine):
     def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
         raise AssertionError("a canary generates nothing")
 
-    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
-        return self._inner.logprobs(sequences, None)
+    def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
+        return self._inner.scores([(sequence, None) for sequence, _ in scored])
 
     def close(self) -> None:
         pass

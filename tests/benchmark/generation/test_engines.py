@@ -72,6 +72,32 @@ def test_log_probabilities_of_mixed_adapters_come_in_order(engine: Engine, tiny:
     assert mixed[0] != mixed[2]
 
 
+def test_the_tokens_that_greedy_decoding_takes_are_scored_as_such(engine: Engine, tiny: TinyModel) -> None:
+    for adapter in (None, tiny.adapters[1]):
+        answers = engine.generate([Request(prompt, 8, adapter) for prompt in tiny.prompts])
+        said = [(*prompt, *answer.token_ids) for prompt, answer in zip(tiny.prompts, answers, strict=True)]
+        for prompt, sequence, scores in zip(
+            tiny.prompts, said, engine.scores([(s, adapter) for s in said]), strict=True
+        ):
+            assert len(scores) == len(sequence) - 1
+            assert all(score.greedy for score in scores[len(prompt) - 1 :])
+        sequence = said[0]
+        other = next(token for token in range(6, VOCABULARY) if token != sequence[-1])
+        (changed,) = engine.scores([((*sequence[:-1], other), adapter)])
+        assert not changed[-1].greedy
+        assert changed[-1].logprob < engine.scores([(sequence, adapter)])[0][-1].logprob
+
+
+def test_long_sequences_are_scored_in_groups_of_the_same_numbers(
+    transformers_engine: Engine, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = [(prompt, tiny.adapters[0]) for prompt in tiny.prompts]
+    whole = transformers_engine.logprobs_mixed(scored)
+    monkeypatch.setattr("benchmark.generation.transformers_engine._SCORED_LOGITS", 1)
+    for row, expected in zip(transformers_engine.logprobs_mixed(scored), whole, strict=True):
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-4)
+
+
 def test_contrast_is_the_first_position_only(engine: Engine, tiny: TinyModel) -> None:
     prompt = tiny.prompts[3]
     answered = engine.generate([Request(prompt, 6, tiny.adapters[0], (9, 10)), Request(prompt, 6, tiny.adapters[0])])

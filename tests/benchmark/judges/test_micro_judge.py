@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmark.generation.base import Answer, Engine, Request
+from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.judges.base import Item, Verdict
 from benchmark.judges.micro_judge import MicroJudge, judgement
 from benchmark.keys import file_digest
@@ -31,7 +31,7 @@ class CountingEngine(Engine):
         self.requests += requests
         return [Answer((1,), ("safe", "unsafe")[index % 2], True) for index in range(len(requests))]
 
-    def logprobs(self, sequences: Sequence[Sequence[int]], adapter: Path | None) -> list[list[float]]:
+    def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
         raise AssertionError("a judge asks for words only")
 
     def close(self) -> None:
