@@ -6,10 +6,15 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leaderboard.stats import ALPHA, Comparisons, Difference, Estimate, estimate, paired
 from leaderboard.tables import CellScore
+
+if TYPE_CHECKING:
+    from leaderboard.agreement import AgreementView
+    from leaderboard.detection import DetectionView
+    from leaderboard.sensitivity import Axis
 
 OVERALL = "*"
 """The view over all compared scenarios; every other view is an attacked scenario's id."""
@@ -207,7 +212,7 @@ class Board:
         local_only: Whether there are no published rows, so that the board shows local ones.
         notices: What was left out, and why.
         sensitivity: Sensitivity sets.
-        detection: How defenses weigh malicious clients, by defense and scenario.
+        detection: How rules weigh malicious clients.
         agreement: How judges agree, with each other and with the exact one.
         retracted: Withdrawn cells with their reasons.
     """
@@ -232,10 +237,10 @@ class Board:
     local: tuple[LocalCell, ...]
     local_only: bool
     notices: tuple[str, ...]
-    sensitivity: tuple[Any, ...] = ()
-    detection: tuple[Any, ...] = ()
-    agreement: Any = None
-    retracted: tuple[Any, ...] = ()
+    sensitivity: tuple[Axis, ...]
+    detection: DetectionView
+    agreement: AgreementView
+    retracted: tuple[CellScore, ...]
 
     def entry(self, defense: str) -> Entry:
         """Return the defense called ``defense``; raises :class:`KeyError` if the board has none."""

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
+from leaderboard.agreement import agreement
 from leaderboard.board import (
     BELOW_GATE,
     DEGENERATE,
@@ -54,9 +55,11 @@ from leaderboard.board import (
     estimates,
 )
 from leaderboard.catalog import Catalog, settings_of
+from leaderboard.detection import detection
 from leaderboard.rows import Rows
+from leaderboard.sensitivity import axes
 from leaderboard.stats import Difference, Estimate, compare_all, estimate, ranks
-from leaderboard.tables import STATUS_UNSCORED, CellScore, scores
+from leaderboard.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
 
 BASELINE = "fedavg"
 GATE = 0.95
@@ -82,7 +85,7 @@ def boards(rows: Rows) -> list[Board]:
     for score in scores(rows):
         by_suite[score.row["suite"]].append(score)
     ordered = sorted(by_suite, key=lambda suite: catalog.position("suite", suite))
-    return [_board(suite, by_suite[suite], catalog) for suite in ordered]
+    return [_board(suite, by_suite[suite], catalog, rows) for suite in ordered]
 
 
 def recovery(defended: float, attacked: float, clean: float) -> float:
@@ -90,7 +93,7 @@ def recovery(defended: float, attacked: float, clean: float) -> float:
     return (defended - attacked) / (clean - attacked) if clean - attacked >= MIN_DAMAGE else math.nan
 
 
-def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog) -> Board:
+def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board:
     current, notices = _current(cells)
     published = [cell for cell in current if cell.row["origin"] != ORIGIN_LOCAL]
     local = [cell for cell in current if cell.row["origin"] == ORIGIN_LOCAL]
@@ -113,11 +116,12 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog) -> Board:
         if scenario.attacked:
             judged = _standings(entries, partial(_single, scenario), (scenario.id,))
             by_scenario[scenario.id], families[scenario.id] = judged
+    info = catalog.get("suite", suite, shown[0].row["suite_version"])
     primary = shown[0].row["primary_judge"]
     judges = {name.partition(":")[2] for cell in shown for name in cell.metrics if name.startswith("judge:")}
     return Board(
         suite=suite,
-        info=catalog.get("suite", suite, shown[0].row["suite_version"]),
+        info=info,
         version=shown[0].row["suite_version"],
         protocol=shown[0].row["protocol_version"],
         scenarios=scenarios,
@@ -136,6 +140,10 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog) -> Board:
         local=_local(local, published),
         local_only=not published,
         notices=(*notices, *catalog.notices),
+        sensitivity=axes(settings_of(info), {scenario.id: scenario for scenario in every}, grid.summary, BASELINE),
+        detection=detection(rows, shown, BASELINE),
+        agreement=agreement(rows, shown, [scenario.id for scenario in scenarios if scenario.attacked], compared),
+        retracted=tuple(cell for cell in cells if cell.state == STATUS_RETRACTED),
     )
 
 
@@ -237,7 +245,7 @@ class _Grid:
         if missing:
             reasons["not run"] = missing
         texts = tuple(f"{reason} (seed {', '.join(map(str, seeds))})" for reason, seeds in reasons.items())
-        ranking = (STATUS_FAILED, STATUS_UNSCORED, INCOMPLETE, STATUS_NOT_APPLICABLE)
+        ranking = (STATUS_FAILED, STATUS_RETRACTED, STATUS_UNSCORED, INCOMPLETE, STATUS_NOT_APPLICABLE)
         states = {state for state in states if state != STATUS_DONE} | ({INCOMPLETE} if missing else set())
         return Summary(min(states, key=ranking.index), texts, degenerate, flags, cells)
 

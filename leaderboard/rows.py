@@ -24,6 +24,7 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.schemas import ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
 from benchmark.records.store import SCRATCH
 from leaderboard.canonical import canonical_table, rows_digest
+from leaderboard.retractions import Retractions, retractions
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "cells": ("cell_key", "origin"),
@@ -32,12 +33,16 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "verdicts": ("response_key", "probe_id", "judge"),
     "probes": ("probe_set", "probe_id"),
     "catalog": tuple(TABLES["catalog"].names),
+    "task_scores": ("response_key", "requested", "sample_limit", "task", "metric", "filter"),
 }
+
+
+_NONE = Retractions()
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The six record tables (see :mod:`benchmark.records.schemas`), each in canonical form."""
+    """The record tables (see :mod:`benchmark.records.schemas`), each in canonical form."""
 
     cells: pa.Table
     rounds: pa.Table
@@ -45,11 +50,13 @@ class Tables:
     verdicts: pa.Table
     probes: pa.Table
     catalog: pa.Table
+    task_scores: pa.Table
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the content of all rows."""
-        return rows_digest([(field.name, getattr(self, field.name)) for field in fields(self)])
+        """SHA-256 (hex) over the content of all rows; a table that came later counts once it has rows."""
+        tables = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return rows_digest([(name, table) for name, table in tables if name != "task_scores" or table.num_rows])
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,30 @@ class Rows:
     Attributes:
         published: Committed and submitted rows.
         local: Rows of this machine's own runs.
+        retractions: Which published cells are withdrawn.
     """
 
     published: Tables
     local: Tables
+    retractions: Retractions = _NONE
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the content of all rows, published and local."""
-        tables = (("published", self.published), ("local", self.local))
-        return rows_digest([(part, pa.table({"digest": [rows.digest]})) for part, rows in tables])
+        """SHA-256 (hex) over the content of all rows, published and local, and of what is retracted of them."""
+        return _digest_of(self.published_digest, self.local.digest)
+
+    @cached_property
+    def published_digest(self) -> str:
+        """SHA-256 (hex) over the content of the published rows and of what is retracted of them; this is cited."""
+        if not self.retractions.entries:
+            return self.published.digest
+        return _digest_of(
+            self.published.digest, *(f"{suite} {e.model_dump_json()}" for suite, e in self.retractions.entries)
+        )
+
+
+def _digest_of(*parts: str) -> str:
+    return rows_digest([(str(index), pa.table({"digest": [part]})) for index, part in enumerate(parts)])
 
 
 def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) -> Rows:
@@ -108,7 +129,9 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
         for name in TABLES:
             if name != "cells":
                 parts[local_root][name].extend(loaded[name])
-    return Rows(published=_tables(parts[False]), local=_tables(parts[True]))
+    rows = Rows(_tables(parts[False]), _tables(parts[True]), retractions(root for root in folders if root not in own))
+    rows.retractions.check(rows.published.cells.to_pylist())
+    return rows
 
 
 def _load_root(root: Path) -> dict[str, list[pa.Table]]:
