@@ -6,10 +6,10 @@ part in, since a client's rounds are not independent; clients of different seeds
 
 Definitions, for a round in which the rule saw n updates and gave weights that sum to 1 (or to 0: it discarded all):
 
-- *flagged*: weight below :data:`FLAGGED` / n, half of what everyone gets where all count alike. A rule that selects m
-  of n clients gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights
-  flags whom it takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are
-  all 0 everyone is flagged.
+- *flagged*: weight below 1 / (2 n), half of what everyone gets where all count alike. A rule that selects m of n clients
+  gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights flags whom it
+  takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are all 0 everyone
+  is flagged.
 - *precision*: flagged malicious over flagged; undefined where nobody is flagged or nobody is malicious. Beside it
   stands the *prevalence*, malicious over all, which is the precision of flagging at random.
 - *recall*: flagged malicious over malicious; undefined where nobody is malicious.
@@ -30,7 +30,6 @@ as a number.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,22 +37,14 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE
-from leaderboard.canonical import codes_and_values
 from leaderboard.rows import Rows
 from leaderboard.stats import Estimate, estimate
 from leaderboard.tables import CellScore
+from leaderboard.tallies import COLUMNS, Tally, tallies_of
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-FLAGGED = 0.5
-"""Share of the uniform weight below which a client is flagged."""
 
 MEASURED, NO_WEIGHTS, SAMPLE_COUNTS, NO_ROUNDS = "measured", "no_weights", "sample_counts", "no_rounds"
 """States of a detection."""
@@ -163,9 +154,9 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
             attackers = row["malicious"] if row["scenario"] != row["twin"] else 0
             sizes[place] = attackers, row["clients"] - attackers
     wanted = {key for by_seed in trainings.values() for key, _ in by_seed.values()}
-    pools = [_pool(part.rounds, wanted) for part in (rows.published, rows.local)]
+    pools = [tallies_of(part.rounds, wanted) for part in (rows.published, rows.local)]
 
-    def of_seeds(by_seed: Mapping[int, tuple[str, bool]]) -> dict[int, _Tally]:
+    def of_seeds(by_seed: Mapping[int, tuple[str, bool]]) -> dict[int, Tally]:
         found = {}
         for seed, (key, local) in sorted(by_seed.items()):
             for pool in pools if local else pools[::-1]:  # own rounds win over the other pool's
@@ -195,154 +186,6 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
     )
 
 
-def auc(weights: Floats, malicious: Bools) -> Floats:
-    """Return for each row the probability that a malicious client weighs less than a benign one, ties one half.
-
-    Equal to the Mann-Whitney U of the benign weights over the number of pairs; nan where a kind is absent.
-
-    Args:
-        weights: Weights [rounds, clients].
-        malicious: Which clients are malicious, of the same shape.
-
-    >>> auc(np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]]), np.array([[False, False, True], [False, True, False]]))
-    array([1.  , 0.75])
-    """
-    order = np.argsort(weights, axis=1, kind="stable")
-    ordered = np.take_along_axis(weights, order, axis=1)
-    benign = ~np.take_along_axis(malicious, order, axis=1)
-    # A tie group shares the mean of its first and last position, found by looking from both ends.
-    positions = np.broadcast_to(np.arange(weights.shape[1]), weights.shape)
-    starts, ends = np.ones(weights.shape, bool), np.ones(weights.shape, bool)
-    starts[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.maximum.accumulate(np.where(starts, positions, 0), axis=1)
-    last = np.minimum.accumulate(np.where(ends, positions, weights.shape[1])[:, ::-1], axis=1)[:, ::-1]
-    count = benign.sum(axis=1)
-    below = (np.where(benign, (first + last) / 2, 0.0)).sum(axis=1) - count * (count - 1) / 2
-    pairs = count * (weights.shape[1] - count)
-    share: Floats = np.divide(below, pairs, out=np.full(len(weights), math.nan), where=pairs > 0)
-    return share
-
-
-_COLUMNS = ("rounds", "malicious", "benign", "flagged_malicious", "flagged_benign", "auc", "auc_rounds", "discarded")
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Sums over the rounds of one training.
-
-    ``drawn`` counts rounds by (malicious participants, whether they are the majority), for every round; ``seen`` sums
-    :data:`_COLUMNS` by the same of those the rule saw, for the rounds in which it gave weights.
-    """
-
-    drawn: dict[tuple[int, bool], int]
-    seen: dict[tuple[int, bool], Floats]
-    rejected: int
-
-
-def _pool(table: pa.Table, wanted: set[str]) -> dict[str, _Tally]:
-    """Return the tallies of the ``wanted`` trainings in one pool of rounds, by training key."""
-    codes, names = codes_and_values(table.column("training_key"))
-    number = table.column("round").to_numpy()
-    keep = np.array([name in wanted for name in names], dtype=bool)[codes]
-    # A training that was run twice has its rounds twice, apart only in the seconds they took.
-    keep[1:] &= (codes[1:] != codes[:-1]) | (number[1:] != number[:-1])
-    if not keep.any():
-        return {}
-    table = table.filter(pa.array(keep)).combine_chunks()
-    codes, number = codes[keep], number[keep]
-    lists = {name: table.column(name).combine_chunks() for name in ("clients", "malicious", "weights", "rejected")}
-    length = {name: _lengths(array) for name, array in lists.items()}
-    wrong = (length["malicious"] != length["clients"]) | (
-        (length["weights"] != length["clients"]) & lists["weights"].is_valid().to_numpy(zero_copy_only=False)
-    )
-    values = lists["weights"].flatten().to_numpy(zero_copy_only=False)
-    unusable = ~np.isfinite(values) | (values < 0)
-    wrong[np.repeat(np.arange(len(codes)), length["weights"])[unusable]] = True
-    if wrong.any():
-        index = int(np.flatnonzero(wrong)[0])
-        raise FedSafetyError(
-            f"round {number[index]} of training {names[codes[index]]!r} does not hold one flag and one finite, "
-            f"non-negative weight for each client; delete the file that holds it and run those cells again"
-        )
-    rejected = length["rejected"]
-    door = _refused(lists, rejected)
-    malicious = lists["malicious"].flatten().to_numpy(zero_copy_only=False)
-    row = np.repeat(np.arange(len(codes)), length["clients"])
-    drawn = np.bincount(row, weights=malicious, minlength=len(codes)).astype(np.int64)
-    weighted = length["weights"] > 0
-    given = np.full(len(row), math.nan)
-    given[weighted[row]] = values
-    seen = ~door & weighted[row]
-    sums, n = _rounds(given[seen], malicious[seen], row[seen], len(codes))
-    left = n > 0
-    groups = {
-        "drawn": _grouped(codes, drawn, length["clients"], np.ones((len(codes), 1))),
-        "seen": _grouped(codes[left], sums[left, 1].astype(np.int64), n[left], sums[left]),
-    }
-    refused = np.bincount(codes, weights=rejected, minlength=len(names))
-    return {
-        names[code]: _Tally(
-            {group: int(total[0]) for group, total in groups["drawn"].get(code, {}).items()},
-            groups["seen"].get(code, {}),
-            int(refused[code]),
-        )
-        for code in map(int, np.unique(codes))
-    }
-
-
-def _lengths(lists: pa.Array) -> Ints:
-    lengths: Ints = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths
-
-
-def _refused(lists: Mapping[str, pa.Array], rejected: Ints) -> Bools:
-    """Return for each participation whether its update was refused at the door, which is rare."""
-    starts = np.concatenate([[0], np.cumsum(_lengths(lists["clients"]))])
-    refused = np.zeros(starts[-1], dtype=bool)
-    for index in np.flatnonzero(rejected):
-        names = set(lists["rejected"][index].as_py())
-        refused[starts[index] : starts[index + 1]] = [name in names for name in lists["clients"][index].as_py()]
-    return refused
-
-
-def _rounds(weights: Floats, malicious: Bools, row: Ints, count: int) -> tuple[Floats, Ints]:
-    """Return :data:`_COLUMNS` [rounds, columns] and n [rounds] of what the rule saw: one participation an entry."""
-    n = np.bincount(row, minlength=count)
-    total = np.bincount(row, weights=weights, minlength=count)
-    flagged = weights < FLAGGED * (total / np.maximum(n, 1))[row]
-    flagged |= (total == 0)[row]
-    made = np.zeros((count, len(_COLUMNS)))
-    made[:, 0] = 1
-    for column, mask in enumerate((malicious, ~malicious, flagged & malicious, flagged & ~malicious), start=1):
-        made[:, column] = np.bincount(row, weights=mask, minlength=count)
-    for size in np.unique(n[n > 0]):  # rounds of one size make a matrix
-        rounds = np.flatnonzero(n == size)
-        inside = (n == size)[row]
-        values = auc(weights[inside].reshape(-1, size), malicious[inside].reshape(-1, size))
-        made[rounds, 5] = np.nan_to_num(values)
-        made[rounds, 6] = ~np.isnan(values)
-    made[:, 7] = (total == 0) & (n > 0)
-    return made, n
-
-
-def _grouped(codes: Ints, malicious: Ints, n: Ints, values: Floats) -> _Groups:
-    """Return the sums of ``values`` by training code and by (malicious clients, whether they are more than half)."""
-    if not len(codes):
-        return {}
-    keys = (codes * (int(malicious.max()) + 1) + malicious) * 2 + (2 * malicious > n)
-    order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
-    sums = np.add.reduceat(values[order], starts, axis=0)
-    found: _Groups = defaultdict(dict)
-    for index, total in zip(order[starts], sums, strict=True):
-        group = int(malicious[index]), bool(2 * malicious[index] > n[index])
-        found[int(codes[index])][group] = total
-    return found
-
-
-_Groups = dict[int, dict[tuple[int, bool], Floats]]
-
-
 def _rule(defense: str, scenario: str, keys: Mapping[tuple[str, str], Mapping[int, str]], baseline: str) -> str:
     """Return ``baseline`` or the link of a pipeline whose training this defense's is; else the defense itself."""
     own = keys[scenario, defense]
@@ -355,7 +198,7 @@ def _rule(defense: str, scenario: str, keys: Mapping[tuple[str, str], Mapping[in
 
 
 def _detection(
-    defense: str, scenario: str, tallies: Mapping[int, _Tally], size: tuple[int, int], rule: str, baseline: str
+    defense: str, scenario: str, tallies: Mapping[int, Tally], size: tuple[int, int], rule: str, baseline: str
 ) -> Detection:
     if not tallies:
         return Detection(defense, scenario, NO_ROUNDS, "it uses no client's update", rule)
@@ -371,7 +214,7 @@ def _detection(
 
     def over(chosen: Sequence[tuple[int, bool]]) -> Metrics:
         sums = {
-            seed: sum((by_group[group] for group in chosen if group in by_group), np.zeros(len(_COLUMNS)))
+            seed: sum((by_group[group] for group in chosen if group in by_group), np.zeros(len(COLUMNS)))
             for seed, by_group in seen.items()
         }
         return _metrics(sums, size)
@@ -408,7 +251,7 @@ def _metrics(sums: Mapping[int, Floats], size: tuple[int, int]) -> Metrics:
         for name, (part, whole) in zip(METRICS, parts, strict=True):
             if whole:
                 values[name][seed] = part / whole
-    _, malicious, benign, caught, excluded, *_ = (int(part) for part in sum(sums.values(), np.zeros(len(_COLUMNS))))
+    _, malicious, benign, caught, excluded, *_ = (int(part) for part in sum(sums.values(), np.zeros(len(COLUMNS))))
     attackers, others = (count * len(sums) for count in size)
     attackers, others = min(attackers, malicious), min(others, benign)
     areas = set(values["auc"].values())
@@ -422,9 +265,9 @@ def _metrics(sums: Mapping[int, Floats], size: tuple[int, int]) -> Metrics:
     return Metrics(int(sum(total[0] for total in sums.values())), values, clients)
 
 
-def _composition(scenario: str, tallies: Sequence[Mapping[int, _Tally]]) -> Composition:
+def _composition(scenario: str, tallies: Sequence[Mapping[int, Tally]]) -> Composition:
     """Return who took part, from the first defense that has rounds on a seed."""
-    by_seed: dict[int, _Tally] = {}
+    by_seed: dict[int, Tally] = {}
     for of_defense in tallies:
         for seed, tally in of_defense.items():
             by_seed.setdefault(seed, tally)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from scipy.stats import mannwhitneyu
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, auc, detection
+from leaderboard import tallies
+from leaderboard.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
 from leaderboard.rows import Rows, load_rows
 from leaderboard.tables import CellScore, scores
+from leaderboard.tallies import auc
 
 from .synthetic import cell_row, table_of, write_tables
 
@@ -237,8 +240,14 @@ def test_a_local_cell_reads_its_own_rounds_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"weights": [1.0]}, {"weights": [math.nan, 1.0]}, {"weights": [-0.5, 1.5]}, {"malicious": [True]}],
-    ids=["short", "nan", "negative", "flags"],
+    [
+        {"weights": [1.0]},
+        {"weights": [math.nan, 1.0]},
+        {"weights": [-0.5, 1.5]},
+        {"malicious": [True]},
+        {"malicious": [True, None]},
+    ],
+    ids=["short", "nan", "negative", "flags", "unknown"],
 )
 def test_a_contradictory_round_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(FedSafetyError, match=r"round 4 of training 'krum0'"):
@@ -281,6 +290,11 @@ def test_auc_depends_on_the_order_of_weights_alone(drawn: tuple[list[int], list[
     expected = _auc(*drawn)
     moved = _auc([math.exp(3.0 * drawn[0][i]) for i in order], [drawn[1][i] for i in order])
     assert moved == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_examples_in_the_documentation() -> None:
+    assert doctest.testmod(tallies).attempted == 1
+    assert doctest.testmod(tallies).failed == 0
 
 
 def test_auc_of_many_rounds_at_once() -> None:
