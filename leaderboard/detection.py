@@ -6,10 +6,10 @@ part in, since a client's rounds are not independent; clients of different seeds
 
 Definitions, for a round in which the rule saw n updates and gave weights that sum to 1 (or to 0: it discarded all):
 
-- *flagged*: weight below 1 / (2 n), half of what everyone gets where all count alike. A rule that selects m of n clients
-  gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights flags whom it
-  takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are all 0 everyone
-  is flagged.
+- *flagged*: weight below 1 / (2 n), half of what everyone gets where all count alike. A rule that selects m of n
+  clients gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights flags
+  whom it takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are all 0
+  everyone is flagged.
 - *precision*: flagged malicious over flagged; undefined where nobody is flagged or nobody is malicious. Beside it
   stands the *prevalence*, malicious over all, which is the precision of flagging at random.
 - *recall*: flagged malicious over malicious; undefined where nobody is malicious.
