@@ -86,13 +86,15 @@ def answers(board: Board) -> Answers:
 
 
 def _beside(board: Board, lines: Sequence[Standing]) -> tuple[Beside, ...]:
+    def minus_baseline(line: Standing, metric: str) -> Difference | None:
+        return board.difference(OVERALL, line.entry.id, BASELINE, metric)
+
     return tuple(
         Beside(
-            line,
-            *(
-                board.difference(OVERALL, line.entry.id, BASELINE, name)
-                for name in ("safety", "utility", "over_refusal")
-            ),
+            standing=line,
+            safety=minus_baseline(line, "safety"),
+            utility=minus_baseline(line, "utility"),
+            over_refusal=minus_baseline(line, "over_refusal"),
             bill=_bill(line),
         )
         for line in lines

@@ -179,7 +179,7 @@ def _sections(board: Board) -> list[tuple[str, str]]:
         ("ranking", "Ranking"),
         *local,
         ("trade-off", "Trade-offs"),
-        ("heat", "Attack × defense"),
+        ("heat", "Attack \N{MULTIPLICATION SIGN} defense"),
         ("judges", "Judges"),
         ("methods", "Defenses"),
         ("scenarios", "Scenarios"),

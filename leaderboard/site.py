@@ -10,9 +10,10 @@ Beside each page lie its cells as CSV and Parquet; see :mod:`leaderboard.downloa
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,26 +51,34 @@ def write_pages(all_boards: Sequence[Board], rows: Rows, out_dir: Path | str) ->
             )
     names = ["index.html", *(f"{board.suite}.html" for board in all_boards[1:])]
     links = list(zip(names, all_boards, strict=True))
+    templates = environment()
+    contents: dict[str, bytes] = {}
+    for name, board in reversed(links):  # the first page links to all others: it comes last
+        table = cell_table(board)
+        contents[f"{board.suite}.csv"] = csv_bytes(table)
+        contents[f"{board.suite}.parquet"] = parquet_bytes(table)
+        contents[name] = render(templates, board, rows, links).encode()
     out = Path(out_dir)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    templates = environment()
-    for name, board in reversed(links):  # the first page links to all others: it comes last
-        table = cell_table(board)
-        _write(out / f"{board.suite}.csv", csv_bytes(table))
-        _write(out / f"{board.suite}.parquet", parquet_bytes(table))
-        _write(out / name, render(templates, board, rows, links).encode())
+    _write_all({out / name: content for name, content in contents.items()})
     return out / "index.html"
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step, so that a reader sees the old one or the new one."""
-    scratch = scratch_beside(path)
-    with _writing(path):
-        try:
-            scratch.write_bytes(content)
-            os.replace(scratch, path)
-        finally:
+def _write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write files so that a reader sees the old ones or the new ones: none is replaced before all are on disk."""
+    scratches = {path: scratch_beside(path) for path in contents}
+    try:
+        for path, content in contents.items():
+            with _writing(path):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                scratches[path].write_bytes(content)
+        for path, scratch in scratches.items():
+            with _writing(path):
+                os.replace(scratch, path)
+    finally:
+        for scratch in scratches.values():
             scratch.unlink(missing_ok=True)
 
 

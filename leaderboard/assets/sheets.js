@@ -25,7 +25,7 @@ function cellsTable(kind, own) {
     const means = data.means[place][d];
     return [el("tr", {},
       el("th", { scope: "row" }, kind === "defense" ? scenarioLink(other) : defenseLink(other)),
-      el("td", {}, ...(means ? shareNodes(means[metric]) : withInterval("incomplete"))),
+      el("td", {}, ...(means ? shareNodes(means[metric]) : withInterval(DASH))),
       values[metric].map((value, seed) => seedCell(value, [other, seed])))];
   });
   return el("div", { class: "scroll tall", role: "region", "aria-label": "Cells by seed", tabindex: "0" },

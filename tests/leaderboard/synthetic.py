@@ -81,6 +81,16 @@ SMALL = Shape(
     utility_per_type=4,
     files=2,
 )
+LARGE = Shape(
+    attacked=tuple(f"{name}~{copy}" for name in list(ATTACKED)[:5] for copy in "abc"),
+    defenses=("fedavg", *(f"{name}~{copy}" for name in list(DEFENSES)[1:12] for copy in "abcde"), *list(DEFENSES)[12:]),
+    seeds=10,
+    judges=("oracle",),
+    harmful_per_stratum=4,
+    over_refusal=4,
+    utility_per_type=2,
+)
+"""60 defenses in 18 scenarios: the size that a page must bear, of few probes, because scores cost the page nothing."""
 LOCAL = replace(SMALL, attacked=("aligned_start",), seeds=1, origin="local", files=1)
 
 
@@ -258,12 +268,12 @@ def _probes(shape: Shape) -> list[dict[str, Any]]:
 
 
 def _cells(shape: Shape, rng: np.random.Generator) -> list[tuple[dict[str, Any], dict[str, float]]]:
-    scenarios = {name: ATTACKED[name] for name in shape.attacked}
+    scenarios = {name: _copied(ATTACKED, name) for name in shape.attacked}
     twins = {twin: (twin, "none", 1.0) for twin, _, _ in scenarios.values()}
     made = []
     for scenario, (twin, attack, left) in {**scenarios, **twins}.items():
         for defense in shape.defenses:
-            undone, utility, over_refusal, ranked, _ = DEFENSES[defense]
+            undone, utility, over_refusal, ranked, _ = _copied(DEFENSES, defense)
             for seed in range(shape.seeds):
                 safety = float(np.clip(0.98 * (left + (1 - left) * undone) + rng.normal(0, 0.04), 0, 1))
                 chances = {"safety": safety, "utility": utility, "over_refusal": over_refusal}
@@ -410,7 +420,7 @@ def _rounds(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _catalog(shape: Shape) -> list[dict[str, Any]]:
-    scenarios = list(dict.fromkeys([*shape.attacked, *(ATTACKED[name][0] for name in shape.attacked)]))
+    scenarios = list(dict.fromkeys([*shape.attacked, *(_copied(ATTACKED, name)[0] for name in shape.attacked)]))
     rows = [catalog_row("suite", "micro", settings=json.dumps({"seeds": list(range(shape.seeds))}))]
     rows += [
         catalog_row(
@@ -420,14 +430,24 @@ def _catalog(shape: Shape) -> list[dict[str, Any]]:
     ]
     rows += [
         catalog_row(
-            "defense", name, position=index, stages=DEFENSES[name][4], ranked=DEFENSES[name][3], knowledge="none"
+            "defense",
+            name,
+            position=index,
+            stages=_copied(DEFENSES, name)[4],
+            ranked=_copied(DEFENSES, name)[3],
+            knowledge="none",
         )
         for index, name in enumerate(shape.defenses)
     ]
-    attacks = sorted({ATTACKED[name][1] for name in shape.attacked} | {"none"})
+    attacks = sorted({_copied(ATTACKED, name)[1] for name in shape.attacked} | {"none"})
     rows += [catalog_row("attack", name, position=index) for index, name in enumerate(attacks)]
     rows += [catalog_row("judge", name, position=index) for index, name in enumerate(shape.judges)]
     return rows
+
+
+def _copied(table: Mapping[str, Any], name: str) -> Any:
+    """Return what ``table`` says of ``name``, of which ``name~a`` is a copy."""
+    return table[name.partition("~")[0]]
 
 
 def _key(*parts: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,18 @@ from leaderboard.ranking import Estimate
 from leaderboard.rows import Rows, load_rows
 from leaderboard.site import DASH, MINUS, build_site, number, percent, settings, signed, spread
 
-from .synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_table, write_tables
+from .synthetic import (
+    LARGE,
+    SMALL,
+    catalog_row,
+    cell_row,
+    exact_rows,
+    make_rows,
+    table_of,
+    write_rows,
+    write_table,
+    write_tables,
+)
 
 
 class Outline(HTMLParser):
@@ -65,17 +77,29 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, committed: Path, runs
     for name, table in make_rows(SMALL).items():
         shuffled = table.take(pa.array(rng.permutation(table.num_rows)))
         write_table(tmp_path / "rows" / name, shuffled, files=4)
-    first = build([committed], [runs], tmp_path / "one").page
-    second = build([tmp_path / "rows"], [runs], tmp_path / "two").page
-    assert first.read_bytes() == second.read_bytes()
+    build([committed], [runs], tmp_path / "one")
+    build([tmp_path / "rows"], [runs], tmp_path / "two")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert set(files) == {"index.html", "micro.csv", "micro.parquet"}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+
+
+def test_sixty_defenses_fit_on_a_page(tmp_path: Path) -> None:
+    page = build([write_rows(tmp_path / "rows", LARGE)], [], tmp_path / "site").page
+    text = page.read_text(encoding="utf-8")
+    assert text.count('data-kind="defense"') == len(LARGE.defenses) == 60
+    assert text.count('data-kind="scenario"') == 18
+    assert len(text.encode()) < 1_500_000
 
 
 def test_the_page_is_well_formed_with_unique_ids_and_live_anchors(page: str) -> None:
     outline = Outline(page)
     ids = list(outline.attributes("id"))
     assert len(ids) == len(set(ids))
-    targets = {href[1:] for href in outline.attributes("href") if href.startswith("#")}
-    assert targets <= set(ids)
+    targets = {unquote(href[1:]) for href in outline.attributes("href") if href.startswith("#")}
+    views = {target for target in targets if target.startswith("view=")}
+    assert views == {"view=aligned_start&at=ranking", "view=unaligned&at=ranking"}  # for the script alone
+    assert targets - views <= set(ids)
     labels = {part for value in outline.attributes("aria-labelledby") for part in value.split()}
     assert labels <= set(ids)
 
@@ -83,7 +107,9 @@ def test_the_page_is_well_formed_with_unique_ids_and_live_anchors(page: str) -> 
 def test_the_page_asks_nothing_of_the_network(page: str) -> None:
     outline = Outline(page)
     assert [value for name in ("src", "srcset", "action") for value in outline.attributes(name)] == []
-    assert {href for href in outline.attributes("href") if not href.startswith("#")} == {"data:,"}
+    files = {"micro.csv", "micro.parquet"}
+    assert {href for href in outline.attributes("href") if not href.startswith("#")} == {"data:,", *files}
+    assert {attrs["href"] for tag, attrs in outline.tags if "download" in attrs} == files
     assert "@import" not in page
     assert set(re.findall(r"https?://[^\"\s<]+", page)) <= {
         "http://www.w3.org/1999/xlink",
@@ -108,18 +134,19 @@ def test_tables_say_what_their_cells_are(page: str) -> None:
 
 def test_the_page_shows_scores_costs_methods_limits_and_digest(page: str, rows: Rows) -> None:
     text = visible(page)
-    assert text.count(rows.published.digest) == 2
+    assert text.count(rows.published.digest) == 3
     assert f"published rows sha256:{rows.published.digest}" in text
-    for expected in ("Protocol version1", "Micro rankings are not language-model rankings", "largely solve this world"):
+    for expected in ("protocol 1 ", "Micro rankings are not language-model rankings", "largely solve this world"):
         assert expected in text
     for title in ("Krum does what its name says", "Blanchard et al. 2017, NeurIPS", "Safety after each stage"):
         assert title in text
-    assert "differences inside the spread are not separated" in text
+    assert "Not being separated is not the same as being equal" in text
     assert page.count("<svg ") == 2
 
 
 def test_the_page_names_no_time_and_no_place(page: str, committed: Path) -> None:
-    assert "2030" not in page
+    assert "2030" not in visible(page)
+    assert set(re.findall(r"2030[-0-9]*", page)) == {"2030-01-01"}  # the day of the rows, in citations
     assert str(committed) not in page
     assert "<dc:date>" not in page
 
@@ -134,7 +161,7 @@ def test_local_rows_are_marked_with_their_difference(tmp_path: Path) -> None:
     local[1][0]["cell_key"] = "changed"
     write_tables(tmp_path / "runs", exact_rows(local))
     page = build([tmp_path / "results"], [tmp_path / "runs"], tmp_path / "site").page.read_text(encoding="utf-8")
-    section = visible(page[page.index('aria-labelledby="local"') : page.index('aria-labelledby="figures"')])
+    section = visible(page[page.index('aria-labelledby="local"') : page.index('aria-labelledby="trade-off"')])
     assert f"fedavg local aligned_start 0 75.0 +25.0 100.0 0.0 90.0 {MINUS}10.0 same code and settings" in section
     assert f"fedavg local clean 0 75.0 +25.0 100.0 0.0 90.0 {MINUS}10.0 other code or settings" in section
     assert re.search(r">50\.0<", page[page.index('id="ranking"') : page.index('aria-labelledby="local"')])
@@ -202,7 +229,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     tables["cells"] = table_of("cells", cells)
     page = build_site(load_rows([write_tables(tmp_path, tables)]), tmp_path / "site").read_text(encoding="utf-8")
     outline = Outline(page)
-    assert [tag for tag, _ in outline.tags].count("script") == 1
+    assert [attrs.get("type") for tag, attrs in outline.tags if tag == "script"] == ["application/json", None]
     assert "img" not in {tag for tag, _ in outline.tags}
     assert not any(name.startswith("on") for _, attrs in outline.tags for name in attrs)
     assert "<!--<img" not in page
@@ -216,7 +243,8 @@ def test_every_suite_has_a_page_and_links_to_the_others(tmp_path: Path) -> None:
         "catalog", [catalog_row("suite", "beta", position=0), catalog_row("suite", "alpha", position=1)]
     )
     index = build_site(load_rows([write_tables(tmp_path, rows)]), tmp_path / "site")
-    assert sorted(path.name for path in index.parent.iterdir()) == ["alpha.html", "index.html"]
+    names = ["alpha.csv", "alpha.html", "alpha.parquet", "beta.csv", "beta.parquet", "index.html"]
+    assert sorted(path.name for path in index.parent.iterdir()) == names
     assert 'href="alpha.html"' in index.read_text(encoding="utf-8")
     assert 'href="index.html"' in (index.parent / "alpha.html").read_text(encoding="utf-8")
 
@@ -250,17 +278,21 @@ def test_a_file_in_the_place_of_the_folder_or_the_page_is_named(tmp_path: Path, 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, runs: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = tmp_path / "index.html"
-    old.write_text("the old page")
+    old = {name: f"the old {name}".encode() for name in ("index.html", "micro.csv", "micro.parquet")}
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    write = Path.write_bytes
 
-    def half(path: Path, *_: Any, **__: Any) -> None:
-        path.write_bytes(b"<!doctype")
-        raise OSError(code, os.strerror(code))
+    def half(path: Path, content: bytes) -> int:
+        written = write(path, content[:9])
+        if b"doctype" in content[:20]:
+            raise OSError(code, os.strerror(code))
+        return written
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(StorageError, match=rf"cannot write the page to .*index\.html: {os.strerror(code)}; free space"):
         build([], [runs], tmp_path)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("index.html", "the old page")]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
 def test_build_reports_what_it_did(tmp_path: Path, committed: Path, runs: Path, rows: Rows) -> None:
