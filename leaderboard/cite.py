@@ -17,7 +17,8 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_LOCAL
 from leaderboard.bibtex import benchmark_entry, method_entries
 from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, REFERENCE, Board, Entry, Standing
-from leaderboard.ranking import BASELINE
+from leaderboard.ranking import BASELINE, boards
+from leaderboard.rows import Rows
 from leaderboard.stats import ALPHA, EXACT, Estimate
 
 DIGEST_SHOWN = 16
@@ -134,6 +135,18 @@ def cite(board: Board, rows_digest: str, defense: str = "", scenario: str = "") 
         suite_version=board.version,
         protocol=board.protocol,
     )
+
+
+def find_board(rows: Rows, suite: str) -> Board:
+    """Return the board of ``suite``.
+
+    Raises:
+        UsageError: There are no rows of that suite (names the nearest one).
+    """
+    by_suite = {board.suite: board for board in boards(rows)}
+    if suite not in by_suite:
+        raise unknown_name("suite with rows", suite, by_suite)
+    return by_suite[suite]
 
 
 def find_view(board: Board, scenario: str) -> str:

@@ -28,7 +28,7 @@ from tasks.base import task_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("attacks", "benchmark", "defenses", "leaderboard", "tasks")
-TOP_LEVEL = {*PACKAGES, "results", "tests", "docs"}
+TOP_LEVEL = {*PACKAGES, "results", "releases", "tests", "docs"}
 MEGABYTE = 1_000_000
 TEXT = {
     "",

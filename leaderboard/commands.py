@@ -1,0 +1,203 @@
+"""The part of the command line that reads rows: ``fedsafety leaderboard | cite | power | reproduce``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.errors import FedSafetyError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from leaderboard.reproduce import Check
+    from leaderboard.rows import Rows
+
+console = Console()
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
+RunsOption = Annotated[Path, typer.Option("--runs", envvar="FEDSAFETY_RUNS", help="Folder of your own runs.")]
+SuiteOption = Annotated[str, typer.Option("--suite", help="Suite id.")]
+ScenarioOption = Annotated[str, typer.Option("--scenario", help="Attacked scenario; default: the mean over all.")]
+DefenseArgument = Annotated[str, typer.Argument(help="Defense, or a composition such as krum+posthoc_self.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("leaderboard")(leaderboard)
+    app.command("cite")(cite_command)
+    app.command("power")(power_command)
+    app.command("reproduce")(reproduce_command)
+
+
+def leaderboard(
+    suite: Annotated[str, typer.Option("--suite", help="Suite whose table is printed.")] = "micro",
+    scenario: Annotated[str, typer.Option(help="Attacked scenario to print; default: the mean over all.")] = "",
+    results: ResultsOption = Path("results"),
+    runs: RunsOption = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the page [site], or of all releases [releases].")
+    ] = None,
+    release: Annotated[
+        str, typer.Option("--release", help="Freeze committed rows' page and tables under this version, e.g. 1.0.")
+    ] = "",
+) -> None:
+    """Build the static page from committed rows and your own, and print the table.
+
+    With --release, write an immutable folder from committed rows alone instead.
+    """
+    if release:
+        from leaderboard.release import checked_version, write_release
+
+        checked_version(release)
+        folder = write_release(_rows(results), release, out or Path("releases"))
+        _say(f"release {release} written to {folder}; commit it and tag the commit release-{release}")
+        return
+    from leaderboard.build import build
+    from leaderboard.text import render_table
+
+    # Only the default may be missing, as in a folder that holds nothing but one's own runs.
+    lacking = results == Path("results") and not results.is_dir()
+    report = build([] if lacking else [results], [runs], out or Path("site"))
+    console.print(render_table(report.rows, suite, scenario))
+    console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
+    if lacking:
+        console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")
+
+
+def cite_command(
+    defense: DefenseArgument,
+    scenario: ScenarioOption = "",
+    suite: SuiteOption = "micro",
+    results: ResultsOption = Path("results"),
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print the BibTeX entries alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all fields as JSON.")] = False,
+) -> None:
+    """Print how to cite a defense's score: sentence, BibTeX, and the command that checks it."""
+    if bibtex and as_json:
+        raise UsageError("--bibtex and --json exclude each other; the JSON holds the BibTeX")
+    from leaderboard.cite import cite, find_board
+
+    rows = _rows(results)
+    found = cite(find_board(rows, suite), rows.published.digest, defense, scenario)
+    if as_json:
+        console.print_json(json.dumps(found.as_dict(), allow_nan=False))
+    elif bibtex:
+        _say(found.bibtex)
+    else:
+        _say(f"{found.sentence}\n\n{found.bibtex}\n\nTo check it: {found.command}")
+
+
+def power_command(
+    points: Annotated[float, typer.Argument(help="Difference to separate, in points of a share; 10 is 40 % to 50 %.")],
+    scenario: ScenarioOption = "",
+    suite: SuiteOption = "micro",
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option("--pair", help="Two defenses; default: all ranked ones.")
+    ] = None,
+    metric: Annotated[str, typer.Option("--metric", help="A score that is a share.")] = "safety",
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Tell how many seeds separate a difference of so many points, at the variance seen in the rows."""
+    from leaderboard.power import power_report
+
+    found = power_report(_rows(results), suite, scenario or None, points, pair, metric=metric)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("difference")
+    for heading in ("SD", "seeds, pair alone", "seeds, in a board", f"separable by {found.seeds}"):
+        table.add_column(heading, justify="right")
+    for spread in found.spreads:
+        detectable = "none" if spread.detectable is None else f"{spread.detectable:.1f}"
+        table.add_row(Text(spread.name), f"{spread.sd:.1f}", str(spread.alone), str(spread.board), detectable)
+    where = scenario or "the mean over the compared scenarios"
+    _say(
+        f"Seeds that separate {found.points:g} points of {found.metric} in {where}: chance {found.power:.0%}, "
+        f"error rate {found.alpha:.0%}."
+    )
+    console.print(table)
+    _say(
+        f"SD: of the paired differences, in points. pair alone: if this is the only comparison. in a board: among all "
+        f"pairs of ranked defenses ({found.comparisons}), by Holm's first step, an upper bound. separable by "
+        f"{found.seeds}: the least difference in points that the present seeds separate in a board."
+    )
+    if found.constant:
+        _say(
+            f"{found.constant} pairs do not vary between seeds and are left out; the exact test over probes is theirs."
+        )
+
+
+def reproduce_command(
+    release: Annotated[Path | None, typer.Argument(help="Folder of a release, such as releases/1.0.")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="A page that `fedsafety leaderboard` wrote.")] = None,
+    defense: Annotated[str, typer.Option("--defense", help="Defense of a cited score.")] = "",
+    scenario: ScenarioOption = "",
+    suite: SuiteOption = "micro",
+    score: Annotated[str, typer.Option("--score", help="Cited safety in percent, or none.")] = "",
+    rank: Annotated[str, typer.Option("--rank", help="Cited rank, or none.")] = "",
+    digest: Annotated[str, typer.Option("--rows", help="Cited digest of the rows, sha256:…; 12 digits suffice.")] = "",
+    results: ResultsOption = Path("results"),
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Compute a release, a page or a cited score again from rows; exits 0 if it is the same, 1 if it differs."""
+    chosen = [name for name, given in (("a release", release), ("--page", page), ("--defense", defense)) if given]
+    if len(chosen) != 1:
+        raise UsageError(
+            f"{' and '.join(chosen) or 'nothing'} to reproduce; name one thing: the folder of a release, --page, or "
+            f"--defense with --score and --rows"
+        )
+    if defense and not (score and digest):
+        raise UsageError("a cited score needs --score and --rows; `fedsafety cite` prints the whole command")
+    from leaderboard.cite import find_board
+    from leaderboard.reproduce import reproduce_page, reproduce_release, reproduce_score
+
+    if release is not None:
+        _report(reproduce_release(release, _rows(results)), str(release))
+    elif page is not None:
+        from leaderboard.rows import load_rows
+
+        local = [runs] if runs.exists() else []
+        _report(reproduce_page(page, load_rows([results] if results.is_dir() else [], local=local)), str(page))
+    else:
+        rows = _rows(results)
+        board, found = find_board(rows, suite), rows.published.digest
+        checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
+        _report(checks, f"the score of {defense}")
+
+
+def _rows(results: Path) -> Rows:
+    """Return committed rows.
+
+    Raises:
+        FedSafetyError: There are none.
+    """
+    from leaderboard.rows import load_rows
+
+    rows = load_rows([results])
+    if not rows.published.cells.num_rows:
+        raise FedSafetyError(f"{results} holds no committed rows; name a folder that does with --results")
+    return rows
+
+
+def _report(checks: Sequence[Check], what: str) -> None:
+    """Print what was compared; stop with status 1 if something differs."""
+    for check in checks:
+        _say(f"{'same   ' if check.same else 'DIFFERS'}  {check.what}: {check.detail}")
+    different = [check for check in checks if not check.same]
+    if not different:
+        _say(f"reproduced: {what}")
+        return
+    if any(check.what == "rows" for check in different):
+        _say("these are other rows than the cited ones: check out the release or commit that has those")
+    _say(f"not reproduced: {what}; {len(different)} of {len(checks)} differ")
+    raise typer.Exit(1)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

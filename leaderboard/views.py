@@ -1,0 +1,94 @@
+"""One view of a board, the ranking overall or in one scenario, as a flat table of plain values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from leaderboard.board import Board, Standing
+from leaderboard.cite import find_view
+from leaderboard.download import csv_bytes
+from leaderboard.stats import Estimate
+
+DIGITS = 6
+"""Decimals of written numbers: finer than a probe, coarser than what another processor's rounding changes."""
+_FIRST = ("safety", "utility", "over_refusal", "recovery", "drop", "twin_safety", "twin_utility")
+_TEXT = ("defense", "title", "group", "knowledge", "stages", "origins", "worst_scenario", "better", "tied", "notes")
+
+
+def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
+    """Return one mapping a defense, in the order of the ranking; all have the same names.
+
+    A metric ``m`` has its mean under ``m``, its 95 % interval under ``m_low`` and ``m_high``, its standard deviation
+    over seeds under ``m_sd`` and its number of seeds under ``m_seeds``; shares are in 0..1. What was not measured is
+    ``None``.
+
+    Args:
+        board: The board of one suite.
+        scenario: An attacked scenario; empty for the mean over the compared ones.
+
+    Raises:
+        UsageError: There is no such attacked scenario.
+    """
+    standings = board.standings(find_view(board, scenario))
+    found = {name for standing in standings for name in standing.metrics}
+    metrics = [*(name for name in _FIRST if name in found), *sorted(found - set(_FIRST))]
+    return [_row(standing, metrics) for standing in standings]
+
+
+def view_csv(board: Board, scenario: str = "") -> bytes:
+    """Return a view as CSV with a heading; numbers are rounded to :data:`DIGITS`."""
+    rows = view_rows(board, scenario)
+    names = list(rows[0]) if rows else list(_TEXT)
+    kinds = {name: pa.string() if name in _TEXT else pa.int64() if _whole(name) else pa.float64() for name in names}
+    rounded = [{name: _rounded(value) for name, value in row.items()} for row in rows]
+    return csv_bytes(pa.Table.from_pylist(rounded, schema=pa.schema(list(kinds.items()))))
+
+
+def _row(standing: Standing, metrics: list[str]) -> dict[str, Any]:
+    entry = standing.entry
+    row: dict[str, Any] = {
+        "rank": standing.rank,
+        "defense": entry.id,
+        "title": entry.info["title"],
+        "group": standing.group,
+        "knowledge": entry.knowledge,
+        "stages": entry.info["stages"],
+        "origins": ", ".join(entry.origins),
+    }
+    for name in metrics:
+        row |= _columns(name, standing.metrics.get(name))
+    worst = standing.worst
+    return row | {
+        "worst_scenario": worst[0] if worst else None,
+        "worst_safety": worst[1].mean if worst else None,
+        "better": ", ".join(standing.better),
+        "tied": ", ".join(standing.tied),
+        "notes": "; ".join(standing.notes),
+    }
+
+
+def _columns(name: str, value: Estimate | None) -> dict[str, Any]:
+    if value is None:
+        return dict.fromkeys((name, *(f"{name}_{part}" for part in ("low", "high", "sd", "seeds"))))
+    return {
+        name: _defined(value.mean),
+        f"{name}_low": _defined(value.low),
+        f"{name}_high": _defined(value.high),
+        f"{name}_sd": _defined(value.sd),
+        f"{name}_seeds": value.count,
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _whole(name: str) -> bool:
+    return name == "rank" or name.endswith("_seeds")
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, DIGITS) + 0.0 if isinstance(value, float) else value

@@ -1,0 +1,202 @@
+"""Released pages, tables and cited scores come out of the rows again, and what does not is named."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmark.errors import UsageError
+from leaderboard.cite import cite
+from leaderboard.ranking import Board, boards
+from leaderboard.release import write_release
+from leaderboard.reproduce import Check, reproduce_page, reproduce_release, reproduce_score
+from leaderboard.rows import Rows, load_rows
+from leaderboard.site import build_site
+
+from .synthetic import SMALL, write_rows
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="module")
+def published(committed: Path) -> Rows:
+    return load_rows([committed])
+
+
+@pytest.fixture(scope="module")
+def board(published: Rows) -> Board:
+    return boards(published)[0]
+
+
+@pytest.fixture(scope="module")
+def frozen(published: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_release(published, "1.0", tmp_path_factory.mktemp("releases"))
+
+
+@pytest.fixture
+def release(frozen: Path, tmp_path: Path) -> Path:
+    """A release of one's own, to spoil."""
+    return shutil.copytree(frozen, tmp_path / "1.0")
+
+
+def different(checks: list[Check]) -> dict[str, str]:
+    return {check.what: check.detail for check in checks if not check.same}
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_release_is_reproduced_byte_for_byte(frozen: Path, published: Rows) -> None:
+    checks = reproduce_release(frozen, published)
+    assert different(checks) == {}
+    files = sorted(path.relative_to(frozen).as_posix() for path in frozen.rglob("*") if path.is_file())
+    assert sorted(check.what for check in checks) == sorted([*files, "rows"])
+    assert {check.detail for check in checks if check.what != "rows"} == {"byte-identical"}
+
+
+def test_a_changed_number_is_named(release: Path, published: Rows) -> None:
+    table = release / "tables" / "micro" / "aligned_start.csv"
+    heading, *lines = table.read_text().splitlines()
+    at, defense = heading.split(",").index("safety"), heading.split(",").index("defense")
+    fields = lines[1].split(",")
+    right, fields[at] = fields[at], "0.999"
+    table.write_text("\n".join([heading, lines[0], ",".join(fields), *lines[2:]]) + "\n")
+    found = different(reproduce_release(release, published))
+    assert list(found) == ["tables/micro/aligned_start.csv"]
+    (detail,) = found.values()
+    assert detail.startswith(f"{fields[defense]}, safety: is {right}, not 0.999")
+    assert "changed after the release: release.json has another SHA-256" in detail
+
+
+def test_a_changed_page_and_a_changed_manifest_are_named(release: Path, published: Rows) -> None:
+    replace(release / "index.html", "<title>", "<title>Better ")
+    replace(release / "release.json", '"cells": ', '"cells": 9')
+    found = different(reproduce_release(release, published))
+    assert set(found) == {"index.html", "release.json"}
+    assert "differs from line " in found["index.html"]
+    assert "<title>Better " in found["index.html"]
+    assert found["release.json"].startswith("rows.cells: is ")
+
+
+def test_missing_and_added_files_are_named(release: Path, published: Rows) -> None:
+    (release / "tables" / "micro" / "overall.csv").unlink()
+    (release / "extra.txt").write_text("x")
+    assert different(reproduce_release(release, published)) == {
+        "tables/micro/overall.csv": "is missing in the release",
+        "extra.txt": "is in the release, but the rows do not give it",
+    }
+
+
+def test_digests_of_the_manifest_alone_may_differ(release: Path, published: Rows) -> None:
+    manifest = json.loads((release / "release.json").read_text())
+    manifest["files"]["index.html"] = DIGEST
+    (release / "release.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    found = different(reproduce_release(release, published))
+    assert found["release.json"] == "has other SHA-256 for files named here"
+    assert "release.json has another SHA-256" in found["index.html"]
+
+
+def test_other_rows_are_told_by_their_digest_first(release: Path, tmp_path: Path) -> None:
+    other = load_rows([write_rows(tmp_path / "other", SMALL, seed=99)])
+    checks = reproduce_release(release, other)
+    assert (checks[0].what, checks[0].same) == ("rows", False)
+    assert checks[0].detail.startswith(f"is sha256:{other.published.digest}, not sha256:")
+    found = different(checks)
+    assert ", safety: is " in found["tables/micro/aligned_start.csv"]
+    assert found["tables/micro/aligned_start.csv"].endswith(" more")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"release": "1.0"}', '{"release": 1, "rows": {}, "files": {}}'])
+def test_a_folder_without_a_manifest_is_no_release(tmp_path: Path, published: Rows, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "release.json").write_text(content)
+    with pytest.raises(UsageError, match="is no release: "):
+        reproduce_release(tmp_path, published)
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(release: Path, published: Rows) -> None:
+    replace(release / "release.json", '"1.0"', '"../../1.0"')
+    with pytest.raises(UsageError, match="is not a release version"):
+        reproduce_release(release, published)
+
+
+def test_a_page_is_reproduced_with_the_tables_beside_it(published: Rows, tmp_path: Path) -> None:
+    page = build_site(published, tmp_path)
+    checks = reproduce_page(page, published)
+    assert different(checks) == {}
+    assert {check.what for check in checks} == {path.name for path in tmp_path.iterdir()}
+    replace(tmp_path / "micro.csv", "aligned_start", "aligned_stort")
+    page.write_text(page.read_text() + "<!-- -->")
+    found = different(reproduce_page(page, published))
+    assert set(found) == {"index.html", "micro.csv"}
+    assert "aligned_stort" in found["micro.csv"]
+
+
+def test_a_page_that_cannot_be_read_or_made_is_refused(published: Rows, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*index\.html: No such file"):
+        reproduce_page(tmp_path / "index.html", published)
+    (tmp_path / "mikro.html").touch()
+    with pytest.raises(UsageError, match=r"unknown page of these rows 'mikro\.html'"):
+        reproduce_page(tmp_path / "mikro.html", published)
+
+
+def test_every_citation_is_reproduced_by_its_own_command(board: Board) -> None:
+    for entry in board.entries:
+        for scenario in ("", *board.by_scenario):
+            words = shlex.split(cite(board, DIGEST, entry.id, scenario).command)
+            assert words[:2] == ["fedsafety", "reproduce"]
+            given = dict(zip(words[2::2], words[3::2], strict=True))
+            checks = reproduce_score(
+                board,
+                DIGEST,
+                given["--defense"],
+                given.get("--scenario", ""),
+                score=given["--score"],
+                rank=given["--rank"],
+                digest=given["--rows"],
+            )
+            assert different(checks) == {}, words
+            assert [check.what for check in checks] == ["rows", "score", "rank"]
+
+
+def test_what_differs_of_a_cited_score_is_named(board: Board) -> None:
+    right = cite(board, DIGEST, "krum", "aligned_start")
+    wrong = reproduce_score(board, DIGEST, "krum", "aligned_start", score="12.3", rank="9", digest="f" * 12)
+    assert different(wrong) == {
+        "rows": f"is sha256:{DIGEST[:12]}, not sha256:{'f' * 12}",
+        "score": f"is {right.score}, not 12.3",
+        "rank": f"is {right.rank}, not 9",
+    }
+
+
+def test_a_score_is_compared_with_the_decimals_that_it_has(board: Board) -> None:
+    mean = 100 * board.by_scenario["aligned_start"][0].metrics["safety"].mean
+    defense = board.by_scenario["aligned_start"][0].entry.id
+    for score in (f"{mean:.0f}", f"{mean:.3f}"):
+        (_, check) = reproduce_score(board, DIGEST, defense, "aligned_start", score=score, rank="", digest=DIGEST)
+        assert check == Check("score", True, score)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"digest": "sha256:0123"}, "is no digest of rows; give at least 12 hexadecimal digits"),
+        ({"digest": "x" * 64}, "is no digest of rows"),
+        ({"score": "good"}, "'good' is no score; give the safety in percent"),
+        ({"score": "nan"}, "'nan' is no score"),
+        ({"rank": "0"}, "'0' is no rank; give a whole number from 1"),
+        ({"defense": "krun"}, "unknown defense with rows 'krun'; did you mean 'krum'"),
+        ({"scenario": "clean"}, "is the un-attacked twin of"),
+    ],
+)
+def test_what_is_not_valid_is_refused(board: Board, given: dict[str, str], message: str) -> None:
+    chosen = {"defense": "krum", "scenario": "", "score": "1.0", "rank": "1", "digest": DIGEST} | given
+    with pytest.raises(UsageError, match=message):
+        reproduce_score(board, DIGEST, chosen.pop("defense"), chosen.pop("scenario"), **chosen)
