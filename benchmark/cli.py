@@ -1,4 +1,7 @@
-"""The command line: ``fedsafety list | run | judge | leaderboard | publish | doctor``."""
+"""The command line: ``fedsafety list | run | judge | publish | doctor``, and the commands that read rows.
+
+Those are in :mod:`leaderboard.commands`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from rich.table import Table
 
 from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from leaderboard.commands import register
 
 if TYPE_CHECKING:
     from benchmark.estimate import Prediction
@@ -217,25 +221,7 @@ def judge(
     console.print(f"{done} response sets judged; {len(keys) * len(wanted) - done} had their verdicts already")
 
 
-@app.command()
-def leaderboard(
-    suite: Annotated[str, typer.Option("--suite", help="Suite whose table is printed.")] = "micro",
-    scenario: Annotated[str, typer.Option(help="Attacked scenario to print; default: the mean over all.")] = "",
-    results: ResultsOption = Path("results"),
-    runs: RunsOption = Path("runs"),
-    out: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("site"),
-) -> None:
-    """Build the static page from committed rows and your own, and print the table."""
-    from leaderboard.build import build
-    from leaderboard.text import render_table
-
-    # Only the default may be missing, as in a folder that holds nothing but one's own runs.
-    lacking = results == Path("results") and not results.is_dir()
-    report = build([] if lacking else [results], [runs], out)
-    console.print(render_table(report.rows, suite, scenario))
-    console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
-    if lacking:
-        console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")
+register(app)
 
 
 @app.command()
