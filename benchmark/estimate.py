@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -61,8 +61,12 @@ class Prediction:
         return self.training_seconds + self.answering_seconds
 
 
+Shape = tuple[str, int, int, str]
+"""What the price of a job depends on: starting model, participants, clients, attack."""
+
+
 @dataclass(frozen=True)
-class _JobCost:
+class JobCost:
     """Seconds of one process for a scenario's jobs.
 
     Attributes:
@@ -109,7 +113,7 @@ def _training_seconds(suite: Suite, jobs: Sequence[TrainingJob], reporter: Repor
     workers = min(workers, len(jobs))
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
-    costs: dict[tuple[object, ...], _JobCost] = {}
+    costs: dict[Shape, JobCost] = {}
     with (
         ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool,
         reporter.step("timing sample trainings", len(samples)) as step,
@@ -119,20 +123,24 @@ def _training_seconds(suite: Suite, jobs: Sequence[TrainingJob], reporter: Repor
         for shape, job in samples.items():
             # As many at once as in the run, since processes share memory bandwidth and caches.
             measured = list(pool.map(_job_cost, [suite] * workers, [job] * workers))
-            costs[shape] = _JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
+            costs[shape] = JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
             step.advance()
+    return starting + job_seconds(jobs, suite.training.rounds, costs, workers)
+
+
+def job_seconds(jobs: Sequence[TrainingJob], rounds: int, costs: Mapping[Shape, JobCost], workers: int) -> float:
+    """Return the wall time of ``jobs`` of so many rounds on ``workers`` processes, at the price of their shapes."""
     total = 0.0
     for job in jobs:
         cost = costs[_shape(job.scenario)]
-        rounds = suite.training.rounds + sum(job.reattacks.values())
-        total += cost.fixed + cost.round * rounds + cost.adapter * len(job.pipelines.keys() - {job.training_key})
+        derived = job.pipelines.keys() - {job.training_key}
+        total += cost.fixed + cost.round * (rounds + sum(job.reattacks.values())) + cost.adapter * len(derived)
     for shape in {(job.scenario.id, job.seed): _shape(job.scenario) for job in jobs}.values():
         total += costs[shape].data * workers  # every worker makes the rows of the jobs it takes
-    return starting + total / workers
+    return total / workers
 
 
-def _shape(scenario: Scenario) -> tuple[object, ...]:
-    """Return what the price of a job depends on."""
+def _shape(scenario: Scenario) -> Shape:
     return scenario.start, scenario.participants, scenario.clients, scenario.attack.id
 
 
@@ -140,7 +148,7 @@ def _idle(_: int) -> None:
     """Do nothing: starting a worker imports everything."""
 
 
-def _job_cost(suite: Suite, job: TrainingJob) -> _JobCost:
+def _job_cost(suite: Suite, job: TrainingJob) -> JobCost:
     """Time sample jobs in this process; the first one also opens models and is not counted."""
     first = next(iter(job.pipelines.values()))
     derived = [name for key, name in job.pipelines.items() if key != job.training_key][:1]
@@ -161,7 +169,7 @@ def _job_cost(suite: Suite, job: TrainingJob) -> _JobCost:
     short, longer = (seconds(rounds, _SAMPLE_SEEDS[0], ()) for rounds in (_SHORT, _LONG))
     fresh, repaired = (seconds(_SHORT, _SAMPLE_SEEDS[1], names) for names in ((), derived))
     price = max(0.0, longer - short) / (_LONG - _SHORT)
-    return _JobCost(
+    return JobCost(
         data=max(0.0, fresh - short),
         fixed=max(0.0, short - price * _SHORT),
         round=price,
