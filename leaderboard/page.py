@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from leaderboard import formats, plots
 from leaderboard.answers import answers
 from leaderboard.cite import cite
 from leaderboard.page_data import page_data
+from leaderboard.page_views import detection_data, detection_table, judging, retracted
+from leaderboard.published import published
 from leaderboard.ranking import BASELINE, GATE, REFUSAL_GATE, Board, Entry, Standing
 from leaderboard.rows import Rows
 
-SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "sheets.js", "page.js")
+SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "detection.js", "sheets.js", "page.js")
 """Parts of the page's one script, in order."""
 
 
@@ -96,6 +97,7 @@ def environment() -> jinja2.Environment:
         fragment=formats.fragment,
         settings=formats.settings,
         quoted=lambda text: quote(text, safe="+"),
+        fixed=lambda value: f"{value:.2f}".replace("-", formats.MINUS),
         in_words=in_words,
         plain=lambda text: text.replace("_", " "),
     )
@@ -119,7 +121,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         board=board,
         links=links,
         digest=rows.digest,
-        published_digest=rows.published.digest,
+        published_digest=rows.published_digest,
         states=Counter(cell.state for cell in board.cells),
         columns=COLUMNS,
         axes=AXES,
@@ -134,8 +136,13 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         reasons=_reasons(board),
         strata=[(metric, metric.partition(":")[2]) for names in strata.values() for metric in names],
         apart=len(strata["apart"]),
-        judge_infos=[_judge(board, judge) for judge in board.judges],
+        judge_infos=[board.judge_infos[judge] for judge in board.judges],
         generators=sorted({cell.row["generator"] for cell in board.cells} - {""}),
+        curves=[(axis, Markup(plots.curve(axis, index))) for index, axis in enumerate(board.sensitivity)],  # noqa: S704
+        detected=detection_table(board),
+        judging=judging(board),
+        retracted=retracted(board),
+        published=published(),
         gate=GATE,
         refusal_gate=REFUSAL_GATE,
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - escaped where it is drawn
@@ -145,7 +152,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
                 shares=[column.key for column in COLUMNS if column.share and column.key != "worst"],
                 costs=[column.key for column in COLUMNS if not column.share],
                 axes=AXES,
-                cite=_cite(board, rows),
+                extra={"cite": _cite(board, rows), "detection": detection_data(board)},
             )
         ),
         css=Markup(style),  # noqa: S704 - our own file
@@ -180,9 +187,12 @@ def _sections(board: Board) -> list[tuple[str, str]]:
         *local,
         ("trade-off", "Trade-offs"),
         ("heat", "Attack \N{MULTIPLICATION SIGN} defense"),
+        ("sensitivity", "Sensitivity"),
+        ("detection", "Detection"),
         ("judges", "Judges"),
         ("methods", "Defenses"),
         ("scenarios", "Scenarios"),
+        ("published", "Published"),
         ("limits", "Limits"),
     ]
 
@@ -210,15 +220,9 @@ def _reasons(board: Board) -> list[tuple[str, list[tuple[Entry, list[str]]]]]:
 
 def _cite(board: Board, rows: Rows) -> Mapping[str, Any]:
     """Return sentence, BibTeX and checking command by defense; the empty one is the suite itself."""
-    digest = rows.digest if board.local_only else rows.published.digest
+    digest = rows.digest if board.local_only else rows.published_digest
     made = {id_: cite(board, digest, id_) for id_ in ("", *(entry.id for entry in board.entries))}
     return {id_: {"sentence": c.sentence, "bibtex": c.bibtex, "command": c.command} for id_, c in made.items()}
-
-
-def _judge(board: Board, judge: str) -> dict[str, Any]:
-    """Return a judge's catalog row with its parse-failure rate over all scored cells."""
-    rates = [cell.metrics[name] for cell in board.cells if (name := f"unparsable:{judge}") in cell.metrics]
-    return {**board.judge_infos[judge], "unparsable": math.fsum(rates) / len(rates) if rates else math.nan}
 
 
 def _strata(board: Board, prefix: str) -> list[str]:

@@ -32,7 +32,7 @@ def page_data(
     shares: Sequence[str],
     costs: Sequence[str],
     axes: Sequence[tuple[str, str, bool]],
-    cite: Mapping[str, Any],
+    extra: Mapping[str, Any],
 ) -> str:
     """Return the data of ``board`` as JSON that is safe inside a ``script`` element.
 
@@ -41,7 +41,7 @@ def page_data(
         shares: Metrics of the ranking that are shares, in the table's order.
         costs: Metrics of the ranking that are costs.
         axes: Metric, label and whether more is better, of what the trade-off can be drawn over.
-        cite: What the citing dialog shows, by defense; the empty one is the benchmark itself.
+        extra: Further entries, by name.
     """
     scenarios = list(board.scenarios)
     attacked = [scenario.id for scenario in scenarios if scenario.attacked]
@@ -68,7 +68,7 @@ def page_data(
         "exact": exact,
         "scale": SCALE,
         "t": [round(float(stdtrit(df, 1 - ALPHA / 2)), 6) for df in range(1, max(2, len(board.seeds)))],
-        "cite": cite,
+        **extra,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
@@ -99,7 +99,7 @@ def _view(
             index[standing.entry.id],
             GROUPS.index(standing.group),
             standing.rank or 0,
-            [_share(standing.metrics.get(name)) for name in shares],
+            [share_values(standing.metrics.get(name)) for name in shares],
             [_cost(standing.metrics.get(name)) for name in costs],
             "; ".join(standing.notes),
             [index[name] for name in standing.better],
@@ -108,7 +108,7 @@ def _view(
     ]
 
 
-def _share(value: Estimate | None) -> Any:
+def share_values(value: Estimate | None) -> Any:
     """Return [mean, low, high, 1 if exact] in tenths of a percent, rounded as the table is; 0 where not measured."""
     if value is None or math.isnan(value.mean):
         return 0
@@ -145,7 +145,7 @@ def _values(entry: Entry, scenario: str, seeds: Sequence[int]) -> Any:
 def _means(entry: Entry, scenario: str) -> Any:
     """Return mean and interval of each compared metric; 0 for a defense that is not complete there."""
     metrics = entry.scenarios[scenario].metrics
-    return [_share(metrics.get(metric)) for metric in COMPARED] if metrics else 0
+    return [share_values(metrics.get(metric)) for metric in COMPARED] if metrics else 0
 
 
 def _separated(board: Board, view: str, index: Mapping[str, int], exact: dict[str, list[float]]) -> dict[str, Any]:

@@ -6,15 +6,21 @@ Text stays text, and ink and series colours become CSS variables, so that one fi
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import escape
 
 from leaderboard.ranking import BASELINE, RANKED, REFERENCE, Board, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from leaderboard.sensitivity import Axis, Point
 
 _PALETTE = {
     "#010101": "var(--ink)",
@@ -23,8 +29,13 @@ _PALETTE = {
     "#040404": "var(--good)",
     "#050505": "var(--bad)",
     "#060606": "var(--paper)",
+    "#070707": "var(--c3)",
+    "#080808": "var(--c4)",
+    "#090909": "var(--c5)",
 }
-INK, MUTED, LINE, GOOD, BAD, PAPER = _PALETTE
+INK, MUTED, LINE, GOOD, BAD, PAPER, *_MORE = _PALETTE
+_CURVES = tuple(zip((INK, GOOD, BAD, *_MORE), "Dos^v*", strict=True))
+"""Colour and mark of each line of a sensitivity curve; the first is the baseline's."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fedsafety",
@@ -76,7 +87,7 @@ def attack_effect(board: Board) -> str:
         handles = {label: handle for handle, label in zip(*axes[0].get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False)
 
-    return _svg(draw, 8.6, 1.2 + 0.36 * len(pairs), "effect")
+    return _svg(draw, 8.6, 1.2 + 0.36 * len(pairs), "effect", "Safety and utility of FedAvg without and with attack")
 
 
 def trade_off(board: Board) -> str:
@@ -103,9 +114,11 @@ def trade_off(board: Board) -> str:
                 colour = colours.get(standing.group, BAD)
                 marker = {RANKED: "o", REFERENCE: "s"}.get(standing.group, "X")
                 x, y = 100 * utility.mean, 100 * safety.mean
-                spread = [0.0 if math.isnan(e.sd) else 100 * e.sd for e in (utility, safety)]
                 label = x + 0.03 * (right - left) if near else right
-                axis.errorbar(x, y, xerr=spread[0], yerr=spread[1], color=colour, linewidth=1, alpha=0.5)
+                if not math.isnan(utility.low):
+                    axis.plot([100 * utility.low, 100 * utility.high], [y, y], color=colour, linewidth=1, alpha=0.5)
+                if not math.isnan(safety.low):
+                    axis.plot([x, x], [100 * safety.low, 100 * safety.high], color=colour, linewidth=1, alpha=0.5)
                 axis.plot([x, label], [y, place], color=LINE, linewidth=0.7, zorder=0, clip_on=False)
                 axis.plot(x, y, marker, color=colour, markeredgecolor=PAPER, markersize=7)
                 label += 0.01 * (right - left)
@@ -117,12 +130,72 @@ def trade_off(board: Board) -> str:
         axis.set_xlim(left, right)
         axis.set_xticks(range(left, 101, 5 if left >= 50 else 25))
 
-    return _svg(draw, 8.6, max(3.6, 0.27 * len(points) + 1.0), "tradeoff", right=0.68)
+    return _svg(draw, 8.6, max(3.6, 0.27 * len(points) + 1.0), "tradeoff", "Safety against utility", right=0.68)
+
+
+def curve(axis: Axis, number: int) -> str:
+    """Return an SVG: safety of each line of a sensitivity set at its points; empty where no point has a score.
+
+    A line breaks where a cell is missing. The un-attacked baseline is drawn in grey where it was run.
+
+    Args:
+        axis: The sensitivity set.
+        number: Distinguishes its figure from those of the page's other axes.
+    """
+    lines = [
+        (line.id, [(x, e) for x, point in enumerate(axis.points) if (e := _at(point, line.defenses[x])) is not None])
+        for line in axis.lines
+    ]
+    lines = [line for line in lines if line[1]]
+    if not lines:
+        return ""
+    clean = [
+        (x, cell.metrics["safety"])
+        for x, point in enumerate(axis.points)
+        for name, cell in point.twins.items()
+        if name == BASELINE and "safety" in cell.metrics
+    ]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _polyline(axes, clean, MUTED, "", ":")
+        ends = _spread([100 * points[-1][1].mean for _, points in lines], gap=8.5)
+        for (name, points), end, (colour, mark) in zip(lines, ends, itertools.cycle(_CURVES), strict=False):
+            _polyline(axes, points, colour, mark, "-")
+            last, edge = points[-1], len(axis.points) - 0.6
+            axes.plot([last[0], edge], [100 * last[1].mean, end], color=LINE, linewidth=0.7, zorder=0, clip_on=False)
+            axes.text(edge + 0.05, end, name, color=colour, va="center", fontsize=9)
+        axes.set_xticks(range(len(axis.points)), [point.label for point in axis.points])
+        axes.set_xlim(-0.4, len(axis.points) - 0.6)
+        axes.set_ylim(-4, 104)
+        axes.set_yticks(range(0, 101, 25))
+        axes.set_ylabel("Safety (%)")
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        axes.tick_params(length=0)
+
+    return _svg(draw, 5.6, 2.9, f"curve{number}", right=0.7, left=0.12, title=f"Safety by {axis.title}")
+
+
+def _at(point: Point, defense: str) -> Estimate | None:
+    cell = point.cells.get(defense)
+    return None if cell is None else cell.metrics.get("safety")
+
+
+def _polyline(axes: Axes, points: Sequence[tuple[int, Estimate]], colour: str, mark: str, style: str) -> None:
+    """Draw points with their intervals, and the line between those that are neighbours."""
+    for (x, here), (after, there) in itertools.pairwise(points):
+        if after == x + 1:
+            axes.plot([x, after], [100 * here.mean, 100 * there.mean], style, color=colour, linewidth=1.4)
+    for x, value in points:
+        if not math.isnan(value.low) and mark:
+            axes.plot([x, x], [100 * value.low, 100 * value.high], color=colour, linewidth=1, alpha=0.5)
+        if mark:
+            axes.plot(x, 100 * value.mean, mark, color=colour, markersize=5.5, markeredgecolor=PAPER)
 
 
 def _point(axis: Axes, value: Estimate, y: float, colour: str, marker: str, label: str) -> None:
-    spread = 0.0 if math.isnan(value.sd) else 100 * value.sd
-    axis.errorbar(100 * value.mean, y, xerr=spread, color=colour, linewidth=1.2, zorder=2)
+    if not math.isnan(value.low):
+        axis.plot([100 * value.low, 100 * value.high], [y, y], color=colour, linewidth=1.2, zorder=2)
     axis.plot(100 * value.mean, y, marker, color=colour, markersize=7, markeredgecolor=PAPER, zorder=3, label=label)
 
 
@@ -150,7 +223,9 @@ def _spread(values: list[float], gap: float) -> list[float]:
     return places
 
 
-def _svg(draw: Any, width: float, height: float, name: str, right: float | None = None) -> str:
+def _svg(
+    draw: Any, width: float, height: float, name: str, title: str, right: float | None = None, left: float = 0.08
+) -> str:
     # Imported late: a terminal table or a row check must not pay for matplotlib.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -161,15 +236,15 @@ def _svg(draw: Any, width: float, height: float, name: str, right: float | None 
         FigureCanvasSVG(figure)
         draw(figure)
         if right is not None:
-            figure.subplots_adjust(left=0.08, right=right, top=0.97, bottom=0.62 / height)
+            figure.subplots_adjust(left=left, right=right, top=0.97, bottom=0.62 / height)
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    return _inline(buffer.getvalue(), name)
+    return _inline(buffer.getvalue(), name, title)
 
 
-def _inline(svg: str, name: str) -> str:
-    """Return ``svg`` without its XML prolog, with ids of its own, scalable, and with the page's colours."""
+def _inline(svg: str, name: str, title: str) -> str:
+    """Return ``svg`` called ``title``, without XML prolog, with ids of its own, scalable, in the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)
@@ -177,6 +252,7 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", svg, count=1)
     svg = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
     for marker, variable in _PALETTE.items():
         svg = svg.replace(marker, variable)
     return re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", svg)

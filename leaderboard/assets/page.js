@@ -1,5 +1,6 @@
 // Everything together: the state is applied on loading, on every change and on going back.
-const FIELDS = ["view", "q", "stage", "told", "origin", "x", "y"];
+const FIELDS = ["view", "q", "stage", "told", "origin", "x", "y", "detect"];
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const field = (id) => document.getElementById(id);
 
 function apply() {
@@ -13,6 +14,7 @@ function apply() {
   const visible = filterRows();
   showComparison();
   showTradeOff(visible);
+  showDetection();
   return showSheet();
 }
 
@@ -28,10 +30,10 @@ function update(changes, step = false) {
   return apply();
 }
 
-function goTo(sheet) {
+function goTo(sheet, smooth = false) {
   const target = sheet ?? (state.at && document.getElementById(state.at));
   if (sheet) scrollTo(0, 0);
-  else if (target) target.scrollIntoView();
+  else if (target) target.scrollIntoView({ behavior: smooth ? "smooth" : "instant" });
   if (!target) return;
   if (!target.hasAttribute("tabindex")) target.setAttribute("tabindex", "-1");
   target.focus({ preventScroll: true });
@@ -48,7 +50,7 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest('a[href^="#"]');
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  goTo(update({ defense: "", scenario: "", at: "", ...parse(link.getAttribute("href")) }, true));
+  goTo(update({ defense: "", scenario: "", at: "", ...parse(link.getAttribute("href")) }, true), !calm.matches);
 });
 
 table.addEventListener("click", (event) => {
