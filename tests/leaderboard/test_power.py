@@ -170,6 +170,11 @@ def test_bad_requests_are_refused(
         power_report(rows, suite, scenario, points, pair)
 
 
+def test_a_misspelt_metric_is_named(rows: Rows) -> None:
+    with pytest.raises(UsageError, match="unknown metric 'safty'; did you mean 'safety'"):
+        power_report(rows, "micro", None, 5, metric="safty")
+
+
 def test_a_pair_that_does_not_vary_needs_no_more_seeds(rows: Rows) -> None:
     with pytest.raises(FedSafetyError, match="more seeds add nothing"):
         power_report(rows, "micro", "aligned_start", 5, ("dnc", "foolsgold"))
