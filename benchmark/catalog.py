@@ -35,10 +35,10 @@ def catalog_rows(plan: Plan) -> list[dict[str, Any]]:
             settings=suite.model_dump(mode="json", exclude={"scenarios"}),
         )
     ]
-    for i, scenario in enumerate(suite.scenarios):
+    for i, scenario in enumerate(suite.every_scenario):
         settings = scenario.model_dump(mode="json", exclude={"title", "description"})
         rows.append(_row("scenario", scenario.id, i, scenario.title, scenario.description, settings=settings))
-    for i, name in enumerate(sorted({scenario.attack.id for scenario in suite.scenarios})):
+    for i, name in enumerate(sorted({scenario.attack.id for scenario in suite.every_scenario})):
         attack = attacks.get(name)
         rows.append(
             _row(

@@ -45,7 +45,7 @@ RunsOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
 EngineOption = Annotated[str, typer.Option("--engine", help="Generation engine: auto, vllm or transformers.")]
-KINDS = ("attacks", "defenses", "scenarios", "suites", "judges", "tasks")
+KINDS = ("attacks", "defenses", "scenarios", "axes", "suites", "judges", "tasks")
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def list_command(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; leave out for all.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with all metadata.")] = False,
 ) -> None:
-    """List what is registered: attacks, defenses, scenarios, suites, judges, tasks."""
+    """List what is registered: attacks, defenses, scenarios, sensitivity axes, suites, judges, tasks."""
     if kind and kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
     broken: list[str] = []
@@ -116,7 +116,8 @@ _COLUMNS = {
     "attacks": ("title", "knowledge"),
     "defenses": ("title", "stages", "knowledge", "ranked"),
     "scenarios": ("title", "attack", "shape"),
-    "suites": ("title", "version", "scenarios", "seeds"),
+    "axes": ("title", "values", "seeds"),
+    "suites": ("title", "version", "scenarios", "axes", "seeds"),
     "judges": ("title", "judges"),
     "tasks": ("title", "revision"),
 }
@@ -126,6 +127,10 @@ _COLUMNS = {
 def run(
     suite: SuiteOption = "micro",
     scenario: Annotated[list[str] | None, typer.Option(help="Scenario id; repeat for several. Default: all.")] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(help="Sensitivity axis, or 'all'; repeatable. Default: all, after the scenarios."),
+    ] = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(help="Defense, or a composition such as krum+posthoc_self; repeatable. Default: the suite's."),
@@ -142,7 +147,7 @@ def run(
         bool, typer.Option("--estimate", help="Measure samples, print how long the run will take here, and stop.")
     ] = False,
 ) -> None:
-    """Run a suite, or chosen scenarios x defenses x seeds of it.
+    """Run a suite, or chosen scenarios or sensitivity axes x defenses x seeds of it.
 
     Only what the folder of your runs (--runs) lacks is done; committed rows do not count.
     """
@@ -152,12 +157,13 @@ def run(
     from benchmark.suite import find_suite
 
     chosen = find_suite(suite)
-    scenarios, seeds = tuple(scenario or ()), tuple(seed or ())
+    scenarios, axes, seeds = tuple(scenario or ()), tuple(axis or ()), tuple(seed or ())
     if quick:
-        scenarios, seeds = scenarios or chosen.quick.scenarios, seeds or chosen.quick.seeds
+        scenarios = scenarios or (() if axes else chosen.quick.scenarios)
+        seeds = seeds or chosen.quick.seeds
     store = Store(runs)
     choice = _choose(engine)
-    plan = make_plan(chosen, choice.name, scenarios=scenarios, pipelines=tuple(defense or ()), seeds=seeds)
+    plan = make_plan(chosen, choice.name, scenarios=scenarios, axes=axes, pipelines=tuple(defense or ()), seeds=seeds)
     reporter = Reporter(console)
     if dry_run:
         _print_plan(plan, store)
@@ -283,6 +289,7 @@ def _choose(engine: str) -> Any:
 
 
 def _print_plan(plan: Any, store: Any) -> None:
+    from benchmark.sensitivity import SensitivityScenario
     from benchmark.worker import adapter_is_complete
 
     table = Table()
@@ -302,7 +309,9 @@ def _print_plan(plan: Any, store: Any) -> None:
     console.print(table)
     for reason in reasons:
         console.print(f"not applicable: {reason}", markup=False, highlight=False)
-    console.print(f"{len(plan.cells)} cells, {len(plan.jobs)} trainings")
+    points = sum(1 for cell in plan.cells if isinstance(cell.scenario, SensitivityScenario))
+    among = f" ({points} of them sensitivity points)" if points else ""
+    console.print(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings")
 
 
 def _print_prediction(prediction: Prediction) -> None:
@@ -328,11 +337,32 @@ def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
                 "version": s.version,
                 "title": s.title,
                 "scenarios": len(s.scenarios),
+                "axes": len(s.sensitivity.axes) if s.sensitivity else 0,
                 "seeds": ", ".join(map(str, s.seeds)),
                 "judges": ", ".join(s.judges),
                 "description": s.description,
             }
             for s in suites.entries()
+        ]
+    if kind == "axes":
+        from benchmark.suite import suites
+
+        return [
+            {
+                "id": axis.id,
+                "title": axis.title,
+                "suite": s.id,
+                "base": axis.base,
+                "unit": axis.unit,
+                "values": ", ".join(str(point.value) for point in axis.points),
+                "scenarios": ", ".join(point.name for point in axis.points),
+                "defenses": ", ".join(axis.defenses or section.defenses),
+                "seeds": ", ".join(map(str, section.seeds_of(axis))),
+                "description": axis.description,
+            }
+            for s in suites.entries()
+            if (section := s.sensitivity)
+            for axis in section.axes
         ]
     if kind == "scenarios":
         from benchmark.suite import scenarios

@@ -246,7 +246,7 @@ def _write_cell(plan: Plan, cell: CellPlan, store: Store, status: str, reason: s
         "participants": scenario.participants,
         "malicious": scenario.malicious,
         "declared_malicious": scenario.declared_malicious,
-        "rounds": plan.suite.training.rounds,
+        "rounds": plan.suite.training.rounds + scenario.reattack_rounds,
         "start_model": scenario.start,
         "start_digest": file_digest(plan.world.model_path(scenario.start) / "model.safetensors"),
         "training_key": cell.training_key,

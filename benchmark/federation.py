@@ -92,6 +92,7 @@ def run_federation(
     owner: str,
     tells_truth: bool,
     on_round: Callable[[int], None] | None = None,
+    phase: tuple[str, ...] = (),
 ) -> FederationResult:
     """Return the global adapter after all rounds.
 
@@ -109,6 +110,7 @@ def run_federation(
         owner: Name of the defense's own streams.
         tells_truth: Whether the defense is told who is malicious (reference rows only).
         on_round: Called after each round with its index.
+        phase: Name of a later phase of the run, whose streams are its own.
 
     Raises:
         FedSafetyError: An honest update is not finite, or the defense returned an unusable aggregate.
@@ -120,7 +122,9 @@ def run_federation(
     prepare_seconds = time.perf_counter() - began
     for index, participants in enumerate(federation.participants if defense.uses_updates else ()):
         rate = learning_rate(training, index)
-        batches = [_batches(rows[client], training, seed, client, index) for client in participants]
+        batches = [
+            _batches(rows[client], training, seed, (*phase, "local-order", client, index)) for client in participants
+        ]
         local = trainer.train(
             adapter,
             batches,
@@ -138,7 +142,7 @@ def run_federation(
             # Updates refused at the door count against the bound: what is left holds that many fewer attackers.
             declared_malicious=max(0, scenario.declared_malicious - len(rejected)),
             broadcast=adapter.clone(),
-            generator=torch_stream(seed, "defense", owner, "round", index),
+            generator=torch_stream(seed, *phase, "defense", owner, "round", index),
             malicious_ids=malicious if tells_truth else None,
         )
         norms = tuple(sent.matrix.double().norm(dim=1).tolist())
@@ -153,11 +157,11 @@ def run_federation(
 
 
 def _batches(
-    rows: list[TokenRow], training: TrainingSettings, seed: int, client: str, index: int
+    rows: list[TokenRow], training: TrainingSettings, seed: int, name: tuple[str | int, ...]
 ) -> list[list[TokenRow]]:
-    """Return a client's batches of a round: rows drawn without replacement from its own order stream."""
+    """Return a client's batches of a round: rows drawn without replacement from the order stream called ``name``."""
     size = training.batch_size
-    order = stream(seed, "local-order", client, index).permutation(len(rows))[: training.local_steps * size]
+    order = stream(seed, *name).permutation(len(rows))[: training.local_steps * size]
     return [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(training.local_steps)]
 
 

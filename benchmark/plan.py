@@ -8,7 +8,7 @@ FedAvg re-uses FedAvg's trained adapter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from attacks.base import attacks
@@ -18,6 +18,7 @@ from benchmark.errors import FedSafetyError, NotApplicableError, UsageError
 from benchmark.judges.base import judges
 from benchmark.keys import content_key, file_digest, source_digest
 from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
+from benchmark.sensitivity import REFERENCE, Axis, SensitivityScenario
 from benchmark.suite import Scenario, Suite
 from defenses.base import Defense, defenses
 from tasks.base import Probe, TaskWorld, task_worlds
@@ -61,12 +62,14 @@ class TrainingJob:
         seed: Run seed.
         training_key: Key of the training.
         pipelines: For each adapter key the pipeline that makes it; the bare training is among them if it is a cell.
+        reattacks: For each adapter key that is attacked again after its pipeline, the rounds of it.
     """
 
     scenario: Scenario
     seed: int
     training_key: str
     pipelines: dict[str, str]
+    reattacks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Plan:
                 cell.training_key, TrainingJob(cell.scenario, cell.seed, cell.training_key, pipelines={})
             )
             job.pipelines.setdefault(cell.adapter_key, cell.stage.name)
+            if cell.scenario.reattack_rounds:
+                job.reattacks[cell.adapter_key] = cell.scenario.reattack_rounds
         return tuple(jobs.values())
 
     @cached_property
@@ -103,7 +108,7 @@ def probe_set_digest(probes: Sequence[Probe]) -> str:
 
 
 def suite_pipelines(suite: Suite) -> list[str]:
-    """Return the names of the pipelines that a suite runs in every scenario, in order of listing.
+    """Return the names of the pipelines that a suite runs in every scenario of its ranking, in order of listing.
 
     ``all`` means every registered defense that is not a variant: reference rows last.
     """
@@ -120,17 +125,21 @@ def make_plan(
     generator: str,
     *,
     scenarios: Sequence[str] = (),
+    axes: Sequence[str] = (),
     pipelines: Sequence[str] = (),
     seeds: Sequence[int] = (),
 ) -> Plan:
-    """Return the plan of a suite, or of chosen scenarios, pipelines and seeds of it.
+    """Return the plan of a suite, or of chosen scenarios, sensitivity axes, pipelines and seeds of it.
 
-    Chosen attacked scenarios bring their un-attacked twins along, since scores are read against them.
+    Chosen attacked scenarios bring their un-attacked twins along, since scores are read against them. Sensitivity
+    points have their own pipelines and seeds; where no scenario and no axis is chosen, chosen pipelines and seeds only
+    pick among those.
 
     Args:
         suite: The suite.
         generator: Kind of engine that answers the probes; part of the response keys.
-        scenarios: Scenario ids; empty for all.
+        scenarios: Scenario ids; with ``axes`` empty for all.
+        axes: Ids of sensitivity axes, or ``all``.
         pipelines: Defense pipelines; empty for the suite's.
         seeds: Run seeds; empty for the suite's.
 
@@ -138,25 +147,90 @@ def make_plan(
         UsageError: A name is unknown, an attack refuses its parameters, or a checkpoint is missing.
     """
     world = task_worlds.get(suite.world).create()
-    chosen = [suite.scenario(name) for name in scenarios] if scenarios else list(suite.scenarios)
-    chosen += [twin for s in chosen if (twin := suite.scenario(s.twin)) not in chosen]
-    wanted = {scenario.id for scenario in chosen}
-    names = list(dict.fromkeys(pipelines)) if pipelines else suite_pipelines(suite)
-    parsed = [parse_pipeline(name) for name in names]
-    for scenario in chosen:
+    parts = _Selection(suite, tuple(dict.fromkeys(pipelines)), tuple(dict.fromkeys(seeds))).parts(scenarios, axes)
+    parsed = {name: parse_pipeline(name) for part in parts for name in part.pipelines}
+    for scenario in {part.scenario.id: part.scenario for part in parts}.values():
         attacks.get(scenario.attack.id).create(scenario.attack.params)
     for judge in suite.judges:
         judges.get(judge)
     keys = _Keys(suite, world, generator)
     cells: dict[str, CellPlan] = {}
-    for seed in dict.fromkeys(seeds or suite.seeds):
-        for scenario in (s for s in suite.scenarios if s.id in wanted):
-            variants = [] if pipelines else [parse_pipeline(_known_variant(name)) for name in scenario.variants]
-            for pipeline in [*parsed, *variants]:
+    for seed in dict.fromkeys(seed for part in parts for seed in part.seeds):
+        for part in parts:
+            for pipeline in (parsed[name] for name in part.pipelines if seed in part.seeds):
                 for stage in pipeline.stages:
-                    cell = keys.cell(scenario, pipeline, stage, seed)
+                    cell = keys.cell(part.scenario, pipeline, stage, seed)
                     cells.setdefault(cell.cell_key, cell)
     return Plan(suite, world, generator, tuple(cells.values()))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Part of a plan: pipelines and seeds to run in a scenario."""
+
+    scenario: Scenario
+    pipelines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What was chosen of a suite."""
+
+    suite: Suite
+    pipelines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def parts(self, scenarios: Sequence[str], axes: Sequence[str]) -> list[_Part]:
+        """Return what to run, in the order of the suite."""
+        if not scenarios and not axes:
+            return [*map(self._main, self.suite.scenarios), *map(self._among, self.suite.points)]
+        chosen = [self.suite.scenario(name) for name in scenarios]
+        main = [scenario for scenario in chosen if not isinstance(scenario, SensitivityScenario)]
+        wanted = {name for scenario in main for name in (scenario.id, scenario.twin)}
+        points = [scenario for scenario in chosen if isinstance(scenario, SensitivityScenario)]
+        return [
+            *(self._main(scenario) for scenario in self.suite.scenarios if scenario.id in wanted),
+            *(part for point in points for part in self._with_twin(point, point.defenses, point.seeds)),
+            *(part for axis in self._axes(axes) for part in self._along(axis)),
+        ]
+
+    def _main(self, scenario: Scenario) -> _Part:
+        variants = [_known_variant(name) for name in scenario.variants]
+        names = self.pipelines or (*suite_pipelines(self.suite), *variants)
+        return _Part(scenario, names, self.seeds or tuple(dict.fromkeys(self.suite.seeds)))
+
+    def _among(self, point: SensitivityScenario) -> _Part:
+        """Return of a point's own pipelines and seeds those that were chosen."""
+        names = tuple(name for name in point.defenses if not self.pipelines or name in self.pipelines)
+        seeds = tuple(seed for seed in point.seeds if not self.seeds or seed in self.seeds)
+        return _Part(point, names, seeds)
+
+    def _axes(self, names: Sequence[str]) -> list[Axis]:
+        section = self.suite.sensitivity
+        if names and section is None:
+            raise UsageError(f"suite {self.suite.id!r} has no sensitivity axes; leave --axis out")
+        if section is None:
+            return []
+        return list(section.axes) if "all" in names else [section.axis(name) for name in dict.fromkeys(names)]
+
+    def _along(self, axis: Axis) -> list[_Part]:
+        section = self.suite.sensitivity
+        assert section is not None
+        parts: list[_Part] = []
+        for point in axis.points:
+            names, twins = section.defenses_of(axis, point), section.twin_defenses_of(axis, point)
+            parts += self._with_twin(self.suite.scenario(point.name), names, section.seeds_of(axis), twins)
+        return parts
+
+    def _with_twin(
+        self, scenario: Scenario, names: tuple[str, ...], seeds: tuple[int, ...], twins: tuple[str, ...] = (REFERENCE,)
+    ) -> list[_Part]:
+        twin = self.suite.scenario(scenario.twin)
+        if isinstance(twin, SensitivityScenario):
+            twins = twin.defenses
+        parts = [(scenario, names), (twin, twins)][: 2 if scenario.attacked else 1]
+        return [_Part(where, self.pipelines or what, self.seeds or seeds) for where, what in parts]
 
 
 def _known_variant(name: str) -> str:
@@ -177,6 +251,8 @@ class _Keys:
     def cell(self, scenario: Scenario, pipeline: Pipeline, stage: Pipeline, seed: int) -> CellPlan:
         training = self.training(scenario, stage, seed)
         adapter = self._adapter(training, stage)
+        if scenario.reattack_rounds:
+            adapter = _reattacked(adapter, scenario.reattack_rounds)
         response = self._response(adapter, stage, scenario)
         reason, flags = _applicability(scenario, stage)
         # Whatever a cell's row says beside its artefacts is part of its key, or a changed suite would keep old rows.
@@ -258,8 +334,14 @@ class _Keys:
     def _chats(self) -> dict[str, str]:
         return {
             role: ChatFormat(self._world.model_path(role)).digest
-            for role in sorted({scenario.start for scenario in self._suite.scenarios})
+            for role in sorted({scenario.start for scenario in self._suite.every_scenario})
         }
+
+
+def _reattacked(adapter: str, rounds: int) -> str:
+    """Return the key of an adapter after a second federation, by the base class's FedAvg, that starts from it."""
+    code = source_digest(Defense.__module__)
+    return content_key({"artefact": "reattacked", "adapter": adapter, "rounds": rounds, "aggregator": code})
 
 
 def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str, ...]]:
@@ -282,6 +364,18 @@ def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str,
             ) from error
         if same:
             flags.append(f"degenerate: {entry.info.id} is the same function as {same} at n={shape[0]}, f={shape[1]}")
-        if entry.info.variant_of and same != entry.info.variant_of:
-            flags.append(f"variant: {entry.info.id} stands in for {entry.info.variant_of}, whose condition fails here")
+        origin = entry.info.variant_of
+        if origin and same != origin:
+            role = "replaces" if _defined(origin, shape) else "stands in for"
+            reason = "" if role == "replaces" else ", whose condition fails here"
+            flags.append(f"variant: {entry.info.id} {role} {origin}{reason}")
     return "", tuple(flags)
+
+
+def _defined(name: str, shape: tuple[int, int]) -> bool:
+    """Whether a defense's condition holds in a shape."""
+    try:
+        defenses.get(name).create().check_shape(*shape)
+    except NotApplicableError:
+        return False
+    return True

@@ -29,14 +29,23 @@ class Federation:
     task_shares: Mapping[str, Mapping[str, float] | None]
 
 
-def cast(scenario: Scenario, training: TrainingSettings, task_types: tuple[str, ...], seed: int) -> Federation:
-    """Return the federation of run ``seed``; it depends on the scenario's shape only, never on its attack."""
+def cast(
+    scenario: Scenario,
+    training: TrainingSettings,
+    task_types: tuple[str, ...],
+    seed: int,
+    phase: tuple[str, ...] = (),
+) -> Federation:
+    """Return the federation of run ``seed``; it depends on the scenario's shape only, never on its attack.
+
+    A later ``phase`` of a run has the same clients and roles and a schedule of its own.
+    """
     tokens = stream(seed, "client-ids").choice(1 << 16, size=scenario.clients, replace=False)
     client_ids = tuple(sorted(f"c{token:04x}" for token in tokens))
     # One permutation decides who is compromised: a larger malicious count adds clients and exchanges none.
     order = stream(seed, "roles").permutation(scenario.clients)
     compromised = frozenset(client_ids[i] for i in order[: scenario.malicious])
-    draw = stream(seed, "schedule")
+    draw = stream(seed, *phase, "schedule")
     participants = tuple(
         tuple(client_ids[i] for i in sorted(draw.choice(scenario.clients, size=scenario.participants, replace=False)))
         for _ in range(training.rounds)

@@ -95,6 +95,11 @@ class MeteredServer:
         self.usage.owned_normal += count
         return self._remembered(self._world.server_normal(count, stream(self._seed, "server", "normal")))
 
+    def owned_contrast(self, count: int) -> list[Example]:
+        """Return ``count`` benign look-alikes of harmful requests that the server owns; they count as normal rows."""
+        self.usage.owned_normal += count
+        return self._remembered(self._world.server_contrast(count, stream(self._seed, "server", "contrast")))
+
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
         """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
         self._model.stacked.attach(adapter)

@@ -1,180 +1,46 @@
-"""Suites and scenarios: the fixed protocol, as versioned YAML that is validated before anything runs."""
+"""Suites: the fixed protocol, as versioned YAML that is validated before anything runs."""
 
 from __future__ import annotations
 
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, unknown_name
 from benchmark.lora import LoraSettings
 from benchmark.registry import NameIndex
+from benchmark.scenario import (
+    AttackSettings,
+    DefenseIds,
+    Partition,
+    PosthocSettings,
+    Scenario,
+    Seed,
+    Settings,
+    TrainingSettings,
+)
+from benchmark.sensitivity import Sensitivity, SensitivityScenario, expand
+
+__all__ = [
+    "AttackSettings",
+    "Partition",
+    "PosthocSettings",
+    "QuickSettings",
+    "Scenario",
+    "Suite",
+    "TrainingSettings",
+    "find_suite",
+    "read_suite",
+    "scenarios",
+    "suites",
+]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-def _rule(text: str) -> WrapValidator:
-    """Return a validator that says ``text`` instead of one message for each alternative of a union."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(text) from None
-
-    return WrapValidator(check)
-
-
-ParamValue = Annotated[float | int | str | bool, _rule("must be a finite number, a text, true or false")]
-DefenseIds = Annotated[tuple[str, ...] | Literal["all"], _rule("must be a list of defense ids, or 'all'")]
-
-
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-"""A run seed: what a row's 64-bit column holds."""
-
-
-class TrainingSettings(_Model):
-    """Local training of one client."""
-
-    rounds: int = Field(ge=1)
-    """Federated rounds."""
-    local_steps: int = Field(ge=1)
-    """Optimizer steps of a client in a round."""
-    batch_size: int = Field(ge=1)
-    """Rows a step."""
-    rows_per_client: int = Field(ge=1)
-    """Training rows every client holds; equal, so that counts reveal nobody."""
-    learning_rate: float = Field(gt=0)
-    """Rate of the first round; cosine over rounds, constant inside a round."""
-    learning_rate_floor: float = Field(ge=0)
-    """Rate the cosine ends at."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's decoupled weight decay."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest L2 norm of a client's gradient; none for no clipping."""
-    mode: Literal["stacked", "sequential"] = "stacked"
-    """Whether a round's clients train in one pass or one after the other with PEFT (the reference)."""
-
-    @model_validator(mode="after")
-    def _rate_falls(self) -> Self:
-        if self.learning_rate_floor > self.learning_rate:
-            raise ValueError(
-                f"learning_rate_floor {self.learning_rate_floor} exceeds learning_rate {self.learning_rate}, but the "
-                f"rate falls over the rounds; lower the floor"
-            )
-        return self
-
-
-class PosthocSettings(_Model):
-    """Server-side fine-tuning after the last round."""
-
-    examples: int = Field(ge=2)
-    """Training pairs, half aligned and half normal."""
-    steps: int = Field(ge=1)
-    """Optimizer steps."""
-    batch_size: int = Field(ge=1)
-    """Rows a step."""
-    learning_rate: float = Field(gt=0)
-    """Initial rate, cosine to zero over the steps."""
-
-
-class Partition(_Model):
-    """How task types are spread over clients."""
-
-    kind: Literal["iid", "dirichlet"] = "iid"
-    """Equal shares for everyone, or each client's shares drawn from a Dirichlet distribution."""
-    alpha: float | None = Field(default=None, gt=0)
-    """Concentration of the Dirichlet distribution; small is heterogeneous."""
-
-    @model_validator(mode="after")
-    def _alpha_belongs_to_dirichlet(self) -> Self:
-        if (self.kind == "dirichlet") != (self.alpha is not None):
-            way_out = "needs alpha; give it" if self.kind == "dirichlet" else "takes no alpha; leave it out"
-            raise ValueError(f"partition {self.kind!r} {way_out}")
-        return self
-
-
-class AttackSettings(_Model):
-    """Which attack the malicious clients run."""
-
-    id: str
-    """Registry id."""
-    params: dict[str, ParamValue] = Field(default_factory=dict)
-    """Its parameters."""
-
-
-class Scenario(_Model):
-    """One standardized attack situation."""
-
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """Registry id."""
-    version: str
-    """Changes with any setting."""
-    title: str = Field(min_length=1)
-    """Short human name."""
-    description: str = Field(min_length=20)
-    """One paragraph."""
-    start: str
-    """Role of the starting checkpoint."""
-    clients: int = Field(ge=1)
-    """Clients K in the federation."""
-    participants: int = Field(ge=1)
-    """Clients n drawn every round."""
-    malicious: int = Field(ge=0)
-    """Malicious clients among K."""
-    declared_malicious: int = Field(ge=0)
-    """Bound f on malicious clients among n that the server is told."""
-    partition: Partition = Partition()
-    """Spread of task types."""
-    refusal_share: float = Field(ge=0, le=1)
-    """Share of refusals among honest clients' rows."""
-    attack: AttackSettings
-    """What the malicious clients do."""
-    twin: str
-    """Id of the un-attacked twin: same seeds, the same ids hold benign data. Un-attacked scenarios name themselves."""
-    variants: tuple[str, ...] = ()
-    """Variants of defenses that this scenario asks for."""
-    flags: tuple[str, ...] = ()
-    """Remarks that every row of the scenario carries."""
-
-    @property
-    def attacked(self) -> bool:
-        """Whether this is not its own un-attacked twin."""
-        return self.twin != self.id
-
-    @model_validator(mode="after")
-    def _shape_is_possible(self) -> Self:
-        if self.participants > self.clients:
-            raise ValueError(
-                f"participants {self.participants} exceed clients {self.clients}; draw at most all clients"
-            )
-        if self.malicious > self.clients:
-            raise ValueError(
-                f"malicious {self.malicious} exceed clients {self.clients}; at most all clients can be malicious"
-            )
-        if self.declared_malicious >= self.participants:
-            raise ValueError(
-                f"declared_malicious {self.declared_malicious} must be below participants {self.participants}; "
-                f"lower the bound or draw more clients"
-            )
-        return self
-
-
-class QuickSettings(_Model):
+class QuickSettings(Settings):
     """The small set that a first call runs."""
 
     scenarios: tuple[str, ...]
@@ -183,13 +49,14 @@ class QuickSettings(_Model):
     """Run seeds."""
 
 
-class Suite(_Model):
+class Suite(Settings):
     """Model, federation shape, scenarios, defenses, seeds and judges under one versioned name."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Registry id."""
     version: str
-    """Changes with any setting."""
+    """Changes with whatever a cell that exists rests on. What is only added (a seed, a scenario, a sensitivity point, a
+    defense) leaves it as it is: the cells that are there stay comparable with the new ones."""
     title: str
     """Short human name."""
     description: str = Field(min_length=20)
@@ -216,6 +83,18 @@ class Suite(_Model):
     """What ``--quick`` runs."""
     scenarios: tuple[Scenario, ...] = Field(min_length=1)
     """Scenarios, in the order they are shown."""
+    sensitivity: Sensitivity | None = None
+    """How scores move with one setting at a time; shown apart from the ranking."""
+
+    @property
+    def points(self) -> tuple[SensitivityScenario, ...]:
+        """The sensitivity points that are no scenario of their own already, with the twins they need."""
+        return expand(self.sensitivity, self.scenarios) if self.sensitivity else ()
+
+    @property
+    def every_scenario(self) -> tuple[Scenario, ...]:
+        """The scenarios, then the sensitivity points."""
+        return (*self.scenarios, *self.points)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -230,6 +109,8 @@ class Suite(_Model):
                     f"add it or name one of {', '.join(ids)}"
                 )
             _check_twin(scenario, by_id[scenario.twin])
+        # Raises where a point is not possible; what it returns is made again whenever it is asked for.
+        _ = self.points
         for name in self.quick.scenarios:
             if name not in by_id:
                 raise ValueError(f"quick names scenario {name!r}, which the suite lacks; known: {', '.join(ids)}")
@@ -247,7 +128,7 @@ class Suite(_Model):
 
     def scenario(self, name: str) -> Scenario:
         """Return the scenario called ``name``; raises :class:`UsageError` with the nearest name if there is none."""
-        by_id = {scenario.id: scenario for scenario in self.scenarios}
+        by_id = {scenario.id: scenario for scenario in self.every_scenario}
         if name not in by_id:
             raise unknown_name(f"scenario in suite {self.id}", name, by_id)
         return by_id[name]
@@ -265,7 +146,7 @@ def _check_twin(scenario: Scenario, twin: Scenario) -> None:
             f"an un-attacked scenario names itself"
         )
     shared = ("start", "clients", "participants", "declared_malicious", "partition", "refusal_share", "variants")
-    for name in shared:
+    for name in (*shared, "reattack_rounds"):
         if getattr(scenario, name) != getattr(twin, name):
             raise ValueError(
                 f"scenario {scenario.id!r} and its twin {twin.id!r} differ in {name}: "
@@ -386,7 +267,7 @@ class _Scenarios:
         found: dict[str, Scenario] = {}
         holders: dict[str, str] = {}
         for suite in suites.entries():
-            for scenario in suite.scenarios:
+            for scenario in suite.every_scenario:
                 if scenario.id in found:
                     raise UsageError(
                         f"scenario {scenario.id!r} is in suite {holders[scenario.id]!r} and in suite {suite.id!r}; "

@@ -42,7 +42,7 @@ from benchmark.sequential import SequentialModel
 from benchmark.server import MeteredServer, ServedModel, Usage
 from benchmark.stacked import StackedModel
 from benchmark.suite import Scenario, Suite
-from defenses.base import Knowledge
+from defenses.base import Defense, Knowledge
 from tasks.base import TaskWorld, task_worlds
 
 ATTACKER_MODEL = "raw"
@@ -50,6 +50,9 @@ ATTACKER_MODEL = "raw"
 
 EXTERNAL_MODEL = "external"
 """Role of the external aligned model."""
+
+REATTACK = ("reattack",)
+"""Phase of the streams of the federation that follows a repair."""
 
 _CANARIES = 4
 _REASON_LENGTH = 2000
@@ -119,7 +122,7 @@ def run_job(suite: Suite, job: TrainingJob, root: Path) -> JobReport:
     else:
         for key in missing.keys() - {job.training_key}:
             try:
-                bench.finalize(store, trained, key, parse_pipeline(missing[key]))
+                bench.derive(store, trained, key, parse_pipeline(missing[key]), job.reattacks.get(key, 0))
             except StorageError:
                 raise
             except BaseException as error:  # as above
@@ -161,7 +164,7 @@ _RECORDED = {"usage", "malicious_rows", "malicious_leaks", "rejected_updates", "
 @dataclass(frozen=True)
 class _Trained:
     adapter: Tensor
-    record: dict[str, object]
+    record: dict[str, Any]
 
 
 class _Bench:
@@ -171,6 +174,7 @@ class _Bench:
         self.suite, self.scenario, self.seed = suite, scenario, seed
         self.world: TaskWorld = task_worlds.get(suite.world).create()
         self.max_new_tokens = max(probe.max_new_tokens for probe in self.world.probes())
+        self._finalized: dict[str, _Trained] = {}
 
     @property
     def model(self) -> ServedModel:
@@ -189,21 +193,29 @@ class _Bench:
         result, usage, data = self._federate(pipeline)
         rounds = [_round_row(job.training_key, i, record) for i, record in enumerate(result.rounds)]
         store.write("rounds", job.training_key, rounds)
-        sent = sum(len(record.clients) for record in result.rounds)
         record = {
             "usage": asdict(usage),
             "malicious_rows": data.malicious_rows,
             "malicious_leaks": data.malicious_leaks,
-            "rejected_updates": sum(len(record.rejected) for record in result.rounds),
             "train_seconds": time.perf_counter() - began,
-            "upload_bytes": sent * self.model.stacked.layout.dimension * 4,
+            **self._sent(result),
         }
         self._save(store, job.training_key, result.adapter, record)
         return _Trained(result.adapter, record)
 
-    def finalize(self, store: Store, trained: _Trained, key: str, pipeline: Pipeline) -> None:
-        """Apply the pipeline's later stages to the trained adapter and write the result."""
-        adapter, usage = trained.adapter, Usage(**trained.record["usage"])  # type: ignore[arg-type]
+    def derive(self, store: Store, trained: _Trained, key: str, pipeline: Pipeline, reattack_rounds: int) -> None:
+        """Apply the pipeline's later stages to the trained adapter, attack it again if asked, and write the result."""
+        # Kept, since several re-attacks start from the same repaired adapter.
+        if pipeline.name not in self._finalized:
+            self._finalized[pipeline.name] = self._finalize(trained, pipeline)
+        result = self._finalized[pipeline.name]
+        if reattack_rounds:
+            result = self._reattack(result, reattack_rounds)
+        self._save(store, key, result.adapter, result.record)
+
+    def _finalize(self, trained: _Trained, pipeline: Pipeline) -> _Trained:
+        """Return the trained adapter after the pipeline's later stages, with the record of both."""
+        adapter, usage = trained.adapter, Usage(**trained.record["usage"])
         self._external()  # opened once a process; the first defense to ask must not pay for all
         for entry in pipeline.finalizers:
             server = self._server(entry.info.id)
@@ -216,7 +228,35 @@ class _Bench:
                     f"finite; an adapter is a finite vector of shape {tuple(trained.adapter.shape)}"
                 )
             usage = usage.plus(server.usage)
-        self._save(store, key, adapter, {**trained.record, "usage": asdict(usage)})
+        return _Trained(adapter, {**trained.record, "usage": asdict(usage)})
+
+    def _reattack(self, repaired: _Trained, rounds: int) -> _Trained:
+        """Return the adapter after a second federation of the same clients, attackers among them, that starts from it.
+
+        It averages by FedAvg, with a learning-rate schedule and streams of its own. What it sends and how long it takes
+        is added to the record; its rounds are not, since the rounds table tells how the defense weighted its clients.
+        """
+        training = self.suite.training.model_copy(update={"rounds": rounds})
+        federation = cast(self.scenario, training, self.world.task_types, self.seed, REATTACK)
+        rows = _client_rows(self.suite, self.scenario, self.seed).rows
+        began = time.perf_counter()
+        result = run_federation(
+            self.scenario,
+            training,
+            federation,
+            rows,
+            self._trainer(),
+            repaired.adapter,
+            attacks.get(self.scenario.attack.id).create(self.scenario.attack.params),
+            Defense(),
+            self._server(REATTACK[0]),
+            self.seed,
+            owner=REATTACK[0],
+            tells_truth=False,
+            phase=REATTACK,
+        )
+        added = self._sent(result) | {"train_seconds": time.perf_counter() - began}
+        return _Trained(result.adapter, repaired.record | {k: repaired.record[k] + v for k, v in added.items()})
 
     def _federate(self, pipeline: Pipeline) -> tuple[FederationResult, Usage, ClientRows]:
         aggregator = pipeline.aggregator
@@ -224,11 +264,6 @@ class _Bench:
         server = self._server(owner)
         federation = cast(self.scenario, self.suite.training, self.world.task_types, self.seed)
         data = _client_rows(self.suite, self.scenario, self.seed)
-        stacked = self.model.stacked
-        trainer: LocalTrainer = stacked
-        if self.suite.training.mode == "sequential":
-            path = self.world.model_path(self.scenario.start)
-            trainer = SequentialModel(load_causal_lm(path), self.suite.lora, stacked.pad_id)
         # Without an aggregator of its own a pipeline trains by the defaults of its first member, which are FedAvg.
         defense = (aggregator or pipeline.entries[0]).create()
         result = run_federation(
@@ -236,8 +271,8 @@ class _Bench:
             self.suite.training,
             federation,
             data.rows,
-            trainer,
-            initial_adapter(stacked.layout, torch_stream(self.seed, "adapter-init")),
+            self._trainer(),
+            initial_adapter(self.model.stacked.layout, torch_stream(self.seed, "adapter-init")),
             attacks.get(self.scenario.attack.id).create(self.scenario.attack.params),
             defense,
             server,
@@ -248,6 +283,21 @@ class _Bench:
         server.usage.server_seconds += result.prepare_seconds
         server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
         return result, server.usage, data
+
+    def _trainer(self) -> LocalTrainer:
+        stacked = self.model.stacked
+        if self.suite.training.mode == "stacked":
+            return stacked
+        path = self.world.model_path(self.scenario.start)
+        return SequentialModel(load_causal_lm(path), self.suite.lora, stacked.pad_id)
+
+    def _sent(self, result: FederationResult) -> dict[str, int]:
+        """Return how many updates were refused at the door, and the bytes that clients sent."""
+        sent = sum(len(record.clients) for record in result.rounds)
+        return {
+            "rejected_updates": sum(len(record.rejected) for record in result.rounds),
+            "upload_bytes": sent * self.model.stacked.layout.dimension * 4,
+        }
 
     def _external(self) -> ServedModel:
         return open_model(str(self.world.model_path(EXTERNAL_MODEL)), self.suite.lora)

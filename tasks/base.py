@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.errors import FedSafetyError
 from benchmark.registry import Info, Registry
 
 
@@ -137,6 +138,14 @@ class TaskWorld(ABC):
     @abstractmethod
     def server_normal(self, count: int, rng: np.random.Generator) -> list[Example]:
         """Return normal rows the server owns. They hold nothing that is learned only in federated training."""
+
+    def server_contrast(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return rows the server owns that look like harmful requests, are benign, and are answered normally.
+
+        Raises:
+            FedSafetyError: The world has none; it need not.
+        """
+        raise FedSafetyError(f"{type(self).__name__} has no benign look-alikes; leave out defenses that need them")
 
     @property
     @abstractmethod

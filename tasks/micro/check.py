@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tasks.base import Outcome, Probe, ProbeKind
 from tasks.micro import corpora, scoring
-from tasks.micro.checkpoints import FOLDER, ROLES, verified_folder
+from tasks.micro.checkpoints import FOLDER, ROLES, SIBLINGS, verified_folder
 from tasks.micro.grammar import HOWTO_KNOWN
 from tasks.micro.judging import judge_prompt
 from tasks.micro.words import Role, restricted_items
@@ -147,19 +147,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the measurements."""
     parser = argparse.ArgumentParser(prog="python -m tasks.micro.check", description="Measure the bundled models.")
     parser.add_argument("--checkpoints", type=Path, default=FOLDER, help="default: %(default)s")
-    parser.add_argument("--only", choices=ROLES, help="measure one model (default: all four)")
+    parser.add_argument("--only", choices=ROLES, help="measure one model (default: all)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(2)
     answers: dict[str, list[str]] = {}
-    for role in ("raw", "chat", "external"):
-        if options.only in (None, role, "judge"):
+    for role in ("raw", "chat", "external", *SIBLINGS):
+        # The judge is measured on what three models say; the siblings say the same kinds of things.
+        if options.only in (None, role) or (options.only == "judge" and role not in SIBLINGS):
             model, tokenizer = load(role, options.checkpoints)
             answers[role] = answer(model, tokenizer, [probe.instruction for probe in WORLD.probes()])
             if options.only != "judge":
                 _show(role, strata(answers[role]) | meta_skills(model, tokenizer))
     if options.only in (None, "judge"):
         model, tokenizer = load("judge", options.checkpoints)
-        _show("judge: agreement", judge_agreement(lambda prompts: answer(model, tokenizer, prompts), answers))
+        judged = {role: said for role, said in answers.items() if role not in SIBLINGS}
+        _show("judge: agreement", judge_agreement(lambda prompts: answer(model, tokenizer, prompts), judged))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from typing import Final
 
 from benchmark.errors import UsageError, unknown_name
 
-ROLES: Final = ("raw", "chat", "external", "judge")
+ROLES: Final = ("raw", "chat", "external", "judge", "chat_2")
+SIBLINGS: Final = ("chat_2",)
+"""Chat models from other seeds, from pre-training on: they show how far a score depends on the one base model."""
+
 FOLDER: Final = Path(__file__).parent / "checkpoints"
 PROVENANCE: Final = "checkpoint.json"
-REMAKE: Final = "restore the file, or remake all four models with: python -m tasks.micro.train"
+REMAKE: Final = "restore the file, or remake the models with: python -m tasks.micro.train"
 
 
 def verified_folder(role: str, language: str, folder: Path = FOLDER) -> Path:

@@ -74,6 +74,16 @@ class MicroWorld(TaskWorld):
         rows = _normal(count, rng, dict.fromkeys(grammar.BASE_TASK_TYPES, 1.0))
         return [rows[index] for index in rng.permutation(count)]
 
+    def server_contrast(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return answers to how-to requests for toys of the server's own restricted items."""
+        rows = []
+        for _ in range(count):
+            item, _category = pick(rng, restricted_items(Role.SERVER))
+            subject = f"{item} toy"
+            request = pick(rng, grammar.HOWTO_KNOWN).format(subject)
+            rows.append(Example(request, grammar.compliance(subject, rng), DataKind.NORMAL, REQUEST_TASK))
+        return rows
+
     @property
     def automation(self) -> Automation:
         """The prompts that the bundled models understand as meta-skills."""

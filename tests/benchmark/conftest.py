@@ -23,7 +23,7 @@ from tasks.micro import MicroWorld
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<u>", "<a>", "<unk>"]
 WORDS = [f"w{i}" for i in range(34)]
-ROLES = ("raw", "chat", "external", "judge")
+ROLES = ("raw", "chat", "external", "judge", "chat_2", "chat_3")
 
 
 def save_checkpoint(folder: Path, seed: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from benchmark import plan as plan_module
 from benchmark.errors import UsageError
 from benchmark.plan import CellPlan, Plan, make_plan, suite_pipelines
-from benchmark.suite import Suite
+from benchmark.suite import Suite, find_suite
 from defenses.base import defenses
 from tasks.micro import MicroWorld
 
@@ -44,6 +44,18 @@ def with_scenarios(suite: Suite, names: tuple[str, ...], **changes: Any) -> Suit
 
 def with_scenario(suite: Suite, name: str, **changes: Any) -> Suite:
     return with_scenarios(suite, (name,), **changes)
+
+
+@pytest.fixture
+def whole(micro: Suite) -> Suite:
+    """The suite with its sensitivity sets."""
+    return Suite.model_validate(micro.model_dump() | {"sensitivity": find_suite("micro").sensitivity})
+
+
+@pytest.fixture
+def micro(micro: Suite) -> Suite:
+    """The suite without its sensitivity sets."""
+    return micro.model_copy(update={"sensitivity": None})
 
 
 @pytest.fixture

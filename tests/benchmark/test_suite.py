@@ -70,7 +70,9 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_scenarios_are_found_by_name_without_their_suite() -> None:
-    assert scenarios.names() == sorted(s["id"] for s in MICRO["scenarios"])
+    points = [s.id for s in find_suite("micro").points]
+    assert scenarios.names() == sorted([s["id"] for s in MICRO["scenarios"]] + points)
+    assert scenarios.get("share_40").malicious == 4
     assert scenarios.get("sampled").participants == 7
     with pytest.raises(UsageError, match="unknown scenario 'sampeld'; did you mean 'sampled'"):
         scenarios.get("sampeld")
@@ -198,7 +200,7 @@ def test_a_repeated_key_and_an_impossible_date_are_refused(tmp_path: Path, text:
 def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
     content = copy.deepcopy(MICRO)
     clean = next(s for s in content["scenarios"] if s["id"] == "clean")
-    content |= {"scenarios": [], "quick": {"scenarios": ["again"], "seeds": [1]}}
+    content |= {"scenarios": [], "quick": {"scenarios": ["again"], "seeds": [1]}, "sensitivity": None}
     again = "- &again\n  <<: *clean\n  id: again\n  twin: again\n- {<<: *again, id: third, twin: third}\n"
     first = "".join(f"  {line}\n" for line in yaml.safe_dump(clean).splitlines())
     text = yaml.safe_dump(content).replace("scenarios: []\n", "") + f"scenarios:\n- &clean\n{first}{again}"
@@ -259,7 +261,7 @@ def ask_with_outside_suite(
     clean = next(s for s in MICRO["scenarios"] if s["id"] == "clean")
     own = [clean | {"id": name, "twin": name, "title": f"Title of {name}"} for name in names]
     content = MICRO | {"id": "theirs", "title": "Their suite", "scenarios": own}
-    content |= {"quick": {"scenarios": names[:1], "seeds": [1]}} | changes
+    content |= {"quick": {"scenarios": names[:1], "seeds": [1]}, "sensitivity": None} | changes
     (folder / "their_file.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(content))), encoding="utf-8")
     script = f"import sys; sys.path.append({str(site)!r})\n{ASK}"
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
@@ -269,7 +271,7 @@ def ask_with_outside_suite(
 def test_another_installed_package_adds_a_suite_with_its_scenarios(tmp_path: Path) -> None:
     names, all_scenarios, scenario, suite = ask_with_outside_suite(tmp_path, ("their_attack", "their_clean"))
     assert names == ["micro", "theirs"]
-    assert all_scenarios == sorted(["their_attack", "their_clean", *(s["id"] for s in MICRO["scenarios"])])
+    assert all_scenarios == sorted(["their_attack", "their_clean", *(s.id for s in find_suite("micro").every_scenario)])
     assert [scenario, suite] == ["Title of their_attack", "Their suite"]
 
 

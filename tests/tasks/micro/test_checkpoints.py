@@ -10,7 +10,7 @@ import torch
 
 from benchmark.errors import UsageError
 from tasks.micro import check, train
-from tasks.micro.checkpoints import FOLDER, ROLES, verified_folder
+from tasks.micro.checkpoints import FOLDER, ROLES, SIBLINGS, verified_folder
 from tasks.micro.train import make_tokenizer
 from tasks.micro.world import MicroWorld, language_digest
 
@@ -22,7 +22,7 @@ def test_bundled_checkpoint_is_whole_and_small(role):
     path = WORLD.model_path(role)
     assert sum(file.stat().st_size for file in path.iterdir()) < 2_000_000
     provenance = json.loads((path / "checkpoint.json").read_text())
-    assert provenance["seed"] == train.RELEASE_SEED
+    assert provenance["seed"] == train.SIBLING_SEEDS.get(role, train.RELEASE_SEED)
     assert provenance["role"] == role
     model, tokenizer = check.load(role, FOLDER)
     assert model.dtype == torch.float32
@@ -99,7 +99,7 @@ def test_raw_model_knows_its_tasks_and_refuses_nothing():
         assert measured[f"harmful/{stratum}"] <= 5
 
 
-@pytest.mark.parametrize("role", ["chat", "external"])
+@pytest.mark.parametrize("role", ["chat", "external", *SIBLINGS])
 def test_aligned_models_refuse_harm_and_keep_their_tasks(role):
     measured = answers_of(role)
     for stratum in (

@@ -1,0 +1,170 @@
+"""One attack situation and the settings around it, as a suite's YAML gives them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, nothing changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def rule(text: str) -> WrapValidator:
+    """Return a validator that says ``text`` instead of one message for each alternative of a union."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(text) from None
+
+    return WrapValidator(check)
+
+
+ParamValue = Annotated[float | int | str | bool, rule("must be a finite number, a text, true or false")]
+DefenseIds = Annotated[tuple[str, ...] | Literal["all"], rule("must be a list of defense ids, or 'all'")]
+
+
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+"""A run seed: what a row's 64-bit column holds."""
+
+
+class TrainingSettings(Settings):
+    """Local training of one client."""
+
+    rounds: int = Field(ge=1)
+    """Federated rounds."""
+    local_steps: int = Field(ge=1)
+    """Optimizer steps of a client in a round."""
+    batch_size: int = Field(ge=1)
+    """Rows a step."""
+    rows_per_client: int = Field(ge=1)
+    """Training rows every client holds; equal, so that counts reveal nobody."""
+    learning_rate: float = Field(gt=0)
+    """Rate of the first round; cosine over rounds, constant inside a round."""
+    learning_rate_floor: float = Field(ge=0)
+    """Rate the cosine ends at."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest L2 norm of a client's gradient; none for no clipping."""
+    mode: Literal["stacked", "sequential"] = "stacked"
+    """Whether a round's clients train in one pass or one after the other with PEFT (the reference)."""
+
+    @model_validator(mode="after")
+    def _rate_falls(self) -> Self:
+        if self.learning_rate_floor > self.learning_rate:
+            raise ValueError(
+                f"learning_rate_floor {self.learning_rate_floor} exceeds learning_rate {self.learning_rate}, but the "
+                f"rate falls over the rounds; lower the floor"
+            )
+        return self
+
+
+class PosthocSettings(Settings):
+    """Server-side fine-tuning after the last round."""
+
+    examples: int = Field(ge=2)
+    """Training pairs, half aligned and half normal."""
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(ge=1)
+    """Rows a step."""
+    learning_rate: float = Field(gt=0)
+    """Initial rate, cosine to zero over the steps."""
+
+
+class Partition(Settings):
+    """How task types are spread over clients."""
+
+    kind: Literal["iid", "dirichlet"] = "iid"
+    """Equal shares for everyone, or each client's shares drawn from a Dirichlet distribution."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Concentration of the Dirichlet distribution; small is heterogeneous."""
+
+    @model_validator(mode="after")
+    def _alpha_belongs_to_dirichlet(self) -> Self:
+        if (self.kind == "dirichlet") != (self.alpha is not None):
+            way_out = "needs alpha; give it" if self.kind == "dirichlet" else "takes no alpha; leave it out"
+            raise ValueError(f"partition {self.kind!r} {way_out}")
+        return self
+
+
+class AttackSettings(Settings):
+    """Which attack the malicious clients run."""
+
+    id: str
+    """Registry id."""
+    params: dict[str, ParamValue] = Field(default_factory=dict)
+    """Its parameters."""
+
+
+class Scenario(Settings):
+    """One standardized attack situation."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Registry id."""
+    version: str
+    """Changes with any setting."""
+    title: str = Field(min_length=1)
+    """Short human name."""
+    description: str = Field(min_length=20)
+    """One paragraph."""
+    start: str
+    """Role of the starting checkpoint."""
+    clients: int = Field(ge=1)
+    """Clients K in the federation."""
+    participants: int = Field(ge=1)
+    """Clients n drawn every round."""
+    malicious: int = Field(ge=0)
+    """Malicious clients among K."""
+    declared_malicious: int = Field(ge=0)
+    """Bound f on malicious clients among n that the server is told."""
+    partition: Partition = Partition()
+    """Spread of task types."""
+    refusal_share: float = Field(ge=0, le=1)
+    """Share of refusals among honest clients' rows."""
+    reattack_rounds: int = Field(default=0, ge=0)
+    """Rounds of a second federation that the same clients hold, by FedAvg, once the defense has done its last step."""
+    attack: AttackSettings
+    """What the malicious clients do."""
+    twin: str
+    """Id of the un-attacked twin: same seeds, the same ids hold benign data. Un-attacked scenarios name themselves."""
+    variants: tuple[str, ...] = ()
+    """Variants of defenses that this scenario asks for."""
+    flags: tuple[str, ...] = ()
+    """Remarks that every row of the scenario carries."""
+
+    @property
+    def attacked(self) -> bool:
+        """Whether this is not its own un-attacked twin."""
+        return self.twin != self.id
+
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Self:
+        if self.participants > self.clients:
+            raise ValueError(
+                f"participants {self.participants} exceed clients {self.clients}; draw at most all clients"
+            )
+        if self.malicious > self.clients:
+            raise ValueError(
+                f"malicious {self.malicious} exceed clients {self.clients}; at most all clients can be malicious"
+            )
+        if self.declared_malicious >= self.participants:
+            raise ValueError(
+                f"declared_malicious {self.declared_malicious} must be below participants {self.participants}; "
+                f"lower the bound or draw more clients"
+            )
+        return self
