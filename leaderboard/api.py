@@ -93,7 +93,7 @@ class Leaderboard:
         Raises:
             UsageError: There is no such defense or attacked scenario.
         """
-        return cite(self.board, self.rows.published.digest, defense, scenario)
+        return cite(self.board, self.rows.published_digest, defense, scenario)
 
 
 def adapter(runs: Path | str, scenario: str, defense: str, seed: int, *, suite: str = "micro", stage: str = "") -> Path:

@@ -86,7 +86,7 @@ def cite_command(
     from leaderboard.cite import cite, find_board
 
     rows = _rows(results)
-    found = cite(find_board(rows, suite), rows.published.digest, defense, scenario)
+    found = cite(find_board(rows, suite), rows.published_digest, defense, scenario)
     if as_json:
         console.print_json(json.dumps(found.as_dict(), allow_nan=False))
     elif bibtex:
@@ -166,7 +166,7 @@ def reproduce_command(
         _report(reproduce_page(page, load_rows([results] if results.is_dir() else [], local=local)), str(page))
     else:
         rows = _rows(results)
-        board, found = find_board(rows, suite), rows.published.digest
+        board, found = find_board(rows, suite), rows.published_digest
         checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
         _report(checks, f"the score of {defense}")
 

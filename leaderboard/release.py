@@ -128,7 +128,7 @@ def _manifest(rows: Rows, version: str, all_boards: Sequence[Board]) -> dict[str
         "schema": SCHEMA_VERSION,
         "suites": {board.suite: {"version": board.version, "protocol": board.protocol} for board in all_boards},
         "rows": {
-            "sha256": rows.published.digest,
+            "sha256": rows.published_digest,
             "cells": rows.published.cells.num_rows,
             "newest": newest.date().isoformat(),
             "where": f"results/ of the repository at tag release-{version}",

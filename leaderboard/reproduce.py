@@ -120,7 +120,7 @@ def reproduce_release(folder: Path, rows: Rows) -> list[Check]:
         fill_release(rows, checked_version(manifest["release"]), made)
         fresh = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
         digests = file_digests(folder)
-        checks = [_equal("rows", f"sha256:{manifest['rows']['sha256']}", f"sha256:{rows.published.digest}")]
+        checks = [_equal("rows", f"sha256:{manifest['rows']['sha256']}", f"sha256:{rows.published_digest}")]
         for name in sorted(kept | fresh, key=lambda name: (name != MANIFEST, name)):
             if name not in kept:
                 checks.append(Check(name, False, "is missing in the release"))

@@ -59,7 +59,7 @@ def test_interval_and_comparison_are_those_of_the_board(small: Leaderboard) -> N
     one, other = (small.board.values("aligned_start", name) for name in ("krum", "fedavg"))
     difference = small.compare("krum", "fedavg", scenario="aligned_start")
     assert difference.mean == pytest.approx(sum(one[seed] - other[seed] for seed in one) / len(one))
-    assert small.cite("krum").rows == small.rows.published.digest
+    assert small.cite("krum").rows == small.rows.published_digest
 
 
 @pytest.mark.parametrize(

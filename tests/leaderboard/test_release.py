@@ -48,7 +48,7 @@ def test_a_release_holds_page_tables_and_a_manifest(published: Rows, tmp_path: P
         "schema": SCHEMA_VERSION,
         "suites": {"micro": {"version": "1", "protocol": "1"}},
         "rows": {
-            "sha256": published.published.digest,
+            "sha256": published.published_digest,
             "cells": published.published.cells.num_rows,
             "newest": "2030-01-01",
             "where": "results/ of the repository at tag release-1.0",

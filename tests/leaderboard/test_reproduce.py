@@ -107,7 +107,7 @@ def test_other_rows_are_told_by_their_digest_first(release: Path, tmp_path: Path
     other = load_rows([write_rows(tmp_path / "other", SMALL, seed=99)])
     checks = reproduce_release(release, other)
     assert (checks[0].what, checks[0].same) == ("rows", False)
-    assert checks[0].detail.startswith(f"is sha256:{other.published.digest}, not sha256:")
+    assert checks[0].detail.startswith(f"is sha256:{other.published_digest}, not sha256:")
     found = different(checks)
     assert ", safety: is " in found["tables/micro/aligned_start.csv"]
     assert found["tables/micro/aligned_start.csv"].endswith(" more")

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 
 from benchmark.errors import FedSafetyError
+from leaderboard.cite import cite
+from leaderboard.ranking import boards
 from leaderboard.retractions import Retractions, retractions
+from leaderboard.rows import load_rows
+from leaderboard.site import build_site
 
-from .synthetic import cell_row
+from .synthetic import SMALL, cell_row, write_rows
 
 AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 CELLS = [cell_row(defense=defense, seed=seed, created_at=AT) for defense in ("fedavg", "dnc") for seed in (0, 1)]
@@ -120,3 +124,38 @@ def test_an_unknown_suite_is_an_error(tmp_path: Path) -> None:
     found = retractions([written(tmp_path, BY_KEY, suite="mikro")])
     with pytest.raises(FedSafetyError, match="unknown suite with rows to retract from 'mikro'; did you mean 'micro'"):
         found.check(CELLS)
+
+
+def test_a_retracted_cell_is_missing_with_its_reason_and_changes_nobody_elses_score(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    before = load_rows([write_rows(root / "micro", SMALL)])
+    key = cell_row(defense="posthoc_self", seed=1)["cell_key"]
+    hostile = "Wrong <script>alert(1)</script> base."
+    written(root, f"{{cell_key: {key}, date: 2030-02-03, policy: faulty_run, reason: {hostile!r}}}")
+    after = load_rows([root])
+    assert after.published.digest == before.published.digest
+    assert after.published_digest != before.published_digest  # a cited digest stands for the same scores
+    (old,), (new,) = boards(before), boards(after)
+    for view in ("aligned_start", "*"):
+        lines = {line.entry.id: line for line in new.standings(view)}
+        for line in old.standings(view):
+            if line.entry.id != "posthoc_self":
+                assert lines[line.entry.id].metrics == line.metrics
+        assert (lines["posthoc_self"].group, lines["posthoc_self"].rank) == ("unranked", None)
+        assert "retracted on 2030-02-03 (faulty run): Wrong" in " ".join(lines["posthoc_self"].notes)
+        assert "(seed 1)" in " ".join(lines["posthoc_self"].notes)
+    assert [cell.row["cell_key"] for cell in new.retracted] == [key]
+    sentence = cite(new, after.published_digest, "posthoc_self", "aligned_start").sentence
+    assert "posthoc_self has no score" in sentence
+    assert "retracted on 2030-02-03 (faulty run)" in sentence
+    page = build_site(after, tmp_path / "site").read_text()
+    assert page.count("retracted on 2030-02-03 (faulty run): Wrong &lt;script&gt;alert(1)") > 0
+    assert "<script>alert" not in page
+    assert after.published_digest in page
+
+
+def test_rows_with_a_retraction_that_hits_nothing_are_not_read(tmp_path: Path) -> None:
+    root = write_rows(tmp_path / "results" / "micro", SMALL).parent
+    written(root, BY_NAME.replace("dnc", "krun"))
+    with pytest.raises(FedSafetyError, match="unknown defense to retract 'krun'; did you mean 'krum'"):
+        load_rows([root])

@@ -1,0 +1,154 @@
+"""The commands that read rows: exit statuses, output and messages."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmark import cli
+from leaderboard.rows import load_rows
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], committed: Path) -> Run:
+    """Run the command as the shell does, in a folder whose ``results`` are committed rows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.delenv("FEDSAFETY_RUNS", raising=False)
+    (tmp_path / "results").symlink_to(committed)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedsafety", *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "cite", "power", "reproduce"])
+def test_every_command_has_help(run: Run, command: str) -> None:
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert "Usage:" in out
+
+
+def test_the_printed_command_checks_the_printed_sentence(run: Run) -> None:
+    status, out, err = run("cite", "krum", "--scenario", "aligned_start")
+    assert (status, err) == (0, "")
+    assert out.startswith("In FedSafetyBench (suite micro 1, protocol 1, rows sha256:")
+    assert "@misc{fedsafetybench," in out
+    assert "@misc{blanchard2017," in out
+    _, _, command = out.rstrip().rpartition("To check it: ")
+    status, out, _ = run(*shlex.split(command)[1:])
+    assert status == 0
+    assert out.splitlines()[-1] == "reproduced: the score of krum"
+    assert out.count("same     ") == 3
+    status, out, _ = run(*shlex.split(command.replace("--rank none", "--rank 9"))[1:])
+    assert status == 1
+    assert "DIFFERS  rank: is " in out
+    assert out.splitlines()[-1] == "not reproduced: the score of krum; 1 of 3 differ"
+
+
+def test_other_rows_than_the_cited_ones_are_explained(run: Run) -> None:
+    status, out, _ = run("reproduce", "--defense", "krum", "--score", "12", "--rows", "sha256:" + "0" * 64)
+    assert status == 1
+    assert "DIFFERS  rows: is sha256:" in out
+    assert "these are other rows than the cited ones: check out the release or commit that has those" in out
+
+
+def test_a_citation_as_json_and_as_bibtex(run: Run, committed: Path) -> None:
+    status, out, _ = run("cite", "krum", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["rows"] == load_rows([committed]).published_digest
+    assert (found["defense"], found["knowledge"], found["date"]) == ("krum", "declared_bound", "2030-01-01")
+    status, out, _ = run("cite", "krum", "--bibtex")
+    assert (status, out) == (0, found["bibtex"] + "\n")
+
+
+def test_a_release_is_written_once_and_reproduced(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("leaderboard", "--release", "1.0")
+    assert status == 0
+    assert out == "release 1.0 written to releases/1.0; commit it and tag the commit release-1.0\n"
+    status, out, _ = run("reproduce", "releases/1.0")
+    assert status == 0
+    assert "same     index.html: byte-identical" in out
+    assert out.endswith("reproduced: releases/1.0\n")
+    status, out, err = run("leaderboard", "--release", "1.0")
+    assert (status, out) == (2, "")
+    assert "the release releases/1.0 exists, and releases are frozen; give the next version" in err
+    (tmp_path / "releases" / "1.0" / "index.html").write_text("other")
+    status, out, _ = run("reproduce", "releases/1.0")
+    assert status == 1
+    assert "DIFFERS  index.html: differs from line 1 on" in out
+
+
+def test_a_page_is_reproduced_with_own_rows_as_well(run: Run, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(runs)
+    assert run("leaderboard")[0] == 0
+    status, out, _ = run("reproduce", "--page", "site/index.html")
+    assert status == 0
+    assert "same     index.html: byte-identical" in out
+    (tmp_path / "runs").unlink()
+    assert run("reproduce", "--page", "site/index.html")[0] == 1
+
+
+def test_power_tells_seeds_for_all_and_for_a_pair(run: Run) -> None:
+    status, out, _ = run("power", "20", "--scenario", "aligned_start")
+    assert status == 0
+    assert out.startswith("Seeds that separate 20 points of safety in aligned_start")
+    for words in ("median pair", "90 % of pairs", "seeds, in a board", "separable by 3"):
+        assert words in out
+    status, out, _ = run("power", "20", "--pair", "krum", "fedavg")
+    assert status == 0
+    assert "krum - fedavg" in out
+    assert "in the mean over the compared scenarios" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cite", "krun"), "unknown defense with rows 'krun'; did you mean 'krum'?"),
+        (("cite", "krum", "--scenario", "aligned"), "unknown attacked scenario with rows 'aligned'; did you mean"),
+        (("cite", "krum", "--suite", "mikro"), "unknown suite with rows 'mikro'; did you mean 'micro'?"),
+        (("cite", "krum", "--results", "nowhere"), "nowhere' to read rows from"),
+        (("cite", "krum", "--bibtex", "--json"), "--bibtex and --json exclude each other"),
+        (("leaderboard", "--release", "one"), "'one' is not a release version; give two or three numbers"),
+        (("reproduce",), "nothing to reproduce; name one thing: the folder of a release, --page, or --defense"),
+        (("reproduce", "releases/1.0"), "releases/1.0 is no release: cannot read releases/1.0/release.json"),
+        (("reproduce", "x", "--page", "y"), "a release and --page to reproduce; name one thing"),
+        (("reproduce", "--page", "none.html"), "cannot read none.html: No such file or directory; give a page"),
+        (("reproduce", "--defense", "krum"), "a cited score needs --score and --rows; `fedsafety cite` prints"),
+        (("reproduce", "--defense", "krum", "--score", "1", "--rows", "abc"), "'abc' is no digest of rows; give at"),
+        (("power", "0"), "a difference of 0 points cannot be planned for"),
+        (("power", "10", "--pair", "krum", "krun"), "unknown defense 'krun'; did you mean 'krum'?"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_one_clear_line(
+    run: Run, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_local_rows_alone_are_neither_cited_nor_released(run: Run, runs: Path) -> None:
+    for arguments in (("cite", "krum"), ("leaderboard", "--release", "1.0")):
+        status, out, err = run(*arguments, "--results", str(runs))
+        assert (status, out) == (1, "")
+        assert "holds no committed rows; name a folder that does with --results" in err
