@@ -32,9 +32,9 @@ docs/statistics.md says how much that costs.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -156,25 +156,31 @@ def estimate(values: Iterable[float], probes: int = 0) -> Estimate:
         FedSafetyError: If a share is undefined or outside 0..1.
     """
     scores = [float(value) for value in values]
-    if probes:
-        _check(np.array(scores), probes)
-    else:
+    if not probes:
         scores = [score for score in scores if not math.isnan(score)]
+    elif not all(-EQUAL <= score <= 1 + EQUAL for score in scores):
+        _check(np.array(scores), probes)
     count = len(scores)
-    mean = statistics.fmean(scores) if scores else math.nan
+    mean = math.fsum(scores) / count if scores else math.nan
     if count < 2:
         return Estimate(mean, math.nan, count)
-    sd = statistics.stdev(scores)
+    # A page forms tens of thousands of these: statistics.stdev computes in fractions and is thirty times slower.
+    sd = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (count - 1))
     varies = max(scores) - min(scores) > EQUAL
-    half = float(stdtrit(count - 1, 1 - ALPHA / 2)) * sd / math.sqrt(count)
+    half = _t_quantile(count - 1) * sd / math.sqrt(count)
     if not probes:
         return Estimate(mean, sd, count, mean - half, mean + half, T) if varies else Estimate(mean, 0.0, count)
-    low, high = (float(bound) for bound in clopper_pearson(np.array(round(mean * probes)), np.array(probes)))
+    low, high = mean, mean
+    if not varies or min(mean, 1 - mean) * probes <= NEAR + EQUAL:
+        low, high = (float(bound) for bound in clopper_pearson(np.array(round(mean * probes)), np.array(probes)))
     if not varies:
         return Estimate(mean, 0.0, count, low, high, EXACT)
-    if min(mean, 1 - mean) * probes > NEAR + EQUAL:
-        low, high = mean, mean
     return Estimate(mean, sd, count, max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half)), T)
+
+
+@cache
+def _t_quantile(freedom: int) -> float:
+    return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 
 def paired(a: Sequence[float], b: Sequence[float], probes: int = 0) -> Difference:
