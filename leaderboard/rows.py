@@ -130,7 +130,8 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
             if name != "cells":
                 parts[local_root][name].extend(loaded[name])
     rows = Rows(_tables(parts[False]), _tables(parts[True]), retractions(root for root in folders if root not in own))
-    rows.retractions.check(rows.published.cells.to_pylist())
+    if rows.retractions.entries:
+        rows.retractions.check(rows.published.cells.to_pylist())
     return rows
 
 
