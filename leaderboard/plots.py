@@ -82,7 +82,7 @@ def attack_effect(board: Board) -> str:
                     _point(axis, after, y, BAD, "D", "attack")
             axis.set_title(f"{title} of FedAvg (%)", loc="left", fontsize=10.5, fontweight="bold")
             _percent_axis(axis)
-        axes[0].set_yticks(range(len(pairs)), [scenario.info["title"] for scenario, _, _ in pairs])
+        axes[0].set_yticks(range(len(pairs)), [_short(scenario.info["title"]) for scenario, _, _ in pairs])
         axes[0].set_ylim(-0.6, len(pairs) - 0.4)
         handles = {label: handle for handle, label in zip(*axes[0].get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False)
@@ -122,7 +122,7 @@ def trade_off(board: Board) -> str:
                 axis.plot([x, label], [y, place], color=LINE, linewidth=0.7, zorder=0, clip_on=False)
                 axis.plot(x, y, marker, color=colour, markeredgecolor=PAPER, markersize=7)
                 label += 0.01 * (right - left)
-                axis.text(label, place, standing.entry.info["title"], va="center", fontsize=9, color=INK)
+                axis.text(label, place, _short(standing.entry.info["title"]), va="center", fontsize=9, color=INK)
         axis.set_xlabel("Utility (%), mean over the compared scenarios")
         axis.set_ylabel("Safety under attack (%)")
         axis.set_ylim(-3, 103)
@@ -164,8 +164,8 @@ def curve(axis: Axis, number: int) -> str:
             _polyline(axes, points, colour, mark, "-")
             last, edge = points[-1], len(axis.points) - 0.6
             axes.plot([last[0], edge], [100 * last[1].mean, end], color=LINE, linewidth=0.7, zorder=0, clip_on=False)
-            axes.text(edge + 0.05, end, name, color=colour, va="center", fontsize=9)
-        axes.set_xticks(range(len(axis.points)), [point.label for point in axis.points])
+            axes.text(edge + 0.05, end, _short(name, 24), color=colour, va="center", fontsize=9)
+        axes.set_xticks(range(len(axis.points)), [_short(point.label, 16) for point in axis.points])
         axes.set_xlim(-0.4, len(axis.points) - 0.6)
         axes.set_ylim(-4, 104)
         axes.set_yticks(range(0, 101, 25))
@@ -205,6 +205,11 @@ def _percent_axis(axis: Axes) -> None:
     axis.grid(axis="x", color=LINE, linewidth=0.6)
     axis.tick_params(length=0)
     axis.set_axisbelow(True)
+
+
+def _short(text: str, most: int = 40) -> str:
+    """Return ``text``, cut so that a drawing keeps its shape."""
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _spread(values: list[float], gap: float) -> list[float]:

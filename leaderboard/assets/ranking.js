@@ -51,7 +51,7 @@ function showView() {
   const base = standings().find(([d]) => data.defenses[d].id === "fedavg")?.[3][0];
   if (base) body.style.setProperty("--base", `${base[0] / 10}%`);
   else body.style.removeProperty("--base");
-  for (const part of document.querySelectorAll("p[data-view]")) part.hidden = part.dataset.view !== state.view;
+  for (const part of document.querySelectorAll("p[data-view], details[data-view]")) part.hidden = part.dataset.view !== state.view;
 }
 
 function sortRanking() {

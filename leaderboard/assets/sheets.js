@@ -81,6 +81,7 @@ function fillSheet(sheet) {
     place.append(el("h3", {}, "Cells"), el("div", { class: "controls" }, el("label", { class: "field" }, "Score ", choose)),
       el("div", { class: "scroller" }), commandBox(kind, own, sheet));
   }
+  for (const part of sheet.querySelectorAll("details")) part.open = true;
   place.querySelector(".metric").value = METRICS.includes(state.cells) ? state.cells : METRICS[0];
   place.querySelector(".scroller").replaceChildren(cellsTable(kind, own));
 }

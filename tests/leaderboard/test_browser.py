@@ -1,19 +1,30 @@
-"""The page in a real browser: opened from disk, sorted, switched, and silent on the network."""
+"""The page in a real browser: opened from disk, driven by mouse and keyboard, and silent on the network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from leaderboard.rows import Rows
+from leaderboard.board import Board
+from leaderboard.cite import cite
+from leaderboard.page_data import COMPARED
+from leaderboard.ranking import boards
+from leaderboard.rows import Rows, load_rows
 from leaderboard.site import build_site
+
+from .synthetic import SMALL, make_rows, table_of, write_tables
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
 
 pytestmark = pytest.mark.browser
+
+PHONE = {"viewport": {"width": 375, "height": 800}, "has_touch": True}
 
 
 @dataclass
@@ -25,92 +36,359 @@ class Visit:
     problems: list[str] = field(default_factory=list)
 
     def defenses(self) -> list[str]:
-        """Return the defenses of the visible body of the ranking, in order."""
-        return list(self.page.locator("#ranking ~ .scroll tbody:not([hidden]) th[scope=row] a").all_inner_texts())
+        """Return the visible defenses of the ranking, in order."""
+        return list(self.page.locator("#table tbody tr:visible th a").all_inner_texts())
 
     def column(self, key: str) -> list[float]:
-        """Return the sort keys of a column of the visible body, in order."""
-        cells = self.page.locator(f'#ranking ~ .scroll tbody:not([hidden]) td[data-c="{key}"]')
+        """Return the sort keys of a column of the visible rows, in order."""
+        cells = self.page.locator(f'#table tbody tr:visible td[data-c="{key}"]')
         return [float(text) for text in cells.evaluate_all("cells => cells.map(cell => cell.dataset.v)") if text]
+
+    def fits(self) -> bool:
+        """Return whether nothing runs over the right edge."""
+        return bool(self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+Open = Callable[..., Visit]
 
 
 @pytest.fixture(scope="module")
-def address(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path: Path = build_site(rows, tmp_path_factory.mktemp("site"))
-    return path.as_uri()
+def site(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_site(rows, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def board(rows: Rows) -> Board:
+    return boards(rows)[0]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[playwright_api.Browser]:
+    with playwright_api.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        started = driver.chromium.launch(executable_path=chromium, args=arguments)
+        yield started
+        started.close()
 
 
 @pytest.fixture
-def visit(chromium: str, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    options = {"viewport": {"width": 1400, "height": 900}, **getattr(request, "param", {})}
-    with playwright_api.sync_playwright() as driver:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_context(**options).new_page()
-        seen = Visit(page)
-        page.on("request", lambda sent: seen.requests.append(sent.url))
-        page.on("console", lambda message: seen.problems.append(message.text))
-        page.on("pageerror", lambda error: seen.problems.append(str(error)))
-        page.goto(address)
-        yield seen
-        browser.close()
+def visit(browser: playwright_api.Browser, site: Path) -> Iterator[Open]:
+    """Opens a page; at the end nothing may have been asked of the network or complained of."""
+    contexts, visits = [], []
+
+    def open_page(address: str = "", path: Path = site, **options: Any) -> Visit:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        seen = Visit(context.new_page())
+        visits.append(seen)
+        seen.page.on("request", lambda sent: seen.requests.append(sent.url))
+        seen.page.on("console", lambda message: seen.problems.append(message.text))
+        seen.page.on("pageerror", lambda error: seen.problems.append(str(error)))
+        seen.page.on("dialog", lambda dialog: seen.problems.append(f"dialog {dialog.message}"))
+        seen.page.goto(path.as_uri() + address)
+        return seen
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [problem for seen in visits for problem in seen.problems] == []
+    asked = {url for seen in visits for url in seen.requests if not url.startswith(("data:", "file://"))}
+    assert asked == set()
 
 
-def test_it_opens_from_disk_and_asks_for_nothing_else(visit: Visit, address: str) -> None:
-    assert visit.page.title() == "FedSafetyBench: Micro"
-    visit.page.wait_for_load_state("networkidle")
-    assert [url for url in visit.requests if not url.startswith("data:")] == [address]
-    assert visit.problems == []
+def test_it_opens_from_disk_and_asks_for_nothing_else(visit: Open, site: Path) -> None:
+    seen = visit()
+    seen.page.wait_for_load_state("networkidle")
+    assert seen.page.title() == "FedSafetyBench: Micro"
+    assert [url for url in seen.requests if not url.startswith("data:")] == [site.as_uri()]
 
 
-def test_a_column_sorts_both_ways_by_mouse_and_by_keyboard(visit: Visit) -> None:
-    heading = visit.page.locator('#ranking ~ .scroll th[data-key="utility"]')
+def test_a_column_sorts_both_ways_by_mouse_and_by_keyboard(visit: Open) -> None:
+    seen = visit()
+    heading = seen.page.locator('#table th[data-key="utility"]')
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "descending"
-    descending = visit.column("utility")
+    descending = seen.column("utility")
     assert descending == sorted(descending, reverse=True)
     assert len(set(descending)) > 1
     heading.locator("button").press("Enter")
     assert heading.get_attribute("aria-sort") == "ascending"
-    assert visit.column("utility") == sorted(descending)
-    names = visit.page.locator('#ranking ~ .scroll th[data-key="name"]')
+    assert seen.column("utility") == sorted(descending)
+    names = seen.page.locator('#table th[data-key="name"]')
     names.locator("button").press("Space")
     assert names.get_attribute("aria-sort") == "ascending"
     assert heading.get_attribute("aria-sort") == "none"
-    assert visit.defenses() == sorted(visit.defenses())
-    assert visit.problems == []
+    assert seen.defenses() == sorted(seen.defenses())
+    assert "sort=name&dir=ascending" in seen.page.url
 
 
-def test_choosing_a_scenario_changes_the_table_and_the_address(visit: Visit) -> None:
-    everything = visit.column("safety")
-    chooser = visit.page.get_by_label("Scenario", exact=True)
-    chooser.select_option("aligned_start")
-    assert visit.column("safety") != everything
-    assert visit.page.locator("#ranking ~ .scroll tbody:not([hidden])").count() == 1
-    assert visit.page.url.endswith("#view=aligned_start")
-    one = visit.column("safety")
-    visit.page.reload()
-    assert visit.column("safety") == one
-    chooser.select_option("*")
-    assert visit.column("safety") == everything
-    assert visit.problems == []
+def test_choosing_a_scenario_changes_the_table_and_the_way_back_works(visit: Open) -> None:
+    seen = visit()
+    everything = seen.column("safety")
+    seen.page.get_by_label("Scenario", exact=True).select_option("aligned_start")
+    assert seen.page.url.endswith("#view=aligned_start")
+    one = seen.column("safety")
+    assert one != everything
+    seen.page.reload()
+    assert seen.column("safety") == one
+    seen.page.go_back()
+    assert seen.column("safety") == everything
+    assert seen.page.get_by_label("Scenario", exact=True).input_value() == "*"
 
 
-@pytest.mark.parametrize(
-    "visit",
-    [
-        {"viewport": {"width": 390, "height": 844}},
-        {"viewport": {"width": 1400, "height": 900}, "color_scheme": "dark"},
-    ],
-    indirect=True,
-    ids=["phone", "dark"],
-)
-def test_nothing_runs_over_the_edge(visit: Visit) -> None:
-    assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert visit.problems == []
+def test_rows_of_a_scenario_are_those_of_the_board(visit: Open, board: Board) -> None:
+    seen = visit("#view=unaligned")
+    expected = [
+        [line.entry.info["title"], str(line.rank or ""), f"{100 * line.metrics['safety'].mean:.1f}"]
+        for line in board.by_scenario["unaligned"]
+    ]
+    shown = seen.page.locator("#table tbody tr").evaluate_all(
+        """rows => rows.map(row => [row.querySelector("th a").textContent,
+            row.querySelector(".rank").textContent, row.querySelector('[data-c="safety"] .n').textContent])"""
+    )
+    assert shown == expected
 
 
-@pytest.mark.parametrize("visit", [{"java_script_enabled": False}], indirect=True, ids=["no scripts"])
-def test_without_scripts_the_overall_ranking_is_there(visit: Visit) -> None:
-    assert visit.page.locator("#ranking ~ .scroll tbody:not([hidden]) th[scope=row]").count() == 5
-    assert visit.page.get_by_label("Scenario", exact=True).is_disabled()
+def test_search_and_filters_narrow_every_table(visit: Open) -> None:
+    seen = visit()
+    everything = seen.defenses()
+    seen.page.get_by_label("Search").fill("KRUM")
+    assert seen.defenses() == [name for name in everything if "Krum" in name] != []
+    assert seen.page.locator("#heat ~ .scroll tbody tr:visible").count() == len(seen.defenses())
+    assert seen.page.locator("#shown").inner_text() == "2 of 5 shown"
+    seen.page.get_by_label("Acts at").first.select_option("finalize")
+    assert seen.defenses() == ["Krum + posthoc self"]
+    assert seen.page.url.endswith("#q=KRUM&stage=finalize")
+    seen.page.reload()
+    assert seen.defenses() == ["Krum + posthoc self"]
+    seen.page.get_by_label("Search").fill("no such thing")
+    assert seen.defenses() == []
+    seen.page.get_by_role("button", name="show all").click()
+    assert seen.defenses() == everything
+    assert "#" not in seen.page.url.removesuffix("#")
+    seen.page.get_by_label("Told").first.select_option("declared_bound")
+    assert 0 < len(seen.defenses()) < len(everything)
+
+
+def test_two_to_four_defenses_are_compared_and_the_address_keeps_them(visit: Open, board: Board) -> None:
+    seen = visit()
+    boxes = seen.page.locator("#table tbody input[type=checkbox]")
+    seen.page.get_by_label("Compare Posthoc self", exact=True).press("Space")
+    assert seen.page.get_by_text("is chosen; tick one to three more").is_visible()
+    seen.page.get_by_label("Compare Fedavg", exact=True).check()
+    assert seen.page.url.endswith("#compare=posthoc_self,fedavg")
+    other = visit(seen.page.url[seen.page.url.index("#") :])
+    other.page.get_by_label("Differences to").select_option("fedavg")
+    difference = board.difference("aligned_start", "posthoc_self", "fedavg")
+    assert difference is not None
+    cell = other.page.locator("table.compare tbody tr", has_text="Aligned start").locator("td").first
+    ends = f"[{100 * difference.low:.1f}, {100 * difference.high:.1f}]"
+    word = "separated" if board.separated("aligned_start", "posthoc_self", "fedavg") else "not separated"
+    assert cell.inner_text().split("\n") == [f"+{100 * difference.mean:.1f}", ends.replace("-", "\u2212"), word]
+    for index in range(5):
+        if boxes.nth(index).is_enabled():
+            boxes.nth(index).check()
+    assert seen.page.locator("#table tbody input:checked").count() == 4
+    assert seen.page.locator("#table tbody input:disabled").count() == 1
+    assert seen.page.locator("table.compare thead .group th").count() == 3
+    seen.page.get_by_role("button", name="Clear").click()
+    assert not seen.page.locator("#comparing").is_visible()
+
+
+def test_every_paired_interval_of_the_script_is_that_of_the_board(visit: Open, board: Board) -> None:
+    script = """() => Object.keys(data.views).flatMap((view) => METRICS.flatMap((metric, m) =>
+        data.defenses.flatMap((one, i) => data.defenses.flatMap((other, j) => {
+            const values = [i, j].map((d) => bySeed(view, d, m));
+            if (i === j || values.includes(null)) return [];
+            const found = paired(...values, data.probes[view][metric]);
+            return [[view, metric, one.id, other.id, found.mean, found.low ?? null, found.high ?? null,
+                found.exact ?? false, separated(view, i, j, metric)]];
+        }))))"""
+    found = visit().page.evaluate(script)
+    views, names = 1 + len(board.by_scenario), len(board.entries)
+    assert len(found) == views * len(COMPARED) * names * (names - 1)
+    for view, metric, one, other, mean, low, high, exact, apart in found:
+        difference = board.difference(view, one, other, metric)
+        assert difference is not None
+        assert mean == pytest.approx(difference.mean, abs=1e-4)
+        assert exact == (difference.method == "exact")
+        assert (low is None) == math.isnan(difference.low)
+        assert [low, high] == pytest.approx([difference.low, difference.high], abs=1e-3)
+        if metric == "safety":
+            assert apart == board.separated(view, one, other)
+
+
+def test_pointing_at_a_row_shows_who_is_tied_and_who_is_safer(visit: Open, board: Board) -> None:
+    seen = visit()
+    line = next(line for line in board.overall if line.rank and (line.tied or line.better))
+    row = seen.page.locator(
+        "#table tbody tr", has=seen.page.get_by_role("link", name=line.entry.info["title"], exact=True)
+    )
+    row.locator("input").focus()
+    titles = {entry.id: entry.info["title"] for entry in board.entries}
+    for group, ids in (("tied", line.tied), ("safer", line.better)):
+        names = seen.page.locator(f"#table tr.{group} th a").all_inner_texts()
+        assert sorted(names) == sorted(titles[id_] for id_ in ids)
+    assert seen.page.locator("#neighbours").inner_text().startswith(f"{line.entry.info['title']}: ")
+
+
+def test_trade_offs_have_axes_to_choose_a_front_and_labels_apart(visit: Open) -> None:
+    seen = visit()
+    seen.page.get_by_label("Across").select_option("server_seconds")
+    assert seen.page.locator("#pareto svg").get_attribute("aria-label") == "Safety under attack against Server seconds"
+    assert (
+        seen.page.locator("#front").inner_text().startswith("Not dominated in server seconds and safety under attack: ")
+    )
+    assert seen.page.locator("#pareto .mark.best").count() >= 1
+    boxes = [box.bounding_box() for box in seen.page.locator("#pareto text.name").all()]
+    assert len(boxes) >= 4
+    tops = sorted(box["y"] for box in boxes if box)
+    heights = max(box["height"] for box in boxes if box)
+    assert all(after - before >= heights - 4 for before, after in pairwise(tops))
+    assert seen.page.url.endswith("#x=server_seconds")
+
+
+def test_a_defense_has_a_page_with_every_cell_and_a_command(visit: Open) -> None:
+    seen = visit("#sort=utility&dir=descending", permissions=["clipboard-read", "clipboard-write"])
+    before = seen.defenses()
+    seen.page.locator("#table").get_by_role("link", name="Krum", exact=True).press("Enter")
+    assert seen.page.url.endswith("defense=krum")
+    sheet = seen.page.locator("article.open")
+    assert sheet.locator("h2").inner_text().startswith("Krum")
+    assert seen.page.locator("#table").is_hidden()
+    assert sheet.locator("table.cellsof tbody tr").count() == 4
+    assert sheet.locator("table.cellsof td[data-place]").count() == 4 * SMALL.seeds
+    assert sheet.locator(".command").inner_text() == (
+        "fedsafety run --suite micro --scenario aligned_start --defense krum --seed 0"
+    )
+    sheet.locator("table.cellsof tbody tr").nth(1).locator("td[data-seed='2']").click()
+    assert sheet.locator(".command").inner_text().endswith("--scenario unaligned --defense krum --seed 2")
+    sheet.get_by_role("button", name="Copy").press("Enter")
+    sheet.get_by_role("status").get_by_text("Copied.").wait_for()
+    assert seen.page.evaluate("navigator.clipboard.readText()") == sheet.locator(".command").inner_text()
+    sheet.get_by_label("Score").select_option("utility")
+    assert "cells=utility" in seen.page.url
+    sheet.get_by_role("link", name="Aligned start").first.click()
+    assert seen.page.locator("article.open code").first.inner_text() == "aligned_start"
+    seen.page.go_back()
+    seen.page.go_back()
+    assert seen.page.locator("article.open").count() == 0
+    assert seen.defenses() == before
+
+
+def test_a_plain_link_to_a_view_opens_it(visit: Open) -> None:
+    assert visit("#defense=krum+posthoc_self").page.locator("article.open h2 code").inner_text() == "krum+posthoc_self"
+    assert visit("#scenario=unaligned").page.locator("article.open h2 code").inner_text() == "unaligned"
+    assert visit("#defense=nobody").page.locator("article.open").count() == 0
+
+
+def test_the_dialog_cites_what_the_command_cites(visit: Open, board: Board, rows: Rows) -> None:
+    seen = visit(permissions=["clipboard-read", "clipboard-write"])
+    opener = seen.page.get_by_role("button", name="Cite", exact=True)
+    opener.press("Enter")
+    dialog = seen.page.get_by_role("dialog")
+    for defense in ("", "krum"):
+        dialog.get_by_label("What").select_option(defense)
+        expected = cite(board, rows.published.digest, defense)
+        assert dialog.locator("#cite-sentence").inner_text() == expected.sentence
+        assert dialog.locator("#cite-bibtex").text_content() == expected.bibtex
+        assert dialog.locator("#cite-command").inner_text() == expected.command
+    dialog.get_by_role("button", name="Copy BibTeX").click()
+    dialog.get_by_text("Copied.").wait_for()
+    assert seen.page.evaluate("navigator.clipboard.readText()") == cite(board, rows.published.digest, "krum").bibtex
+    seen.page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert opener.evaluate("button => button === document.activeElement")
+
+
+@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
+def test_the_cells_can_be_downloaded(visit: Open, site: Path, tmp_path: Path, kind: str) -> None:
+    seen = visit()
+    with seen.page.expect_download() as waiting:
+        seen.page.get_by_role("link", name=kind, exact=True).click()
+    name = f"micro.{kind.lower()}"
+    assert waiting.value.suggested_filename == name
+    waiting.value.save_as(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == (site.parent / name).read_bytes()
+
+
+def test_everything_is_reached_and_left_by_keyboard(visit: Open) -> None:
+    seen = visit()
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.className") == "skip"
+    seen.page.keyboard.press("Enter")
+    assert seen.page.url.endswith("#ranking")
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.id") == "view"
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert seen.page.evaluate(outline) == "solid"
+
+
+@pytest.mark.parametrize("options", [PHONE, {"color_scheme": "dark"}], ids=["phone", "dark"])
+@pytest.mark.parametrize("address", ["#compare=krum,fedavg", "#defense=krum+posthoc_self", "#scenario=unaligned"])
+def test_nothing_runs_over_the_edge(visit: Open, options: dict[str, Any], address: str) -> None:
+    seen = visit(address, **options)
+    assert seen.fits()
+    paper = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, paper[4:-1].split(","))) < 60) == ("color_scheme" in options)
+
+
+def test_print_shows_tables_whole_and_no_controls(visit: Open) -> None:
+    seen = visit()
+    seen.page.emulate_media(media="print")
+    assert seen.page.locator("#controls").is_hidden()
+    assert seen.page.locator("#table").is_visible()
+    assert seen.page.locator(".scroll").first.evaluate("region => getComputedStyle(region).overflowX") == "visible"
+
+
+def test_without_scripts_everything_static_is_there(visit: Open) -> None:
+    seen = visit("#defense=krum", java_script_enabled=False)
+    assert seen.page.locator("#table tbody th[scope=row]").count() == 5
+    assert seen.page.locator("#controls").is_hidden()
+    assert seen.page.locator("article.sheet:visible").count() == 5 + 4
+    top = seen.page.locator("article[data-key=krum]").bounding_box()
+    assert top is not None
+    assert abs(top["y"]) < 40  # the address is an anchor
+    assert seen.page.get_by_text("Scripts are off").is_visible()
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'`&,%2C=#\u202eRTL \u05d0"
+LONG = "Pneumono" * 60
+
+
+def test_hostile_text_neither_runs_nor_breaks_the_layout(visit: Open, tmp_path: Path) -> None:
+    tables = make_rows(SMALL)
+    catalog = tables["catalog"].to_pylist()
+    for row in catalog:
+        row.update(title=f"{HOSTILE}{LONG}", description=f"{LONG} {HOSTILE}", paper=LONG, settings=f'{{"{LONG}": 1}}')
+        if row["id"] in ("krum", "unaligned"):
+            row["id"] = HOSTILE
+    cells = tables["cells"].to_pylist()
+    for row in cells:
+        row.update(flags=[f"{LONG}{HOSTILE}"], generator=LONG)
+        if row["defense"] == "krum":
+            row["defense"] = row["stage"] = HOSTILE
+        if row["scenario"] == "unaligned":
+            row["scenario"] = HOSTILE
+    cells[0].update(status="failed", reason=f"{LONG} {HOSTILE}")
+    tables["catalog"], tables["cells"] = table_of("catalog", catalog), table_of("cells", cells)
+    path = build_site(load_rows([write_tables(tmp_path / "rows", tables)]), tmp_path / "site")
+    seen = visit(path=path, **PHONE)
+    assert seen.fits()
+    boxes = seen.page.locator("#table tbody input[type=checkbox]")
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    chosen = seen.page.url[seen.page.url.index("#") :]
+    again = visit(chosen, path=path, **PHONE)
+    assert again.page.locator("#table tbody input:checked").count() == 2
+    assert again.fits()
+    index = again.page.evaluate("id => data.defenses.findIndex((defense) => defense.id === id)", HOSTILE)
+    again.page.locator(f'#table tr[data-d="{index}"] th a').click()
+    sheet = again.page.locator("article.open")
+    assert sheet.get_attribute("data-key") == HOSTILE
+    assert again.fits()
+    again.page.reload()
+    assert again.page.locator("article.open").get_attribute("data-key") == HOSTILE
+    quoted = "'" + HOSTILE.replace("'", "'\"'\"'") + "'"
+    assert f"--defense {quoted} --seed" in (again.page.locator("article.open .command").text_content() or "")
+    assert again.page.locator("img, iframe, object").count() == 0
