@@ -142,6 +142,16 @@ def run(
     runs: RunsOption = Path("runs"),
     engine: EngineOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Task or group of lm-evaluation-harness, scored on every served adapter; repeatable."),
+    ] = None,
+    task_path: Annotated[
+        list[Path] | None, typer.Option("--task-path", help="Folder of further YAML tasks; repeatable.")
+    ] = None,
+    task_limit: Annotated[
+        int, typer.Option("--task-limit", min=0, help="First documents of each task to score; 0 for all.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Measure samples, print how long the run will take here, and stop.")
@@ -165,6 +175,7 @@ def run(
     choice = _choose(engine)
     plan = make_plan(chosen, choice.name, scenarios=scenarios, axes=axes, pipelines=tuple(defense or ()), seeds=seeds)
     reporter = Reporter(console)
+    probes, problems = _find_tasks(task or [], task_path or [])
     if dry_run:
         _print_plan(plan, store)
         return
@@ -184,11 +195,17 @@ def run(
         f"{report.cells} cells: {report.cells - report.not_applicable - len(report.failed_cells)} done, "
         f"{report.not_applicable} not applicable, {len(report.failed_cells)} failed; rows are in {runs}"
     )
-    if report.failed_cells:
-        for name, reason in report.failed_cells:
-            errors.print(f"failed: {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if probes:
+        from benchmark.harness.evaluation import score_tasks
+
+        with resumable():
+            problems += score_tasks(plan, probes, task_limit or None, store, choice, reporter)
+    for name, reason in (*report.failed_cells, *problems):
+        errors.print(f"failed: {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if report.failed_cells or problems:
+        scores = f" and {len(problems)} task scores" if problems else ""
         raise FedSafetyError(
-            f"{len(report.failed_cells)} of {report.cells} cells failed and are shown as missing; "
+            f"{len(report.failed_cells)} of {report.cells} cells{scores} failed and are shown as missing; "
             f"mend the cause and run the same command again: only they are repeated"
         )
 
@@ -286,6 +303,23 @@ def _choose(engine: str) -> Any:
     from benchmark.generation.select import choose_engine
 
     return choose_engine(engine)
+
+
+def _find_tasks(names: list[str], folders: list[Path]) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Return the tasks of lm-evaluation-harness of these names, and the names that cannot be loaded with the reason."""
+    if not names:
+        if folders:
+            raise UsageError(f"--task-path {folders[0]} adds tasks but none is asked for; name one with --task")
+        return [], []
+    try:
+        from benchmark.harness.tasks import find_tasks
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--task needs lm-evaluation-harness, but {error.name!r} is not installed; run pip install "
+            f"'fedsafetybench[hub]'"
+        ) from error
+    found, failures = find_tasks(names, folders)
+    return found, list(failures.items())
 
 
 def _print_plan(plan: Any, store: Any) -> None:

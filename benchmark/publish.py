@@ -34,8 +34,9 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
     cells = cells.filter(
         pc.and_(pc.equal(_text(cells, "suite"), suite), pc.not_equal(_text(cells, "status"), STATUS_FAILED))
     )
+    tasks = _task_scores(store, _values(cells, "response_key"), results / suite)
     cells = _without(cells, "cell_key", _committed(results / suite, "cells", "cell_key"))
-    if not len(cells):
+    if not len(cells) and not len(tasks):
         held = sorted(set(pc.unique(_text(store.read_all("cells"), "suite")).to_pylist()))
         if suite not in held:
             raise unknown_name("suite with finished cells", suite, held)
@@ -48,6 +49,7 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
         "responses": _select(store, "responses", "response_key", response_keys, results / suite),
         "verdicts": _select(store, "verdicts", "response_key", response_keys, results / suite),
         "probes": _select(store, "probes", "probe_set", _values(cells, "probe_set"), results / suite),
+        "task_scores": tasks,
         # Last, since a cell that is there counts as published with all that belongs to it.
         "cells": cells,
     }
@@ -64,6 +66,21 @@ def _select(store: Store, table: str, column: str, wanted: set[str], folder: Pat
     keys = [key for key in sorted(store.keys(table)) if key.partition("-")[0] in missing]
     tables = [store.read(table, key) for key in keys]
     return pa.concat_tables(tables).unify_dictionaries() if tables else TABLES[table].empty_table()
+
+
+def _task_scores(store: Store, response_keys: set[str], folder: Path) -> pa.Table:
+    """Return the scores of whole tasks that the folder lacks; cells that are committed may get them later."""
+    rows = store.read_all("task_scores").unify_dictionaries()
+    named = pc.binary_join_element_wise(_text(rows, "response_key"), _text(rows, "requested"), "/")
+    wanted = pc.is_in(_text(rows, "response_key"), pa.array(sorted(response_keys), pa.string()))
+    whole = pc.equal(rows["sample_limit"], 0)
+    known: set[str] = set()
+    for path in sorted((folder / "task_scores").glob("*.parquet")):
+        former = read_table(path, "task_scores")
+        keys = pc.binary_join_element_wise(_text(former, "response_key"), _text(former, "requested"), "/")
+        known |= set(keys.to_pylist())
+    new = pc.invert(pc.is_in(named, pa.array(sorted(known), pa.string())))
+    return rows.filter(pc.and_(pc.and_(wanted, whole), new))
 
 
 def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
@@ -115,6 +132,7 @@ _ORDER = {
     "verdicts": ("judge", "response_key", "probe_id"),
     "probes": ("probe_set", "probe_id"),
     "catalog": ("kind", "id"),
+    "task_scores": ("response_key", "requested", "task", "metric", "filter"),
 }
 
 

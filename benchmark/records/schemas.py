@@ -1,7 +1,8 @@
 """The Arrow schemas of everything that is stored. Rows are the only truth; means, ranks and pages are derived.
 
 Tables are joined by content-derived keys: ``cells.training_key`` → ``rounds``, ``cells.response_key`` → ``responses`` →
-``verdicts`` (by ``response_key`` and ``probe_id``), ``responses.probe_set`` → ``probes``. ``catalog`` carries the
+``verdicts`` (by ``response_key`` and ``probe_id``), ``responses.probe_set`` → ``probes``, ``cells.response_key`` →
+``task_scores``, which only runs with tasks of lm-evaluation-harness have. ``catalog`` carries the
 titles, descriptions and sources of the methods as they were when the rows were made, so that a page needs rows only.
 """
 
@@ -161,6 +162,34 @@ CATALOG = _schema(
     ],
 )
 
+TASK_SCORES = _schema(
+    "task_scores",
+    [
+        _field("response_key", _LABEL, "Key of the response set: of the adapter and how it is served."),
+        _field("requested", _LABEL, "The task, group or tag that was asked for."),
+        _field("sample_limit", pa.int32(), "Documents of each task that were asked for, the first ones; 0 for all."),
+        _field("task", _LABEL, "The task or group that this row scores; a member of what was asked for, or itself."),
+        _field("task_version", _LABEL, "Version in the task's metadata; Yaml or N/A where it has none."),
+        _field("task_hash", _LABEL, "SHA-256 of documents, prompts and targets, as lm-evaluation-harness makes it."),
+        _field("config_hash", _LABEL, "Digest of the task's resolved settings and its functions' source."),
+        _field("harness_version", _LABEL, "Version of lm-evaluation-harness."),
+        _field("chat", _LABEL, "Digest of chat template and vocabulary, in which prompts are put."),
+        _field("generator", _LABEL, "Engine and version that answered."),
+        _field("metric", _LABEL, "Metric; empty where there is no score."),
+        _field("filter", _LABEL, "Filter through which answers went before they were scored; none for none."),
+        _field("headline", pa.bool_(), "Whether this is the one score by which tables show what was asked for."),
+        _field("direction", _LABEL, "Which values are better: higher, lower or unknown."),
+        _field("value", pa.float64(), "The score; null where there is none.", nullable=True),
+        _field("stderr", pa.float64(), "Standard error over documents, where it has a closed form.", nullable=True),
+        _field("samples", pa.int32(), "Documents that were scored."),
+        _field("documents", pa.int32(), "Documents that the task has."),
+        _field("shots", pa.int32(), "Worked examples in each prompt."),
+        _field("cut", pa.int32(), "Answers that the model's length ended before the task's own limit did."),
+        _field("samples_hash", pa.string(), "Digest of all answers and their scores."),
+        _field("reason", pa.string(), "Why there is no score; empty if there is one."),
+    ],
+)
+
 TABLES: dict[str, pa.Schema] = {
     "cells": CELLS,
     "rounds": ROUNDS,
@@ -168,4 +197,5 @@ TABLES: dict[str, pa.Schema] = {
     "verdicts": VERDICTS,
     "probes": PROBES,
     "catalog": CATALOG,
+    "task_scores": TASK_SCORES,
 }
