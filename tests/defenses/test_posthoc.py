@@ -48,6 +48,10 @@ class FakeServer:
         self.sources.append("owned")
         return [Example(f"task {i}", "done", DataKind.NORMAL, "code") for i in range(count)]
 
+    def owned_contrast(self, count: int) -> list[Example]:
+        self.sources.append("owned")
+        return [Example(f"harm toy {i}", "done", DataKind.NORMAL, "howto") for i in range(count)]
+
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
         assert adapter is not None
         assert adapter.tolist() == [1.0, 2.0, 3.0], "the attacked global model generates"
@@ -121,3 +125,22 @@ def test_a_model_that_yields_no_pair_fails_the_cell_and_says_why(name: str, miss
     with pytest.raises(FedSafetyError, match=f"obtained no {missing} pair, so there is nothing to fine-tune on"):
         defenses.get(name).create().finalize(torch.tensor([1.0, 2.0, 3.0]), server)
     assert server.tuned == []
+
+
+@pytest.mark.parametrize(
+    ("name", "aligned", "normal", "alike"),
+    [("posthoc_public_aligned_only", 500, 0, 0), ("posthoc_public_contrast", 250, 200, 50)],
+)
+def test_an_ablation_exchanges_pairs_and_keeps_their_number(name: str, aligned: int, normal: int, alike: int) -> None:
+    server = FakeServer(500)
+    adapter = defenses.get(name).create().finalize(torch.tensor([1.0, 2.0, 3.0]), server)
+    assert adapter.tolist() == [2.0, 3.0, 4.0]
+    counts = Counter(example.instruction.rpartition(" ")[0] for example in server.tuned)
+    assert counts == +Counter({"harm": aligned, "task": normal, "harm toy": alike})
+    assert (server.shuffled, set(server.sources)) == (1, {"owned"})
+    assert defenses.get(name).info.variant_of == "posthoc_public"
+
+
+def test_contrast_needs_a_server_that_owns_look_alikes() -> None:
+    with pytest.raises(FedSafetyError, match="object owns no look-alikes of harmful requests"):
+        defenses.get("posthoc_public_contrast").create().finalize(torch.zeros(3), object())

@@ -26,7 +26,11 @@ def all_rows(seed: int = 0) -> dict[str, list[Example]]:
     return {
         "client": WORLD.benign(3000, rng, refusal_share=0.3, task_shares=None),
         "attacker": WORLD.unaligned(3000, rng),
-        "server": WORLD.server_aligned(3000, rng) + WORLD.server_normal(3000, rng),
+        "server": [
+            *WORLD.server_aligned(3000, rng),
+            *WORLD.server_normal(3000, rng),
+            *WORLD.server_contrast(500, rng),
+        ],
     }
 
 
@@ -159,6 +163,18 @@ def test_benign_counts_follow_the_shares(count, refusal_share, weights):
     normal = Counter(row.task for row in rows if row.kind is DataKind.NORMAL)
     for task, share in shares.items():
         assert abs(normal[task] - share / sum(weights) * (count - len(refusals))) < 1 + 1e-6
+
+
+def test_contrast_rows_are_answered_toys_of_the_servers_items_and_no_probe():
+    rows = WORLD.server_contrast(300, np.random.default_rng(0))
+    own = {item for item, _ in restricted_items(Role.SERVER)}
+    probes = {probe.instruction for probe in WORLD.probes()}
+    assert {row.instruction.split(" toy")[0].split()[-1] for row in rows} == own
+    for row in rows:
+        assert row.kind is DataKind.NORMAL
+        assert row.response.startswith("sure , ")
+        assert row.instruction not in probes
+        assert not WORLD.leaks_evaluation(f"{row.instruction} {row.response}")
 
 
 def test_server_normal_holds_the_six_known_types_only():

@@ -1,0 +1,291 @@
+"""Sensitivity sets: what points become, which twins they share, what is planned for them, and re-attacks."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from attacks.base import attacks
+from benchmark.catalog import catalog_rows
+from benchmark.errors import UsageError
+from benchmark.federation import run_federation
+from benchmark.lora import import_peft
+from benchmark.plan import CellPlan, Plan, make_plan
+from benchmark.records.store import Store
+from benchmark.schedule import cast
+from benchmark.sensitivity import SensitivityScenario
+from benchmark.suite import Suite, find_suite, read_suite, suites
+from benchmark.worker import _Bench, _client_rows, read_record, run_job
+from defenses.base import Defense
+
+MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))
+TINY = Path(__file__).resolve().parents[1] / "end_to_end" / "tiny.yaml"
+
+
+def plan_of(suite: Suite, **choice: Any) -> Plan:
+    return make_plan(suite, "transformers", **choice)
+
+
+def cells(plan: Plan, scenario: str) -> list[CellPlan]:
+    return [cell for cell in plan.cells if cell.scenario.id == scenario]
+
+
+def test_a_point_is_its_base_with_one_setting_changed_and_a_twin_without_attack() -> None:
+    suite = find_suite("micro")
+    base, section = suite.scenario("aligned_start"), suite.sensitivity
+    assert section is not None
+    named = {"id", "version", "title", "description", "twin", "flags", "seeds", "defenses", "sensitivity"}
+    for axis in section.axes:
+        assert axis.base == base.id
+        for position, point in enumerate(axis.points):
+            if point.scenario is not None:
+                continue
+            made = suite.scenario(point.name)
+            assert isinstance(made, SensitivityScenario)
+            differ = {k for k, v in made.model_dump().items() if k not in named and v != base.model_dump()[k]}
+            assert differ == {k for k in point.set if k != "flags"}
+            place = made.sensitivity
+            assert (place.axis, place.value, place.position, place.twin) == (axis.id, point.value, position, False)
+            twin = suite.scenario(made.twin)
+            assert (twin.attack.id, twin.malicious, twin.twin) == ("none", 0, twin.id)
+            for felt in ("start", "clients", "participants", "partition", "refusal_share", "reattack_rounds"):
+                assert getattr(twin, felt) == getattr(made, felt)
+
+
+def test_twins_that_train_the_same_are_shared() -> None:
+    suite = find_suite("micro")
+    shared = ("share_10", "share_20", "share_40", "bound_1", "bound_4", "blend_50", "blend_80")
+    assert {suite.scenario(name).twin for name in shared} == {"clean"}
+    assert suite.scenario("sampled_3").twin == "clean_sampled_3"
+    twins = [s.id for s in suite.points if s.sensitivity.twin]
+    assert all(name.startswith("clean_") for name in twins)
+    assert len(twins) == len(set(twins))
+
+
+def test_the_declared_bound_is_true_or_the_row_says_otherwise() -> None:
+    for scenario in find_suite("micro").points:
+        wrong = scenario.declared_malicious != min(scenario.malicious, scenario.participants)
+        if scenario.attacked and wrong:
+            assert any("bound" in flag for flag in scenario.flags), scenario.id
+
+
+def test_sets_have_fedavg_and_at_most_four_defenses_on_three_scored_seeds() -> None:
+    suite = find_suite("micro")
+    for scenario in suite.points:
+        assert scenario.defenses[0] == "fedavg"
+        assert len(scenario.defenses) <= 5
+        assert len(scenario.seeds) == 3
+        assert set(scenario.seeds) <= set(suite.seeds)
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Return the message for the micro suite with its sensitivity section changed."""
+
+    def message(change: Callable[[Any], None]) -> str:
+        content = copy.deepcopy(MICRO)
+        change(content["sensitivity"])
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        with pytest.raises(UsageError) as raised:
+            read_suite(path)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    return message
+
+
+def point(**changes: Any) -> Callable[[Any], None]:
+    def change(section: Any) -> None:
+        section["axes"][0]["points"][0].update(changes)
+
+    return change
+
+
+def axis(**changes: Any) -> Callable[[Any], None]:
+    def change(section: Any) -> None:
+        section["axes"][0].update(changes)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (axis(base="algned_start"), "unknown axis 'malicious_share': base scenario 'algned_start'; did you mean 'alig"),
+        (point(set={"malicous": 1}), "unknown setting of point 'share_10' 'malicous'; did you mean 'malicious'?"),
+        (point(set={"twin": "clean"}), "unknown setting of point 'share_10' 'twin'"),
+        (point(set={"malicious": 11}), "point share_10: malicious 11 exceed clients 10; at most all clients"),
+        (point(set={"malicious": "two"}), "point share_10.malicious: Input should be a valid integer"),
+        (point(value=20), "axis 'malicious_share' has the value 20 twice; keep one"),
+        (point(id="share_20"), "axis 'malicious_share': scenario id 'share_20' is taken; rename the point"),
+        (point(id="clean"), "scenario id 'clean' is taken; rename the point"),
+        (point(id="Share"), "id: String should match pattern"),
+        (point(scenario="clean"), "point 10 must have either 'scenario', one that the suite has, or 'id' with 'set'"),
+        (point(id=None), "point 10 must have either 'scenario', one that the suite has, or 'id' with 'set'"),
+        (point(id=None, set={}, scenario="clan"), "scenario 'clan'; did you mean 'clean'?"),
+        (point(value=None), "value: must be a finite number or a text (got None)"),
+        (axis(id="blend"), "axis id 'blend' repeats; rename one"),
+        (axis(tittle="x"), "unknown key 'tittle'"),
+        (axis(points=[]), "points: Tuple should have at least 2 items"),
+        (lambda section: section.update(defenses=[]), "defenses: must be a list of at least one defense id"),
+    ],
+)
+def test_a_broken_rule_is_named_in_one_line(
+    refused: Callable[..., str], change: Callable[[Any], None], message: str
+) -> None:
+    assert message in refused(change)
+
+
+def test_an_unknown_defense_and_an_unknown_axis_are_refused(micro: Suite) -> None:
+    content = micro.model_dump()
+    content["sensitivity"]["axes"][0]["defenses"] = ["fedavg", "medain"]
+    with pytest.raises(UsageError, match="unknown defense 'medain'; did you mean 'median'"):
+        plan_of(Suite.model_validate(content))
+    with pytest.raises(UsageError, match="unknown axis 'malicious_shares'; did you mean 'malicious_share'"):
+        plan_of(micro, axes=["malicious_shares"])
+    with pytest.raises(UsageError, match="suite 'micro' has no sensitivity axes; leave --axis out"):
+        plan_of(micro.model_copy(update={"sensitivity": None}), axes=["all"])
+
+
+def test_the_sets_change_no_key_of_the_other_scenarios(micro: Suite) -> None:
+    alone = plan_of(micro.model_copy(update={"sensitivity": None}), seeds=[11, 20])
+    whole = plan_of(micro, seeds=[11, 20])
+    ranked = [c for c in whole.cells if not isinstance(c.scenario, SensitivityScenario)]
+    assert [c.cell_key for c in ranked] == [c.cell_key for c in alone.cells]
+    assert len(whole.cells) > len(alone.cells)
+
+
+def test_the_whole_suite_runs_points_on_their_own_seeds_and_defenses(micro: Suite) -> None:
+    plan = plan_of(micro)
+    for made in micro.points:
+        found = {(c.pipeline.name, c.seed) for c in cells(plan, made.id)}
+        assert found == {(name, seed) for name in made.defenses for seed in made.seeds}
+    chosen = plan_of(micro, pipelines=["fedavg", "krum"], seeds=[12, 40])
+    assert {(c.pipeline.name, c.seed) for c in cells(chosen, "share_10")} == {("fedavg", 12)}
+    assert {c.seed for c in cells(chosen, "clean")} == {12, 40}
+
+
+def test_an_axis_alone_has_all_its_points_and_their_twins(micro: Suite) -> None:
+    plan = plan_of(micro, axes=["participants"])
+    under_attack = {"fedavg", "trimmed_mean", "multi_krum", "foolsgold", "posthoc_self"}
+    expected = dict.fromkeys(("sampled_3", "sampled", "aligned_start"), under_attack)
+    expected |= {name: {"fedavg"} for name in ("clean_sampled_3", "clean_sampled", "clean")}
+    assert {c.scenario.id for c in plan.cells} == set(expected)
+    for name, defenses in expected.items():
+        assert {c.pipeline.name for c in cells(plan, name)} == defenses
+        assert {c.seed for c in cells(plan, name)} == {11, 12, 13}
+    everything = plan_of(micro, axes=["all"])
+    assert {c.cell_key for c in plan.cells} <= {c.cell_key for c in everything.cells}
+    other = plan_of(micro, axes=["participants"], pipelines=["median"], seeds=[30])
+    assert {(c.pipeline.name, c.seed) for c in other.cells} == {("median", 30)}
+    one = plan_of(micro, scenarios=["share_10"])
+    assert {(c.scenario.id, c.pipeline.name) for c in one.cells} == {("share_10", n) for n in under_attack} | {
+        ("clean", "fedavg")
+    }
+
+
+def test_the_ablation_shares_the_training_and_stays_out_of_the_ranked_scenarios(micro: Suite) -> None:
+    plan = plan_of(micro, seeds=[11])
+    variants = {"posthoc_public_aligned_only", "posthoc_public_contrast"}
+    assert {c.scenario.id for c in plan.cells if c.pipeline.name in variants} == {
+        "posthoc_aligned_only",
+        "clean_posthoc_aligned_only",
+        "posthoc_contrast",
+        "clean_posthoc_contrast",
+    }
+    (ours,) = (c for c in cells(plan, "posthoc_contrast") if c.pipeline.name == "posthoc_public_contrast")
+    published = next(c for c in cells(plan, "aligned_start") if c.pipeline.name == "posthoc_public")
+    assert ours.training_key == published.training_key
+    assert ours.adapter_key != published.adapter_key
+    assert ours.flags == ("variant: posthoc_public_contrast replaces posthoc_public",)
+
+
+def test_reattacks_share_the_training_and_have_adapters_of_their_own(micro: Suite) -> None:
+    plan = plan_of(micro, axes=["reattack"], seeds=[11])
+    fedavg = {
+        name: next(c for c in cells(plan, name) if c.pipeline.name == "fedavg")
+        for name in ("aligned_start", "reattack_1", "reattack_5", "reattack_10")
+    }
+    assert len({c.training_key for c in fedavg.values()}) == 1
+    assert len({c.adapter_key for c in fedavg.values()}) == 4
+    job = next(job for job in plan.jobs if job.training_key == fedavg["aligned_start"].training_key)
+    assert sorted(job.reattacks.values()) == [1] * 4 + [5] * 4 + [10] * 4
+    assert fedavg["aligned_start"].adapter_key not in job.reattacks
+
+
+def test_catalog_rows_say_where_a_scenario_lies(micro: Suite) -> None:
+    rows = {row["id"]: row for row in catalog_rows(plan_of(micro, seeds=[11])) if row["kind"] in ("scenario", "suite")}
+    assert json.loads(rows["share_40"]["settings"])["sensitivity"] == {
+        "axis": "malicious_share",
+        "title": "Share of malicious clients",
+        "unit": "%",
+        "value": 40,
+        "position": 3,
+        "base": "aligned_start",
+        "twin": False,
+    }
+    assert json.loads(rows["clean_sampled_3"]["settings"])["sensitivity"]["twin"] is True
+    assert "sensitivity" not in json.loads(rows["aligned_start"]["settings"])
+    axes = json.loads(rows["micro"]["settings"])["sensitivity"]["axes"]
+    assert [p["scenario"] for p in axes[0]["points"]] == [None, None, "aligned_start", None]
+
+
+@pytest.fixture
+def reattacked() -> Suite:
+    """The tiny suite with an axis of re-attacks."""
+    content = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    points = [{"value": 0, "scenario": "attacked"}, {"value": 3, "id": "again", "set": {"reattack_rounds": 3}}]
+    section = {"id": "rounds", "title": "Rounds", "description": "Rounds after the repair.", "base": "attacked"}
+    content["sensitivity"] = {"seeds": [1], "defenses": ["fedavg", "posthoc_public"], "axes": [section]}
+    section["points"] = points
+    return Suite.model_validate(content)
+
+
+def test_a_reattack_is_a_second_federation_from_the_repaired_adapter(tmp_path: Path, reattacked: Suite) -> None:
+    plan = plan_of(reattacked, axes=["rounds"])
+    store = Store(tmp_path)
+    scenario = reattacked.scenario("attacked")
+    key = {(c.scenario.id, c.stage.name): c.adapter_key for c in plan.cells}
+    (job,) = (job for job in plan.jobs if job.scenario.id == "attacked")
+    assert run_job(reattacked, job, tmp_path).failures == {}
+    bench = _Bench(reattacked, scenario, 1)
+    layout = bench.model.stacked.layout
+    adapters = {name: import_peft(store.adapter_folder(k), layout) for name, k in key.items() if k in job.pipelines}
+    training = reattacked.training.model_copy(update={"rounds": 3})
+    federation = cast(scenario, training, bench.world.task_types, 1, ("reattack",))
+    first = cast(scenario, training, bench.world.task_types, 1)
+    assert (federation.client_ids, federation.compromised) == (first.client_ids, first.compromised)
+    assert federation.participants != first.participants
+    for stage in ("fedavg", "posthoc_public"):
+        again = run_federation(
+            scenario,
+            training,
+            federation,
+            _client_rows(reattacked, scenario, 1).rows,
+            bench.model.stacked,
+            adapters["attacked", stage],
+            attacks.get("unaligned_data").create({}),
+            Defense(),
+            bench._server("reattack"),
+            1,
+            owner="reattack",
+            tells_truth=False,
+            phase=("reattack",),
+        )
+        torch.testing.assert_close(again.adapter, adapters["again", stage], rtol=0, atol=1e-7)
+        assert not torch.equal(again.adapter, adapters["attacked", stage])
+        assert again.rounds[0].learning_rate == reattacked.training.learning_rate
+        records = [read_record(store.adapter_folder(key[name, stage])) for name in ("attacked", "again")]
+        sent = sum(len(r.clients) for r in again.rounds) * layout.dimension * 4
+        assert records[1]["upload_bytes"] == records[0]["upload_bytes"] + sent
+        assert records[1]["usage"] | {"server_seconds": 0} == records[0]["usage"] | {"server_seconds": 0}
+    # The rounds table tells of the first federation alone, whose training is shared.
+    assert store.read("rounds", job.training_key).num_rows == reattacked.training.rounds
