@@ -49,14 +49,8 @@ def test_new_descriptions_win_and_those_that_the_new_catalog_lacks_stay(tmp_path
     store = Store(tmp_path / "second")
     add_cell(store, seed=1)
     add_catalog(store, "second", {"krum": "Krum, reworded", "dnc": "DnC"})
-    assert publish(store, results, "micro") == {
-        "rounds": 0,
-        "responses": 0,
-        "verdicts": 0,
-        "probes": 0,
-        "cells": 1,
-        "catalog": 2,
-    }
+    added = publish(store, results, "micro")
+    assert {table: count for table, count in added.items() if count} == {"cells": 1, "catalog": 2}
     assert catalog(results) == {
         "micro": "Micro",
         "krum": "Krum, reworded",
