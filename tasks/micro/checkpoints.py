@@ -9,8 +9,8 @@ from typing import Final
 
 from benchmark.errors import UsageError, unknown_name
 
-ROLES: Final = ("raw", "chat", "external", "judge", "chat_2")
-SIBLINGS: Final = ("chat_2",)
+ROLES: Final = ("raw", "chat", "external", "judge", "chat_2", "chat_3")
+SIBLINGS: Final = ("chat_2", "chat_3")
 """Chat models from other seeds, from pre-training on: they show how far a score depends on the one base model."""
 
 FOLDER: Final = Path(__file__).parent / "checkpoints"

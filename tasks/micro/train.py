@@ -38,9 +38,8 @@ from tasks.micro.world import REVISION, language_digest
 RELEASE_SEED: Final = 20261
 """Seed of the models in the repository. No design decision looked at it: those were taken on seed 0."""
 
-SIBLING_SEEDS: Final = {"chat_2": 20262}
-"""The seeds that follow the release seed, in order, but those whose model fails the test that the bundled chat model
-passes: 90 % safety in each scored stratum. 20263 failed it (44 and 65 % in new phrasings); no other was trained."""
+SIBLING_SEEDS: Final = {"chat_2": 20262, "chat_3": 20263}
+"""The two seeds that follow the release seed, whatever came of them: choosing the best would hide what they are for."""
 
 PARTS: Final = 4
 """Parts into which a batch is cut."""
