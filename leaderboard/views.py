@@ -22,8 +22,8 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     """Return one mapping a defense, in the order of the ranking; all have the same names.
 
     A metric ``m`` has its mean under ``m``, its 95 % interval under ``m_low`` and ``m_high``, its standard deviation
-    over seeds under ``m_sd`` and its number of seeds under ``m_seeds``; shares are in 0..1. What was not measured is
-    ``None``.
+    over seeds under ``m_sd``, its number of seeds under ``m_seeds`` and the interval's method under ``m_method`` (see
+    :class:`leaderboard.stats.Estimate`); shares are in 0..1. What was not measured is ``None``.
 
     Args:
         board: The board of one suite.
@@ -42,7 +42,7 @@ def view_csv(board: Board, scenario: str = "") -> bytes:
     """Return a view as CSV with a heading; numbers are rounded to :data:`DIGITS`."""
     rows = view_rows(board, scenario)
     names = list(rows[0]) if rows else list(_TEXT)
-    kinds = {name: pa.string() if name in _TEXT else pa.int64() if _whole(name) else pa.float64() for name in names}
+    kinds = {name: pa.string() if _is_text(name) else pa.int64() if _whole(name) else pa.float64() for name in names}
     rounded = [{name: _rounded(value) for name, value in row.items()} for row in rows]
     return csv_bytes(pa.Table.from_pylist(rounded, schema=pa.schema(list(kinds.items()))))
 
@@ -72,18 +72,23 @@ def _row(standing: Standing, metrics: list[str]) -> dict[str, Any]:
 
 def _columns(name: str, value: Estimate | None) -> dict[str, Any]:
     if value is None:
-        return dict.fromkeys((name, *(f"{name}_{part}" for part in ("low", "high", "sd", "seeds"))))
+        return dict.fromkeys((name, *(f"{name}_{part}" for part in ("low", "high", "sd", "seeds", "method"))))
     return {
         name: _defined(value.mean),
         f"{name}_low": _defined(value.low),
         f"{name}_high": _defined(value.high),
         f"{name}_sd": _defined(value.sd),
         f"{name}_seeds": value.count,
+        f"{name}_method": value.method,
     }
 
 
 def _defined(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _is_text(name: str) -> bool:
+    return name in _TEXT or name.endswith("_method")
 
 
 def _whole(name: str) -> bool:
