@@ -61,8 +61,11 @@ def csv_bytes(table: pa.Table) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table.column_names)
-    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        writer.writerow(["" if value is None else _harmless(value) for value in row])
+    columns = [
+        [_harmless(text) for text in column.to_pylist()] if pa.types.is_string(column.type) else column.to_pylist()
+        for column in table.columns
+    ]
+    writer.writerows(zip(*columns, strict=True))  # writes None as nothing
     return buffer.getvalue().encode()
 
 
@@ -79,5 +82,5 @@ def _flat(cell: CellScore) -> dict[str, Any]:
     return {**known, "state": cell.state, "reason": cell.reason, "flags": "; ".join(row["flags"]), **cell.metrics}
 
 
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+def _harmless(text: str | None) -> str | None:
+    return f"'{text}" if text is not None and text.startswith(_FORMULA) else text

@@ -155,16 +155,17 @@ def _separated(board: Board, view: str, index: Mapping[str, int], exact: dict[st
     do not vary over seeds are added to ``exact``, for all complete defenses.
     """
     result = {}
+    probes = _probes(board, view)
     family = [standing.entry.id for standing in board.standings(view) if standing.group == RANKED]
     for metric in COMPARED:
         known = {entry.id: board.values(view, entry.id, metric) for entry in board.entries}
-        _collect_exact(known, _probes(board, view)[metric], exact)
+        _collect_exact(known, probes[metric], exact)
         complete = {name: known[name] for name in family if known[name]}
         rows = ["0"] * len(index)
         seeds = {tuple(values) for values in complete.values()}
         if len(seeds) == 1 and len(complete) > 1 and len(next(iter(seeds))) > 1:
             table = np.array([list(values.values()) for values in complete.values()])
-            better = compare_all(table, _probes(board, view)[metric]).better()
+            better = compare_all(table, probes[metric]).better()
             rows = _sets(better | better.T, [index[name] for name in complete], len(index))
         result[metric] = rows
     return result
@@ -202,13 +203,11 @@ def _collect_exact(known: Mapping[str, Mapping[int, float]], probes: int, exact:
 def _probes(board: Board, view: str) -> dict[str, int]:
     """Return the number of probes behind each compared metric in ``view``; 0 where no cell is scored."""
     names = board.compared if view == OVERALL else (view,)
-    result = {}
-    for metric in COMPARED:
-        counts = [
-            summary.probes(metric)
-            for entry in board.entries
-            for name in names
-            if (summary := entry.scenarios[name]).values
-        ]
-        result[metric] = min(counts, default=0)
-    return result
+    cells = {  # one a probe set: cells share what they know of it
+        id(cell.probes): cell
+        for entry in board.entries
+        for name in names
+        if entry.scenarios[name].values
+        for cell in entry.scenarios[name].cells.values()
+    }
+    return {metric: min((cell.behind(metric) for cell in cells.values()), default=0) for metric in COMPARED}
