@@ -1,0 +1,255 @@
+"""What the page says of a board: answers, views besides the ranking, downloads, and rows that lack something."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from leaderboard.answers import answers
+from leaderboard.board import Board, Summary
+from leaderboard.download import cell_table, csv_bytes, parquet_bytes
+from leaderboard.page import environment, render
+from leaderboard.page_data import page_data
+from leaderboard.page_views import detection_table
+from leaderboard.ranking import boards
+from leaderboard.rows import Rows, load_rows
+from leaderboard.sensitivity import Axis, Cell, Line, Point
+
+from .synthetic import SMALL, cell_row, exact_rows, make_rows, table_of, write_tables
+
+SEEDS = range(4)
+
+
+def _rows(tmp_path: Path, scores: dict[str, Any], *, seeds: range = SEEDS) -> Rows:
+    """Return rows of one attacked scenario and its twin; ``scores`` has safety by seed, or safety and utility."""
+    cells = []
+    for defense, safety in scores.items():
+        for seed in seeds:
+            given = safety(seed) if callable(safety) else safety
+            cells.append((cell_row(defense=defense, seed=seed), given))
+            twin = cell_row(defense=defense, seed=seed, scenario="clean", attack="none")
+            cells.append((twin, {**given, "safety": 1.0}))
+    return load_rows([write_tables(tmp_path / "rows", exact_rows(cells, per=40))])
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    return _rows(
+        tmp_path,
+        {
+            "fedavg": lambda seed: {"safety": 0.1 + 0.025 * (seed % 2), "utility": 1.0, "over_refusal": 0.0},
+            "dnc": lambda seed: {"safety": 0.9 + 0.025 * (seed % 3), "utility": 0.975, "over_refusal": 0.1},
+            "median": lambda seed: {"safety": 0.1 + 0.05 * (seed // 2 % 2), "utility": 1.0, "over_refusal": 0.0},
+            "krum": lambda seed: {"safety": 1.0, "utility": 0.5, "over_refusal": 0.0},
+        },
+    )
+
+
+def _page(board: Board, rows: Rows) -> str:
+    return render(environment(), board, rows, [("index.html", board)])
+
+
+def _text(page: str, section: str) -> str:
+    part = page[page.index(f'aria-labelledby="{section}"') :]
+    body = re.sub(r"<svg\b.*?</svg>", "", part[: part.index("</section>")], flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def test_the_answer_names_better_indistinguishable_and_gated_defenses_with_their_price(rows: Rows) -> None:
+    [board] = boards(rows)
+    found = answers(board)
+    assert [line.standing.entry.id for line in found.better] == ["dnc"]
+    assert [line.standing.entry.id for line in found.tied] == ["median"]
+    assert [line.standing.entry.id for line in found.gated] == ["krum"]
+    assert found.leaders == found.better
+    [dnc] = found.better
+    assert dnc.safety is not None
+    assert dnc.safety.low > 0.7
+    assert dnc.utility is not None
+    assert dnc.utility.mean == pytest.approx(-0.025)
+    assert dnc.bill == "0.05 s"
+    text = _text(_page(board, rows), "answer")
+    assert re.search(
+        r"1 of 2 ranked defenses is significantly safer than plain averaging, which keeps 11\.\d % \[", text
+    )
+    assert re.search(r"From FedAvg: median [+\N{MINUS SIGN}]\S+ \[\N{MINUS SIGN}\S+, \S+\]", text)
+    assert re.search(r"Fail a gate, however safe: krum ?\.", text)
+
+
+def test_a_single_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, {"fedavg": {"safety": 0.2}, "dnc": {"safety": 0.9}}, seeds=range(1))
+    [board] = boards(rows)
+    page = _page(board, rows)
+    assert "Nothing is compared, because one seed cannot tell. A single seed gives no intervals" in _text(
+        page, "answer"
+    )
+    assert "so nothing is ranked" in _text(page, "ranking")
+    table = page[page.index('id="table"') : page.index("</table>", page.index('id="table"'))]
+    assert 'class="ci">[' not in table
+    assert re.findall(r'<td class="rank"[^>]*>([^<]*)<', table) == ["", ""]
+
+
+def test_ties_are_equal_ranks_and_exact_intervals_are_marked(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, {"fedavg": {"safety": 0.0}, "dnc": {"safety": 1.0}, "krum": {"safety": 1.0}})
+    page = _page(boards(rows)[0], rows)
+    table = page[page.index('id="table"') : page.index("</table>", page.index('id="table"'))]
+    assert re.findall(r'<td class="rank"[^>]*>([^<]*)<', table) == ["1", "1", "3"]
+    assert re.search(r'class="ci">\[\d+\.\d, 100\.0\]<abbr title="exact interval over probes', table)
+
+
+def test_a_defense_that_lacks_cells_says_which(tmp_path: Path) -> None:
+    cells = [(cell_row(defense=name, seed=seed), {"safety": 0.5}) for name in ("fedavg", "dnc") for seed in (0, 1)]
+    cells += [
+        (cell_row(defense=name, seed=seed, scenario="clean", attack="none"), {})
+        for name in ("fedavg", "dnc")
+        for seed in (0, 1)
+    ]
+    rows = load_rows([write_tables(tmp_path, exact_rows([cell for i, cell in enumerate(cells) if i != 3]))])
+    [board] = boards(rows)
+    page = _page(board, rows)
+    assert "aligned_start: not run (seed 1)" in _text(page, "ranking")
+    assert "Without a place: dnc" in _text(page, "answer")
+
+
+def test_detection_is_shown_by_scenario_and_composition_by_round(tmp_path: Path) -> None:
+    tables = make_rows(SMALL)
+    cells = [row for row in tables["cells"].to_pylist() if row["status"] == "done" and row["final"]]
+    tables["rounds"] = table_of(
+        "rounds",
+        [
+            {
+                "training_key": row["training_key"],
+                "round": index,
+                "clients": ["a", "b", "c"],
+                "malicious": [index < 3, index < 1, False],
+                "weights": [0.0, 0.5, 0.5] if row["defense"] == "krum" else None,
+                "norms": [1.0] * 3,
+                "losses": [0.1] * 3,
+                "rejected": [],
+                "learning_rate": 4e-3,
+                "aggregate_seconds": 0.001,
+            }
+            for row in cells
+            for index in range(4)
+        ],
+    )
+    rows = load_rows([write_tables(tmp_path, tables)])
+    [board] = boards(rows)
+    table = detection_table(board)
+    assert [defense for defense, _ in table.rows] == ["krum"]
+    assert table.counts == (0, 1, 2)
+    page = _page(board, rows)
+    text = _text(page, "detection")
+    assert "Aligned start 3 6 3 12 3" in text  # rounds with 0, 1 and 2 attackers, all of them, attackers the majority
+    data = json.loads(page[page.index('id="data">') + 10 : page.index("</script>", page.index('id="data">'))])
+    [[defense, whole, splits, discarded]] = data["detection"]["aligned_start"]
+    assert (data["defenses"][defense]["id"], discarded) == ("krum", 0)
+    assert [value[0] for value in whole] == [750, 750, 125, 917]
+    assert [(name, rounds) for name, rounds, _ in splits] == [
+        ("0 malicious", 3), ("1 malicious", 6), ("2 malicious", 3), ("minority", 9), ("majority", 3),
+    ]  # fmt: skip
+
+
+def test_rows_without_rounds_or_sets_say_so(rows: Rows) -> None:
+    [board] = boards(rows)
+    page = _page(board, rows)
+    assert "hold no rounds in which a rule gave its clients weights" in _text(page, "detection")
+    assert "hold no sensitivity sets" in _text(page, "sensitivity")
+    assert "do not hold two judges" in _text(page, "judges")
+
+
+def test_sensitivity_curves_break_where_a_cell_is_missing(rows: Rows) -> None:
+    [board] = boards(rows)
+    entry = board.entry("dnc")
+    done = Cell("dnc", entry.scenarios["aligned_start"])
+    lacking = Cell("dnc", Summary("failed", ("failed: disk <full> (seed 1)",)))
+    clean = {"fedavg": Cell("fedavg", board.entry("fedavg").scenarios["clean"])}
+    points = tuple(
+        Point(value, f"{value} %", f"p{value}", "clean", value == 30, {"dnc": cell}, clean)
+        for value, cell in ((10, done), (20, lacking), (30, done), (40, done))
+    )
+    axis = Axis(
+        "share", "Malicious <share>", "%", "One paragraph.", "p30", (0, 1), points, (Line("dnc", ("dnc",) * 4),)
+    )
+    page = _page(replace(board, sensitivity=(axis,)), rows)
+    text = _text(page, "sensitivity")
+    assert "Malicious &lt;share&gt;" in text
+    assert text.count("failed: disk &lt;full&gt;") == 1
+    figure = page[page.index('aria-label="Safety by Malicious') :]
+    figure = figure[: figure.index("</svg>")]
+    solid = re.findall(
+        r'<path d="M [^"]*L [^"]*" clip-path="[^"]*" style="fill: none; stroke: var\(--ink\)[^"]*1\.4', figure
+    )
+    assert len(solid) == 1  # 30 to 40 alone
+
+
+def test_a_judge_with_many_parse_failures_is_flagged(tmp_path: Path) -> None:
+    tables = make_rows(SMALL)
+    verdicts = tables["verdicts"].to_pylist()
+    broken = [row for row in verdicts if row["judge"] == "micro_judge"]
+    for row in broken[: len(broken) // 5]:
+        row["verdict"] = "unparsable"
+    tables["verdicts"] = table_of("verdicts", verdicts)
+    rows = load_rows([write_tables(tmp_path, tables)])
+    text = _text(_page(boards(rows)[0], rows), "judges")
+    assert re.search(r"micro_judge Harmful requests \d\d\.\d\d over 10 %: read with care", text)
+    assert not re.search(r"rule Harmful requests \d\.\d\d over", text)
+    assert "Kendall" in text
+
+
+def test_retracted_cells_are_listed_with_their_reason(rows: Rows) -> None:
+    [board] = boards(rows)
+    cell = next(cell for cell in board.cells if cell.row["defense"] == "dnc" and cell.row["seed"] == 2)
+    gone = replace(cell, state="retracted", reason="retracted on 2026-12-01 (leak): <b>why</b>")
+    text = _text(_page(replace(board, retracted=(gone,)), rows), "limits")
+    assert "dnc in aligned_start, seed 2 : retracted on 2026-12-01 (leak): &lt;b&gt;why&lt;/b&gt;" in text
+
+
+def test_the_published_tables_are_apart_and_marked(rows: Rows) -> None:
+    [board] = boards(rows)
+    page = _page(board, rows)
+    text = _text(page, "published")
+    assert "published, not re-run" in text
+    assert "Noise floor." in text
+    assert text.count("Published, not re-run.") == len(re.findall(r"aria-label=\"Published table", page)) >= 5
+    assert "49.81" in text
+    assert '<details class="published" id="published-tables"><summary>' in page  # closed
+
+
+def test_data_for_the_script_cannot_leave_its_element(rows: Rows) -> None:
+    [board] = boards(rows)
+    hostile = "</script><!--\u2028&"
+    entry = replace(board.entries[0], info={**board.entries[0].info, "title": hostile})
+    text = page_data(replace(board, entries=(entry, *board.entries[1:])), ["safety"], [], [], {"more": hostile})
+    assert not set("<>&\u2028") & set(text)
+    loaded = json.loads(text)
+    assert loaded["defenses"][0]["title"] == loaded["more"] == hostile
+
+
+def test_downloads_hold_every_cell_with_its_scores(rows: Rows) -> None:
+    [board] = boards(rows)
+    table = cell_table(board)
+    assert table.num_rows == len(board.cells) == 4 * 2 * len(SEEDS)
+    read = list(csv.DictReader(io.StringIO(csv_bytes(table).decode())))
+    first = board.cells[0]
+    assert [read[0][name] for name in ("scenario", "defense", "cell_key")] == [
+        first.row[name] for name in ("scenario", "defense", "cell_key")
+    ]
+    assert float(read[0]["safety"]) == first.metrics["safety"]
+    assert pq.read_table(io.BytesIO(parquet_bytes(table))).equals(table)
+
+
+def test_a_formula_in_a_download_is_text(rows: Rows) -> None:
+    [board] = boards(rows)
+    cells = (replace(board.cells[0], reason="=HYPERLINK(1)"), *board.cells[1:])
+    table = cell_table(replace(board, cells=cells))
+    assert next(csv.DictReader(io.StringIO(csv_bytes(table).decode())))["reason"] == "'=HYPERLINK(1)"
+    assert table.column("reason")[0].as_py() == "=HYPERLINK(1)"
