@@ -173,7 +173,7 @@ def curve(axis: Axis, number: int) -> str:
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.tick_params(length=0)
 
-    return _svg(draw, 5.6, 2.9, f"curve{number}", right=0.7, left=0.12, title=f"Safety by {axis.title}")
+    return _svg(draw, 5.6, 2.9, f"curve{number}", title=f"Safety by {axis.title}", right=0.7, left=0.12, bottom=0.34)
 
 
 def _at(point: Point, defense: str) -> Estimate | None:
@@ -229,8 +229,16 @@ def _spread(values: list[float], gap: float) -> list[float]:
 
 
 def _svg(
-    draw: Any, width: float, height: float, name: str, title: str, right: float | None = None, left: float = 0.08
+    draw: Any,
+    width: float,
+    height: float,
+    name: str,
+    title: str,
+    right: float | None = None,
+    left: float = 0.08,
+    bottom: float = 0.62,
 ) -> str:
+    """Return what ``draw`` draws; sizes are in inches, ``left`` and ``right`` of the axes in shares of the width."""
     # Imported late: a terminal table or a row check must not pay for matplotlib.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -241,7 +249,7 @@ def _svg(
         FigureCanvasSVG(figure)
         draw(figure)
         if right is not None:
-            figure.subplots_adjust(left=left, right=right, top=0.97, bottom=0.62 / height)
+            figure.subplots_adjust(left=left, right=right, top=0.97, bottom=bottom / height)
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
