@@ -18,7 +18,7 @@ from benchmark.errors import FedSafetyError, NotApplicableError, UsageError
 from benchmark.judges.base import judges
 from benchmark.keys import content_key, file_digest, source_digest
 from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
-from benchmark.sensitivity import REFERENCE, Axis, SensitivityScenario
+from benchmark.sensitivity import Axis, SensitivityScenario
 from benchmark.suite import Scenario, Suite
 from defenses.base import Defense, defenses
 from tasks.base import Probe, TaskWorld, task_worlds
@@ -191,7 +191,7 @@ class _Selection:
         points = [scenario for scenario in chosen if isinstance(scenario, SensitivityScenario)]
         return [
             *(self._main(scenario) for scenario in self.suite.scenarios if scenario.id in wanted),
-            *(part for point in points for part in self._with_twin(point, point.defenses, point.seeds)),
+            *(part for point in points for part in self._with_twin(point, point.defenses, point.seeds, ())),
             *(part for axis in self._axes(axes) for part in self._along(axis)),
         ]
 
@@ -224,11 +224,13 @@ class _Selection:
         return parts
 
     def _with_twin(
-        self, scenario: Scenario, names: tuple[str, ...], seeds: tuple[int, ...], twins: tuple[str, ...] = (REFERENCE,)
+        self, scenario: Scenario, names: tuple[str, ...], seeds: tuple[int, ...], twins: tuple[str, ...]
     ) -> list[_Part]:
         twin = self.suite.scenario(scenario.twin)
         if isinstance(twin, SensitivityScenario):
             twins = twin.defenses
+        assert self.suite.sensitivity is not None
+        twins = twins or self.suite.sensitivity.defenses[:1]
         parts = [(scenario, names), (twin, twins)][: 2 if scenario.attacked else 1]
         return [_Part(where, self.pipelines or what, self.seeds or seeds) for where, what in parts]
 

@@ -15,9 +15,6 @@ from pydantic import Field, ValidationError, model_validator
 from benchmark.errors import unknown_name
 from benchmark.scenario import AttackSettings, Scenario, Seed, Settings, rule
 
-REFERENCE: Final = "fedavg"
-"""What runs in the twins: scores under attack are read against un-attacked FedAvg."""
-
 _SETTABLE: Final = (
     "start",
     "clients",
@@ -32,7 +29,7 @@ _SETTABLE: Final = (
 )
 
 _FELT_BY_TWINS: Final = ("start", "clients", "participants", "partition", "refusal_share", "reattack_rounds")
-"""What un-attacked FedAvg depends on. The declared bound is not among it: FedAvg is told none."""
+"""What plain averaging without attack depends on. The declared bound is not among it: it is told none."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Value = Annotated[int | float | str, rule("must be a finite number or a text")]
@@ -107,7 +104,7 @@ class Sensitivity(Settings):
     seeds: tuple[Seed, ...] = Field(min_length=1)
     """Run seeds of every axis that names none."""
     defenses: Annotated[tuple[str, ...], rule("must be a list of at least one defense id")] = Field(min_length=1)
-    """Defenses of every axis that names none."""
+    """Defenses of every axis that names none. Scores are read against the first, which runs in all twins."""
     axes: tuple[Axis, ...] = Field(min_length=1)
     """The settings that are varied."""
 
@@ -128,7 +125,7 @@ class Sensitivity(Settings):
 
     def twin_defenses_of(self, axis: Axis, point: Point) -> tuple[str, ...]:
         """Return the defenses that run in a point's un-attacked twin."""
-        return self.defenses_of(axis, point) if axis.twins == "all" else (REFERENCE,)
+        return self.defenses_of(axis, point) if axis.twins == "all" else self.defenses[:1]
 
 
 class Place(Settings):
@@ -164,7 +161,7 @@ class SensitivityScenario(Scenario):
 def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[SensitivityScenario, ...]:
     """Return the scenarios that the points make, each followed by its twin where it needs one of its own.
 
-    A twin that trains the same is shared: declared bound and attack do not reach un-attacked FedAvg.
+    A twin that trains the same is shared: declared bound and attack do not reach plain averaging without attack.
 
     Raises:
         ValueError: An axis or scenario id repeats or is unknown, or a point cannot be made; says which and why.
