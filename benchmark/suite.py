@@ -79,6 +79,8 @@ class Suite(Settings):
     """Defenses, or every registered one that is not a variant."""
     pipelines: tuple[str, ...] = ()
     """Compositions to run besides, for example ``krum+posthoc_self``."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness to score every served adapter on besides; part of no key."""
     quick: QuickSettings
     """What ``--quick`` runs."""
     scenarios: tuple[Scenario, ...] = Field(min_length=1)
