@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -261,14 +262,18 @@ class Board:
         return {seed: statistics.fmean(values[seed] for values in by_scenario) for seed in sorted(shared)}
 
     def difference(self, view: str, one: str, other: str, metric: str = "safety") -> Difference | None:
-        """Return ``one`` minus ``other``, paired by seed; ``None`` where they share no seed.
+        """Return ``one`` minus ``other``, paired by seed; ``None`` where they share no seed on which both are defined.
 
         Its ``p`` is that of one comparison; whether two ranked defenses are separated is :meth:`separated`'s to say.
         """
         mine, theirs = self.values(view, one, metric), self.values(view, other, metric)
-        seeds = sorted(mine.keys() & theirs.keys())
+        seeds = sorted(s for s in mine.keys() & theirs.keys() if not math.isnan(mine[s] + theirs[s]))
         if not seeds:
             return None
+        if metric in DIFFERENCES:
+            # The twin cancels: what is left is a difference of shares, with the sign of :func:`estimates`.
+            mine, theirs = (self.values(view, defense, DIFFERENCES[metric]) for defense in (one, other))
+            mine, theirs = (mine, theirs) if metric == "excess_refusal" else (theirs, mine)
         names = self.compared if view == OVERALL else (view,)
         probes = min(self.entry(one).scenarios[name].probes(metric) for name in names)
         return paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds], probes)
