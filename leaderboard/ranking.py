@@ -156,10 +156,12 @@ def _newest(cell: CellScore) -> tuple[Any, str]:
 
 
 def _current(cells: Sequence[CellScore]) -> tuple[list[CellScore], list[str]]:
-    """Return the newest cells of the newest protocol and suite version, and what was left out."""
+    """Return the newest cells of the newest committed protocol and suite version, and what was left out."""
     notices = []
     published = [cell for cell in cells if cell.row["origin"] != ORIGIN_LOCAL]
-    newest = max(published or cells, key=_newest).row
+    # A submission decides no version: one made later with an older suite would hide all committed rows.
+    committed = [cell for cell in published if cell.row["origin"] == ORIGIN_COMMITTED]
+    newest = max(committed or published or cells, key=_newest).row
     versions = ("protocol_version", "suite_version")
     kept = [cell for cell in cells if all(cell.row[name] == newest[name] for name in versions)]
     if len(kept) < len(cells):

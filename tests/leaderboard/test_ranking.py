@@ -99,6 +99,18 @@ def test_a_difference_is_paired_by_seed(tmp_path: Path) -> None:
     assert board.values(OVERALL, "krum") == pytest.approx({0: 0.8, 1: 0.9, 2: 0.85, 3: 0.9})
 
 
+def test_differences_to_the_twin_are_compared_like_the_shares_they_are_made_of(tmp_path: Path) -> None:
+    board = board_of(tmp_path, FEDAVG + cells("krum", [0.9, 1.0], [1, 1], utility=0.95))
+    for metric, share, sign in (("drop", "safety", -1), ("lost_utility", "utility", -1), ("safety", "safety", 1)):
+        found = board.difference("aligned_start", "krum", "fedavg", metric)
+        expected = board.difference("aligned_start", "krum", "fedavg", share)
+        assert found is not None
+        assert expected is not None
+        ends = sorted(sign * end for end in (expected.low, expected.high))
+        numbers = (found.mean, found.low, found.high, found.p)
+        assert numbers == pytest.approx((sign * expected.mean, *ends, expected.p))
+
+
 def test_the_interval_of_the_drop_is_that_of_the_paired_difference_to_the_twin(tmp_path: Path) -> None:
     drop = standing(board_of(tmp_path, FEDAVG4 + KRUM4), "krum", "aligned_start").metrics["drop"]
     interval = stats.ttest_rel([1.0, 1.0, 0.95, 1.0], [0.8, 0.9, 0.85, 0.9]).confidence_interval()
@@ -274,6 +286,14 @@ def test_rows_of_another_protocol_are_not_mixed_in_and_said_so(tmp_path: Path) -
     board = board_of(tmp_path, FEDAVG + old)
     assert [entry.id for entry in board.entries] == ["fedavg"]
     assert board.notices[0].startswith("4 cells of another protocol / suite version (0 / 1) are stored but not shown")
+
+
+def test_a_later_submission_of_another_suite_version_hides_no_committed_row(tmp_path: Path) -> None:
+    later = cell_row()["created_at"].replace(year=2040)
+    late = cells("krum", [0.9, 0.9], [1, 1], origin="submitted", suite_version="0", created_at=later)
+    board = board_of(tmp_path, FEDAVG + late)
+    assert (board.version, [entry.id for entry in board.entries]) == ("1", ["fedavg"])
+    assert board.notices[0].startswith("4 cells of another protocol / suite version (1 / 0) are stored but not shown")
 
 
 def test_of_a_cell_that_was_run_again_the_newest_counts(tmp_path: Path) -> None:
