@@ -37,7 +37,7 @@ from leaderboard.joint_verdicts import BAD, GOOD, KINDS, UNPARSABLE, JointVerdic
 from leaderboard.rank_agreement import RankAgreement, rank_agreement
 from leaderboard.rows import Rows
 from leaderboard.stats import Estimate, estimate
-from leaderboard.tables import EXACT_JUDGE, CellScore
+from leaderboard.tables import EXACT_JUDGE, STATUS_RETRACTED, CellScore
 
 Floats = npt.NDArray[np.float64]
 
@@ -183,14 +183,18 @@ def agreement(
 
     Args:
         rows: The rows that hold the cells' verdicts and probes.
-        cells: The shown cells; those that are not final or not done are passed over.
+        cells: The shown cells; those that are retracted, not final or not done are passed over.
         scenarios: The attacked scenarios to look at, in the order of the ranks.
         compared: Those of them whose mean is the overall safety.
 
     Raises:
         FedSafetyError: A verdict is of no known word, or of a probe that its probe set lacks.
     """
-    final = [cell for cell in cells if cell.row["final"] and cell.row["status"] == STATUS_DONE]
+    final = [
+        cell
+        for cell in cells
+        if cell.row["final"] and cell.row["status"] == STATUS_DONE and cell.state != STATUS_RETRACTED
+    ]
     places = set(scenarios) | {cell.row["twin"] for cell in final if cell.row["scenario"] in scenarios}
     final = sorted(
         (cell for cell in final if cell.row["scenario"] in places),

@@ -41,7 +41,7 @@ import numpy.typing as npt
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE
 from leaderboard.rows import Rows
 from leaderboard.stats import Estimate, estimate
-from leaderboard.tables import CellScore
+from leaderboard.tables import STATUS_RETRACTED, CellScore
 from leaderboard.tallies import COLUMNS, Tally, tallies_of
 
 Floats = npt.NDArray[np.float64]
@@ -138,18 +138,23 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
 
     Args:
         rows: The rows that hold the cells' rounds.
-        cells: The shown cells; those that are not final or not done are passed over.
+        cells: The shown cells; those that are retracted, not final or not done are passed over.
         baseline: The defense that averages by sample count.
 
     Raises:
         FedSafetyError: The lists of a round differ in length, or a weight is negative or not finite.
     """
     trainings: dict[tuple[str, str], dict[int, tuple[str, bool]]] = defaultdict(dict)
+    # Of retracted cells too: whose training is the baseline's does not hang on whether the baseline's score counts.
+    keys: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
     for cell in cells:
         row = cell.row
         if row["final"] and row["status"] == STATUS_DONE:
             place = row["scenario"], row["defense"]
+            keys[place][row["seed"]] = row["training_key"]
+            if cell.state == STATUS_RETRACTED:
+                continue
             trainings[place][row["seed"]] = row["training_key"], row["origin"] == ORIGIN_LOCAL
             attackers = row["malicious"] if row["scenario"] != row["twin"] else 0
             sizes[place] = attackers, row["clients"] - attackers
@@ -166,7 +171,6 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
 
     places = sorted(trainings, key=lambda place: (place[1], place[0]))
     tallies = {place: of_seeds(trainings[place]) for place in places}
-    keys = {place: {seed: key for seed, (key, _) in by_seed.items()} for place, by_seed in trainings.items()}
     return DetectionView(
         {
             (defense, scenario): _detection(

@@ -41,8 +41,6 @@ from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_LOCAL
 
 FILE_NAME = "retractions.yaml"
-STATUS_RETRACTED = "retracted"
-"""State of a cell whose score does not count."""
 
 Policy = Literal["faulty_run", "leak", "misdeclared", "withdrawn"]
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

@@ -154,6 +154,20 @@ def test_a_retracted_cell_is_missing_with_its_reason_and_changes_nobody_elses_sc
     assert after.published_digest in page
 
 
+def test_retracted_cells_take_no_part_in_detection_and_agreement(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    (old,) = boards(load_rows([write_rows(root / "micro", SMALL)]))
+    entry = "{scenario: aligned_start, defense: DEFENSE, date: 2030-02-03, policy: faulty_run, reason: Wrong base}"
+    written(root, *(entry.replace("DEFENSE", name) for name in ("krum", "fedavg")))
+    (new,) = boards(load_rows([root]))
+    assert ("krum", "aligned_start") in old.detection.detections
+    gone = {("krum", "aligned_start"), ("fedavg", "aligned_start")}
+    assert new.detection.detections.keys() == old.detection.detections.keys() - gone
+    for place, one in new.detection.detections.items():
+        assert (one.rule, one.state) == (old.detection.detections[place].rule, old.detection.detections[place].state)
+    assert new.agreement.sets < old.agreement.sets
+
+
 def test_rows_with_a_retraction_that_hits_nothing_are_not_read(tmp_path: Path) -> None:
     root = write_rows(tmp_path / "results" / "micro", SMALL).parent
     written(root, BY_NAME.replace("dnc", "krun"))
