@@ -109,9 +109,12 @@ def power_report(
     view = scenario or OVERALL
     if view != OVERALL and view not in board.by_scenario:
         raise unknown_name("attacked scenario", view, board.by_scenario)
-    metrics = {name for entry in board.entries for summary in entry.scenarios.values() for name in summary.values}
+    found = [summary for entry in board.entries for summary in entry.scenarios.values()]
+    metrics = {name for summary in found for name in summary.values}
     if metric not in metrics:
         raise unknown_name("metric", metric, metrics)
+    if not any(summary.probes(metric) for summary in found):
+        raise UsageError(f"{metric!r} is not a share, so it has no points; name one that is, such as safety or utility")
     ranked = [line.entry.id for line in board.standings(view) if line.group == RANKED]
     if pair is None and len(ranked) < 2:
         raise FedSafetyError(

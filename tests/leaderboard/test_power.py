@@ -175,6 +175,11 @@ def test_a_misspelt_metric_is_named(rows: Rows) -> None:
         power_report(rows, "micro", None, 5, metric="safty")
 
 
+def test_a_cost_has_no_points(rows: Rows) -> None:
+    with pytest.raises(UsageError, match="'server_seconds' is not a share, so it has no points"):
+        power_report(rows, "micro", None, 5, metric="server_seconds")
+
+
 def test_a_pair_that_does_not_vary_needs_no_more_seeds(rows: Rows) -> None:
     with pytest.raises(FedSafetyError, match="more seeds add nothing"):
         power_report(rows, "micro", "aligned_start", 5, ("dnc", "foolsgold"))
