@@ -179,12 +179,13 @@ def _job_cost(suite: Suite, job: TrainingJob) -> JobCost:
 
 def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, reporter: Reporter) -> float:
     """Return the wall time of answering and judging; ``starts`` names the starting model of every response set."""
-    by_start = {
-        start: next(c.scenario for c in plan.cells if c.scenario.start == start) for start in sorted(set(starts))
-    }
-    scenario = by_start[max(by_start, key=starts.count)]
+    distinct = sorted(set(starts))
+    start = max(distinct, key=starts.count)
+    able = [c for c in plan.cells if c.scenario.start == start and not c.not_applicable]
+    # A defense that serves may answer in the model's place, which costs nothing: only where nobody else is asked.
+    cell = min(able, key=lambda c: bool(c.pipeline.servers))
+    scenario, pipeline = cell.scenario, cell.pipeline.name
     suite = _shortened(plan.suite, 1)
-    pipeline = next(c.pipeline.name for c in plan.cells if not c.not_applicable and not c.pipeline.servers)
     spent = []
     with tempfile.TemporaryDirectory() as folder, reporter.step("timing sample answers", 2) as step:
         store = Store(Path(folder))
@@ -203,7 +204,7 @@ def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, 
             spent.append(time.perf_counter() - began)
             step.advance()
     price = max(0.0, spent[1] - spent[0]) / (_MANY - _FEW)
-    return max(0.0, spent[0] - price * _FEW) * len(by_start) + price * len(starts)
+    return max(0.0, spent[0] - price * _FEW) * len(distinct) + price * len(starts)
 
 
 def _shortened(suite: Suite, rounds: int) -> Suite:
