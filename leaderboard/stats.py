@@ -8,7 +8,7 @@ Family. All pairs of the ranked defenses in ONE scenario. Holm's step-down adjus
 chance that any equal pair of that scenario is called different; it makes no promise across scenarios, and an interval
 of a difference is that of its pair alone.
 
-Unit. The seed, not the probe. The answers of one model to 260 probes share that model's training run; a second run
+Unit. The seed, not the probe. The answers of one model to its probes share that model's training run; a second run
 moves them together, by several points. Resampling probes measures how exchangeable the probes are, which the estimand
 holds fixed, and resampling few seeds underestimates how far runs scatter: in a simulation of this design the percentile
 bootstrap over seeds and probes covered 81 / 89 / 95 % at 3 / 5 / 10 seeds, and for eleven equal defenses called 25 to
