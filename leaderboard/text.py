@@ -8,11 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.errors import UsageError, unknown_name
 from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, RANKED, REFERENCE, UNRANKED, Board, Standing
-from leaderboard.ranking import BASELINE, boards
+from leaderboard.cite import find_board, find_view
+from leaderboard.formats import percent
+from leaderboard.ranking import BASELINE
 from leaderboard.rows import Rows
-from leaderboard.site import percent
 from leaderboard.stats import EXACT, Estimate
 
 _HOW_TO_READ = (
@@ -37,17 +37,8 @@ def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
     Raises:
         UsageError: There are no rows of that suite or scenario (names the nearest one).
     """
-    by_suite = {board.suite: board for board in boards(rows)}
-    if suite not in by_suite:
-        raise unknown_name("suite with rows", suite, by_suite)
-    board = by_suite[suite]
-    if scenario and scenario not in board.by_scenario:
-        if scenario in {entry.id for entry in board.scenarios}:
-            raise UsageError(
-                f"scenario {scenario!r} is an un-attacked twin; its figures are in the column 'clean' of "
-                f"{', '.join(entry.id for entry in board.scenarios if entry.attacked and entry.twin == scenario)}"
-            )
-        raise unknown_name("attacked scenario with rows", scenario, board.by_scenario)
+    board = find_board(rows, suite)
+    find_view(board, scenario)
     return board_table(board, scenario)
 
 
