@@ -84,7 +84,12 @@ class Summary:
     def probes(self, metric: str) -> int:
         """Return how many probes stand behind a share; 0 for what is not a share."""
         share = DIFFERENCES.get(metric, metric)
-        return min((cell.behind(share) for cell in self.cells.values()), default=0)
+        return min((cell.behind(share) for cell in self._by_probe_set), default=0)
+
+    @cached_property
+    def _by_probe_set(self) -> list[CellScore]:
+        """One cell of each probe set: the others have the same numbers of probes."""
+        return list({id(cell.probes): cell for cell in self.cells.values()}.values())
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Family:
-    """The comparisons of one view: all pairs of its ranked defenses, corrected together."""
+    """The comparisons of one view: all pairs of its ranked published defenses, corrected together.
+
+    This machine's own defenses are no part of it, unless nothing is published.
+    """
 
     ids: tuple[str, ...]
     comparisons: Comparisons

@@ -28,7 +28,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -227,15 +228,21 @@ class _Grid:
                 self.stages[defense].add(stage)
         self.seeds.update(committed)
 
-    def summary(self, scenario: Scenario, defense: str, stage: str = "") -> Summary:
-        """Return the summary of ``defense`` (or of one of its intermediate stages) in ``scenario``."""
+    def summary(
+        self, scenario: Scenario, defense: str, seeds: Collection[int] | None = None, stage: str = ""
+    ) -> Summary:
+        """Return the summary of ``defense`` (or of one of its intermediate stages) in ``scenario``.
+
+        It is over ``seeds``, or over all of the scenario's.
+        """
+        wanted = self.seeds[scenario.id] if seeds is None else set(seeds)
         found = self.cells.get((scenario.id, defense, stage), {})
-        cells = {seed: found[seed] for seed in sorted(found.keys() & self.seeds[scenario.id])}
+        cells = {seed: found[seed] for seed in sorted(found.keys() & wanted)}
         if not cells:
             return Summary(NOT_RUN, ("not run in this scenario",))
         flags = tuple(sorted({flag for cell in cells.values() for flag in cell.row["flags"]}))
         degenerate = next((cell.degenerate for cell in cells.values() if cell.degenerate), "")
-        missing = sorted(self.seeds[scenario.id] - cells.keys())
+        missing = sorted(wanted - cells.keys())
         states = {cell.state for cell in cells.values()}
         if states == {STATUS_DONE} and not missing:
             values = self._values(scenario, cells)
@@ -310,7 +317,7 @@ def _entry(defense: str, grid: _Grid, scenarios: Sequence[Scenario], catalog: Ca
         knowledge=cells[0].row["knowledge"],
         scenarios={scenario.id: grid.summary(scenario, defense) for scenario in scenarios},
         stages={
-            stage: {scenario.id: grid.summary(scenario, defense, stage) for scenario in scenarios}
+            stage: {scenario.id: grid.summary(scenario, defense, stage=stage) for scenario in scenarios}
             for stage in sorted(grid.stages[defense])
         },
     )
@@ -414,51 +421,72 @@ def _standings(
 ) -> tuple[tuple[Standing, ...], Family | None]:
     """Return the standings over the scenarios called ``names``, and the comparisons that the ranks rest on."""
     verdicts = {entry.id: judge(entry) for entry in entries}
-    ranked = tuple(entry.id for entry in entries if verdicts[entry.id][0] == RANKED)
     by_id = {entry.id: entry for entry in entries}
-    probes = min((by_id[id_].scenarios[name].probes("safety") for id_ in ranked for name in names), default=0)
-    family = _family(ranked, [verdicts[id_][3] for id_ in ranked], probes)
-    rank: dict[str, int] = {}
-    better: dict[str, tuple[str, ...]] = {}
-    tied: dict[str, tuple[str, ...]] = {}
-    if family is not None:
-        wins = family.comparisons.better()
-        rank = {id_: int(value) for id_, value in zip(ranked, ranks(wins), strict=True)}
-        for index, id_ in enumerate(ranked):
-            better[id_] = tuple(other for other, wins_over in zip(ranked, wins[:, index], strict=True) if wins_over)
-            loses = {other for other, below in zip(ranked, wins[index], strict=True) if below}
-            tied[id_] = tuple(other for other in ranked if other != id_ and other not in loses | set(better[id_]))
+
+    def family_of(ids: Sequence[str]) -> Family | None:
+        probes = min((by_id[id_].scenarios[name].probes("safety") for id_ in ids for name in names), default=0)
+        return _family(ids, [verdicts[id_][3] for id_ in ids], probes)
+
+    ranked = [entry for entry in entries if verdicts[entry.id][0] == RANKED]
+    own = [entry.id for entry in ranked if set(entry.origins) == {ORIGIN_LOCAL}]
+    published = [entry.id for entry in ranked if entry.id not in own]
+    family = family_of(published or own)
+    places = {id_: _Place.of(family, id_) for id_ in published or own}
+    # A published rank is cited and must not depend on who looks; own rows are placed one by one, as if submitted.
+    places.update({id_: _Place.of(family_of([*published, id_]), id_) for id_ in own if published})
 
     def order(entry: Entry) -> tuple[int, int, float, str]:
         group, metrics = verdicts[entry.id][:2]
         safety = metrics["safety"].mean if "safety" in metrics else -1.0
-        return _GROUPS.index(group), rank.get(entry.id, 0), -round(safety, 9), entry.id
+        place = places.get(entry.id, _Place())
+        return _GROUPS.index(group), place.rank or 0, -round(safety, 9), entry.id
 
     standings = []
     for entry in sorted(entries, key=order):
         group, metrics, notes, _ = verdicts[entry.id]
+        place = places.get(entry.id, _Place())
         standings.append(
             Standing(
                 entry=entry,
                 group=group,
-                rank=rank.get(entry.id),
+                rank=place.rank,
                 metrics=metrics,
                 notes=notes,
-                better=better.get(entry.id, ()),
-                tied=tied.get(entry.id, ()),
+                better=place.better,
+                tied=place.tied,
                 worst=_worst(entry, names) if len(names) > 1 and "safety" in metrics else None,
             )
         )
     return tuple(standings), family
 
 
-def _family(ids: tuple[str, ...], safeties: Sequence[Mapping[int, float]], probes: int) -> Family | None:
+@dataclass(frozen=True)
+class _Place:
+    """Where a defense stands in a family: its rank, who is significantly safer, and who is separated neither way."""
+
+    rank: int | None = None
+    better: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(family: Family | None, defense: str) -> _Place:
+        if family is None:
+            return _Place()
+        wins = family.comparisons.better()
+        index = family.ids.index(defense)
+        better = tuple(id_ for id_, safer in zip(family.ids, wins[:, index], strict=True) if safer)
+        worse = {id_ for id_, below in zip(family.ids, wins[index], strict=True) if below}
+        tied = tuple(id_ for id_ in family.ids if id_ != defense and id_ not in worse | set(better))
+        return _Place(int(ranks(wins)[index]), better, tied)
+
+
+def _family(ids: Sequence[str], safeties: Sequence[Mapping[int, float]], probes: int) -> Family | None:
     """Return all pairwise comparisons, or ``None`` where there are fewer than two seeds to compare on."""
     seeds = sorted(set.intersection(*(set(values) for values in safeties))) if safeties else []
     if len(seeds) < 2:
         return None
     values = np.array([[by_seed[seed] for seed in seeds] for by_seed in safeties])
-    return Family(ids, compare_all(values, probes))
+    return Family(tuple(ids), compare_all(values, probes))
 
 
 def _worst(entry: Entry, names: Sequence[str]) -> tuple[str, Estimate]:

@@ -14,7 +14,7 @@ form one line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,7 +137,7 @@ class Axis:
 def axes(
     settings: Mapping[str, Any],
     scenarios: Mapping[str, Scenario],
-    summary: Callable[[Scenario, str], Summary],
+    summary: Callable[[Scenario, str, Collection[int] | None], Summary],
     baseline: str,
 ) -> tuple[Axis, ...]:
     """Return the sensitivity sets of a suite; none if it defines none.
@@ -145,7 +145,7 @@ def axes(
     Args:
         settings: The suite's settings, from its row of table ``catalog``.
         scenarios: All scenarios with rows by id, points and twins included.
-        summary: Returns the summary of a defense in a scenario, over all of its seeds.
+        summary: Returns the summary of a defense in a scenario, over some seeds or all of its seeds.
         baseline: The defense that runs in every twin.
 
     Raises:
@@ -219,13 +219,13 @@ def _value(value: Any) -> Value:
 def _axis(
     axis: _DeclaredAxis,
     scenarios: Mapping[str, Scenario],
-    summary: Callable[[Scenario, str], Summary],
+    summary: Callable[[Scenario, str, Collection[int] | None], Summary],
     baseline: str,
 ) -> Axis:
-    def of(scenario: str, defense: str) -> Summary:
+    def of(scenario: str, defense: str, seeds: Collection[int] | None = None) -> Summary:
         if scenario not in scenarios:
             return Summary(NOT_RUN, ("not run",))
-        return summary(scenarios[scenario], defense)
+        return summary(scenarios[scenario], defense, seeds)
 
     found = [{defense: of(point.scenario, defense) for defense in point.defenses} for point in axis.points]
     # A point without any row has no say: it is missing as a whole.
@@ -234,7 +234,9 @@ def _axis(
     points = []
     for declared, by_defense in zip(axis.points, found, strict=True):
         twin = scenarios[declared.scenario].twin if declared.scenario in scenarios else ""
-        clean = {defense: of(twin, defense) for defense in dict.fromkeys([baseline, *declared.defenses])}
+        # Other seeds of a ranked scenario may lack a cell without a loss to this axis.
+        attacked = {defense: of(declared.scenario, defense, seeds or None) for defense in by_defense}
+        clean = {defense: of(twin, defense, seeds or None) for defense in dict.fromkeys([baseline, *declared.defenses])}
         points.append(
             Point(
                 value=declared.value,
@@ -242,7 +244,7 @@ def _axis(
                 scenario=declared.scenario,
                 twin=twin,
                 base=declared.scenario == axis.base,
-                cells={defense: Cell(defense, _on(one, seeds)) for defense, one in by_defense.items()},
+                cells={defense: Cell(defense, _on(one, seeds)) for defense, one in attacked.items()},
                 twins={
                     defense: Cell(defense, _on(one, seeds))
                     for defense, one in clean.items()

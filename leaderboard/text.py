@@ -91,7 +91,7 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
     worst = [percent(standing.worst[1] if standing.worst else None)] if view == OVERALL else []
     shares = [percent(metrics.get(name)) for name in ("twin_safety", "over_refusal", "utility")]
     origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]
-    remarks = [*origins, _LABELS.get(standing.group, "") or _beside_fedavg(board, view, standing)]
+    remarks = [*origins, _LABELS.get(standing.group, "") or _beside_fedavg(standing)]
     cells = [
         str(standing.rank or ""),
         standing.entry.id,
@@ -111,11 +111,10 @@ def _interval(value: Estimate | None) -> str:
     return f" [{low:>2},{high:>3}]{'x' if value.method == EXACT else ' '}"
 
 
-def _beside_fedavg(board: Board, view: str, standing: Standing) -> str:
+def _beside_fedavg(standing: Standing) -> str:
     """Return how a ranked defense compares with FedAvg."""
-    separated = board.separated(view, standing.entry.id, BASELINE)
-    if separated is None:
+    if standing.rank is None or standing.entry.id == BASELINE:
         return ""
-    if not separated:
+    if BASELINE in standing.tied:
         return "tied"
     return "worse" if BASELINE in standing.better else "safer"

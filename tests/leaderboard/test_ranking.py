@@ -150,6 +150,21 @@ def test_further_seeds_of_a_submission_change_nothing_for_others_and_do_not_coun
     assert standing(board, "mine").metrics["safety"].mean == pytest.approx(0.8625)
 
 
+def test_own_rows_are_placed_one_by_one_and_change_no_published_rank(tmp_path: Path) -> None:
+    published = FEDAVG4 + MEDIAN4 + KRUM4 + DNC4
+    before = board_of(tmp_path / "before", published)
+    write_tables(tmp_path / "results", exact_rows(published))
+    own = [cells(f"mine_{i}", [0.5, 0.55, 0.5, 0.6], [1] * 4, origin="local") for i in range(6)]
+    write_tables(tmp_path / "runs", exact_rows([cell for each in own for cell in each]))
+    (after,) = boards(load_rows([tmp_path / "results"], local=[tmp_path / "runs"]))
+    for line in before.overall:
+        other = standing(after, line.entry.id)
+        assert (other.rank, other.better, other.tied) == (line.rank, line.better, line.tied)
+    assert after.families[OVERALL].ids == before.families[OVERALL].ids
+    mine = standing(after, "mine_3")
+    assert (mine.rank, set(mine.better), mine.tied) == (3, {"krum", "dnc"}, ("median",))
+
+
 def test_the_worst_case_names_its_scenario(tmp_path: Path) -> None:
     board = board_of(tmp_path, FEDAVG + _second_scenario("fedavg", [0.4, 0.4]))
     worst = standing(board, "fedavg").worst

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from leaderboard.rows import load_rows
 from leaderboard.sensitivity import Axis, Cell, Line, axes
 from leaderboard.tables import CellScore
 
-from .synthetic import cell_row
+from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -44,7 +45,7 @@ def _axes(settings: Mapping[str, Any], found: Mapping[tuple[str, str], Summary])
     return axes(
         settings,
         _scenarios(*sorted(name for name in names if not name.startswith("clean"))),
-        lambda scenario, defense: found.get((scenario.id, defense), Summary(NOT_RUN, ("not run in this scenario",))),
+        lambda scenario, defense, _: found.get((scenario.id, defense), Summary(NOT_RUN, ("not run in this scenario",))),
         "fedavg",
     )
 
@@ -158,8 +159,8 @@ def test_methods_that_cannot_be_matched_are_lines_of_their_own() -> None:
 
 
 def test_a_suite_without_sets_has_no_axes() -> None:
-    assert axes({}, {}, lambda scenario, defense: Summary(NOT_RUN), "fedavg") == ()
-    assert axes({"sensitivity": None}, {}, lambda scenario, defense: Summary(NOT_RUN), "fedavg") == ()
+    assert axes({}, {}, lambda scenario, defense, _: Summary(NOT_RUN), "fedavg") == ()
+    assert axes({"sensitivity": None}, {}, lambda scenario, defense, _: Summary(NOT_RUN), "fedavg") == ()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_the_micro_suite_is_read_as_it_is_written() -> None:
     found = axes(
         suite.model_dump(mode="json", exclude={"scenarios"}),
         {one.id: Scenario(one.id, one.twin, one.attack.id, {}, {}) for one in suite.every_scenario},
-        lambda scenario, defense: Summary(NOT_RUN, ("not run in this scenario",)),
+        lambda scenario, defense, _: Summary(NOT_RUN, ("not run in this scenario",)),
         "fedavg",
     )
     assert [axis.id for axis in found] == [axis.id for axis in suite.sensitivity.axes]
@@ -205,3 +206,26 @@ def test_committed_rows() -> None:
                 assert bool(cell.reason) != bool(cell.metrics)
                 if not cell.reason:
                     assert tuple(cell.summary.values["safety"]) == axis.seeds
+
+
+def test_a_seed_that_fails_outside_the_axis_hides_no_point(tmp_path: Path) -> None:
+    """The base scenario has seeds 0 to 2 and fails on 2; the other point has seeds 0 and 1, and so has the axis."""
+    point = {"axis": "share", "title": "Share", "unit": "%", "value": 10, "position": 0, "base": "aligned_start"}
+    cells = [
+        (cell_row(scenario=scenario, twin="clean", seed=seed), {"safety": 0.1 * seed, "utility": 0.9})
+        for scenario, seeds in (("aligned_start", (0, 1)), ("clean", (0, 1, 2)), ("ten", (0, 1)))
+        for seed in seeds
+    ]
+    cells.append((cell_row(seed=2, status="failed", reason="disk full"), {}))
+    tables = exact_rows(cells)
+    settings = _settings([{"value": 10, "id": "ten"}, {"value": 30, "scenario": "aligned_start"}], base="aligned_start")
+    described = [
+        catalog_row("suite", "micro", settings=json.dumps(settings)),
+        catalog_row("scenario", "ten", settings=json.dumps({"sensitivity": point})),
+    ]
+    tables["catalog"] = table_of("catalog", described)
+    (board,) = boards(load_rows([write_tables(tmp_path, tables)]))
+    assert board.standings()[0].notes == ("aligned_start: failed: disk full (seed 2)",)
+    (axis,) = board.sensitivity
+    assert axis.seeds == (0, 1)
+    assert [point.cells["fedavg"].metrics["safety"].mean for point in axis.points] == [pytest.approx(0.05)] * 2
