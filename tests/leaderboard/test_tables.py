@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import FedSafetyError
+from benchmark.records.schemas import TABLES
 from leaderboard.rows import load_rows
 from leaderboard.tables import CellScore, scores
 
@@ -187,3 +188,34 @@ def test_two_probe_sets_side_by_side_keep_their_own_strata(tmp_path: Path) -> No
     write_tables(tmp_path / "two", other)
     by_seed = {score.row["seed"]: score.metrics["safety"] for score in scores(load_rows([tmp_path]))}
     assert by_seed == {1: 0.25, 2: 0.5}
+
+
+def _task_score(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    score: dict[str, Any] = dict.fromkeys(TABLES["task_scores"].names, "")
+    numbers = {"sample_limit": 0, "samples": 20, "documents": 20, "shots": 0, "cut": 0, "stderr": None, "value": 0.75}
+    score |= {"response_key": row["response_key"], "task": "facts", "headline": True, "metric": "acc"} | numbers
+    return score | changes
+
+
+def test_headline_scores_of_tasks_are_metrics_and_a_limit_is_named(tmp_path: Path) -> None:
+    row = cell_row()
+    tables = exact_rows([(row, {"safety": 0.5})])
+    scores_of_tasks = [
+        _task_score(row),
+        _task_score(row, metric="acc_norm", headline=False, value=0.1),
+        _task_score(row, sample_limit=5, value=0.8),
+        _task_score(row, task="silent", value=None, reason="serve() answers in the model's place"),
+    ]
+    tables["task_scores"] = table_of("task_scores", scores_of_tasks)
+    (score,) = scores(load_rows([write_tables(tmp_path, tables)]))
+    found = {name: value for name, value in score.metrics.items() if name.startswith("task:")}
+    assert found == {"task:facts": 0.75, "task:facts@5": 0.8}
+
+
+def test_a_table_without_rows_leaves_the_digest_as_it_was(tmp_path: Path) -> None:
+    tables = exact_rows([(cell_row(), {"safety": 0.5})])
+    without = load_rows([write_tables(tmp_path / "a", {k: v for k, v in tables.items() if k != "task_scores"})])
+    empty = load_rows([write_tables(tmp_path / "b", tables)])
+    tables["task_scores"] = table_of("task_scores", [_task_score(cell_row())])
+    filled = load_rows([write_tables(tmp_path / "c", tables)])
+    assert without.digest == empty.digest != filled.digest
