@@ -59,14 +59,14 @@ def board_table(board: Board, scenario: str = "") -> Table:
     for heading in ("safety", *(["worst"] if view == OVERALL else []), "clean", "refuses", "utility"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("vs", style="dim", no_wrap=True)
-    for standing in board.standings(view):
+    for standing in _shown(board, view):
         table.add_row(*_line(board, view, standing), style="" if standing.group == RANKED else "dim")
     return table
 
 
 def _caption(board: Board, view: str) -> list[str]:
     titles = {scenario.id: scenario.info["title"] for scenario in board.scenarios}
-    standings = board.standings(view)
+    standings = _shown(board, view)
     marks = {_LABELS.get(standing.group) for standing in standings}
     exact = any(standing.metrics["safety"].method == EXACT for standing in standings if "safety" in standing.metrics)
     means = ", ".join(titles[name] for name in board.compared) or "no scenario"
@@ -77,6 +77,11 @@ def _caption(board: Board, view: str) -> list[str]:
         *(text for mark, text in _MEANINGS.items() if mark in marks),
         *(_explained(standing) for standing in standings if standing.group == UNRANKED),
     ]
+
+
+def _shown(board: Board, view: str) -> list[Standing]:
+    """Return the lines of a view without the variants that other scenarios ask for."""
+    return [line for line in board.standings(view) if "safety" in line.metrics or not line.entry.variant]
 
 
 def _explained(standing: Standing) -> str:
