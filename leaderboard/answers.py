@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.board import BELOW_GATE, OVERALL, RANKED, Board, Standing
-from leaderboard.formats import number
+from leaderboard.formats import bill
 from leaderboard.ranking import BASELINE
 from leaderboard.stats import Difference
 
@@ -95,25 +95,7 @@ def _beside(board: Board, lines: Sequence[Standing]) -> tuple[Beside, ...]:
             safety=minus_baseline(line, "safety"),
             utility=minus_baseline(line, "utility"),
             over_refusal=minus_baseline(line, "over_refusal"),
-            bill=_bill(line),
+            bill=bill(line.metrics),
         )
         for line in lines
     )
-
-
-def _bill(line: Standing) -> str:
-    metrics = line.metrics
-    if "server_seconds" not in metrics:
-        return ""
-    parts = [f"{number(metrics['server_seconds'])} s"]
-    named = (
-        ("owned_examples", "owned example", "owned examples"),
-        ("generated_tokens", "generated token", "generated tokens"),
-        ("finetune_steps", "step", "steps"),
-        ("extra_models", "extra model", "extra models"),
-    )
-    for metric, one, many in named:
-        value = metrics.get(metric)
-        if value is not None and value.mean > 0:
-            parts.append(f"{number(value)} {one if value.mean == 1 else many}")
-    return ", ".join(parts)

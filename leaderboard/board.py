@@ -221,6 +221,7 @@ class Board:
         local_only: Whether there are no published rows, so that the board shows local ones.
         notices: What was left out, and why.
         sensitivity: Sensitivity sets.
+        at_points: Rows of table ``catalog`` by defense, of those that run at sensitivity points alone.
         detection: How rules weigh malicious clients.
         agreement: How judges agree, with each other and with the exact one.
         retracted: Withdrawn cells with their reasons.
@@ -247,6 +248,7 @@ class Board:
     local_only: bool
     notices: tuple[str, ...]
     sensitivity: tuple[Axis, ...]
+    at_points: Mapping[str, Mapping[str, Any]]
     detection: DetectionView
     agreement: AgreementView
     retracted: tuple[CellScore, ...]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.records.schemas import ORIGIN_LOCAL
+from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED
 from leaderboard.bibtex import benchmark_entry, method_entries
 from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, REFERENCE, Board, Entry, Standing
 from leaderboard.ranking import BASELINE, boards
@@ -31,6 +31,8 @@ _KNOWLEDGE = {
     "declared_bound": "told the declared bound on the number of attackers",
     "truth": "told who the attackers are",
 }
+
+_ORIGINS = {ORIGIN_LOCAL: " (own rows, not published)", ORIGIN_SUBMITTED: " (submitted, not re-run)"}
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ def cite(board: Board, rows_digest: str, defense: str = "", scenario: str = "") 
             _rank(board, view, standing),
         ]
         claim = "; ".join(filter(None, parts))
-    local = " (own rows, not published)" if ORIGIN_LOCAL in standing.entry.origins else ""
+    origin = next((text for name, text in _ORIGINS.items() if name in standing.entry.origins), "")
     told = _KNOWLEDGE.get(standing.entry.knowledge, f"knowledge level {standing.entry.knowledge}")
     return Citation(
-        sentence=_plain(f"In {source}, {claim}. {defense} is {told}{local}."),
+        sentence=_plain(f"In {source}, {claim}. {defense} is {told}{origin}."),
         bibtex="\n\n".join([benchmark_entry(source), *method_entries(defense, standing.entry.info["paper"])]),
         command=_command(board, rows_digest, defense, scenario, score, rank),
         defense=defense,
@@ -188,10 +190,21 @@ def shown_score(standing: Standing) -> str:
     return NO_SCORE if safety is None or math.isnan(safety.mean) else _percent(safety.mean)
 
 
+def is_own(board: Board, entry: Entry) -> bool:
+    """Return whether only this machine holds the rows of a defense, so that nobody else can check a score of it."""
+    return board.local_only or set(entry.origins) == {ORIGIN_LOCAL}
+
+
+def _ranked(board: Board, view: str) -> int:
+    """Return the number of defenses with a rank; own ones are no part of what is published."""
+    lines = board.standings(view)
+    return sum(line.rank is not None and (board.local_only or not is_own(board, line.entry)) for line in lines)
+
+
 def _cite_suite(board: Board, rows_digest: str) -> Citation:
-    date = _newest(board, OVERALL, board.entries)
+    date = _newest(board, OVERALL, [entry for entry in board.entries if board.local_only or not is_own(board, entry)])
     source = _source(board, rows_digest, date)
-    ranked = sum(standing.rank is not None for standing in board.overall)
+    ranked = _ranked(board, OVERALL)
     sentence = f"{source} ranks {ranked} defenses over {len(board.compared)} attack scenarios."
     return Citation(
         sentence=_plain(sentence),
@@ -260,7 +273,8 @@ def _beside(defense: str, safety: Estimate, base: Estimate | None, p: float | No
 
 def _rank(board: Board, view: str, standing: Standing) -> str:
     if standing.rank is not None:
-        ranked = sum(other.rank is not None for other in board.standings(view))
+        # An own defense is placed among the published ones as if it were one of them.
+        ranked = _ranked(board, view) + (is_own(board, standing.entry) and not board.local_only)
         return f"rank {standing.rank} of {ranked}, {_tied(standing)}"
     if standing.group == REFERENCE:
         return "it is a reference row and never ranked"
@@ -289,7 +303,8 @@ def _newest(board: Board, view: str, entries: Iterable[Entry]) -> str:
     found = [
         cell.row["created_at"] for entry in entries for name in names for cell in entry.scenarios[name].cells.values()
     ]
-    newest = max(found or [cell.row["created_at"] for cell in board.cells])
+    every = (cell for cell in board.cells if board.local_only or cell.row["origin"] != ORIGIN_LOCAL)
+    newest = max(found or [cell.row["created_at"] for cell in every])
     return str(newest.date().isoformat())
 
 

@@ -45,7 +45,7 @@ def cell_table(board: Board) -> pa.Table:
     :class:`leaderboard.tables.CellScore`, shares in 0..1, null where it was not measured.
     """
     rows = [_flat(cell) for cell in board.cells]
-    metrics = sorted({name for cell in board.cells for name in cell.metrics})
+    metrics = sorted({name for cell in board.cells for name in cell.metrics} - set(_WHOLE))
     fields = [(name, pa.string()) for name in _TEXT]
     fields += [(name, pa.int64()) for name in _WHOLE]
     fields += [(name, pa.bool_()) for name in _FLAGS]
@@ -79,7 +79,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def _flat(cell: CellScore) -> dict[str, Any]:
     row = cell.row
     known = {name: row[name] for name in (*_TEXT, *_WHOLE, *_FLAGS) if name in row}
-    return {**known, "state": cell.state, "reason": cell.reason, "flags": "; ".join(row["flags"]), **cell.metrics}
+    return {**cell.metrics, **known, "state": cell.state, "reason": cell.reason, "flags": "; ".join(row["flags"])}
 
 
 def _harmless(text: str | None) -> str | None:

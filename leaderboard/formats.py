@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from leaderboard.stats import EXACT, Difference, Estimate
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+_COSTS = (
+    ("owned_aligned", "owned aligned pair", "owned aligned pairs"),
+    ("owned_normal", "owned normal pair", "owned normal pairs"),
+    ("generated_pairs", "generated pair", "generated pairs"),
+    ("generated_tokens", "generated token", "generated tokens"),
+    ("finetune_steps", "fine-tuning step", "fine-tuning steps"),
+    ("extra_models", "extra model", "extra models"),
+)
+"""Cost metrics besides seconds and bytes, with their name for one and for several."""
 
 
 def percent(value: float | Estimate | Difference | None, digits: int = 1) -> str:
@@ -46,6 +56,21 @@ def number(value: Estimate | None) -> str:
     if value.mean < 10 and not value.mean.is_integer():
         return f"{value.mean:.2f}" if value.mean < 1 else f"{value.mean:.1f}"
     return f"{value.mean:,.0f}".replace(",", "\N{THIN SPACE}")
+
+
+def bill(metrics: Mapping[str, Estimate]) -> str:
+    """Return in words what a defense costs the server in a run, of each kind; zero costs are left out."""
+    if "server_seconds" not in metrics:
+        return ""
+    parts = [f"{number(metrics['server_seconds'])} s"]
+    for metric, one, many in _COSTS:
+        value = metrics.get(metric)
+        if value is not None and value.mean > 0:
+            parts.append(f"{number(value)} {one if value.mean == 1 else many}")
+    sent = metrics.get("upload_bytes")
+    if sent is not None and sent.mean > 0:
+        parts.append(f"{number(replace(sent, mean=sent.mean / 1e6))} MB sent by clients")
+    return ", ".join(parts)
 
 
 def signed(value: float | Difference | None) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -17,11 +17,12 @@ from markupsafe import Markup
 
 from leaderboard import formats, plots
 from leaderboard.answers import answers
-from leaderboard.cite import cite
+from leaderboard.curves import drawings
+from leaderboard.page_cite import citations
 from leaderboard.page_data import page_data
-from leaderboard.page_views import detection_data, detection_table, judging, retracted
+from leaderboard.page_views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.published import published
-from leaderboard.ranking import BASELINE, GATE, REFUSAL_GATE, Board, Entry, Standing
+from leaderboard.ranking import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
 from leaderboard.rows import Rows
 
 SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "detection.js", "sheets.js", "page.js")
@@ -38,6 +39,7 @@ class Column:
         meaning: Tooltip of the heading.
         share: Whether it is a share, shown in percent with its interval.
         heading: Group it stands under.
+        more: Whether it is shown only where all columns are asked for.
     """
 
     key: str
@@ -45,6 +47,7 @@ class Column:
     meaning: str
     share: bool = True
     heading: str = "Under attack"
+    more: bool = False
 
 
 COLUMNS = (
@@ -56,10 +59,10 @@ COLUMNS = (
     Column("twin_safety", "Safety", "The same defense's safety in the un-attacked twin", heading="No attack"),
     Column("twin_utility", "Utility", "The same defense's utility in the un-attacked twin", heading="No attack"),
     Column("server_seconds", "Seconds", "Seconds in the defense's own hooks, whole run", False, "Cost to the server"),
-    Column("generated_tokens", "Tokens", "Tokens the server generated", False, "Cost to the server"),
-    Column("owned_examples", "Examples", "Training pairs the server owned and used", False, "Cost to the server"),
-    Column("finetune_steps", "Steps", "Server-side fine-tuning steps", False, "Cost to the server"),
-    Column("extra_models", "Models", "Models used besides the global one", False, "Cost to the server"),
+    Column("generated_tokens", "Tokens", "Tokens the server generated", False, "Cost to the server", True),
+    Column("owned_examples", "Examples", "Training pairs the server owned and used", False, "Cost to the server", True),
+    Column("finetune_steps", "Steps", "Server-side fine-tuning steps", False, "Cost to the server", True),
+    Column("extra_models", "Models", "Models used besides the global one", False, "Cost to the server", True),
 )
 
 AXES = (
@@ -96,8 +99,11 @@ def environment() -> jinja2.Environment:
         worth=formats.worth,
         fragment=formats.fragment,
         settings=formats.settings,
+        bill=formats.bill,
+        refusing=refusing,
+        shell=shlex.quote,
         quoted=lambda text: quote(text, safe="+"),
-        fixed=lambda value: f"{value:.2f}".replace("-", formats.MINUS),
+        fixed=lambda value, digits=2: f"{value:.{digits}f}".replace("-", formats.MINUS),
         in_words=in_words,
         plain=lambda text: text.replace("_", " "),
     )
@@ -125,10 +131,13 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         states=Counter(cell.state for cell in board.cells),
         columns=COLUMNS,
         axes=AXES,
-        headings=list(Counter(column.heading for column in COLUMNS).items()),
+        headings=_headings(),
         sections=_sections(board),
         titles={scenario.id: scenario.info["title"] for scenario in board.scenarios},
-        defense_titles={entry.id: entry.info["title"] for entry in board.entries},
+        defense_titles={
+            **{id_: info["title"] for id_, info in board.at_points.items()},
+            **{entry.id: entry.info["title"] for entry in board.entries},
+        },
         positions={entry.id: position for position, entry in enumerate(board.entries)},
         answers=answers(board),
         baseline_safety=baseline.metrics["safety"].mean if baseline and "safety" in baseline.metrics else None,
@@ -138,13 +147,16 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         apart=len(strata["apart"]),
         judge_infos=[board.judge_infos[judge] for judge in board.judges],
         generators=sorted({cell.row["generator"] for cell in board.cells} - {""}),
-        curves=[(axis, Markup(plots.curve(axis, index))) for index, axis in enumerate(board.sensitivity)],  # noqa: S704
+        drawings=drawings(board.sensitivity),
+        points_of={defense: points_of(board, defense) for defense in board.at_points},
+        tasks={entry.id: task_scores(board, entry) for entry in board.entries},
         detected=detection_table(board),
         judging=judging(board),
         retracted=retracted(board),
         published=published(),
         gate=GATE,
         refusal_gate=REFUSAL_GATE,
+        refusal_flag=REFUSAL_FLAG,
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - escaped where it is drawn
         data=Markup(  # noqa: S704 - escaped for its place
             page_data(
@@ -152,13 +164,19 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
                 shares=[column.key for column in COLUMNS if column.share and column.key != "worst"],
                 costs=[column.key for column in COLUMNS if not column.share],
                 axes=AXES,
-                extra={"cite": _cite(board, rows), "detection": detection_data(board)},
+                extra={"cite": citations(board, rows), "detection": detection_data(board)},
             )
         ),
         css=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own files
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def refusing(standing: Standing) -> str:
+    """Return by how many points a defense refuses more than un-attacked FedAvg; empty up to :data:`REFUSAL_FLAG`."""
+    excess = standing.excess_refusal
+    return f"+{100 * excess.mean:.0f}" if excess is not None and excess.mean > REFUSAL_FLAG else ""
 
 
 def in_words(standing: Standing) -> str:
@@ -177,6 +195,14 @@ def _assets() -> tuple[str, str]:
     folder = files("leaderboard") / "assets"
     parts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return (folder / "page.css").read_text(encoding="utf-8"), "".join(['"use strict";\n', *parts])
+
+
+def _headings() -> list[tuple[str, int, int]]:
+    """Return every group of the ranking's columns with its width, without and with the columns shown on demand."""
+    wide = Counter(column.heading for column in COLUMNS)
+    narrow = Counter(column.heading for column in COLUMNS if not column.more)
+    first = COLUMNS[0].heading  # one more: the drawing
+    return [*((name, narrow[name] + (name == first), wide[name] + (name == first)) for name in wide), ("Method", 1, 2)]
 
 
 def _sections(board: Board) -> list[tuple[str, str]]:
@@ -216,13 +242,6 @@ def _reasons(board: Board) -> list[tuple[str, list[tuple[Entry, list[str]]]]]:
             for text in summary.reasons + summary.flags:
                 found[text][entry.id].append(scenario.info["title"])
     return [(text, [(board.entry(id_), places) for id_, places in by.items()]) for text, by in found.items()]
-
-
-def _cite(board: Board, rows: Rows) -> Mapping[str, Any]:
-    """Return sentence, BibTeX and checking command by defense; the empty one is the suite itself."""
-    digest = rows.digest if board.local_only else rows.published_digest
-    made = {id_: cite(board, digest, id_) for id_ in ("", *(entry.id for entry in board.entries))}
-    return {id_: {"sentence": c.sentence, "bibtex": c.bibtex, "command": c.command} for id_, c in made.items()}
 
 
 def _strata(board: Board, prefix: str) -> list[str]:

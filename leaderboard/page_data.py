@@ -18,6 +18,7 @@ from scipy.special import stdtrit  # scipy.stats takes most of a second to impor
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.board import OVERALL, RANKED, Board, Entry, Standing
 from leaderboard.formats import MINUS, percent
+from leaderboard.ranking import REFUSAL_FLAG
 from leaderboard.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
 
 COMPARED = ("safety", "utility", "over_refusal")
@@ -93,7 +94,7 @@ def _defense(entry: Entry) -> dict[str, Any]:
 def _view(
     standings: Sequence[Standing], shares: Sequence[str], costs: Sequence[str], index: Mapping[str, int]
 ) -> list[list[Any]]:
-    """Return one list a standing, in order: defense, group, rank, shares, costs, notes, ids that are better."""
+    """Return one list a standing: defense, group, rank, shares, costs, notes, who is better, excess of refusals."""
     return [
         [
             index[standing.entry.id],
@@ -103,9 +104,16 @@ def _view(
             [_cost(standing.metrics.get(name)) for name in costs],
             "; ".join(standing.notes),
             [index[name] for name in standing.better],
+            _excess(standing),
         ]
         for standing in standings
     ]
+
+
+def _excess(standing: Standing) -> Any:
+    """Return [mean, low, high] of the excess over-refusal that is pointed out, see :func:`share_values`; else 0."""
+    excess = standing.excess_refusal
+    return 0 if excess is None or not excess.mean > REFUSAL_FLAG else share_values(excess)
 
 
 def share_values(value: Estimate | None) -> Any:

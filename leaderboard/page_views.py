@@ -1,4 +1,4 @@
-"""The views of a board besides its rankings, arranged for the page: detection, judges, retracted rows."""
+"""The views of a board besides its rankings, arranged for the page: detection, judges, sensitivity, tasks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.agreement import Parsing
-from leaderboard.board import OVERALL, Board
+from leaderboard.board import OVERALL, Board, Entry
 from leaderboard.detection import MEASURED, Composition, Detection
 from leaderboard.page_data import share_values
 from leaderboard.rank_agreement import RankAgreement
-from leaderboard.stats import Estimate
+from leaderboard.sensitivity import Axis, Cell, Point
+from leaderboard.stats import Estimate, estimate
 
+_TASK = "task:"
 _SPLIT = ("recall", "false_exclusion", "auc")
 
 
@@ -137,6 +139,52 @@ def judging(board: Board) -> Judging:
         tuple(sorted({kind for kappa in kappas.values() for kind in kappa})),
         tuple(lines) if len(view.judges) > 1 or any(line.parsing and line.parsing.unparsable for line in lines) else (),
         any(line.reference == "human" for line in lines),
+    )
+
+
+@dataclass(frozen=True)
+class AtPoint:
+    """A defense at a point of a sensitivity set, with and without attack."""
+
+    axis: Axis
+    point: Point
+    cell: Cell
+    twin: Cell | None
+
+
+def points_of(board: Board, defense: str) -> list[AtPoint]:
+    """Return every point of a sensitivity set that asks for ``defense``."""
+    return [
+        AtPoint(axis, point, point.cells[defense], point.twins.get(defense))
+        for axis in board.sensitivity
+        for point in axis.points
+        if defense in point.cells
+    ]
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of tasks of lm-evaluation-harness: by scenario, one a task of ``names``, over the seeds that have it."""
+
+    names: tuple[str, ...]
+    by_scenario: tuple[tuple[str, tuple[Estimate | None, ...]], ...]
+
+
+def task_scores(board: Board, entry: Entry) -> TaskScores:
+    """Return the scores of ``entry`` on tasks of lm-evaluation-harness; without names where no row has any."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for scenario in board.scenarios:
+        for cell in entry.scenarios[scenario.id].cells.values():
+            for metric, value in cell.metrics.items():
+                if metric.startswith(_TASK):
+                    found[scenario.id][metric.removeprefix(_TASK)].append(value)
+    names = tuple(sorted({name for scores in found.values() for name in scores}))
+    return TaskScores(
+        names,
+        tuple(
+            (scenario, tuple(estimate(scores[name]) if name in scores else None for name in names))
+            for scenario, scores in found.items()
+        ),
     )
 
 

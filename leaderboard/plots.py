@@ -6,10 +6,8 @@ Text stays text, and ink and series colours become CSS variables, so that one fi
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from leaderboard.sensitivity import Axis, Point
-
 _PALETTE = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
@@ -29,13 +25,8 @@ _PALETTE = {
     "#040404": "var(--good)",
     "#050505": "var(--bad)",
     "#060606": "var(--paper)",
-    "#070707": "var(--c3)",
-    "#080808": "var(--c4)",
-    "#090909": "var(--c5)",
 }
-INK, MUTED, LINE, GOOD, BAD, PAPER, *_MORE = _PALETTE
-_CURVES = tuple(zip((INK, GOOD, BAD, *_MORE), "Dos^v*", strict=True))
-"""Colour and mark of each line of a sensitivity curve; the first is the baseline's."""
+INK, MUTED, LINE, GOOD, BAD, PAPER = _PALETTE
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fedsafety",
@@ -133,66 +124,6 @@ def trade_off(board: Board) -> str:
     return _svg(draw, 8.6, max(3.6, 0.27 * len(points) + 1.0), "tradeoff", "Safety against utility", right=0.68)
 
 
-def curve(axis: Axis, number: int) -> str:
-    """Return an SVG: safety of each line of a sensitivity set at its points; empty where no point has a score.
-
-    A line breaks where a cell is missing. The un-attacked baseline is drawn in grey where it was run.
-
-    Args:
-        axis: The sensitivity set.
-        number: Distinguishes its figure from those of the page's other axes.
-    """
-    lines = [
-        (line.id, [(x, e) for x, point in enumerate(axis.points) if (e := _at(point, line.defenses[x])) is not None])
-        for line in axis.lines
-    ]
-    lines = [line for line in lines if line[1]]
-    if not lines:
-        return ""
-    clean = [
-        (x, cell.metrics["safety"])
-        for x, point in enumerate(axis.points)
-        for name, cell in point.twins.items()
-        if name == BASELINE and "safety" in cell.metrics
-    ]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        _polyline(axes, clean, MUTED, "", ":")
-        ends = _spread([100 * points[-1][1].mean for _, points in lines], gap=8.5)
-        for (name, points), end, (colour, mark) in zip(lines, ends, itertools.cycle(_CURVES), strict=False):
-            _polyline(axes, points, colour, mark, "-")
-            last, edge = points[-1], len(axis.points) - 0.6
-            axes.plot([last[0], edge], [100 * last[1].mean, end], color=LINE, linewidth=0.7, zorder=0, clip_on=False)
-            axes.text(edge + 0.05, end, _short(name, 24), color=colour, va="center", fontsize=9)
-        axes.set_xticks(range(len(axis.points)), [_short(point.label, 16) for point in axis.points])
-        axes.set_xlim(-0.4, len(axis.points) - 0.6)
-        axes.set_ylim(-4, 104)
-        axes.set_yticks(range(0, 101, 25))
-        axes.set_ylabel("Safety (%)")
-        axes.grid(axis="y", color=LINE, linewidth=0.6)
-        axes.tick_params(length=0)
-
-    return _svg(draw, 5.6, 2.9, f"curve{number}", title=f"Safety by {axis.title}", right=0.7, left=0.12, bottom=0.34)
-
-
-def _at(point: Point, defense: str) -> Estimate | None:
-    cell = point.cells.get(defense)
-    return None if cell is None else cell.metrics.get("safety")
-
-
-def _polyline(axes: Axes, points: Sequence[tuple[int, Estimate]], colour: str, mark: str, style: str) -> None:
-    """Draw points with their intervals, and the line between those that are neighbours."""
-    for (x, here), (after, there) in itertools.pairwise(points):
-        if after == x + 1:
-            axes.plot([x, after], [100 * here.mean, 100 * there.mean], style, color=colour, linewidth=1.4)
-    for x, value in points:
-        if not math.isnan(value.low) and mark:
-            axes.plot([x, x], [100 * value.low, 100 * value.high], color=colour, linewidth=1, alpha=0.5)
-        if mark:
-            axes.plot(x, 100 * value.mean, mark, color=colour, markersize=5.5, markeredgecolor=PAPER)
-
-
 def _point(axis: Axes, value: Estimate, y: float, colour: str, marker: str, label: str) -> None:
     if not math.isnan(value.low):
         axis.plot([100 * value.low, 100 * value.high], [y, y], color=colour, linewidth=1.2, zorder=2)
@@ -235,10 +166,8 @@ def _svg(
     name: str,
     title: str,
     right: float | None = None,
-    left: float = 0.08,
-    bottom: float = 0.62,
 ) -> str:
-    """Return what ``draw`` draws; sizes are in inches, ``left`` and ``right`` of the axes in shares of the width."""
+    """Return what ``draw`` draws; sizes are in inches, ``right`` of the axes in shares of the width."""
     # Imported late: a terminal table or a row check must not pay for matplotlib.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -249,7 +178,7 @@ def _svg(
         FigureCanvasSVG(figure)
         draw(figure)
         if right is not None:
-            figure.subplots_adjust(left=left, right=right, top=0.97, bottom=bottom / height)
+            figure.subplots_adjust(left=0.08, right=right, top=0.97, bottom=0.62 / height)
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)

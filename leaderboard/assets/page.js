@@ -10,6 +10,7 @@ function apply() {
     if (input && document.activeElement !== input) input.value = state[id];
   }
   showView();
+  showColumns();
   sortRanking();
   const visible = filterRows();
   showComparison();
@@ -63,6 +64,7 @@ for (const id of FIELDS) {
   if (!input) continue;
   input.addEventListener(id === "q" ? "input" : "change", () => update({ [id]: input.value }, id === "view"));
 }
+field("cols").addEventListener("change", (event) => update({ cols: event.target.checked ? "all" : "" }));
 field("controls").addEventListener("submit", (event) => event.preventDefault());
 for (const id of ["reset", "reset2"]) {
   field(id).addEventListener("click", () => {
@@ -71,13 +73,25 @@ for (const id of ["reset", "reset2"]) {
   });
 }
 
-// Citing: the sentence and the BibTeX entry of the benchmark or of one defense.
+// Citing: the benchmark, or one defense's score, overall or in one scenario. Every text comes from the rows' own side.
 const dialog = field("cite");
-const what = field("cite-what");
-what.append(...Object.keys(data.cite).map((id) =>
-  el("option", { value: id }, id ? data.defenses[defenseIndex.get(id)]?.title ?? id : "The benchmark")));
+const [what, where] = [field("cite-what"), field("cite-where")];
+what.append(el("option", { value: "" }, "The benchmark"),
+  ...data.defenses.map(({ id, title }) => el("option", { value: id }, title)));
+where.append(...Object.keys(data.views).map((view) =>
+  el("option", { value: view }, view === "*" ? "All compared scenarios" : data.scenarios[scenarioIndex.get(view)].title)));
+
+function citation(defense, view) {
+  const packed = data.cite.of[defense ? view : "*"]?.[defense];
+  return packed?.map((numbers) => numbers.map((number) => data.cite.pieces[number]).join(""));
+}
+
 function fillCitation() {
-  for (const [part, text] of Object.entries(data.cite[what.value])) field(`cite-${part}`).textContent = text;
+  where.disabled = what.value === "";
+  const texts = citation(what.value, where.value);
+  field("cite-own").hidden = texts !== undefined;
+  field("cite-parts").hidden = texts === undefined;
+  ["sentence", "bibtex", "command"].forEach((part, index) => { field(`cite-${part}`).textContent = texts?.[index] ?? ""; });
   field("cite-said").textContent = "";
 }
 document.addEventListener("click", (event) => {
@@ -85,13 +99,16 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   if (button.dataset.copy) {
     copyText(field(button.dataset.copy), field("cite-said"));
-    return;
+  } else if ("copy" in button.dataset) {
+    copyText(button.previousElementSibling, button.nextElementSibling);
+  } else {
+    what.value = defenseIndex.has(button.dataset.cite) ? button.dataset.cite : "";
+    where.value = button.dataset.where ?? state.view;
+    fillCitation();
+    dialog.showModal();
   }
-  what.value = Object.hasOwn(data.cite, button.dataset.cite) ? button.dataset.cite : "";
-  fillCitation();
-  dialog.showModal();
 });
-what.addEventListener("change", fillCitation);
+for (const choice of [what, where]) choice.addEventListener("change", fillCitation);
 field("cite-close").addEventListener("click", () => dialog.close());
 
 document.documentElement.classList.add("js");

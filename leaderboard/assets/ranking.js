@@ -9,7 +9,7 @@ const standings = () => data.views[state.view];
 const rowsInOrder = () => Array.from(body.rows);
 const indexOf = (row) => Number(row.dataset.d);
 
-function fillRow(row, [, group, rank, shares, costs, notes]) {
+function fillRow(row, [, group, rank, shares, costs, notes, , excess]) {
   row.className = `group-${data.groups[group]}`;
   const cell = (key) => row.querySelector(`[data-c="${key}"]`);
   cell("rank").textContent = cell("rank").dataset.v = rank || "";
@@ -17,6 +17,14 @@ function fillRow(row, [, group, rank, shares, costs, notes]) {
   badge.className = `badge ${data.groups[group]}`;
   badge.textContent = GROUP_LABELS[group];
   badge.hidden = group === 0;
+  const refuses = row.querySelector(".refuses");
+  refuses.hidden = !excess;
+  if (excess) {
+    const [mean, low, high] = excess;
+    const ends = low === undefined ? "" : `, 95 % interval [${tenths(low)}, ${tenths(high)}]`;
+    refuses.textContent = `refuses +${Math.round(mean / 10)}`;
+    refuses.title = `refuses +${Math.round(mean / 10)} points more benign look-alikes than un-attacked FedAvg${ends}`;
+  }
   const note = row.querySelector(".note");
   note.textContent = notes;
   note.hidden = !notes;
@@ -52,6 +60,15 @@ function showView() {
   if (base) body.style.setProperty("--base", `${base[0] / 10}%`);
   else body.style.removeProperty("--base");
   for (const part of document.querySelectorAll("p[data-view], details[data-view]")) part.hidden = part.dataset.view !== state.view;
+}
+
+function showColumns() {
+  const wide = state.cols === "all";
+  table.classList.toggle("narrow", !wide);
+  for (const heading of table.querySelectorAll("th[data-narrow]")) {
+    heading.colSpan = Number(wide ? heading.dataset.wide : heading.dataset.narrow);
+  }
+  document.getElementById("cols").checked = wide;
 }
 
 function sortRanking() {

@@ -92,6 +92,6 @@ function showSheet() {
   const open = sheets.find((sheet) => sheet.dataset.kind === kind && sheet.dataset.key === state[kind]) ?? null;
   for (const sheet of sheets) sheet.classList.toggle("open", sheet === open);
   document.documentElement.classList.toggle("detail", open !== null);
-  if (open) fillSheet(open);
+  if (open && !("static" in open.dataset)) fillSheet(open);
   return open;
 }

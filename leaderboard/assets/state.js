@@ -2,7 +2,7 @@
 // An address without `=` is the id of a section.
 const DEFAULTS = {
   view: "*", sort: "", dir: "", q: "", stage: "", told: "", origin: "", compare: "", base: "",
-  x: "utility", y: "safety", cells: "safety", detect: "", defense: "", scenario: "", at: "",
+  x: "utility", y: "safety", cells: "safety", cols: "", detect: "", defense: "", scenario: "", at: "",
 };
 const data = JSON.parse(document.getElementById("data").textContent);
 let state = { ...DEFAULTS };

@@ -186,9 +186,12 @@ def test_the_benchmarks_entry_is_that_of_the_citation_file() -> None:
     assert list(BENCHMARK.values()) == [citation["title"], author["name"], year, citation["version"]]
 
 
-def test_a_local_defense_is_cited_as_not_published(rows: Rows) -> None:
+@pytest.mark.parametrize(
+    ("origin", "words"), [("local", "(own rows, not published)"), ("submitted", "(submitted, not re-run)")]
+)
+def test_a_defense_that_was_not_re_run_is_cited_as_such(rows: Rows, origin: str, words: str) -> None:
     (board,) = boards(rows)
-    entry = dataclasses.replace(board.entries[0], origins=("local",))
+    entry = dataclasses.replace(board.entries[0], origins=(origin,))
     standing = dataclasses.replace(board.overall[0], entry=entry)
     found = cite(dataclasses.replace(board, overall=(standing,), entries=(entry,)), DIGEST, entry.id)
-    assert "(own rows, not published)" in found.sentence
+    assert found.sentence.endswith(f"{words}.")

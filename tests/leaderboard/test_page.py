@@ -15,15 +15,16 @@ import pytest
 
 from leaderboard.answers import answers
 from leaderboard.board import Board, Summary
+from leaderboard.cite import cite
 from leaderboard.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page import environment, render
 from leaderboard.page_data import page_data
-from leaderboard.page_views import detection_table
+from leaderboard.page_views import detection_table, task_scores
 from leaderboard.ranking import boards
 from leaderboard.rows import Rows, load_rows
 from leaderboard.sensitivity import Axis, Cell, Line, Point
 
-from .synthetic import SMALL, cell_row, exact_rows, make_rows, table_of, write_tables
+from .synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables
 
 SEEDS = range(4)
 
@@ -75,7 +76,7 @@ def test_the_answer_names_better_indistinguishable_and_gated_defenses_with_their
     assert dnc.safety.low > 0.7
     assert dnc.utility is not None
     assert dnc.utility.mean == pytest.approx(-0.025)
-    assert dnc.bill == "0.05 s"
+    assert dnc.bill == "0.05 s, 100 MB sent by clients"
     text = _text(_page(board, rows), "answer")
     assert re.search(
         r"1 of 2 ranked defenses is significantly safer than plain averaging, which keeps 11\.\d % \[", text
@@ -149,7 +150,7 @@ def test_detection_is_shown_by_scenario_and_composition_by_round(tmp_path: Path)
     page = _page(board, rows)
     text = _text(page, "detection")
     assert "Aligned start 3 6 3 12 3" in text  # rounds with 0, 1 and 2 attackers, all of them, attackers the majority
-    data = json.loads(page[page.index('id="data">') + 10 : page.index("</script>", page.index('id="data">'))])
+    data = _data(page)
     [[defense, whole, splits, discarded]] = data["detection"]["aligned_start"]
     assert (data["defenses"][defense]["id"], discarded) == ("krum", 0)
     assert [value[0] for value in whole] == [750, 750, 125, 917]
@@ -183,12 +184,149 @@ def test_sensitivity_curves_break_where_a_cell_is_missing(rows: Rows) -> None:
     text = _text(page, "sensitivity")
     assert "Malicious &lt;share&gt;" in text
     assert text.count("failed: disk &lt;full&gt;") == 1
-    figure = page[page.index('aria-label="Safety by Malicious') :]
-    figure = figure[: figure.index("</svg>")]
-    solid = re.findall(
-        r'<path d="M [^"]*L [^"]*" clip-path="[^"]*" style="fill: none; stroke: var\(--ink\)[^"]*1\.4', figure
+    for title in ("Safety", "Utility", "Over-refusal"):
+        figure = page[page.index(f'aria-label="{title} by Malicious &lt;share&gt;"') :]
+        figure = figure[: figure.index("</svg>")]
+        [curve] = re.findall(r'<path class="curve" d="([^"]*)"', figure)
+        assert (curve.count("M"), curve.count("L")) == (1, 1)  # 30 to 40 alone
+        [dots] = re.findall(r'<path class="dot" d="([^"]*)"', figure)
+        assert dots.count("M") == 3
+        [clean] = re.findall(r'<path class="clean" d="([^"]*)"', figure)
+        assert clean.count("L") == 3
+
+
+def _ablation(board: Board) -> Board:
+    """Return ``board`` with an axis whose points differ by method: ``dnc`` is there, ``dnc_half`` is nowhere else."""
+    attacked, clean = (board.entry("dnc").scenarios[name] for name in ("aligned_start", "clean"))
+    points = tuple(
+        Point(
+            value, value, scenario, "clean", value == "whole", {name: Cell(name, attacked)}, {name: Cell(name, clean)}
+        )
+        for value, scenario, name in (("whole", "aligned_start", "dnc"), ("half", "half_data", "dnc_half"))
     )
-    assert len(solid) == 1  # 30 to 40 alone
+    axis = Axis(
+        "data", "Data", "", "One paragraph.", "aligned_start", (0, 1), points, (Line("dnc", ("dnc", "dnc_half")),)
+    )
+    info = catalog_row("defense", "dnc_half", description="Half of <it>.", paper="Nobody 2030")
+    return replace(board, sensitivity=(axis,), at_points={"dnc_half": info})
+
+
+def test_an_ablation_is_a_table_and_its_methods_have_views_of_their_own(rows: Rows) -> None:
+    board = _ablation(boards(rows)[0])
+    page = _page(board, rows)
+    text = _text(page, "sensitivity")
+    number = r"\d+\.\d (?:\[\d+\.\d, \d+\.\d\] )?(?:e )?"
+    assert re.search(rf"Dnc half half (?:{number}){{6}}fedsafety", text)
+    assert re.search(rf"dnc whole main (?:{number}){{6}}Dnc half", text)
+    assert 'aria-label="Safety by Data"' not in page
+    sheet = page[page.index('id="defense=dnc_half"') :]
+    sheet = sheet[: sheet.index("</article>")]
+    for expected in (
+        "Half of &lt;it&gt;.",
+        "Nobody 2030",
+        "defenses/dnc_half.py",
+        "fedsafety run --suite micro --scenario half_data --defense dnc_half --seed 0<",
+        "Used in a run: 0.05 s, 100 MB sent by clients.",
+    ):
+        assert expected in sheet
+    assert 'href="#defense=dnc_half"' in page
+
+
+def test_refusing_ten_points_more_than_fedavg_is_marked(tmp_path: Path) -> None:
+    rows = _rows(
+        tmp_path,
+        {
+            "fedavg": {"safety": 0.1, "over_refusal": 0.1},
+            "dnc": lambda seed: {"safety": 0.9, "over_refusal": 0.2 + 0.05 * seed},
+            "median": {"safety": 0.1, "over_refusal": 0.2},
+        },
+    )
+    [board] = boards(rows)
+    page = _page(board, rows)
+    table = page[page.index('id="table"') : page.index("</table>", page.index('id="table"'))]
+    marked = re.findall(r'class="badge bad refuses" title="([^"]*)">([^<]*)<', table)
+    assert [text for _, text in marked] == ["refuses +18"]  # median exceeds FedAvg by exactly ten
+    assert re.match(
+        r"refuses \+18 points more benign look-alikes than un-attacked FedAvg, 95 % interval \[", marked[0][0]
+    )
+    assert "It refuses 17.5 points more benign look-alikes" in page[page.index('id="defense=dnc"') :]
+    data = _data(page)
+    excess = {data["defenses"][line[0]]["id"]: line[7] for line in data["views"]["aligned_start"]}
+    assert excess["dnc"][0] == 175
+    assert (excess["fedavg"], excess["median"]) == (0, 0)
+
+
+def test_every_kind_of_cost_is_told_and_none_that_is_zero(tmp_path: Path) -> None:
+    costs = {"owned_aligned": 250, "owned_normal": 1, "generated_pairs": 40, "generated_tokens": 4200}
+    costs |= {"finetune_steps": 50, "extra_models": 1, "upload_bytes": 2_500_000, "server_seconds": 1.25}
+    cells = [
+        (cell_row(defense=name, seed=seed, scenario=scenario, attack=attack, **given), {"safety": safety})
+        for name, given, safety in (("fedavg", {}, 0.1), ("dnc", costs, 0.9))
+        for scenario, attack in (("aligned_start", "unaligned_data"), ("clean", "none"))
+        for seed in range(3)
+    ]
+    rows = load_rows([write_tables(tmp_path, exact_rows(cells))])
+    [board] = boards(rows)
+    [dnc] = answers(board).better
+    assert dnc.bill == (
+        "1.2 s, 250 owned aligned pairs, 1 owned normal pair, 40 generated pairs, 4\N{THIN SPACE}200 generated tokens, "
+        "50 fine-tuning steps, 1 extra model, 2.5 MB sent by clients"
+    )
+    page = _page(board, rows)
+    assert page.count(dnc.bill) == 2  # the answer and the defense's own view
+    assert "<dd>0.05 s, 100 MB sent by clients</dd>" in page
+
+
+def test_scores_of_harness_tasks_stand_with_the_defense(rows: Rows) -> None:
+    [board] = boards(rows)
+    entry = board.entry("dnc")
+    summary = entry.scenarios["aligned_start"]
+    cells = {
+        seed: replace(cell, metrics={**cell.metrics, "task:copy@8": 0.5 + seed / 8}) if seed else cell
+        for seed, cell in summary.cells.items()
+    }
+    changed = replace(entry, scenarios={**entry.scenarios, "aligned_start": replace(summary, cells=cells)})
+    found = task_scores(board, changed)
+    assert found.names == ("copy@8",)
+    [(scenario, [value])] = found.by_scenario
+    assert (scenario, value.mean, value.count) == ("aligned_start", 0.75, 3)  # type: ignore[union-attr]
+    overall = tuple(replace(line, entry=changed) if line.entry.id == "dnc" else line for line in board.overall)
+    entries = tuple(changed if one.id == "dnc" else one for one in board.entries)
+    page = _page(replace(board, entries=entries, overall=overall), rows)
+    sheet = page[page.index('id="defense=dnc"') :]
+    assert re.search(
+        r'>copy@8</th>.*?<span class="n">0\.750</span><span class="ci">\[0\.\d+, 1\.\d+\]', sheet, re.DOTALL
+    )
+    assert "copy@8" not in page[: page.index('id="defense=dnc"')]
+
+
+def _data(page: str) -> Any:
+    start = page.index('id="data">') + 10
+    return json.loads(page[start : page.index("</script>", start)])
+
+
+def test_every_citation_of_the_page_is_that_of_the_published_rows(tmp_path: Path, committed: Path, runs: Path) -> None:
+    own = write_rows(tmp_path / "mine", replace(SMALL, defenses=("norm_clipping~mine",), origin="local"), seed=9)
+    rows = load_rows([committed], local=[runs, own])
+    [board] = boards(rows)
+    assert any(line.entry.id == "norm_clipping~mine" and line.rank for line in board.overall)
+    packed = _data(_page(board, rows))["cite"]
+    alone = load_rows([committed])
+    [published] = boards(alone)
+    names = [entry.id for entry in published.entries]
+    assert {view: list(of) for view, of in packed["of"].items()} == {
+        "*": ["", *names], **dict.fromkeys(published.by_scenario, names)
+    }  # fmt: skip
+    for view, of in packed["of"].items():
+        for defense, texts in of.items():
+            found = cite(published, alone.published_digest, defense, view.removeprefix("*"))
+            joined = ["".join(packed["pieces"][piece] for piece in text) for text in texts]
+            assert joined == [found.sentence, found.bibtex, found.command]
+
+
+def test_rows_of_one_machine_alone_cannot_be_cited(runs: Path) -> None:
+    rows = load_rows([], local=[runs])
+    assert _data(_page(boards(rows)[0], rows))["cite"] == {"pieces": [], "of": {}}
 
 
 def test_a_judge_with_many_parse_failures_is_flagged(tmp_path: Path) -> None:
