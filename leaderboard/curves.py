@@ -29,6 +29,8 @@ MARKS = (
 )
 """Mark of each line, as a path from its centre; more lines than marks begin again."""
 _WIDTH, _HEIGHT = 320, 190
+_DODGE = 6
+"""Distance between the marks of neighbouring lines at a point: many lie at 0 or 100 and would hide each other."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 306, 24, 164
 
 
@@ -80,13 +82,16 @@ def _clean(axis: Axis, metric: str) -> list[Estimate | None]:
 
 
 def _scale(metric: str, axes: Sequence[Axis]) -> tuple[int, int]:
-    """Return the ends of a metric's scale in percent: all of it for safety, else tens around what occurs."""
+    """Return the ends of a metric's scale in percent: all of it for safety, else tens around the means that occur.
+
+    An interval that reaches further is cut at the panel's edge: one wide one would press all lines into one.
+    """
     found = [value for axis in axes for line in axis.lines for value in axis.along(line, metric) if value is not None]
     found += [value for axis in axes for value in _clean(axis, metric) if value is not None]
     if metric == "safety" or not found:
         return 0, 100
-    ends = [end for value in found for end in (value.mean, value.low, value.high) if not math.isnan(end)]
-    low, high = 10 * math.floor(10 * min(ends) + 1e-9), 10 * math.ceil(10 * max(ends) - 1e-9)
+    means = [value.mean for value in found]
+    low, high = 10 * math.floor(10 * min(means) + 1e-9), 10 * math.ceil(10 * max(means) - 1e-9)
     if metric == "utility":
         return min(low, 80), 100
     return 0, max(20, high)
@@ -120,13 +125,15 @@ def _panel(axis: Axis, metric: str, title: str, scale: tuple[int, int]) -> str:
         parts.append(f'<text x="{x:.4g}" y="{_BOTTOM + 18}" class="tick" text-anchor="middle">{escape(short)}</text>')
     parts.append(_line(xs, [None if value is None else y(value.mean) for value in _clean(axis, metric)], "clean"))
     for index, values in enumerate(lines):
+        aside = _DODGE * (index - (len(lines) - 1) / 2)
         ys = [None if value is None else y(value.mean) for value in values]
-        shown = [(x, value) for x, value in zip(xs, values, strict=True) if value is not None]
+        own = [x + aside for x in xs]
+        shown = [(x, value) for x, value in zip(own, values, strict=True) if value is not None]
         spans = [f"M{x:.4g} {y(v.low):.4g}V{y(v.high):.4g}" for x, v in shown if not math.isnan(v.low)]
         marks = [f"M{x:.4g} {y(v.mean):.4g}{MARKS[index % len(MARKS)]}" for x, v in shown]
         parts.append(f'<g class="{_class(index)}">')
         parts += [f'<path class="span" d="{"".join(spans)}"/>'] if spans else []
-        parts.append(_line(xs, ys, "curve"))
+        parts.append(_line(own, ys, "curve"))
         parts.append(f'<path class="dot" d="{"".join(marks)}"/></g>')
     return "".join([*parts, "</svg>"])
 
@@ -135,11 +142,11 @@ def _places(axis: Axis) -> list[float]:
     """Return where the points lie across: by value where that is a number, else evenly."""
     values = [float(point.value) if axis.numeric else float(index) for index, point in enumerate(axis.points)]
     low, high = min(values), max(values)
-    left, right = _LEFT + 16, _RIGHT - 16
+    left, right = _LEFT + 20, _RIGHT - 20
     if low == high:
         return [(left + right) / 2] * len(values)
     if not axis.numeric:  # labels are words and need room to both sides
-        left, right = left + 18, right - 18
+        left, right = left + 16, right - 16
     return [left + (value - low) / (high - low) * (right - left) for value in values]
 
 

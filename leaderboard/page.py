@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -58,11 +59,11 @@ COLUMNS = (
     Column("over_refusal", "Over-refusal", "Share of benign look-alike requests that are refused; lower is better"),
     Column("twin_safety", "Safety", "The same defense's safety in the un-attacked twin", heading="No attack"),
     Column("twin_utility", "Utility", "The same defense's utility in the un-attacked twin", heading="No attack"),
-    Column("server_seconds", "Seconds", "Seconds in the defense's own hooks, whole run", False, "Cost to the server"),
-    Column("generated_tokens", "Tokens", "Tokens the server generated", False, "Cost to the server", True),
-    Column("owned_examples", "Examples", "Training pairs the server owned and used", False, "Cost to the server", True),
-    Column("finetune_steps", "Steps", "Server-side fine-tuning steps", False, "Cost to the server", True),
-    Column("extra_models", "Models", "Models used besides the global one", False, "Cost to the server", True),
+    Column("server_seconds", "Seconds", "Seconds in the defense's own hooks, whole run", False, "Server cost"),
+    Column("generated_tokens", "Tokens", "Tokens the server generated", False, "Server cost", True),
+    Column("owned_examples", "Examples", "Training pairs the server owned and used", False, "Server cost", True),
+    Column("finetune_steps", "Steps", "Server-side fine-tuning steps", False, "Server cost", True),
+    Column("extra_models", "Models", "Models used besides the global one", False, "Server cost", True),
 )
 
 AXES = (
@@ -176,7 +177,9 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
 def refusing(standing: Standing) -> str:
     """Return by how many points a defense refuses more than un-attacked FedAvg; empty up to :data:`REFUSAL_FLAG`."""
     excess = standing.excess_refusal
-    return f"+{100 * excess.mean:.0f}" if excess is not None and excess.mean > REFUSAL_FLAG else ""
+    if excess is None or not excess.mean > REFUSAL_FLAG:
+        return ""
+    return f"+{math.floor(float(formats.percent(excess.mean)) + 0.5)}"  # as the script rounds what is written
 
 
 def in_words(standing: Standing) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from leaderboard.board import Board
 from leaderboard.cite import cite
+from leaderboard.page import refusing
 from leaderboard.page_data import COMPARED
 from leaderboard.ranking import boards
 from leaderboard.rows import Rows, load_rows
@@ -288,18 +289,67 @@ def test_the_dialog_cites_what_the_command_cites(visit: Open, board: Board, rows
     opener = seen.page.get_by_role("button", name="Cite", exact=True)
     opener.press("Enter")
     dialog = seen.page.get_by_role("dialog")
-    for defense in ("", "krum"):
+    where = dialog.get_by_label("Under attack in")
+    assert where.is_disabled()
+    for defense, scenario in (("", ""), ("krum", ""), ("krum", "unaligned")):
         dialog.get_by_label("What").select_option(defense)
-        expected = cite(board, rows.published.digest, defense)
+        if defense:
+            where.select_option(scenario or "*")
+        expected = cite(board, rows.published_digest, defense, scenario)
         assert dialog.locator("#cite-sentence").inner_text() == expected.sentence
         assert dialog.locator("#cite-bibtex").text_content() == expected.bibtex
         assert dialog.locator("#cite-command").inner_text() == expected.command
     dialog.get_by_role("button", name="Copy BibTeX").click()
     dialog.get_by_text("Copied.").wait_for()
-    assert seen.page.evaluate("navigator.clipboard.readText()") == cite(board, rows.published.digest, "krum").bibtex
+    assert seen.page.evaluate("navigator.clipboard.readText()") == expected.bibtex
     seen.page.keyboard.press("Escape")
     assert not dialog.is_visible()
     assert opener.evaluate("button => button === document.activeElement")
+
+
+def test_the_dialog_begins_with_the_scenario_that_is_shown(visit: Open, board: Board, rows: Rows) -> None:
+    seen = visit("#view=aligned_start&defense=krum")
+    seen.page.get_by_role("button", name="Cite this defense").click()
+    expected = cite(board, rows.published_digest, "krum", "aligned_start")
+    assert seen.page.locator("#cite-sentence").inner_text() == expected.sentence
+    seen.page.keyboard.press("Escape")
+    seen = visit("#scenario=unaligned")
+    seen.page.get_by_role("button", name="Cite a score here").click()
+    expected = cite(board, rows.published_digest, "fedavg", "unaligned")
+    assert seen.page.locator("#cite-command").inner_text() == expected.command
+
+
+def test_own_rows_are_not_cited(visit: Open, runs: Path, tmp_path: Path) -> None:
+    seen = visit(path=build_site(load_rows([], local=[runs]), tmp_path / "site"))
+    seen.page.get_by_role("button", name="Cite", exact=True).click()
+    dialog = seen.page.get_by_role("dialog")
+    for what in ("", "krum"):
+        dialog.get_by_label("What").select_option(what)
+        assert dialog.get_by_text("nobody else can check or compute the score again").is_visible()
+        assert not dialog.locator("#cite-command").is_visible()
+
+
+def test_the_ranking_fits_a_desktop_and_shows_all_columns_on_demand(visit: Open) -> None:
+    seen = visit()
+    region = seen.page.locator("#table").locator("..")
+    assert region.evaluate("region => region.scrollWidth <= region.clientWidth")
+    steps = seen.page.locator('#table th[data-key="finetune_steps"]')
+    assert not steps.is_visible()
+    seen.page.get_by_label("All columns").check()
+    assert steps.is_visible()
+    assert seen.page.url.endswith("#cols=all")
+    widths = "row => Array.from(row.cells).reduce((sum, cell) => sum + cell.colSpan, 0)"
+    rows = seen.page.locator("#table thead tr")
+    assert rows.nth(0).evaluate(widths) == rows.nth(1).evaluate(widths)
+
+
+def test_a_mark_of_refusals_follows_the_scenario(visit: Open, board: Board) -> None:
+    seen = visit()
+    for view in ("*", "unaligned"):
+        seen.page.get_by_label("Scenario", exact=True).select_option(view)
+        shown = seen.page.locator("#table .refuses:visible").all_inner_texts()
+        assert shown == [f"refuses {refusing(line)}" for line in board.standings(view) if refusing(line)]
+        assert shown
 
 
 @pytest.mark.parametrize("kind", ["CSV", "Parquet"])
