@@ -110,6 +110,8 @@ class VllmEngine(Engine):
             UsageError: A prompt with its answer does not fit the model.
             FedSafetyError: An adapter cannot be applied, or vLLM fails.
         """
+        if not requests:
+            return []
         loras = self._loras({r.adapter for r in requests})
         prompts, params, lora_requests = [], [], []
         for index, request in enumerate(requests):

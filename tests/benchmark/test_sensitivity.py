@@ -61,7 +61,7 @@ def test_a_point_is_its_base_with_one_setting_changed_and_a_twin_without_attack(
 
 def test_twins_that_train_the_same_are_shared() -> None:
     suite = find_suite("micro")
-    shared = ("share_10", "share_20", "share_40", "bound_1", "bound_4", "blend_50", "blend_80")
+    shared = ("share_10", "share_20", "share_40", "bound_1_of_2", "bound_3_of_2", "blend_50", "blend_80")
     assert {suite.scenario(name).twin for name in shared} == {"clean"}
     assert suite.scenario("sampled_3").twin == "clean_sampled_3"
     twins = [s.id for s in suite.points if s.sensitivity.twin]

@@ -47,6 +47,11 @@ def test_answers_come_in_the_order_of_the_requests(engine: Engine, tiny: TinyMod
     assert all(len(a.token_ids) <= r.max_new_tokens for a, r in zip(together, requests, strict=True))
 
 
+def test_nothing_asked_is_nothing_answered(engine: Engine) -> None:
+    assert engine.generate([]) == []
+    assert engine.scores([]) == []
+
+
 def test_adapters_change_answers(engine: Engine, tiny: TinyModel) -> None:
     answers = [
         tuple(a.token_ids for a in engine.generate([Request(p, 8, adapter) for p in tiny.prompts]))
