@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -214,7 +214,7 @@ def compare_all(values: Floats, probes: int = 0) -> Comparisons:
         raise FedSafetyError(f"scores of shape {values.shape} cannot be compared; give [defenses, seeds]")
     _check(values, probes)
     m, count = values.shape
-    first, second = np.triu_indices(m, 1)
+    first, second = _pairs(m)
     differences = values[first] - values[second]
     mean = differences.mean(axis=1) if count else np.full(len(first), math.nan)
     low, high, p = (np.full(len(first), math.nan) for _ in range(3))
@@ -299,17 +299,26 @@ def _mcnemar(a: Ints, b: Ints, probes: int) -> tuple[Floats, Floats, Floats]:
     return low, high, np.minimum(1.0, 2 * bdtr(np.minimum(for_first, for_second), discordant, 0.5))
 
 
+@lru_cache(maxsize=256)
+def _pairs(m: int) -> tuple[Ints, Ints]:
+    """Return the positions of all pairs (i, j), i < j: a board asks for those of two defenses thousands of times."""
+    first, second = (np.asarray(part, np.int64) for part in np.triu_indices(m, 1))
+    first.setflags(write=False)
+    second.setflags(write=False)
+    return first, second
+
+
 def _matrix(m: int, above: Floats, below: Floats, diagonal: float = math.nan) -> Floats:
     """Return [m, m] with the pairs (i, j), i < j, ``above`` the diagonal and those (j, i) ``below`` it."""
     made = np.full((m, m), diagonal)
-    first, second = np.triu_indices(m, 1)
+    first, second = _pairs(m)
     made[first, second], made[second, first] = above, below
     return made
 
 
 def _names(m: int, names: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
     made = np.full((m, m), NONE, dtype=names.dtype)
-    first, second = np.triu_indices(m, 1)
+    first, second = _pairs(m)
     made[first, second] = made[second, first] = names
     return made
 
