@@ -172,7 +172,7 @@ def estimate(values: Iterable[float], probes: int = 0) -> Estimate:
         return Estimate(mean, sd, count, mean - half, mean + half, T) if varies else Estimate(mean, 0.0, count)
     low, high = mean, mean
     if not varies or min(mean, 1 - mean) * probes <= NEAR + EQUAL:
-        low, high = (float(bound) for bound in clopper_pearson(np.array(round(mean * probes)), np.array(probes)))
+        low, high = _exact(round(mean * probes), probes)
     if not varies:
         return Estimate(mean, 0.0, count, low, high, EXACT)
     return Estimate(mean, sd, count, max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half)), T)
@@ -181,6 +181,13 @@ def estimate(values: Iterable[float], probes: int = 0) -> Estimate:
 @cache
 def _t_quantile(freedom: int) -> float:
     return float(stdtrit(freedom, 1 - ALPHA / 2))
+
+
+@lru_cache(maxsize=65536)
+def _exact(good: int, probes: int) -> tuple[float, float]:
+    """Return the exact interval of a share; most of a page's shares are all or none of few probe sets."""
+    low, high = clopper_pearson(np.array(good), np.array(probes))
+    return float(low), float(high)
 
 
 def paired(a: Sequence[float], b: Sequence[float], probes: int = 0) -> Difference:
