@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ import pytest
 
 from leaderboard.board import Board
 from leaderboard.cite import cite
-from leaderboard.page import refusing
+from leaderboard.page import environment, refusing, render
 from leaderboard.page_data import COMPARED
 from leaderboard.ranking import boards
 from leaderboard.rows import Rows, load_rows
 from leaderboard.site import build_site
 
-from .synthetic import SMALL, make_rows, table_of, write_tables
+from .synthetic import SMALL, catalog_row, make_rows, table_of, write_tables
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
 
@@ -443,3 +443,16 @@ def test_hostile_text_neither_runs_nor_breaks_the_layout(visit: Open, tmp_path: 
     quoted = "'" + HOSTILE.replace("'", "'\"'\"'") + "'"
     assert f"--defense {quoted} --seed" in (again.page.locator("article.open .command").text_content() or "")
     assert again.page.locator("img, iframe, object").count() == 0
+
+
+def test_a_method_of_sensitivity_sets_alone_has_a_view_without_cells_by_seed(
+    visit: Open, board: Board, rows: Rows, tmp_path: Path
+) -> None:
+    page = render(environment(), replace(board, at_points={"half": catalog_row("defense", "half")}), rows, [])
+    path = tmp_path / "index.html"
+    path.write_text(page, encoding="utf-8")
+    seen = visit("#defense=half", path=path)
+    assert seen.page.locator("article.open h2").inner_text().startswith("Half")
+    assert seen.page.locator("article.open .cells").count() == 0
+    seen.page.get_by_role("link", name="Sensitivity").last.click()
+    assert seen.page.locator("article.open").count() == 0
