@@ -80,7 +80,8 @@ def kendall_tau(one: Floats, other: Floats) -> Floats:
     """
     signs = [np.sign(scores[..., :, None] - scores[..., None, :]) for scores in (one, other)]
     product, *squares = ((a * b).sum(axis=(-2, -1)) for a, b in (signs, signs[:1] * 2, signs[1:] * 2))
-    return _ratio(product, np.sqrt(squares[0] * squares[1]))
+    # The square root rounds: the same order would come out a hair above 1.
+    return np.clip(_ratio(product, np.sqrt(squares[0] * squares[1])), -1.0, 1.0)
 
 
 def over_seeds(by_seed: Mapping[int, float]) -> Estimate:
