@@ -413,7 +413,7 @@ def _means(summaries: Sequence[Summary]) -> dict[str, dict[int, float]]:
     for name in names:
         by_scenario = [summary.values[name] for summary in summaries]
         seeds = sorted(set.intersection(*(set(values) for values in by_scenario)))
-        means[name] = {seed: statistics.fmean(values[seed] for values in by_scenario) for seed in seeds}
+        means[name] = {seed: math.fsum([values[seed] for values in by_scenario]) / len(by_scenario) for seed in seeds}
     return means
 
 

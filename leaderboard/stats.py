@@ -235,12 +235,13 @@ def compare_all(values: Floats, probes: int = 0) -> Comparisons:
         p[varies] = 2 * stdtr(count - 1, -np.abs(mean[varies] / error))
         method[varies] = T
         if probes:
-            good = np.rint(values.mean(axis=1) * probes).astype(np.int64)
-            exact = _mcnemar(good[first], good[second], probes)
             near = varies & ((1 - np.abs(mean)) * probes <= NEAR + EQUAL)
-            low[near], high[near] = np.minimum(low, exact[0])[near], np.maximum(high, exact[1])[near]
-            low[~varies], high[~varies], p[~varies] = (part[~varies] for part in exact)
-            method[~varies] = EXACT
+            if (near | ~varies).any():  # most pairs need no exact test
+                good = np.rint(values.mean(axis=1) * probes).astype(np.int64)
+                exact = _mcnemar(good[first], good[second], probes)
+                low[near], high[near] = np.minimum(low, exact[0])[near], np.maximum(high, exact[1])[near]
+                low[~varies], high[~varies], p[~varies] = (part[~varies] for part in exact)
+                method[~varies] = EXACT
             low, high = np.clip(low, -1, 1), np.clip(high, -1, 1)
         else:
             p[~varies & (np.abs(mean) <= EQUAL)] = 1.0
