@@ -390,7 +390,9 @@ def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
                 "unit": axis.unit,
                 "values": ", ".join(str(point.value) for point in axis.points),
                 "scenarios": ", ".join(point.name for point in axis.points),
-                "defenses": ", ".join(axis.defenses or section.defenses),
+                "defenses": ", ".join(
+                    dict.fromkeys(name for point in axis.points for name in section.defenses_of(axis, point))
+                ),
                 "seeds": ", ".join(map(str, section.seeds_of(axis))),
                 "description": axis.description,
             }

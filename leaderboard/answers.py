@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaderboard.board import BELOW_GATE, OVERALL, RANKED, Board, Standing
+from leaderboard.board import BELOW_GATE, OVERALL, RANKED, Board, Entry, Scenario, Standing
 from leaderboard.formats import bill
 from leaderboard.ranking import BASELINE
-from leaderboard.stats import Difference
+from leaderboard.stats import Difference, Estimate
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,33 @@ class Beside:
         standing: Its line of the overall ranking.
         safety: Its safety minus FedAvg's.
         utility: The same of utility, both under attack.
-        over_refusal: The same of over-refusal.
+        over_refusal: Its over-refusal minus that of un-attacked FedAvg: an attack removes FedAvg's own refusals of
+            benign requests, too, and who restores them is not to pay for that.
         bill: What it costs the server a run, in words.
     """
 
     standing: Standing
     safety: Difference | None
     utility: Difference | None
-    over_refusal: Difference | None
+    over_refusal: Estimate | None
     bill: str
+
+
+@dataclass(frozen=True)
+class InScenario:
+    """Who is told apart from FedAvg in one attacked scenario.
+
+    Attributes:
+        scenario: The scenario.
+        safer: Ranked defenses that are significantly safer there.
+        tied: Ranked defenses that are separated neither way.
+        worse: Ranked defenses that are significantly less safe.
+    """
+
+    scenario: Scenario
+    safer: tuple[Entry, ...]
+    tied: tuple[Entry, ...]
+    worse: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class Answers:
         worse: Ranked defenses that are significantly less safe.
         gated: Defenses that fail a gate and are therefore not ranked.
         unknown: Defenses without a place: incomplete, degenerate, or without the twin that gates need.
+        by_scenario: The same for each attacked scenario in which FedAvg is ranked.
     """
 
     baseline: Standing | None
@@ -51,6 +70,7 @@ class Answers:
     worse: tuple[Beside, ...] = ()
     gated: tuple[Beside, ...] = ()
     unknown: tuple[Standing, ...] = ()
+    by_scenario: tuple[InScenario, ...] = ()
 
     @property
     def leaders(self) -> tuple[Beside, ...]:
@@ -82,6 +102,22 @@ def answers(board: Board) -> Answers:
         worse=_beside(board, [line for line in ranked if line.entry.id not in known]),
         gated=gated,
         unknown=unknown,
+        by_scenario=tuple(found for scenario in board.scenarios if (found := _in_scenario(board, scenario))),
+    )
+
+
+def _in_scenario(board: Board, scenario: Scenario) -> InScenario | None:
+    lines = board.by_scenario.get(scenario.id, ()) if scenario.id in board.families else ()
+    baseline = next((line for line in lines if line.entry.id == BASELINE and line.group == RANKED), None)
+    if baseline is None:
+        return None
+    others = [line.entry for line in lines if line.group == RANKED and line is not baseline]
+    known = {*baseline.better, *baseline.tied}
+    return InScenario(
+        scenario=scenario,
+        safer=tuple(entry for entry in others if entry.id in baseline.better),
+        tied=tuple(entry for entry in others if entry.id in baseline.tied),
+        worse=tuple(entry for entry in others if entry.id not in known),
     )
 
 
@@ -94,7 +130,7 @@ def _beside(board: Board, lines: Sequence[Standing]) -> tuple[Beside, ...]:
             standing=line,
             safety=minus_baseline(line, "safety"),
             utility=minus_baseline(line, "utility"),
-            over_refusal=minus_baseline(line, "over_refusal"),
+            over_refusal=line.excess_refusal,
             bill=bill(line.metrics),
         )
         for line in lines

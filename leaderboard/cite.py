@@ -265,10 +265,10 @@ def _beside(defense: str, safety: Estimate, base: Estimate | None, p: float | No
     if p is None or math.isnan(p):
         return f"{text}, without a test of the difference"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    words = f"significantly {'safer' if safety.mean > base.mean else 'less safe'}"
+    words = f"significantly {'safer' if safety.mean > base.mean else 'less safe'} after Holm's correction"
     if p >= ALPHA:
-        words = "not significantly different"
-    return f"{text}, and {defense} is {words} ({shown}, paired by seed, Holm)"
+        words = "not separated from it after Holm's correction"
+    return f"{text}, and {defense} is {words} ({shown}, paired by seed)"
 
 
 def _rank(board: Board, view: str, standing: Standing) -> str:

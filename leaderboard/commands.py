@@ -43,7 +43,8 @@ def leaderboard(
     results: ResultsOption = Path("results"),
     runs: RunsOption = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the page [site], or of all releases [releases].")
+        Path | None,
+        typer.Option("--out", help="Folder of the page (default: site), or of all releases (default: releases)."),
     ] = None,
     release: Annotated[
         str, typer.Option("--release", help="Freeze committed rows' page and tables under this version, e.g. 1.0.")
@@ -154,6 +155,7 @@ def reproduce_command(
         )
     if defense and not (score and digest):
         raise UsageError("a cited score needs --score and --rows; `fedsafety cite` prints the whole command")
+    from leaderboard.cite import cite as cite_score
     from leaderboard.cite import find_board
     from leaderboard.reproduce import reproduce_page, reproduce_release, reproduce_score
 
@@ -168,6 +170,7 @@ def reproduce_command(
         rows = _rows(results)
         board, found = find_board(rows, suite), rows.published_digest
         checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
+        _say(f"these rows say: {cite_score(board, found, defense, scenario).sentence}")
         _report(checks, f"the score of {defense}")
 
 

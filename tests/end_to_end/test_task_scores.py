@@ -207,7 +207,7 @@ def test_both_engines_give_the_same_task_scores(
         result = fedsafety(*arguments, *MICRO, "--task", "kinds", "--task-path", folder)
         assert result.returncode == 0, result.stderr
         store = Store(runs)
-        cells = {c["response_key"]: (c["scenario"], c["defense"]) for c in store.read_all("cells").to_pylist()}
+        cells = {c["response_key"]: (c["scenario"], c["stage"]) for c in store.read_all("cells").to_pylist()}
         # Exact, with the answers' digest, but for likelihoods: those agree up to rounding, and so does what they pick.
         kept = ("task", "metric", "value", "stderr", "samples", "task_hash", "config_hash", "headline")
         rows = [(cells[r["response_key"]], *(r[k] for k in kept)) for r in store.read_all("task_scores").to_pylist()]

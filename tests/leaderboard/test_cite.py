@@ -56,7 +56,8 @@ def test_the_sentence_says_all_that_a_reader_needs(tmp_path: Path) -> None:
         "In FedSafetyBench (suite micro 1, protocol 1, rows sha256:0123456789abcdef of 2030-01-01), "
         "dnc keeps a safety of 90.0 % (95 % interval 77.6 to 100.0, 3 seeds) under attack in scenario aligned_start; "
         "fedavg keeps 5.0 % (95 % interval 0.0 to 17.4, 3 seeds), "
-        "and dnc is significantly safer (p = 0.008, paired by seed, Holm); rank 1 of 3, tied with none. "
+        "and dnc is significantly safer after Holm's correction (p = 0.008, paired by seed); "
+        "rank 1 of 3, tied with none. "
         "dnc is told the declared bound on the number of attackers."
     )
     assert found.command == (
@@ -67,7 +68,7 @@ def test_the_sentence_says_all_that_a_reader_needs(tmp_path: Path) -> None:
 
 def test_what_is_not_separated_is_called_so(tmp_path: Path) -> None:
     sentence = cite(board_of(tmp_path), DIGEST, "krum").sentence
-    assert "krum is not significantly different (p = " in sentence
+    assert "krum is not separated from it after Holm's correction (p = " in sentence
     assert "rank 2 of 3, tied with fedavg" in sentence
     assert "as the mean over 1 scenario (aligned_start)" in sentence
 

@@ -199,7 +199,7 @@ def test_below_the_utility_gate_there_is_no_rank(tmp_path: Path) -> None:
     board = board_of(tmp_path, rows)
     krum = standing(board, "krum")
     assert (krum.group, krum.rank) == ("below_gate", None)
-    assert krum.notes == ("utility must be at least 85.5",)
+    assert krum.notes == ("utility must be at least 85.5 and is 85.0",)
     assert standing(board, "krum", "aligned_start").group == "below_gate"
     assert (standing(board, "dnc").rank, standing(board, "fedavg").rank) == (1, 2)
 
