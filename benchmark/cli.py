@@ -175,10 +175,10 @@ def run(
     choice = _choose(engine)
     plan = make_plan(chosen, choice.name, scenarios=scenarios, axes=axes, pipelines=tuple(defense or ()), seeds=seeds)
     reporter = Reporter(console)
-    probes, problems = _find_tasks([*chosen.tasks, *(task or [])], task_path or [])
     if dry_run:
         _print_plan(plan, store)
         return
+    probes, problems = _find_tasks([*chosen.tasks, *(task or [])], task_path or [])
     from benchmark.run import default_workers, run_plan
 
     if estimate:

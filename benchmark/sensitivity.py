@@ -91,6 +91,8 @@ class Axis(Settings):
 
     @model_validator(mode="after")
     def _points_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"axis {self.id!r} repeats a seed of {list(self.seeds)}; name each once")
         values = [point.value for point in self.points]
         for value in values:
             if values.count(value) > 1:
@@ -107,6 +109,12 @@ class Sensitivity(Settings):
     """Defenses of every axis that names none. Scores are read against the first, which runs in all twins."""
     axes: tuple[Axis, ...] = Field(min_length=1)
     """The settings that are varied."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"sensitivity repeats a seed of {list(self.seeds)}; name each once")
+        return self
 
     def axis(self, name: str) -> Axis:
         """Return the axis called ``name``; raises :class:`UsageError` with the nearest name if there is none."""
@@ -175,6 +183,8 @@ def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[Sensiti
     made: list[SensitivityScenario] = []
     for axis in section.axes:
         base = _known(by_id, axis.base, f"axis {axis.id!r}: base scenario")
+        if not base.attacked:
+            raise ValueError(f"axis {axis.id!r}: base scenario {axis.base!r} is un-attacked; name an attacked one")
         for position, point in enumerate(axis.points):
             if point.scenario is not None:
                 _known({s.id: s for s in scenarios}, point.scenario, f"axis {axis.id!r}: scenario")

@@ -100,8 +100,8 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
     current, notices = _current(cells)
     published = [cell for cell in current if cell.row["origin"] != ORIGIN_LOCAL]
     local = [cell for cell in current if cell.row["origin"] == ORIGIN_LOCAL]
-    known = {cell.row["defense"] for cell in published}
-    shown = published + [cell for cell in local if cell.row["defense"] not in known]
+    shown, left_out = _beside_committed(published, local)
+    notices += left_out
     every = _scenarios(shown, catalog)
     scenarios = tuple(scenario for scenario in every if scenario.axis is None)
     main = {scenario.id for scenario in scenarios}
@@ -186,6 +186,58 @@ def _current(cells: Sequence[CellScore]) -> tuple[list[CellScore], list[str]]:
             f"are committed as well, are stored but not shown."
         )
     return sorted(best.values(), key=lambda cell: (*_identity(cell), cell.row["origin"])), notices
+
+
+def _beside_committed(published: Sequence[CellScore], local: Sequence[CellScore]) -> tuple[list[CellScore], list[str]]:
+    """Return the cells of a board, committed ones first, and what was left out.
+
+    Committed rows say which scenarios there are, and what their shape and twins are. Rows of other origins add
+    defenses and nothing else, or they could take a scenario, a twin or a score away from others.
+    """
+    committed = [cell for cell in published if cell.row["origin"] == ORIGIN_COMMITTED]
+    if not committed:
+        known = {cell.row["defense"] for cell in published}
+        return [*published, *(cell for cell in local if cell.row["defense"] not in known)], []
+    defenses = {cell.row["defense"] for cell in committed}
+    shapes = {cell.row["scenario"]: _shape(cell) for cell in committed}
+    shown, notices = list(committed), []
+    submitted = [cell for cell in published if cell.row["origin"] != ORIGIN_COMMITTED]
+    for name, cells in (("submitted", submitted), ("own", local)):
+        fresh = [cell for cell in cells if cell.row["defense"] not in defenses]
+        if name == "submitted" and len(fresh) < len(cells):
+            notices.append(
+                f"{len(cells) - len(fresh)} submitted cells are of defenses that have committed rows: not shown."
+            )
+        fits = [_shape(cell) == shapes.get(cell.row["scenario"]) for cell in fresh]
+        if not all(fits):
+            where = sorted({cell.row["scenario"] for cell, fit in zip(fresh, fits, strict=True) if not fit})
+            notices.append(
+                f"{fits.count(False)} {name} cells are in scenarios that committed rows do not have, or have with "
+                f"other settings ({', '.join(where)}): not shown."
+            )
+        fitting = [cell for cell, fit in zip(fresh, fits, strict=True) if fit]
+        shown += fitting
+        defenses |= {cell.row["defense"] for cell in fitting} if name == "submitted" else set()
+    return shown, notices
+
+
+def _shape(cell: CellScore) -> tuple[Any, ...]:
+    """Return what a scenario's cells have in common."""
+    return tuple(
+        cell.row[name] for name in ("scenario", "scenario_version", "twin", "attack", *_SHAPE, "primary_judge")
+    )
+
+
+_SHAPE = (
+    "clients",
+    "participants",
+    "malicious",
+    "declared_malicious",
+    "rounds",
+    "start_model",
+    "start_digest",
+    "probe_set",
+)
 
 
 def _scenarios(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario, ...]:

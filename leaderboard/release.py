@@ -27,7 +27,7 @@ from leaderboard.site import write_pages
 from leaderboard.views import view_csv
 
 MANIFEST = "release.json"
-_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(\.(0|[1-9]\d*))?")
+_VERSION = re.compile(r"(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})(\.(0|[1-9]\d{0,4}))?")
 
 
 def write_release(rows: Rows, version: str, releases: Path) -> Path:

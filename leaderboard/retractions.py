@@ -150,14 +150,19 @@ def _read(path: Path) -> _File:
     shown = f"{path.parent.name}/{path.name}"
     try:
         return _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FedSafetyError(f"cannot read {shown}: {' '.join(str(error).split())}; mend or remove the file") from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors()
         )
         raise FedSafetyError(f"{shown} is not valid: {problems}; docs/policy.md shows the form") from error
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # yaml makes dates, and nests without a limit
+        raise FedSafetyError(f"cannot read {shown}: {' '.join(str(error).split())}; mend or remove the file") from error
 
 
 def _covers(entry: Retraction, cell: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ cell is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.records.schemas import ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
+from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
 from benchmark.records.store import SCRATCH
 from leaderboard.canonical import canonical_table, rows_digest
+from leaderboard.plausible import find_problem
 from leaderboard.retractions import Retractions, retractions
 
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -117,9 +118,11 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
                 f"name folders that do not contain each other"
             )
     parts: dict[bool, dict[str, list[pa.Table]]] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
-    for root in folders:
-        loaded = _load_root(root)
-        local_cells = [pc.equal(cells.column("origin").cast(pa.string()), ORIGIN_LOCAL) for cells in loaded["cells"]]
+    every = {root: _load_root(root) for root in folders}
+    _check_probe_sets(every)
+    _drop_foreign_descriptions(every)
+    for root, loaded in every.items():
+        local_cells = [_is(cells, ORIGIN_LOCAL) for cells in loaded["cells"]]
         local_root = root in own or (bool(local_cells) and all(pc.all(mask).as_py() for mask in local_cells))
         for cells, mask in zip(loaded["cells"], local_cells, strict=True):
             parts[True]["cells"].append(cells.filter(mask))
@@ -131,6 +134,57 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
     if rows.retractions.entries:
         rows.retractions.check(rows.published.cells.to_pylist())
     return rows
+
+
+_Loaded = Mapping[Path, dict[str, list[pa.Table]]]
+
+
+def _wholly(loaded: _Loaded, origin: str) -> set[Path]:
+    """Return the roots all of whose cells are of one origin."""
+    return {
+        root
+        for root, tables in loaded.items()
+        if tables["cells"] and all(pc.all(_is(cells, origin)).as_py() for cells in tables["cells"])
+    }
+
+
+def _check_probe_sets(loaded: _Loaded) -> None:
+    """Refuse other roots that add to a committed probe set or change it: all scores on it would be others."""
+    committed = _wholly(loaded, ORIGIN_COMMITTED)
+    known: dict[str, set[tuple[Any, ...]]] = {}
+    for root in committed:
+        for row in (row for table in loaded[root]["probes"] for row in table.to_pylist()):
+            known.setdefault(row["probe_set"], set()).add(tuple(row.values()))
+    for root in sorted(loaded.keys() - committed):
+        for row in (row for table in loaded[root]["probes"] for row in table.to_pylist()):
+            if row["probe_set"] in known and tuple(row.values()) not in known[row["probe_set"]]:
+                raise FedSafetyError(
+                    f"probe {row['probe_id']!r} in {str(root)!r} is not that of the committed probe set "
+                    f"{row['probe_set']!r}; make the rows of that folder again with `fedsafety run`"
+                )
+
+
+def _drop_foreign_descriptions(loaded: _Loaded) -> None:
+    """Drop submitted descriptions of what committed roots describe: they could rename a scenario or a defense.
+
+    Those of own runs stay; they stand behind the published ones.
+    """
+    committed = _wholly(loaded, ORIGIN_COMMITTED)
+    described = {
+        (row["kind"], row["id"])
+        for root in committed
+        for table in loaded[root]["catalog"]
+        for row in table.select(["kind", "id"]).to_pylist()
+    }
+    for root in loaded.keys() - committed - _wholly(loaded, ORIGIN_LOCAL):
+        loaded[root]["catalog"] = [
+            table.filter(pa.array([(row["kind"], row["id"]) not in described for row in table.to_pylist()], pa.bool_()))
+            for table in loaded[root]["catalog"]
+        ]
+
+
+def _is(cells: pa.Table, origin: str) -> pa.ChunkedArray:
+    return pc.equal(cells.column("origin").cast(pa.string()), origin)
 
 
 def _load_root(root: Path) -> dict[str, list[pa.Table]]:
@@ -162,7 +216,16 @@ def _load_file(path: Path) -> tuple[str, pa.Table]:
         if table.schema.field(field.name).type != field.type:
             cast = table.column(field.name).cast(field.type)
             table = table.set_column(table.column_names.index(field.name), field, cast)
-    return name, table.select(TABLES[name].names).replace_schema_metadata(None)
+    table = table.select(TABLES[name].names).replace_schema_metadata(None)
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise FedSafetyError(
+            f"{str(path)!r} holds damaged values: {str(error).splitlines()[0]}; delete the file"
+        ) from error
+    if problem := find_problem(name, table):
+        raise FedSafetyError(f"{str(path)!r} cannot be right: {problem}; delete the file and make its rows again")
+    return name, table
 
 
 def _checked_table_name(path: Path, schema: pa.Schema) -> str:

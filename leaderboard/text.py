@@ -105,7 +105,8 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
         *shares,
         ", ".join(filter(None, remarks)),
     ]
-    return [Text(cell) for cell in cells]  # not markup: brackets in names stay brackets
+    # Not markup: brackets in names stay brackets. Control characters would act on the terminal.
+    return [Text("".join(c if c.isprintable() else " " for c in cell)) for cell in cells]
 
 
 def _interval(value: Estimate | None) -> str:

@@ -218,7 +218,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     tables["catalog"] = table_of("catalog", catalog)
     cells = tables["cells"].to_pylist()
     for row in cells:
-        row.update(generator=HOSTILE, knowledge=HOSTILE, flags=[HOSTILE], protocol_version=HOSTILE)
+        row.update(generator=HOSTILE, flags=[HOSTILE], protocol_version=HOSTILE)
     cells[0].update(status="failed", reason=HOSTILE)
     hostile_id = '"><script>alert(4)</script>'
     for row in cells:
