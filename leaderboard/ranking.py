@@ -224,36 +224,29 @@ def _beside_committed(published: Sequence[CellScore], local: Sequence[CellScore]
 def _shape(cell: CellScore) -> tuple[Any, ...]:
     """Return what a scenario's cells have in common."""
     return tuple(
-        cell.row[name] for name in ("scenario", "scenario_version", "twin", "attack", *_SHAPE, "primary_judge")
+        cell.row[name]
+        for name in (
+            "scenario",
+            "scenario_version",
+            "twin",
+            "attack",
+            *_SHAPE,
+            "start_digest",
+            "probe_set",
+            "primary_judge",
+        )
     )
 
 
-_SHAPE = (
-    "clients",
-    "participants",
-    "malicious",
-    "declared_malicious",
-    "rounds",
-    "start_model",
-    "start_digest",
-    "probe_set",
-)
+_SHAPE = ("clients", "participants", "malicious", "declared_malicious", "rounds", "start_model")
+"""The federation's shape, from the rows."""
 
 
 def _scenarios(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario, ...]:
     found: dict[str, Scenario] = {}
     for cell in cells:
         row = cell.row
-        names = (
-            "clients",
-            "participants",
-            "malicious",
-            "declared_malicious",
-            "rounds",
-            "start_model",
-            "scenario_version",
-        )
-        shape = {name: row[name] for name in names}
+        shape = {name: row[name] for name in (*_SHAPE, "scenario_version")}
         info = catalog.get("scenario", row["scenario"], row["scenario_version"])
         axis = settings_of(info).get("sensitivity")
         found.setdefault(
