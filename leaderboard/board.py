@@ -24,6 +24,7 @@ NOT_RUN, INCOMPLETE = "not_run", "incomplete"
 """States of a defense in a scenario besides the cell states: no rows at all; some seeds lack a score."""
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
+GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE)
 """Groups of a standing, in the order in which they are listed."""
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaderboard.board import Board
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows import load_rows
 from leaderboard.site import write_pages
 
 
@@ -21,14 +22,14 @@ class BuildReport:
         seconds: Wall time of loading, computing and writing, without Python's own start.
         cells: Number of cell rows that were read, published and local.
         digest: SHA-256 (hex) over the content of all rows.
-        rows: The rows themselves, for a table in the terminal.
+        boards: What the pages show, for a table in the terminal.
     """
 
     page: Path
     seconds: float
     cells: int
     digest: str
-    rows: Rows
+    boards: tuple[Board, ...]
 
 
 def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str], out_dir: Path | str) -> BuildReport:
@@ -47,6 +48,7 @@ def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str],
     start = time.perf_counter()
     runs = [Path(root) for root in runs_roots if Path(root).exists()]
     rows = load_rows(results_roots, local=runs)
-    page = write_pages(boards(rows), rows, out_dir)
+    found = tuple(boards(rows))
+    page = write_pages(found, rows, out_dir)
     cells = rows.published.cells.num_rows + rows.local.cells.num_rows
-    return BuildReport(page, time.perf_counter() - start, cells, rows.digest, rows)
+    return BuildReport(page, time.perf_counter() - start, cells, rows.digest, found)

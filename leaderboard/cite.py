@@ -145,7 +145,16 @@ def find_board(rows: Rows, suite: str) -> Board:
     Raises:
         UsageError: There are no rows of that suite (names the nearest one).
     """
-    by_suite = {board.suite: board for board in boards(rows)}
+    return of_suite(boards(rows), suite)
+
+
+def of_suite(found: Iterable[Board], suite: str) -> Board:
+    """Return the board of ``suite`` among ``found``.
+
+    Raises:
+        UsageError: There is none (names the nearest one).
+    """
+    by_suite = {board.suite: board for board in found}
     if suite not in by_suite:
         raise unknown_name("suite with rows", suite, by_suite)
     return by_suite[suite]

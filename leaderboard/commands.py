@@ -67,7 +67,7 @@ def leaderboard(
     # Only the default may be missing, as in a folder that holds nothing but one's own runs.
     lacking = results == Path("results") and not results.is_dir()
     report = build([] if lacking else [results], [runs], out or Path("site"))
-    console.print(render_table(report.rows, suite, scenario))
+    console.print(render_table(report.boards, suite, scenario))
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
     if lacking:
         console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes most of a second to import
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.board import OVERALL, RANKED, Board, Entry, Standing
+from leaderboard.board import GROUPS, OVERALL, RANKED, Board, Entry, Standing
 from leaderboard.formats import MINUS, percent
 from leaderboard.ranking import REFUSAL_FLAG
 from leaderboard.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
@@ -25,7 +25,6 @@ COMPARED = ("safety", "utility", "over_refusal")
 """Metrics of which the script shows values by seed and paired differences."""
 SCALE = 100_000
 """Values by seed are whole numbers of this fraction, finer than any probe set resolves."""
-GROUPS = ("ranked", "below_gate", "degenerate", "unranked", "reference")
 
 
 def page_data(

@@ -40,6 +40,7 @@ from leaderboard.agreement import agreement
 from leaderboard.board import (
     BELOW_GATE,
     DEGENERATE,
+    GROUPS,
     INCOMPLETE,
     NOT_RUN,
     OVERALL,
@@ -72,7 +73,6 @@ REFUSAL_FLAG = 0.1
 MIN_DAMAGE = 0.05
 """Smallest loss of FedAvg's safety (as a share) on which a recovery is formed; below, it is a ratio of noise."""
 
-_GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE)
 
 __all__ = [
     "BASELINE", "BELOW_GATE", "DEGENERATE", "GATE", "INCOMPLETE", "MIN_DAMAGE", "NOT_RUN", "OVERALL", "RANKED",
@@ -491,7 +491,7 @@ def _standings(
         group, metrics = verdicts[entry.id][:2]
         safety = metrics["safety"].mean if "safety" in metrics else -1.0
         place = places.get(entry.id, _Place())
-        return _GROUPS.index(group), place.rank or 0, -round(safety, 9), entry.id
+        return GROUPS.index(group), place.rank or 0, -round(safety, 9), entry.id
 
     standings = []
     for entry in sorted(entries, key=order):

@@ -20,14 +20,9 @@ from pathlib import Path
 from benchmark.errors import StorageError, UsageError
 from benchmark.records.store import scratch_beside
 from leaderboard.download import cell_table, csv_bytes, parquet_bytes
-from leaderboard.formats import DASH, MINUS, number, percent, settings, signed, spread
 from leaderboard.page import environment, render
 from leaderboard.ranking import Board, boards
 from leaderboard.rows import Rows
-
-__all__ = [
-    "DASH", "MINUS", "build_site", "number", "percent", "settings", "signed", "spread", "write_pages",
-]  # fmt: skip
 
 
 def build_site(rows: Rows, out_dir: Path | str) -> Path:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, RANKED, REFERENCE, UNRANKED, Board, Standing
-from leaderboard.cite import find_board, find_view
+from leaderboard.cite import find_view, of_suite
 from leaderboard.formats import percent
 from leaderboard.ranking import BASELINE
-from leaderboard.rows import Rows
 from leaderboard.stats import EXACT, Estimate
 
 _HOW_TO_READ = (
@@ -29,7 +29,7 @@ _MEANINGS = {
 }
 
 
-def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
+def render_table(boards: Iterable[Board], suite: str, scenario: str = "") -> Table:
     """Return the ranking of ``suite``, over all compared scenarios or in one attacked ``scenario``.
 
     Local rows are ranked where nothing is published.
@@ -37,7 +37,7 @@ def render_table(rows: Rows, suite: str, scenario: str = "") -> Table:
     Raises:
         UsageError: There are no rows of that suite or scenario (names the nearest one).
     """
-    board = find_board(rows, suite)
+    board = of_suite(boards, suite)
     find_view(board, scenario)
     return board_table(board, scenario)
 

@@ -73,17 +73,17 @@ def score_tasks(
     """
     served = {c.response_key: c for c in plan.cells if not c.not_applicable and store.has("responses", c.response_key)}
     missing: list[tuple[str, str]] = []
-    todo: dict[str, list[tuple[CellPlan, list[_Work]]]] = {}
+    pending: dict[str, list[tuple[CellPlan, list[_Work]]]] = {}
     for start in sorted({cell.scenario.start for cell in served.values()}):
         chat = ChatFormat(plan.world.model_path(start))
         works = [work for probe in probes if (work := _work(probe, chat, limit, missing))]
         for cell in (c for c in served.values() if c.scenario.start == start):
             lacking = [work for work in works if not store.has(TABLE, work.key(cell.response_key))]
             if lacking:
-                todo.setdefault(start, []).append((cell, lacking))
-    total = sum(len(works) for cells in todo.values() for _, works in cells)
+                pending.setdefault(start, []).append((cell, lacking))
+    total = sum(len(works) for cells in pending.values() for _, works in cells)
     with reporter.step("scoring tasks", total) as step:
-        for start, cells in todo.items():
+        for start, cells in pending.items():
             missing += _score_start(plan, start, cells, store, choice, step.advance)
     return missing
 

@@ -15,9 +15,10 @@ import pytest
 
 from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
+from leaderboard.formats import DASH, MINUS, number, percent, settings, signed, spread
 from leaderboard.ranking import Estimate
 from leaderboard.rows import Rows, load_rows
-from leaderboard.site import DASH, MINUS, build_site, number, percent, settings, signed, spread
+from leaderboard.site import build_site
 
 from .synthetic import (
     LARGE,

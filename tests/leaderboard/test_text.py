@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmark.errors import UsageError
+from leaderboard.ranking import boards
 from leaderboard.rows import Rows, load_rows
 from leaderboard.text import render_table
 
@@ -16,7 +17,7 @@ from .synthetic import cell_row, exact_rows, write_tables
 
 def printed(rows: Rows, suite: str = "micro", width: int = 160) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(render_table(rows, suite))
+    console.print(render_table(boards(rows), suite))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -67,13 +68,13 @@ def test_local_rows_alone_are_called_local(runs: Path) -> None:
 
 def test_a_misspelt_suite_gets_the_nearest(rows: Rows) -> None:
     with pytest.raises(UsageError, match="did you mean 'micro'"):
-        render_table(rows, "mirco")
+        render_table(boards(rows), "mirco")
 
 
 def test_one_scenario_alone_has_its_own_ranking(rows: Rows) -> None:
     console = Console(file=io.StringIO(), width=120)
-    console.print(render_table(rows, "micro", "aligned_start"))
+    console.print(render_table(boards(rows), "micro", "aligned_start"))
     assert isinstance(console.file, io.StringIO)
     assert "Mean over" not in console.file.getvalue()
     with pytest.raises(UsageError, match="did you mean 'aligned_start'"):
-        render_table(rows, "micro", "aligned_strat")
+        render_table(boards(rows), "micro", "aligned_strat")
