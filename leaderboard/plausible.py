@@ -9,6 +9,9 @@ from benchmark.records.schemas import (
     ORIGIN_COMMITTED,
     ORIGIN_LOCAL,
     ORIGIN_SUBMITTED,
+    RUNG_CHECKED,
+    RUNG_REPRODUCED,
+    RUNG_SAMPLED,
     STATUS_DONE,
     STATUS_FAILED,
     STATUS_NOT_APPLICABLE,
@@ -21,8 +24,12 @@ _ALLOWED = {
         "knowledge": ("none", "declared_bound", "truth"),
     },
     "probes": {"kind": ("harmful", "over_refusal", "utility")},
+    "verifications": {"kind": ("defense", "attack"), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
 }
-_NAMED = {"cells": ("suite", "scenario", "twin", "defense", "stage", "cell_key")}
+_NAMED = {
+    "cells": ("suite", "scenario", "twin", "defense", "stage", "cell_key"),
+    "verifications": ("cell_key", "bundle", "id", "suite"),
+}
 _LAST_YEAR = 9000
 
 

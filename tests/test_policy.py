@@ -27,6 +27,7 @@ COLUMNS = {
     "responses": "83a897bbbc98bb8a087f54d0080fc8468c634467d2bf646d994f5b0c74b1b0a4",
     "rounds": "d5dc089e764e1b23fe939be49b35727c3afcc970c6ea46687023c5bd709cdb82",
     "task_scores": "b3137fc72098a72c104ecac2dfc80f4d21ce014db5ad3b606c5fe198bef7539d",
+    "verifications": "987156ff2eecdd77c3d10ab6d5e42b4e7f9cf1ceda3f7cdcee3628f6bc0a16f9",
     "verdicts": "ddfc96a7fba21d4348c507ab46bda4002a0e441b37f587b7a9526e5f73dd595d",
 }
 

@@ -2,8 +2,9 @@
 
 Tables are joined by content-derived keys: ``cells.training_key`` → ``rounds``, ``cells.response_key`` → ``responses`` →
 ``verdicts`` (by ``response_key`` and ``probe_id``), ``responses.probe_set`` → ``probes``, ``cells.response_key`` →
-``task_scores``, which only runs with tasks of lm-evaluation-harness have. ``catalog`` carries the
-titles, descriptions and sources of the methods as they were when the rows were made, so that a page needs rows only.
+``task_scores``, which only runs with tasks of lm-evaluation-harness have; ``cells.cell_key`` → ``verifications``, which
+only submitted cells have. ``catalog`` carries the titles, descriptions and sources of the methods as they were when the
+rows were made, so that a page needs rows only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ SCHEMA_VERSION = 1
 
 STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE = "done", "failed", "not_applicable"
 ORIGIN_COMMITTED, ORIGIN_LOCAL, ORIGIN_SUBMITTED = "committed", "local", "submitted"
+RUNG_CLAIMED, RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED = "claimed", "checked", "sampled", "reproduced"
+"""What is known of a submitted cell, from least to most; a submitted cell without a verification is claimed."""
 
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
@@ -190,6 +193,24 @@ TASK_SCORES = _schema(
     ],
 )
 
+VERIFICATIONS = _schema(
+    "verifications",
+    [
+        _field("cell_key", pa.string(), "The submitted cell; joins cells."),
+        _field("bundle", _LABEL, "SHA-256 of the manifest of the bundle that was verified."),
+        _field("kind", _LABEL, "What was submitted: defense or attack."),
+        _field("id", _LABEL, "Registry id of what was submitted."),
+        _field("suite", _LABEL, "Suite id."),
+        _field("rung", _LABEL, "checked, sampled or reproduced; reproduced rows were all run by the verifier."),
+        _field("source_digest", _LABEL, "Digest of the submission's normalised source."),
+        _field("verified_at", pa.timestamp("s", tz="UTC"), "When the bundle was verified."),
+        _field("verifier", _LABEL, "JSON: versions of what verified, and how the submission's code was isolated."),
+        _field("fresh_seed", pa.int64(), "Seed of the fresh probes and of the sample; -1 where nothing was run again."),
+        _field("reason", _LABEL, "Why the rung is not higher; empty at the highest."),
+        _field("detail", _LABEL, "JSON: what was found of this cell."),
+    ],
+)
+
 TABLES: dict[str, pa.Schema] = {
     "cells": CELLS,
     "rounds": ROUNDS,
@@ -198,4 +219,5 @@ TABLES: dict[str, pa.Schema] = {
     "probes": PROBES,
     "catalog": CATALOG,
     "task_scores": TASK_SCORES,
+    "verifications": VERIFICATIONS,
 }

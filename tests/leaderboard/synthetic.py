@@ -205,6 +205,7 @@ def make_rows(shape: Shape = SMALL, *, seed: int = 7) -> dict[str, pa.Table]:
         "probes": table_of("probes", probes),
         "catalog": table_of("catalog", _catalog(shape)),
         "task_scores": TABLES["task_scores"].empty_table(),
+        "verifications": TABLES["verifications"].empty_table(),
     }
 
 
