@@ -7,11 +7,10 @@ from typing import Any
 
 from attacks.base import attacks
 from benchmark.judges.base import judges
-from benchmark.keys import content_key, source_digest
+from benchmark.keys import content_key
 from benchmark.plan import Plan
 from benchmark.records.schemas import CATALOG
 from benchmark.records.store import Store
-from defenses.base import defenses
 
 
 def write_catalog(plan: Plan, store: Store) -> None:
@@ -49,13 +48,12 @@ def catalog_rows(plan: Plan) -> list[dict[str, Any]]:
                 attack.info.description,
                 paper=attack.info.paper,
                 knowledge=attack.info.knowledge,
-                source_digest=source_digest(attack.target.__module__),
+                source_digest=attack.source_digest,
             )
         )
     # A composition's members appear on their own; order of first use is the order of the plan.
-    members = dict.fromkeys(entry.info.id for cell in plan.cells for entry in cell.pipeline.entries)
-    for i, name in enumerate(members):
-        defense = defenses.get(name)
+    members = {entry.info.id: entry for cell in plan.cells for entry in cell.pipeline.entries}
+    for i, (name, defense) in enumerate(members.items()):
         rows.append(
             _row(
                 "defense",
@@ -68,7 +66,7 @@ def catalog_rows(plan: Plan) -> list[dict[str, Any]]:
                 knowledge=defense.info.knowledge.value,
                 resources=defense.info.resources,
                 ranked=defense.info.ranked,
-                source_digest=source_digest(defense.target.__module__),
+                source_digest=defense.source_digest,
             )
         )
     for i, name in enumerate(suite.judges):
@@ -81,7 +79,7 @@ def catalog_rows(plan: Plan) -> list[dict[str, Any]]:
                 judge.info.title,
                 judge.info.description,
                 paper=judge.info.paper,
-                source_digest=source_digest(judge.target.__module__),
+                source_digest=judge.source_digest,
             )
         )
     return rows

@@ -22,6 +22,14 @@ class NotApplicableError(FedSafetyError):
     """A rule's condition does not hold in the given shape, so the cell is not scored."""
 
 
+class SubmissionError(FedSafetyError):
+    """A submitted method broke its contract or its limits; the text is the reason that rows, reports and pages show."""
+
+
+class SandboxUnavailableError(FedSafetyError):
+    """This platform offers no isolation, so that foreign code cannot be run."""
+
+
 class StorageError(FedSafetyError):
     """A file cannot be written. Going on would fail every later cell for the same reason, so a run stops here."""
 

@@ -11,9 +11,12 @@ import ast
 import hashlib
 import importlib.util
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from benchmark.errors import UsageError
 
 
 def content_key(content: Any) -> str:
@@ -29,11 +32,56 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+Files = tuple[tuple[str, Path], ...]
+"""Modules that are read from files of their own instead of being looked up, as (module name, file)."""
+
+OWN_PACKAGES = frozenset({"attacks", "benchmark", "defenses", "leaderboard", "tasks"})
+"""Top-level packages of this distribution."""
+
+
 @lru_cache(maxsize=256)
-def source_digest(module: str) -> str:
-    """Return the digest of ``module``'s normalised source, with all it imports from its own top-level package."""
-    trees = {name: normalised_source(_text(name)) for name in sorted(_closure(module))}
-    return content_key(trees)
+def source_digest(module: str, files: Files = ()) -> str:
+    """Return the digest of ``module``'s normalised source, with all it imports from its own top-level package.
+
+    Args:
+        module: Name of the module; it is not imported.
+        files: Modules that are read from these files.
+    """
+    sources = source_files(module, files)
+    return content_key({name: normalised_source(_text(sources[name])) for name in sorted(sources)})
+
+
+def source_files(module: str, files: Files = ()) -> dict[str, Path]:
+    """Return the file of ``module`` and of each module of its own top-level package that it imports, by module name.
+
+    Of a package that is not this distribution's, the ``__init__`` files above these modules belong to them, too: they
+    run whenever the modules are imported.
+
+    Args:
+        module: Name of the module; nothing of a foreign package is imported.
+        files: Modules that are read from these files.
+
+    Raises:
+        UsageError: There is no such module, or one of the files is not Python.
+    """
+    given = dict(files)
+    package = module.partition(".")[0]
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        path = _path(name, given)
+        if path is None:
+            raise UsageError(f"there is no module {name!r} to read; install its package or mend the entry point")
+        found[name] = path
+        targets = _imported(name, path)
+        if package not in OWN_PACKAGES:
+            parents = name.split(".")[:-1]
+            targets += [".".join(parents[: i + 1]) for i in range(len(parents))]
+        waiting += [t for t in targets if t.partition(".")[0] == package and _path(t, given) is not None]
+    return found
 
 
 def normalised_source(text: str) -> str:
@@ -64,46 +112,63 @@ def _is_registration(decorator: ast.expr) -> bool:
     return name == "register"
 
 
-def _closure(module: str) -> set[str]:
-    package = module.partition(".")[0]
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse(_text(name))):
-            targets: list[str] = []
-            if isinstance(node, ast.ImportFrom):
-                source = _absolute(node, name)
-                targets = [source, *(f"{source}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            waiting += [t for t in targets if t.partition(".")[0] == package and _is_module(t)]
-    return found
+def _imported(name: str, path: Path) -> list[str]:
+    """Return the full names of what a module imports; names of attributes are among them."""
+    targets: list[str] = []
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.ImportFrom):
+            here = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), here)
+            targets += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            targets += [alias.name for alias in node.names]
+    return targets
 
 
-def _absolute(node: ast.ImportFrom, module: str) -> str:
-    """Return the full name of what ``node`` imports from, inside ``module``."""
-    here = module if _path(module).name == "__init__.py" else module.rpartition(".")[0]
-    return importlib.util.resolve_name("." * node.level + (node.module or ""), here)
+def _path(name: str, given: Mapping[str, Path]) -> Path | None:
+    """Return the file of a module, or ``None`` if there is no such module."""
+    if name in given:
+        return given[name]
+    package = name.partition(".")[0]
+    if package in OWN_PACKAGES:
+        return _found(name)
+    # Whoever brings files of a foreign package brings all of it: what is installed here may be another version.
+    return None if any(module.partition(".")[0] == package for module in given) else _located(name)
 
 
-def _is_module(name: str) -> bool:
+def _found(name: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        return False
-    return spec is not None and spec.origin is not None
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _text(module: str) -> str:
-    return _path(module).read_text(encoding="utf-8")
+def _located(name: str) -> Path | None:
+    """Return the file of a foreign module without importing the packages above it, which would run their code."""
+    package, *parts = name.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):
+        return None
+    if spec is None or (not parts and spec.origin is None):
+        return None
+    if not parts:
+        return Path(str(spec.origin))
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *parts)
+        for path in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+            if path.is_file():
+                return path
+    return None
 
 
-def _path(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin)
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(_text(path), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{path} is not a Python file that can be read: {error}") from error

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmark.errors import UsageError
-from benchmark.keys import source_digest
 from benchmark.registry import Entry
 from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
 
@@ -87,7 +86,7 @@ def parse_pipeline(text: str) -> Pipeline:
 
 def method_digest(entries: Sequence[Entry[DefenseInfo, Defense]]) -> list[list[str]]:
     """Return what identifies the behaviour of ``entries``: id, normalised source and knowledge level of each."""
-    return [[e.info.id, source_digest(e.target.__module__), e.info.knowledge] for e in entries]
+    return [[e.info.id, e.source_digest, e.info.knowledge] for e in entries]
 
 
 def _acts_in_training(entry: Entry[DefenseInfo, Defense]) -> bool:

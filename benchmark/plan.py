@@ -294,7 +294,7 @@ class _Keys:
                 "training": self._suite.training.model_dump(mode="json"),
                 "shape": shape,
                 "refusal_share": scenario.refusal_share,
-                "attack": [attack.info.id, source_digest(attack.target.__module__), scenario.attack.params],
+                "attack": [attack.info.id, attack.source_digest, scenario.attack.params],
                 # Without an aggregator of its own a pipeline averages by the base class.
                 "aggregator": method_digest(aggregator) or source_digest(Defense.__module__),
                 "seed": seed,

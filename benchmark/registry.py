@@ -8,17 +8,30 @@ metadata. The set of names is fixed at first use; later additions are refused, s
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from benchmark.keys import source_digest
+
+
+class Trait(StrEnum):
+    """What a method declares of itself, so that its contract demands nothing else."""
+
+    STATEFUL_PER_CLIENT = "stateful_per_client"
+    """It remembers clients by their ids between rounds."""
 
 
 class Info(BaseModel):
@@ -34,6 +47,8 @@ class Info(BaseModel):
     """One paragraph: what it does, in plain words."""
     paper: str = ""
     """Source: authors, year and arXiv id or venue; empty where there is none."""
+    traits: tuple[Trait, ...] = ()
+    """Declared properties."""
 
 
 InfoT = TypeVar("InfoT", bound=Info)
@@ -101,6 +116,13 @@ class Entry(Generic[InfoT, T]):
     target: type[T]
     origin: str
     """``built-in`` or the distribution that offers it."""
+    digest: str = ""
+    """Digest of its normalised source, where that cannot be read from the module of ``target``."""
+
+    @property
+    def source_digest(self) -> str:
+        """Digest of its normalised source; part of every key that rests on it."""
+        return self.digest or source_digest(self.target.__module__)
 
     def create(self, params: Mapping[str, Any] | None = None) -> T:
         """Return a fresh instance.
@@ -137,6 +159,7 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         self._package = package
         self._not_entries = frozenset(not_entries)
         self._entries: dict[str, Entry[InfoT, T]] = {}
+        self._files: dict[str, Path] = {}
 
     def get(self, name: str) -> Entry[InfoT, T]:
         """Return the entry called ``name``, importing its module on first use.
@@ -146,7 +169,7 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         """
         module, origin = self._source(name)
         if name not in self._entries:
-            _import(module, f"{self.kind} {name!r} of {origin!r}")
+            _import(module, f"{self.kind} {name!r} of {origin!r}", self._files.get(module))
             if name not in self._entries:
                 raise UsageError(
                     f"module {module!r} registers no {self.kind} called {name!r}; "
@@ -195,6 +218,45 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
 
         return decorate
 
+    def holder(self, name: str) -> tuple[str, str]:
+        """Return the module that registers ``name`` and where it comes from, without importing it.
+
+        Raises:
+            UsageError: No such name (suggests the nearest).
+        """
+        return self._source(name)
+
+    def files(self, name: str) -> dict[str, Path]:
+        """Return the file that stands for the module of ``name``; empty if the module is an ordinary one."""
+        module, _ = self._source(name)
+        return {module: self._files[module]} if module in self._files else {}
+
+    def adopt(self, name: str, module: str, origin: str, path: Path) -> None:
+        """Let the file ``path`` stand for ``module``, which registers ``name``; it is imported when it is looked up.
+
+        Raises:
+            UsageError: The name is taken by another module.
+        """
+        self._claim(name, module, origin)
+        self._files[module] = path
+
+    def adopt_entry(self, entry: Entry[InfoT, T], module: str) -> None:
+        """Take a ready entry, which stands for ``module`` without its being imported here.
+
+        Raises:
+            UsageError: The name is taken by another module.
+        """
+        self._claim(entry.info.id, module, entry.origin)
+        self._entries[entry.info.id] = entry
+
+    def _claim(self, name: str, module: str, origin: str) -> None:
+        sources = self._discover()
+        where, holder = sources.setdefault(name, (module, origin))
+        if where != module:
+            raise UsageError(
+                f"{self.kind} {name!r} of {origin} has the name of one that is {holder}; give it another id"
+            )
+
     def _built_in(self) -> dict[str, str]:
         package = importlib.import_module(self._package)
         return {
@@ -209,12 +271,31 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         return owned[0] if owned else module.rpartition(".")[2]
 
 
-def _import(module: str, what: str) -> None:
+def _import(module: str, what: str, path: Path | None = None) -> None:
     try:
-        importlib.import_module(module)
+        if path is None or module in sys.modules:
+            importlib.import_module(module)
+        else:
+            _load(module, path)
     except FedSafetyError:
         raise
     except (Exception, SystemExit) as error:  # an outside package may fail in any way
         raise UsageError(
-            f"{what} cannot be imported from module {module!r}: {type(error).__name__}: {error}; mend or uninstall it"
+            f"{what} cannot be imported from {str(path) if path else f'module {module!r}'}: {type(error).__name__}: "
+            f"{error}; mend or uninstall it"
         ) from error
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    """Import the file ``path`` as the module ``name``."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file; name one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

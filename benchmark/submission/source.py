@@ -1,0 +1,126 @@
+"""What a submission is made of: its id and the files of its own code. Finding one imports nothing of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attacks.base import attacks
+from benchmark.errors import UsageError, unknown_name
+from benchmark.keys import OWN_PACKAGES, Files, source_digest, source_files
+from benchmark.registry import Registry
+from defenses.base import defenses
+
+ID_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+DEFENSE, ATTACK = "defense", "attack"
+PACKAGES = {DEFENSE: "defenses", ATTACK: "attacks"}
+"""Package as whose module a single file of each kind acts."""
+REGISTRIES: dict[str, Registry[Any, Any]] = {DEFENSE: defenses, ATTACK: attacks}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A method that is built in, lies in a file, is offered by an installed package, or comes in a bundle.
+
+    Attributes:
+        kind: ``defense`` or ``attack``.
+        id: Registry id.
+        module: Module that registers it. A single file, wherever it lies, acts as a module of ``defenses`` or
+            ``attacks``, so that its keys stay the same once it lies there.
+        files: Module names and files of its own code, sorted; of a foreign package with the ``__init__`` files above.
+        origin: ``built-in``, ``file my_defense.py``, the name of a distribution, or ``bundle`` and its name.
+    """
+
+    kind: str
+    id: str
+    module: str
+    files: Files
+    origin: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of its normalised source: that of the entry which the registry has once the module is imported."""
+        return source_digest(self.module, self.files)
+
+
+def find_submission(text: str, kind: str = "") -> Submission:
+    """Return the submission that ``text`` names; nothing of it is imported.
+
+    Args:
+        text: A registered id, the path of a Python file, or the id of a method whose file, ``<id>.py``, lies in the
+            current folder.
+        kind: ``defense`` or ``attack``, where only one of them will do.
+
+    Raises:
+        UsageError: There is no such method (names the nearest one), the file is missing or not one of a method's, its
+            name is no id, or it is of the other kind.
+    """
+    if text.endswith(".py") or "/" in text:
+        return _from_file(Path(text), kind)
+    kinds = [kind] if kind else [DEFENSE, ATTACK]
+    for each in kinds:
+        if text in REGISTRIES[each].names():
+            return _registered(text, each)
+    beside = Path(f"{text}.py")
+    if ID_PATTERN.fullmatch(text) and beside.is_file():
+        return _from_file(beside, kind)
+    known = {name for each in kinds for name in REGISTRIES[each].names()}
+    known |= {path.stem for path in Path().glob("*.py") if ID_PATTERN.fullmatch(path.stem)}
+    raise unknown_name(" or ".join(kinds), text, known)
+
+
+def _registered(name: str, kind: str) -> Submission:
+    module, origin = REGISTRIES[kind].holder(name)
+    if module.partition(".")[0] in OWN_PACKAGES:
+        files = REGISTRIES[kind].files(name) or {module: source_files(module)[module]}
+    else:
+        files = source_files(module)
+    return Submission(kind, name, module, tuple(sorted(files.items())), origin)
+
+
+def _from_file(path: Path, kind: str) -> Submission:
+    if not path.is_file():
+        raise UsageError(f"there is no file {str(path)!r}; name a Python file, or a registered id")
+    if path.suffix != ".py" or not ID_PATTERN.fullmatch(path.stem):
+        raise UsageError(
+            f"{str(path)!r} cannot be a method: the file's name is its id, which is made of lower-case letters, digits "
+            f"and underscores, begins with a letter and ends in .py; rename the file"
+        )
+    found = _kind_of(path)
+    if not found:
+        raise UsageError(
+            f"{path} is no method: it imports neither defenses.base nor attacks.base; begin with `fedsafety new "
+            f"{path.stem}` in another folder and compare"
+        )
+    if kind and found != kind:
+        article = {DEFENSE: "a defense", ATTACK: "an attack"}
+        raise UsageError(f"{path} is {article[found]}, not {article[kind]}; name one that is")
+    module = f"{PACKAGES[found]}.{path.stem}"
+    files = ((module, path.resolve()),)
+    if path.stem in REGISTRIES[found].names():
+        where, origin = REGISTRIES[found].holder(path.stem)
+        held = REGISTRIES[found].files(path.stem) or (source_files(where) if where == module else {})
+        if held.get(module) != path.resolve():
+            raise UsageError(
+                f"{path} has the id of {found} {path.stem!r}, which is {origin}; rename the file to an id of its own"
+            )
+        return _registered(path.stem, found)
+    source_files(module, files)  # a file that is no Python shows here
+    return Submission(found, path.stem, module, files, f"file {path.name}")
+
+
+def _kind_of(path: Path) -> str:
+    """Return which kind of method a file registers, by the base module that it imports; empty if none."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UsageError(f"{path} is not valid Python: line {error.lineno}: {error.msg}; mend it") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as Python text: {error}") from error
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    # A defense may import nothing of attacks and the other way round, so the order does not matter.
+    return next((kind for kind, package in PACKAGES.items() if f"{package}.base" in names), "")
