@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,11 +65,11 @@ def parse_pipeline(text: str) -> Pipeline:
     Raises:
         UsageError: A name is unknown or repeated, or two members would both aggregate.
     """
-    names = [name.strip() for name in text.split("+")]
+    entries = tuple(_entry(name) for name in members(text))
+    names = [entry.info.id for entry in entries]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise UsageError(f"pipeline {text!r} names {sorted(repeated)[0]!r} twice; name each defense once")
-    entries = tuple(defenses.get(name) for name in names)
     # FedAvg acts by the defaults: it overrides nothing, but it says that it aggregates.
     training = {Stage.PREPARE, Stage.AGGREGATE}
     aggregators = [e.info.id for e in entries if _acts_in_training(e) or training & set(e.info.stages)]
@@ -82,6 +83,23 @@ def parse_pipeline(text: str) -> Pipeline:
             f"pipeline {text!r} acts after the last round before it aggregates; write the aggregator first"
         )
     return Pipeline(entries)
+
+
+def members(text: str) -> list[str]:
+    """Return the names that a pipeline joins by ``+``; a plus inside parentheses joins nothing."""
+    return [name.strip() for name in _JOINT.split(text)]
+
+
+_JOINT = re.compile(r"\+(?![^(]*\))")
+
+
+def _entry(name: str) -> Entry[DefenseInfo, Defense]:
+    if ":" not in name:
+        return defenses.get(name)
+    # Here, since the bridge to another library is needed by few.
+    from benchmark.interop.byzfl import bridged_entry
+
+    return bridged_entry(name)
 
 
 def method_digest(entries: Sequence[Entry[DefenseInfo, Defense]]) -> list[list[str]]:

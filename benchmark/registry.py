@@ -24,7 +24,6 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from benchmark.keys import source_digest
 
 
 class Trait(StrEnum):
@@ -122,7 +121,12 @@ class Entry(Generic[InfoT, T]):
     @property
     def source_digest(self) -> str:
         """Digest of its normalised source; part of every key that rests on it."""
-        return self.digest or source_digest(self.target.__module__)
+        if self.digest:
+            return self.digest
+        # Here, so that a method's own process, which needs no keys, need not have them.
+        from benchmark.keys import source_digest
+
+        return source_digest(self.target.__module__)
 
     def create(self, params: Mapping[str, Any] | None = None) -> T:
         """Return a fresh instance.

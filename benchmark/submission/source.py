@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 from attacks.base import attacks
 from benchmark.errors import UsageError, unknown_name
 from benchmark.keys import OWN_PACKAGES, Files, source_digest, source_files
+from benchmark.pipeline import members
 from benchmark.registry import Registry
 from defenses.base import defenses
 
 ID_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+BUILT_IN = "built-in"
 DEFENSE, ATTACK = "defense", "attack"
 PACKAGES = {DEFENSE: "defenses", ATTACK: "attacks"}
 """Package as whose module a single file of each kind acts."""
@@ -70,6 +73,32 @@ def find_submission(text: str, kind: str = "") -> Submission:
     known = {name for each in kinds for name in REGISTRIES[each].names()}
     known |= {path.stem for path in Path().glob("*.py") if ID_PATTERN.fullmatch(path.stem)}
     raise unknown_name(" or ".join(kinds), text, known)
+
+
+def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Submission, ...]]:
+    """Return the pipelines by the ids of their members, and the members that are not built in.
+
+    Args:
+        pipelines: Names joined by ``+``, each as :func:`find_submission` takes it; bridges to other libraries
+            (``library:Name``) are left as they are.
+
+    Raises:
+        UsageError: As for :func:`find_submission`.
+    """
+    found: dict[str, Submission] = {}
+    names = []
+    for pipeline in pipelines:
+        ids = []
+        for member in members(pipeline):
+            if ":" in member:
+                ids.append(member)
+                continue
+            submission = find_submission(member, DEFENSE)
+            ids.append(submission.id)
+            if found.setdefault(submission.id, submission) != submission:
+                raise UsageError(f"two different files are called {submission.id!r}; rename one")
+        names.append("+".join(ids))
+    return tuple(names), tuple(each for each in found.values() if each.origin != BUILT_IN)
 
 
 def _registered(name: str, kind: str) -> Submission:
