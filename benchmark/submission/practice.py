@@ -1,0 +1,111 @@
+"""What a method's own tests need: the method from its file, a small round, a server and an attacker's resources.
+
+Server and resources are the real ones, on the embedded `micro` world with few training steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, attacks
+from benchmark.clients import Attacker
+from benchmark.server import MeteredServer
+from benchmark.submission.adopt import adopt
+from benchmark.submission.source import ATTACK, DEFENSE, find_submission
+from benchmark.suite import PosthocSettings, find_suite
+from benchmark.updates import AdapterLayout, RoundContext, Updates
+from benchmark.worker import ATTACKER_MODEL, EXTERNAL_MODEL, open_model
+from defenses.base import Defense, defenses
+from tasks.base import task_worlds
+
+PRACTICE_SEED = 1
+"""A development seed: no scored row uses it."""
+
+_POSTHOC = PosthocSettings(examples=32, steps=4, batch_size=8, learning_rate=1e-3)
+_NEW_TOKENS = 24
+
+
+def load_defense(which: Path | str) -> Defense:
+    """Return a fresh instance of the defense in a file, or of a registered one.
+
+    Raises:
+        UsageError: There is no such defense, or it cannot be imported.
+    """
+    submission = find_submission(str(which), DEFENSE)
+    adopt((submission,), isolated=False)
+    return defenses.get(submission.id).create()
+
+
+def load_attack(which: Path | str) -> Attack:
+    """Return a fresh instance of the attack in a file, or of a registered one.
+
+    Raises:
+        UsageError: There is no such attack, or it cannot be imported.
+    """
+    submission = find_submission(str(which), ATTACK)
+    adopt((submission,), isolated=False)
+    return attacks.get(submission.id).create()
+
+
+def one_round(
+    rows: Sequence[Sequence[float]] | Tensor,
+    *,
+    declared_malicious: int = 0,
+    counts: Sequence[float] | None = None,
+    seed: int = 0,
+) -> tuple[Updates, RoundContext]:
+    """Return the updates and the context of a run of one round.
+
+    Args:
+        rows: One update per client, ``[n][d]``.
+        declared_malicious: The declared bound f.
+        counts: Training rows that the clients report; all 1 by default.
+        seed: Seed of the defense's own stream.
+    """
+    matrix = torch.as_tensor(rows, dtype=torch.float32)
+    participants, dimension = matrix.shape
+    updates = Updates(
+        matrix=matrix,
+        client_ids=tuple(f"c{index:04x}" for index in range(participants)),
+        sample_counts=torch.tensor(list(counts or [1.0] * participants), dtype=torch.float64),
+        layout=AdapterLayout(names=("layer.lora_A",), shapes=((1, dimension),)),
+    )
+    context = RoundContext(
+        index=0,
+        rounds=1,
+        declared_malicious=declared_malicious,
+        broadcast=torch.zeros(dimension),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return updates, context
+
+
+def practice_server(seed: int = PRACTICE_SEED, owner: str = "practice") -> MeteredServer:
+    """Return a server with the micro world's data and models; its ``usage`` counts what is used.
+
+    Args:
+        seed: Run seed of its data and of what it generates.
+        owner: Name of the defense's own streams.
+    """
+    suite = find_suite("micro")
+    world = task_worlds.get(suite.world).create()
+    return MeteredServer(
+        world,
+        open_model(str(world.model_path("chat")), suite.lora),
+        lambda: open_model(str(world.model_path(EXTERNAL_MODEL)), suite.lora),
+        _POSTHOC,
+        seed,
+        owner,
+        _NEW_TOKENS,
+    )
+
+
+def practice_resources() -> Attacker:
+    """Return what malicious clients own in the micro world."""
+    suite = find_suite("micro")
+    world = task_worlds.get(suite.world).create()
+    return Attacker(world, open_model(str(world.model_path(ATTACKER_MODEL)), suite.lora), _NEW_TOKENS)
