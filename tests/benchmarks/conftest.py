@@ -7,16 +7,13 @@ A ratio is meaningful only inside one run on an otherwise idle machine.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from types import ModuleType
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmark.interop.byzfl import import_aggregators
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 
 PARTICIPANTS = 10
@@ -24,23 +21,9 @@ DIMENSION = 4_194_304
 MALICIOUS = 3
 
 
-def import_byzfl_aggregators() -> ModuleType:
-    """Return ByzFL's aggregators without the rest of ByzFL.
-
-    The root of the ``byzfl`` package imports its image training and plotting code, and with it torchvision and seaborn,
-    which the aggregators do not use and which are not installed here. An empty module stands in for the root.
-    """
-    found = importlib.util.find_spec("byzfl")
-    assert found is not None, "pip install --no-deps byzfl==0.0.11"
-    root = ModuleType("byzfl")
-    root.__path__ = list(found.submodule_search_locations or [])
-    with patch.dict(sys.modules, {"byzfl": root}):
-        return importlib.import_module("byzfl.aggregators.aggregators")
-
-
 @pytest.fixture(scope="session")
 def byzfl() -> ModuleType:
-    return import_byzfl_aggregators()
+    return import_aggregators()
 
 
 @pytest.fixture(scope="session")
