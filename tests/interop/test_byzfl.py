@@ -212,7 +212,7 @@ def test_shapes_are_refused_exactly_where_byzfl_refuses_them(name: str) -> None:
                     create(name).check_shape(n, f)
             else:
                 create(name).check_shape(n, f)
-                target(f=f)(normal(n, 3))
+                assert aggregate(name, normal(n, 3), malicious=f).shape == (3,)
 
 
 def test_other_conditions_on_the_shape() -> None:
@@ -283,13 +283,14 @@ def test_krum_is_ours_for_a_bound_that_is_larger_by_one(n: int, f: int) -> None:
 @pytest.mark.parametrize(("n", "f"), [(3, 0), (5, 1), (5, 2), (6, 2), (7, 1), (9, 3)])
 def test_what_is_called_degenerate_is_the_same_function(name: str, n: int, f: int) -> None:
     rules = ["fedavg", "median", "trimmed_mean", *(["krum"] if n >= 2 * f + 3 else [])]
-    equal = dict.fromkeys(rules, True)
-    for seed in range(8):
+    equal, same = dict.fromkeys(rules, True), create(name).degenerate_as(n, f)
+    for seed in range(8 if same else 40):
         round_ = one_round(100 * normal(n, 50, seed=seed), malicious=f, seed=seed)
+        if not any(equal.values()):
+            break
         found = create(name).aggregate(*round_).update
-        for rule in rules:
-            equal[rule] &= torch.allclose(found, ours(rule, round_).update, rtol=1e-4, atol=1e-4)
-    same = create(name).degenerate_as(n, f)
+        for rule in (rule for rule, so_far in equal.items() if so_far):
+            equal[rule] = torch.allclose(found, ours(rule, round_).update, rtol=1e-4, atol=1e-4)
     assert equal[same] if same else not any(equal.values())
 
 
