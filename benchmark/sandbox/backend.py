@@ -1,0 +1,56 @@
+"""What a way of isolating processes must offer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmark.sandbox.layout import Mount
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command that starts a sandbox.
+
+    Attributes:
+        command: Program and arguments on the host.
+        descriptors: Descriptors that the command reads; they are closed here once it runs.
+    """
+
+    command: tuple[str, ...]
+    descriptors: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Isolation(ABC):
+    """A tested way of isolating processes on this machine.
+
+    The command that :meth:`launch` returns writes JSON objects to a status descriptor: ``{"child-pid": N}``, the first
+    process of the sandbox as the host numbers it, and ``{"exit-code": N}`` once the program has ended (128 + the number
+    of the signal that ended it). It dies with the thread that started it, and everything inside dies with it.
+
+    Attributes:
+        version: Of the program or kernel that isolates.
+    """
+
+    version: str
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """``bubblewrap`` or ``namespaces``."""
+
+    @abstractmethod
+    def launch(
+        self, mounts: Sequence[Mount], program: Sequence[str], environment: dict[str, str], file_bytes: int, status: int
+    ) -> Launch:
+        """Return the command that runs ``program`` with nothing but ``mounts``, a /proc, a /dev and a scratch folder.
+
+        Args:
+            mounts: Read-only view, parents before children.
+            program: Command inside.
+            environment: Environment inside, the whole of it.
+            file_bytes: Size of the scratch folder.
+            status: Descriptor that the command writes to.
+        """

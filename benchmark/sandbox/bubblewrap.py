@@ -1,0 +1,93 @@
+"""Isolation by bubblewrap (``bwrap``), which needs no root where the system lets users have namespaces."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from benchmark.errors import SandboxUnavailableError
+from benchmark.sandbox.backend import Isolation, Launch
+from benchmark.sandbox.layout import SCRATCH, Kind, Mount
+
+_OLDEST = Version("0.7.0")  # the first that bounds the size of a tmpfs
+_UID = "65534"
+
+
+@dataclass(frozen=True)
+class Bubblewrap(Isolation):
+    """Sandboxes made by bubblewrap.
+
+    Attributes:
+        path: The ``bwrap`` program.
+        disables_namespaces: Whether it can forbid namespaces inside, which versions from 0.8.0 can.
+    """
+
+    path: str
+    disables_namespaces: bool
+
+    @property
+    def name(self) -> str:
+        """``bubblewrap``."""
+        return "bubblewrap"
+
+    def launch(
+        self, mounts: Sequence[Mount], program: Sequence[str], environment: dict[str, str], file_bytes: int, status: int
+    ) -> Launch:
+        """Return the command; the view travels in a descriptor, so that no host path is in a command line inside."""
+        descriptors: list[int] = []
+        options = ["--unshare-all", "--unshare-user", "--uid", _UID, "--gid", _UID, "--hostname", "sandbox"]
+        options += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+        options += ["--disable-userns"] if self.disables_namespaces else []
+        for name, value in environment.items():
+            options += ["--setenv", name, value]
+        options += ["--proc", "/proc", "--dev", "/dev"]
+        for folder in (SCRATCH, "/dev/shm"):  # noqa: S108 - paths inside
+            options += ["--size", str(file_bytes), "--perms", "0700", "--tmpfs", folder]
+        sealed = ["/dev", "/proc"]
+        for mount in mounts:
+            if mount.kind is Kind.BIND:
+                options += ["--ro-bind", mount.source, mount.target]
+            elif mount.kind is Kind.LINK:
+                options += ["--symlink", mount.source, mount.target]
+            elif mount.kind is Kind.EMPTY_FILE:
+                descriptors.append(os.memfd_create("empty"))
+                options += ["--ro-bind-data", str(descriptors[-1]), mount.target]
+            else:
+                options += ["--size", "4096", "--tmpfs", mount.target]
+                sealed.append(mount.target)
+        for folder in (*sealed, "/"):
+            options += ["--remount-ro", folder]
+        options += ["--chdir", SCRATCH, "--json-status-fd", str(status)]
+        descriptors.append(_file_of("\0".join(options).encode()))
+        return Launch((self.path, "--args", str(descriptors[-1]), "--", *program), tuple(descriptors))
+
+
+def find_bubblewrap() -> Bubblewrap:
+    """Return bubblewrap as it is installed; whether it works here is for a trial to tell.
+
+    Raises:
+        SandboxUnavailableError: It is missing or too old.
+    """
+    path = shutil.which("bwrap")
+    if path is None:
+        raise SandboxUnavailableError("bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+(\.\d+)+", answer)
+    if found is None or Version(found.group()) < _OLDEST:
+        raise SandboxUnavailableError(f"{answer.strip() or path} is too old; version {_OLDEST} or newer is needed")
+    manual = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
+    return Bubblewrap(found.group(), path, "--disable-userns" in manual.stdout + manual.stderr)
+
+
+def _file_of(content: bytes) -> int:
+    descriptor = os.memfd_create("arguments")
+    with os.fdopen(os.dup(descriptor), "wb") as stream:
+        stream.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,203 @@
+"""What every sandbox sees of the machine: the interpreter and its libraries, less the benchmark and its plug-ins.
+
+Nothing else of the file system exists inside: no home, no checkout, no results, no caches. An environment that lies
+inside the checkout is mounted without the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import site
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from importlib.metadata import Distribution, distributions
+from pathlib import Path, PurePosixPath
+
+SCRATCH = "/tmp"  # noqa: S108 - a path inside the sandbox, where nothing else exists
+LIBRARY = "/fedsafety"
+"""Where the visible files of this library and of the submission lie inside."""
+BOOT = "/run/boot.py"
+_DISTRIBUTION = "fedsafetybench"
+_ENTRY_POINTS = "fedsafety."
+_SYSTEM_LIBRARIES = (
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+)
+# Without it PyTorch takes the processor for an unknown one and uses other kernels, so that results differ in the last
+# bits from those outside. It holds nothing but the processor's properties.
+_PROCESSOR = "/sys/devices/system/cpu"
+
+
+class Kind(Enum):
+    """What stands at a path inside the sandbox."""
+
+    BIND = auto()
+    """A file or folder of the host, read-only."""
+    LINK = auto()
+    """A symbolic link."""
+    EMPTY_FOLDER = auto()
+    EMPTY_FILE = auto()
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One thing inside the sandbox: ``target`` is the path inside, ``source`` a path of the host or a link's text."""
+
+    kind: Kind
+    target: str
+    source: str = ""
+
+
+def layout(visible: Mapping[str, Path]) -> tuple[Mount, ...]:
+    """Return everything that a sandbox sees besides its own /proc, /dev and scratch folder, parents before children.
+
+    Args:
+        visible: Path inside the sandbox → host file, read-only.
+    """
+    boot = Mount(Kind.BIND, BOOT, str(Path(__file__).with_name("boot.py")))
+    given = [Mount(Kind.BIND, target, os.path.realpath(source)) for target, source in visible.items()]
+    return (*_machine(), boot, *sorted(given, key=lambda mount: mount.target))
+
+
+def program(module: str, args: Sequence[str], bounds: Mapping[str, int]) -> list[str]:
+    """Return the command inside the sandbox that runs ``module`` under ``bounds`` (name of a resource → limit)."""
+    settings = "{" + ", ".join(f'"{name}": {bound}' for name, bound in bounds.items()) + "}"
+    return [sys.executable, "-P", BOOT, settings, module, *args]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment inside: the same on every machine, but for the place of packages outside the prefix."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": SCRATCH,
+        "TMPDIR": SCRATCH,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": ":".join([LIBRARY, *_packages_outside_prefix()]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
+
+
+@lru_cache(maxsize=1)
+def _machine() -> tuple[Mount, ...]:
+    binds = dict(_bound())
+    mounts = {target: Mount(Kind.BIND, target, source) for target, source in binds.items()}
+    for target, text in _links():
+        mounts[target] = Mount(Kind.LINK, target, text)
+    for hidden in {os.path.realpath(path) for path in _hidden()}:
+        kind = Kind.EMPTY_FOLDER if os.path.isdir(hidden) else Kind.EMPTY_FILE
+        for target, source in binds.items():
+            if _lies_in(hidden, source):
+                inside = str(PurePosixPath(target) / PurePosixPath(hidden).relative_to(source))
+                mounts[inside] = Mount(kind, inside)
+    kept = (mount for mount in mounts.values() if mount.kind is Kind.BIND or not _in_empty_folder(mount, mounts))
+    return tuple(sorted(kept, key=lambda mount: PurePosixPath(mount.target).parts))
+
+
+def _in_empty_folder(mount: Mount, mounts: Mapping[str, Mount]) -> bool:
+    above = (str(parent) for parent in PurePosixPath(mount.target).parents)
+    nearest = next((mounts[path] for path in above if path in mounts), None)
+    return nearest is not None and nearest.kind is Kind.EMPTY_FOLDER
+
+
+def _bound() -> Iterator[tuple[str, str]]:
+    """Yield path inside, real path on the host."""
+    folders = [*_SYSTEM_LIBRARIES, _PROCESSOR, *_packages_outside_prefix()]
+    for prefix in _prefixes():
+        folders += [f"{prefix}/lib", f"{prefix}/lib64"]
+    for folder in folders:
+        if os.path.isdir(folder) and not os.path.islink(folder):
+            yield folder, os.path.realpath(folder)
+    interpreter = os.path.realpath(sys.executable)
+    files = [interpreter, f"{sys.prefix}/pyvenv.cfg", "/etc/ld.so.cache"]
+    for file in files:
+        if os.path.isfile(file):
+            yield file, os.path.realpath(file)
+
+
+def _links() -> Iterator[tuple[str, str]]:
+    if os.path.realpath(sys.executable) != sys.executable:
+        yield sys.executable, os.path.realpath(sys.executable)
+    for folder in [*_SYSTEM_LIBRARIES, *(f"{prefix}/{name}" for prefix in _prefixes() for name in ("lib", "lib64"))]:
+        if os.path.islink(folder):
+            yield folder, os.readlink(folder)
+
+
+def _prefixes() -> list[str]:
+    """Return the folders of the interpreter and of the virtual environment, each also by its real path."""
+    found = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    every = dict.fromkeys([*found, *map(os.path.realpath, found), *_installation()])
+    return [prefix for prefix in every if prefix not in ("/", "/usr", "/usr/local")]
+
+
+def _installation() -> Iterator[str]:
+    """Yield the folder that the interpreter's file lies in the ``bin`` of: libraries are found relative to it."""
+    folder = Path(os.path.realpath(sys.executable)).parent
+    if folder.name == "bin":
+        yield str(folder.parent)
+
+
+def _packages_outside_prefix() -> list[str]:
+    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    roots = [*_SYSTEM_LIBRARIES, *(f"{prefix}/lib" for prefix in _prefixes())]
+    return [f for f in folders if os.path.isdir(f) and not any(_lies_in(os.path.realpath(f), r) for r in roots)]
+
+
+def _hidden() -> Iterator[Path]:
+    """Yield what packages of this benchmark, and packages that offer it methods, have installed."""
+    own = Path(__file__).resolve().parents[2]
+    for package in ("attacks", "benchmark", "defenses", "leaderboard", "tasks"):
+        yield own / package
+    if (own / "pyproject.toml").is_file():
+        yield own
+    for distribution in distributions():
+        if _is_ours(distribution):
+            yield from _installed(distribution)
+
+
+def _is_ours(distribution: Distribution) -> bool:
+    name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+    return name == _DISTRIBUTION or any(p.group.startswith(_ENTRY_POINTS) for p in distribution.entry_points)
+
+
+def _installed(distribution: Distribution) -> Iterator[Path]:
+    """Yield each file of a distribution, or the highest folder above it that is the distribution's alone."""
+    root = Path(str(distribution.locate_file("")))
+    for file in distribution.files or ():
+        path = Path(str(distribution.locate_file(file)))
+        above = [parent for parent in path.parents if parent != root and _lies_in(str(parent), str(root))]
+        alone = [p for p in above if (p / "__init__.py").exists() or p.suffix in (".dist-info", ".egg-info", ".data")]
+        found = alone[-1] if alone else path
+        if found.exists():
+            yield found
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return PurePosixPath(path).is_relative_to(folder)
+
+
+def check_visible(visible: Mapping[str, Path]) -> Iterable[str]:
+    """Yield one line for each entry of ``visible`` that is not an absolute path to a regular file."""
+    for target, source in visible.items():
+        if not target.startswith("/") or ".." in PurePosixPath(target).parts:
+            yield f"{target!r} is no absolute path inside the sandbox"
+        elif not source.exists() or not stat.S_ISREG(source.stat().st_mode):
+            yield f"{source} is no file"

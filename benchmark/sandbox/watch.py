@@ -1,0 +1,192 @@
+"""One thread of this process starts all sandboxes, drains what they print, and measures what they use.
+
+Sandboxes are told to die with the *thread* that started them, because the kernel counts parents by thread. So they are
+started by a thread that lives as long as this process.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import selectors
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+_INTERVAL = 0.05
+_CHUNK = 64 * 1024
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Watched(Protocol):
+    """What the thread looks after."""
+
+    output_pipe: int
+
+    def take_output(self, chunk: bytes) -> None:
+        """Keep a piece of what it printed; an empty piece means that there will be no more."""
+
+    def measure(self) -> bool:
+        """Compare use with limits; returns whether it still lives."""
+
+
+class Watch:
+    """The thread. Use :func:`the_watch`."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._selector = selectors.DefaultSelector()
+        self._bell, ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ringer = ringer
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._alive: list[Watched] = []
+        threading.Thread(target=self._work, name="sandbox watch", daemon=True).start()
+
+    def start(self, command: tuple[str, ...], descriptors: tuple[int, ...], output: int) -> subprocess.Popen[bytes]:
+        """Start ``command`` from the thread, with ``descriptors`` and with stdout and stderr going to ``output``."""
+        answer: Future[subprocess.Popen[bytes]] = Future()
+
+        def order() -> None:
+            try:
+                answer.set_result(
+                    subprocess.Popen(  # noqa: S603 - the command is made here
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        pass_fds=descriptors,
+                        env={},
+                        cwd="/",
+                    )
+                )
+            except OSError as error:
+                answer.set_exception(error)
+
+        self._give(order)
+        return answer.result()
+
+    def add(self, watched: Watched) -> None:
+        """Look after ``watched`` until it has ended and its output is read."""
+
+        def order() -> None:
+            self._selector.register(watched.output_pipe, selectors.EVENT_READ, watched)
+            self._alive.append(watched)
+
+        self._give(order)
+
+    def _give(self, order: Callable[[], None]) -> None:
+        self._orders.put(order)
+        os.write(self._ringer, b"!")
+
+    def _work(self) -> None:
+        due = 0.0
+        while True:
+            pause = max(0.0, due - time.monotonic()) if self._alive else None
+            for key, _ in self._selector.select(pause):
+                if key.data is None:
+                    os.read(self._bell, 4096)
+                else:
+                    self._drain(key.data)
+            while not self._orders.empty():
+                self._orders.get()()
+            if time.monotonic() >= due:
+                self._alive = [watched for watched in self._alive if watched.measure()]
+                due = time.monotonic() + _INTERVAL
+
+    def _drain(self, watched: Watched) -> None:
+        try:
+            chunk = os.read(watched.output_pipe, _CHUNK)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self._selector.unregister(watched.output_pipe)
+        watched.take_output(chunk)
+
+
+_lock = threading.Lock()
+_watch: Watch | None = None
+
+
+def the_watch() -> Watch:
+    """Return this process's watch; a forked process has one of its own."""
+    global _watch
+    with _lock:
+        if _watch is None or _watch.process != os.getpid():
+            _watch = Watch()
+        return _watch
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the processes of one sandbox use at a moment.
+
+    Attributes:
+        processes: Number of processes, without the sandbox's first one, which only waits.
+        threads: Their threads.
+        memory_bytes: Their own memory, plus the largest share of shared memory that one of them has mapped: memory
+            that several of them, or the host, share is not counted for each.
+        cpu_seconds: Processor time of those that live.
+    """
+
+    processes: int
+    threads: int
+    memory_bytes: int
+    cpu_seconds: float
+
+
+def use_of(first: int) -> Use:
+    """Return what the processes below ``first`` use."""
+    processes = threads = private = shared = 0
+    seconds = 0.0
+    for pid in _below(first):
+        try:
+            status = _fields(f"/proc/{pid}/status")
+            with open(f"/proc/{pid}/stat", "rb") as stream:
+                numbers = stream.read().rpartition(b")")[2].split()
+        except (OSError, ValueError):
+            continue  # it has just ended
+        if status.get("State", "Z").startswith(("Z", "X")):
+            continue
+        processes += 1
+        threads += int(status["Threads"])
+        private += _bytes(status, "RssAnon")
+        shared = max(shared, _bytes(status, "RssShmem"))
+        seconds += (int(numbers[11]) + int(numbers[12])) / _TICK
+    return Use(processes, threads, private + shared, seconds)
+
+
+def _below(first: int) -> list[int]:
+    """Return the descendants of ``first``: in a sandbox, orphans become children of the first process again."""
+    found: list[int] = []
+    waiting = [first]
+    while waiting:
+        pid = waiting.pop()
+        children = _children(pid)
+        found += children
+        waiting += children
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
+                children += map(int, stream.read().split())
+    except OSError:
+        pass  # it has just ended
+    return children
+
+
+def _fields(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in stream)}
+
+
+def _bytes(status: dict[str, str], field: str) -> int:
+    return int(status.get(field, "0 kB").split()[0]) * 1024
