@@ -77,12 +77,16 @@ def find_bubblewrap() -> Bubblewrap:
     path = shutil.which("bwrap")
     if path is None:
         raise SandboxUnavailableError("bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    answer = _said([path, "--version"])
     found = re.search(r"\d+(\.\d+)+", answer)
     if found is None or Version(found.group()) < _OLDEST:
         raise SandboxUnavailableError(f"{answer.strip() or path} is too old; version {_OLDEST} or newer is needed")
-    manual = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
-    return Bubblewrap(found.group(), path, "--disable-userns" in manual.stdout + manual.stderr)
+    return Bubblewrap(found.group(), path, "--disable-userns" in _said([path, "--help"]))
+
+
+def _said(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - bwrap and its options
+    return done.stdout + done.stderr
 
 
 def _file_of(content: bytes) -> int:

@@ -19,7 +19,7 @@ from benchmark.sandbox.namespaces import find_namespaces
 from benchmark.sandbox.process import IsolatedProcess, first_process, watch_over
 from benchmark.sandbox.watch import the_watch
 
-__all__ = ["Isolation", "IsolatedProcess", "find_isolation", "start"]
+__all__ = ["IsolatedProcess", "Isolation", "find_isolation", "start"]
 
 _BACKENDS: dict[str, Callable[[], Isolation]] = {"bubblewrap": find_bubblewrap, "namespaces": find_namespaces}
 """In the order of preference."""

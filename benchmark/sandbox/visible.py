@@ -1,0 +1,86 @@
+"""Which files of this library a submission's process may read: the methods' side, and nothing of evaluation."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.errors import SubmissionError
+from benchmark.sandbox.layout import LIBRARY
+
+if TYPE_CHECKING:
+    from benchmark.submission.source import Submission
+
+LIBRARY_MODULES = (
+    "attacks",
+    "attacks.base",
+    "benchmark",
+    "benchmark.automation",
+    "benchmark.errors",
+    "benchmark.registry",
+    "benchmark.updates",
+    "defenses",
+    "defenses.base",
+    "tasks",
+    "tasks.base",
+    "tasks.refusals",
+)
+"""What methods are written against. No world, judge, suite, result or page."""
+_PACKAGE = "benchmark.sandbox"
+_CHILD = f"{_PACKAGE}.child"
+_METHODS = {"defense": "defenses", "attack": "attacks"}
+
+
+def visible_files(submission: Submission) -> dict[str, Path]:
+    """Return path inside the sandbox → host file for a submission: its own code and what a method may import.
+
+    Built-in methods of the submission's own kind are among it, because a method may build on another.
+
+    Raises:
+        SubmissionError: It brings a module of the library itself, or a file is missing.
+    """
+    library = {module: _file_of(module) for module in (*LIBRARY_MODULES, *_child_side())}
+    library.update(_modules_of(_METHODS[submission.kind]))
+    own = dict(submission.files)
+    for module, path in own.items():
+        if module in library and not library[module].samefile(path):
+            raise SubmissionError(f"{submission.id!r} brings a module {module!r}, which the library has; rename it")
+        if not path.is_file():
+            raise SubmissionError(f"{submission.id!r} lacks the file {path.name} of module {module!r}")
+    return {_inside(module, path): path for module, path in sorted({**library, **own}.items())}
+
+
+def _child_side() -> set[str]:
+    """Return the sandbox's modules that its inner half imports, itself and their package included."""
+    found = {_PACKAGE}
+    waiting = [_CHILD]
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        for node in ast.walk(ast.parse(_file_of(module).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [alias.name for alias in node.names] if node.module == _PACKAGE else [""]
+                targets = {f"{node.module}.{name}".rstrip(".") for name in names}
+                waiting += [each for each in targets if each.startswith(f"{_PACKAGE}.") and each not in found]
+    return found
+
+
+def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
+    folder = _file_of(package).parent
+    for path in sorted(folder.glob("*.py")):
+        yield (package if path.name == "__init__.py" else f"{package}.{path.stem}"), path
+
+
+def _file_of(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    return Path(spec.origin)
+
+
+def _inside(module: str, path: Path) -> str:
+    place = f"{LIBRARY}/{module.replace('.', '/')}"
+    return f"{place}/__init__.py" if path.name == "__init__.py" else f"{place}.py"
