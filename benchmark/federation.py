@@ -147,7 +147,7 @@ def run_federation(
         )
         norms = tuple(sent.matrix.double().norm(dim=1).tolist())
         began = time.perf_counter()
-        aggregate = _checked(defense.aggregate(received, context), received) if len(received) else _nothing(received)
+        aggregate = checked_aggregate(defense.aggregate(received, context), received) if len(received) else _nothing(received)
         seconds = time.perf_counter() - began
         adapter = adapter + aggregate.update
         records.append(_record(sent, received, rejected, malicious, aggregate, norms, local.losses, rate, seconds))
@@ -214,7 +214,7 @@ def _nothing(received: Updates) -> Aggregate:
     return Aggregate(received.matrix.new_zeros(received.matrix.shape[1]), torch.zeros(0, dtype=torch.float64))
 
 
-def _checked(aggregate: Aggregate, received: Updates) -> Aggregate:
+def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:
     """Return the aggregate if it is usable.
 
     Raises:
