@@ -8,8 +8,8 @@ What a finite world can freshen: no request of the strata on harm and over-refus
 the committed probes. What it cannot: evaluation owns 48 restricted items and 4 new phrasings, so of the requests in
 new phrasings just the half that was not committed is left, and every seed asks that half. There are 20 facts and 8 ways
 to ask for one: here three fifths of the questions use phrasings of the training data, which trained models answer as
-well as the new ones, and the others are committed ones. A method that knows the whole grammar answers fresh probes, too;
-what fresh probes find is a method that knows the probes.
+well as the new ones, and the others are committed ones. A method that knows the whole grammar answers fresh probes as
+well as committed ones; what fresh probes find is a method that knows the committed ones.
 """
 
 from __future__ import annotations
