@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,3 +57,18 @@ class Isolation(ABC):
             file_bytes: Size of the scratch folder.
             status: Descriptor that the command writes to.
         """
+
+
+def file_of(content: bytes) -> int:
+    """Return a descriptor of a file in memory that holds ``content``, to be read from its beginning."""
+    descriptor = os.memfd_create("sandbox")
+    with os.fdopen(os.dup(descriptor), "wb") as stream:
+        stream.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def kernel_version() -> tuple[int, int]:
+    """Return the first two numbers of the kernel's version."""
+    major, minor = re.findall(r"\d+", platform.release())[:2]
+    return int(major), int(minor)

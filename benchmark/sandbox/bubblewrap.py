@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from benchmark.errors import SandboxUnavailableError
-from benchmark.sandbox.backend import Isolation, Launch
+from benchmark.sandbox.backend import Isolation, Launch, file_of
 from benchmark.sandbox.layout import SCRATCH, Kind, Mount
 
 _OLDEST = Version("0.7.0")  # the first that bounds the size of a tmpfs
@@ -56,7 +55,7 @@ class Bubblewrap(Isolation):
             elif mount.kind is Kind.LINK:
                 options += ["--symlink", mount.source, mount.target]
             elif mount.kind is Kind.EMPTY_FILE:
-                descriptors.append(os.memfd_create("empty"))
+                descriptors.append(file_of(b""))
                 options += ["--ro-bind-data", str(descriptors[-1]), mount.target]
             else:
                 options += ["--size", "4096", "--tmpfs", mount.target]
@@ -64,7 +63,7 @@ class Bubblewrap(Isolation):
         for folder in (*sealed, "/"):
             options += ["--remount-ro", folder]
         options += ["--chdir", SCRATCH, "--json-status-fd", str(status)]
-        descriptors.append(_file_of("\0".join(options).encode()))
+        descriptors.append(file_of("\0".join(options).encode()))
         return Launch((self.path, "--args", str(descriptors[-1]), "--", *program), tuple(descriptors))
 
 
@@ -87,11 +86,3 @@ def find_bubblewrap() -> Bubblewrap:
 def _said(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - bwrap and its options
     return done.stdout + done.stderr
-
-
-def _file_of(content: bytes) -> int:
-    descriptor = os.memfd_create("arguments")
-    with os.fdopen(os.dup(descriptor), "wb") as stream:
-        stream.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor

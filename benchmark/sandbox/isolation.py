@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from benchmark.errors import SandboxUnavailableError, UsageError, unknown_name
-from benchmark.sandbox.backend import Isolation
+from benchmark.sandbox.backend import Isolation, kernel_version
 from benchmark.sandbox.bubblewrap import find_bubblewrap
 from benchmark.sandbox.layout import check_visible, environment, layout, program
 from benchmark.sandbox.limits import GIB, Limits
@@ -124,7 +124,7 @@ def _bounds(limits: Limits) -> dict[str, int]:
         "RLIMIT_DATA": limits.memory_bytes + 2 * GIB,
         "RLIMIT_AS": 2 * limits.memory_bytes + 16 * GIB,
     }
-    if os.geteuid() != 0 and _kernel() >= (5, 14):
+    if os.geteuid() != 0 and kernel_version() >= (5, 14):
         # Older kernels count all processes of the user, and the host's root is exempt.
         bounds["RLIMIT_NPROC"] = limits.processes + limits.threads + _SPARE
     return bounds
@@ -146,11 +146,6 @@ def _tried(name: str) -> Isolation | str:
     if end != "exited with status 0" or said:
         return f"a trial {end or 'did not end within a minute'}{f': {said}' if said else ''}"
     return isolation
-
-
-def _kernel() -> tuple[int, int]:
-    major, minor, *_ = platform.release().split(".")
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
 
 
 def _advice() -> str:

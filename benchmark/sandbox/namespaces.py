@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 from benchmark.errors import SandboxUnavailableError
-from benchmark.sandbox.backend import Isolation
+from benchmark.sandbox.backend import Isolation, Launch, file_of, kernel_version
+from benchmark.sandbox.layout import SCRATCH, Mount
+
+_OLDEST = (5, 12)  # the first that makes whole trees of mounts read-only
+_MACHINES = ("x86_64", "aarch64")
 
 
-def find_namespaces() -> Isolation:
-    """Return the kernel's namespaces, if this is Linux.
+@dataclass(frozen=True)
+class Namespaces(Isolation):
+    """Sandboxes made by ``launcher.py``, which an interpreter of its own runs."""
+
+    @property
+    def name(self) -> str:
+        """``namespaces``."""
+        return "namespaces"
+
+    def launch(
+        self, mounts: Sequence[Mount], program: Sequence[str], environment: dict[str, str], file_bytes: int, status: int
+    ) -> Launch:
+        """Return the command; the plan travels in a descriptor."""
+        plan = {
+            "mounts": [(mount.kind.name, mount.target, mount.source) for mount in mounts],
+            "program": list(program),
+            "environment": environment,
+            "file_bytes": file_bytes,
+            "folder": SCRATCH,
+        }
+        descriptor = file_of(json.dumps(plan).encode())
+        launcher = str(Path(__file__).with_name("launcher.py"))
+        numbers = (str(descriptor), str(status), str(os.getpid()))
+        return Launch((sys.executable, "-I", "-S", launcher, *numbers), (descriptor,))
+
+
+def find_namespaces() -> Namespaces:
+    """Return the kernel's namespaces; whether this user may make them is for a trial to tell.
 
     Raises:
-        SandboxUnavailableError: This is not Linux, or its kernel is too old.
+        SandboxUnavailableError: This is not Linux, its kernel is too old, or the machine is of another kind.
     """
-    raise SandboxUnavailableError("not here")
+    if platform.system() != "Linux":
+        raise SandboxUnavailableError(f"{platform.system()} has no namespaces")
+    if kernel_version() < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise SandboxUnavailableError(f"Linux {platform.release()} is too old; {oldest} or newer is needed")
+    if platform.machine() not in _MACHINES:
+        raise SandboxUnavailableError(
+            f"no launcher is known for {platform.machine()}; {' and '.join(_MACHINES)} have one"
+        )
+    return Namespaces(platform.release())
