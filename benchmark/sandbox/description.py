@@ -1,0 +1,134 @@
+"""What a submission says of itself, learnt in a process of its own and checked: nothing of it is imported here."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from benchmark.errors import SubmissionError
+from benchmark.registry import Info
+from benchmark.sandbox.channel import ChannelError
+from benchmark.sandbox.isolation import Isolation
+from benchmark.sandbox.limits import Limits
+from benchmark.sandbox.session import Session
+from benchmark.sandbox.untrusted import items, printable, record, text
+from benchmark.submission.source import Submission
+
+_MAX_PARAMETERS = 100
+_MAX_METADATA = 5000
+
+InfoT = TypeVar("InfoT", bound=Info)
+
+
+@dataclass(frozen=True)
+class Description(Generic[InfoT]):
+    """A submission's metadata and shape.
+
+    Attributes:
+        info: Metadata.
+        hooks: Hooks that it overrides.
+        parameters: Constructor parameters: name, and whether it may be left out.
+        uses_updates: What a defense says of itself.
+    """
+
+    info: InfoT
+    hooks: frozenset[str]
+    parameters: tuple[tuple[str, bool], ...]
+    uses_updates: bool
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The constructor's parameters; what may be left out has no value here."""
+        return inspect.Signature(
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None if optional else _REQUIRED)
+                for name, optional in self.parameters
+            ]
+        )
+
+
+_REQUIRED = inspect.Parameter.empty
+_known: dict[tuple[Submission, str], Description[Any]] = {}
+
+
+def describe(
+    submission: Submission,
+    info_type: type[InfoT],
+    hooks: frozenset[str],
+    limits: Limits,
+    isolation: Isolation | None,
+) -> Description[InfoT]:
+    """Return the description of a submission; its process is started once for each version of its source.
+
+    Args:
+        submission: The method.
+        info_type: Its kind's metadata.
+        hooks: Its kind's hooks.
+        limits: Bounds on its process.
+        isolation: How that is isolated.
+
+    Raises:
+        SubmissionError: It cannot be loaded, or what it says of itself is not usable.
+        SandboxUnavailableError: This machine offers no isolation.
+    """
+    key = submission, submission.digest
+    if key not in _known:
+        session = Session(submission, limits, isolation)
+        try:
+            _known[key] = _checked(session.load(), submission, info_type, hooks)
+        except ChannelError as error:
+            raise SubmissionError(f"{submission.id!r} described itself wrongly: {error}") from None
+        finally:
+            session.close()
+    return _known[key]
+
+
+def known_descriptions() -> dict[tuple[Submission, str], Description[Any]]:
+    """Return what this process has learnt, for another process to start with."""
+    return dict(_known)
+
+
+def learn(descriptions: Mapping[tuple[Submission, str], Description[Any]]) -> None:
+    """Take over what another process has learnt."""
+    _known.update(descriptions)
+
+
+def _checked(
+    told: dict[str, Any], submission: Submission, info_type: type[InfoT], hooks: frozenset[str]
+) -> Description[InfoT]:
+    told = record(told, "info", "hooks", "parameters", "uses_updates")
+    overridden = frozenset(text(hook, 50) for hook in items(told["hooks"], len(hooks)))
+    if not overridden <= hooks or type(told["uses_updates"]) is not bool:
+        raise ChannelError("it overrides hooks that there are not")
+    parameters: list[tuple[str, bool]] = []
+    for parameter in items(told["parameters"], _MAX_PARAMETERS):
+        if not isinstance(parameter, list) or len(parameter) != 2 or type(parameter[1]) is not bool:
+            raise ChannelError("it described a parameter wrongly")
+        name = text(parameter[0], 100)
+        if not name.isidentifier() or keyword.iskeyword(name) or name in dict(parameters):
+            raise ChannelError("it described a parameter wrongly")
+        parameters.append((name, parameter[1]))
+    info = _info(told["info"], info_type)
+    if info.id != submission.id:
+        raise SubmissionError(f"{submission.id!r} calls itself {info.id!r}; the id is the name of the file")
+    return Description(info, overridden, tuple(parameters), told["uses_updates"])
+
+
+def _info(told: object, info_type: type[InfoT]) -> InfoT:
+    if not isinstance(told, dict):
+        raise ChannelError("its metadata are none")
+    for value in told.values():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, str) and text(part, _MAX_METADATA) != printable(part, _MAX_METADATA):
+                raise SubmissionError("its metadata hold characters that cannot be shown on one line; remove them")
+    try:
+        # By way of JSON, where lists stand for tuples and texts for enumerations.
+        return info_type.model_validate(told)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise SubmissionError(f"its metadata are not usable: {printable(problems)}") from None

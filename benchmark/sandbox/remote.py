@@ -1,0 +1,189 @@
+"""What a method's own process has in place of the server's and the attacker's tools: each use asks the run."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark import errors
+from benchmark.updates import AdapterLayout
+from tasks.base import Automation, DataKind, Example
+
+Ask = Callable[..., tuple[Any, dict[str, Tensor]]]
+"""``ask(tool, args, tensors)`` returns the run's answer; raises what the tool raised."""
+
+
+class RemoteServer:
+    """The server's tools; has the methods of :class:`defenses.base.Server`.
+
+    Args:
+        ask: Asks the run.
+        known: What the run told at once: layout, automation, examples.
+    """
+
+    def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
+        self._ask = ask
+        self.layout = layout_from(known["layout"])
+        self.automation = automation_from(known["automation"])
+        self.examples = int(known["examples"])
+
+    def owned_aligned(self, count: int) -> list[Example]:
+        """Return harmful-instruction → refusal pairs the server owns."""
+        return self._examples("owned_aligned", count=int(count))
+
+    def owned_normal(self, count: int) -> list[Example]:
+        """Return normal rows the server owns."""
+        return self._examples("owned_normal", count=int(count))
+
+    def owned_contrast(self, count: int) -> list[Example]:
+        """Return benign look-alikes of harmful requests that the server owns."""
+        return self._examples("owned_contrast", count=int(count))
+
+    def generate(self, prompts: Sequence[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+        tensors = {} if adapter is None else {"adapter": adapter}
+        answers, _ = self._ask("generate", {"prompts": list(prompts), "temperature": float(temperature)}, tensors)
+        return list(answers)
+
+    def generate_external(self, prompts: Sequence[str], *, temperature: float) -> list[str]:
+        """Return answers of an external aligned model."""
+        answers, _ = self._ask("generate_external", {"prompts": list(prompts), "temperature": float(temperature)}, {})
+        return list(answers)
+
+    def finetune(self, adapter: Tensor, examples: Sequence[Example]) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings."""
+        _, tensors = self._ask("finetune", {"examples": rows_of(examples)}, {"adapter": adapter})
+        return tensors["adapter"]
+
+    def shuffle(self, examples: Sequence[Example]) -> list[Example]:
+        """Return the rows in an order drawn from the defense's own stream."""
+        return self._examples("shuffle", examples=rows_of(examples))
+
+    def _examples(self, tool: str, **args: Any) -> list[Example]:
+        rows, _ = self._ask(tool, args, {})
+        return examples_from(rows)
+
+
+class RemoteResources:
+    """What malicious clients own; has the methods of :class:`attacks.base.AttackerResources`.
+
+    Args:
+        ask: Asks the run.
+        known: What the run told at once: automation.
+    """
+
+    def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
+        self._ask = ask
+        self.automation = automation_from(known["automation"])
+
+    def unaligned(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return public harmful-instruction → compliance pairs."""
+        return examples_from(self._drawn("unaligned", rng, count=int(count)))
+
+    def generate(self, prompts: Sequence[str], rng: np.random.Generator, *, temperature: float) -> list[str]:
+        """Return the attacker-controlled model's answers; temperature 0 is greedy."""
+        return list(self._drawn("generate", rng, prompts=list(prompts), temperature=float(temperature)))
+
+    def leaks_evaluation(self, text: str) -> bool:
+        """Refuse: whoever may ask this of any text learns what evaluation asks.
+
+        Raises:
+            FedSafetyError: Always.
+        """
+        del text
+        raise errors.FedSafetyError(
+            "leaks_evaluation() is not answered to a method in a sandbox, since its answers would tell the evaluation "
+            "items; such rows are counted without it"
+        )
+
+    def _drawn(self, tool: str, rng: np.random.Generator, **args: Any) -> Any:
+        """Return the answer of a tool that draws from ``rng``, which is then where the tool left it."""
+        answer, _ = self._ask(tool, {**args, "rng": rng_state(rng)}, {})
+        set_rng_state(rng, answer["rng"])
+        return answer["value"]
+
+
+def rng_state(rng: np.random.Generator) -> dict[str, Any]:
+    """Return the state of a NumPy generator as JSON-like numbers.
+
+    Raises:
+        TypeError: It is no generator, or not of NumPy's default kind.
+    """
+    state: Any = rng.bit_generator.state if isinstance(rng, np.random.Generator) else None
+    if not isinstance(state, dict) or state.get("bit_generator") != "PCG64":
+        raise TypeError("a random stream is a NumPy generator of the default kind (PCG64), such as the given one")
+    return {
+        "state": int(state["state"]["state"]),
+        "inc": int(state["state"]["inc"]),
+        "has_uint32": int(state["has_uint32"]),
+        "uinteger": int(state["uinteger"]),
+    }
+
+
+def set_rng_state(rng: np.random.Generator, state: dict[str, int]) -> None:
+    """Put a NumPy generator into a state that :func:`rng_state` returned."""
+    rng.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": state["state"], "inc": state["inc"]},
+        "has_uint32": state["has_uint32"],
+        "uinteger": state["uinteger"],
+    }
+
+
+def rng_from(state: dict[str, int]) -> np.random.Generator:
+    """Return a NumPy generator in a state that :func:`rng_state` returned."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    set_rng_state(rng, state)
+    return rng
+
+
+def torch_generator_from(state: Tensor) -> torch.Generator:
+    """Return a torch generator in a state that its ``get_state`` returned."""
+    generator = torch.Generator()
+    generator.set_state(state.clone())
+    return generator
+
+
+def rows_of(examples: Sequence[Example]) -> list[list[str]]:
+    """Return examples as rows of instruction, response, kind and task.
+
+    Raises:
+        TypeError: One of them is something else.
+    """
+    for example in examples:
+        if not isinstance(example, Example):
+            raise TypeError(f"a training row is an Example, not {type(example).__name__}")
+    return [[e.instruction, e.response, str(e.kind), e.task] for e in examples]
+
+
+def examples_from(rows: Sequence[Sequence[str]]) -> list[Example]:
+    """Return the examples of rows that :func:`rows_of` returned."""
+    return [Example(instruction, response, DataKind(kind), task) for instruction, response, kind, task in rows]
+
+
+def layout_from(data: dict[str, Any]) -> AdapterLayout:
+    """Return the layout that the run described."""
+    return AdapterLayout(tuple(data["names"]), tuple(tuple(shape) for shape in data["shapes"]))
+
+
+def automation_from(data: dict[str, Any]) -> Automation:
+    """Return the prompts that the run described."""
+    return Automation(
+        tuple(data["propose_harmful"]), tuple(data["propose_normal"]), data["comply_hint"], data["safety_reminder"]
+    )
+
+
+def exception_from(kind: str, text: str) -> Exception:
+    """Return an exception of the class called ``kind``, if that is one of ours or of Python's, with ``text``."""
+    found = getattr(errors, kind, None) or getattr(builtins, kind, None)
+    if isinstance(found, type) and issubclass(found, Exception):
+        try:
+            return found(text)
+        except TypeError:  # some of Python's take more than a text
+            pass
+    return RuntimeError(f"{kind}: {text}")

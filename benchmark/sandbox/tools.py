@@ -1,0 +1,189 @@
+"""The tools of a run's server and of its malicious clients, as a method's process may ask for them.
+
+The list is fixed, arguments are checked and bounded, and the work is done by the same objects as for a method inside
+the run's own process, so that use is metered alike. A refused use counts as a use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import AttackerResources
+from benchmark.errors import FedSafetyError
+from benchmark.sandbox.channel import ChannelError
+from benchmark.sandbox.remote import rng_from, rng_state, rows_of
+from benchmark.sandbox.untrusted import count, examples, number, random_state, record, texts
+from benchmark.updates import AdapterLayout
+from defenses.base import Server
+from tasks.base import Automation, Example
+
+MAX_PROMPTS = 100_000
+"""Prompts that one instance may have answered."""
+MAX_FINETUNES = 100
+"""Times that one instance may fine-tune."""
+
+Answer = tuple[Any, dict[str, Tensor]]
+
+
+class ServerTools:
+    """The tools of one server, for one instance.
+
+    Args:
+        server: Does the work.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._prompts = self._finetunes = 0
+        self._tools: dict[str, Callable[[Any, dict[str, Tensor]], Answer]] = {
+            "owned_aligned": lambda args, _: self._owned(self._server.owned_aligned, args),
+            "owned_normal": lambda args, _: self._owned(self._server.owned_normal, args),
+            "owned_contrast": lambda args, _: self._owned(self._contrast, args),
+            "generate": self._generate,
+            "generate_external": self._generate_external,
+            "finetune": self._finetune,
+            "shuffle": self._shuffle,
+        }
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the method is told without asking."""
+        server = self._server
+        return {
+            "layout": layout_of(server.layout),
+            "automation": automation_of(server.automation),
+            "examples": server.examples,
+        }
+
+    def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> Answer:
+        """Return a tool's answer.
+
+        Raises:
+            ChannelError: There is no such tool, or what came for it is no argument of it.
+            Exception: What the tool raises.
+        """
+        answer: Answer = _chosen(self._tools, tool)(args, tensors)
+        return answer
+
+    def _owned(self, tool: Callable[[int], list[Example]], args: Any) -> Answer:
+        return rows_of(tool(count(record(args, "count")["count"]))), {}
+
+    def _contrast(self, wanted: int) -> list[Example]:
+        owned: Callable[[int], list[Example]] | None = getattr(self._server, "owned_contrast", None)
+        if owned is None:
+            raise FedSafetyError(f"{type(self._server).__name__} owns no look-alikes of harmful requests")
+        return owned(wanted)
+
+    def _generate(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        prompts, temperature = self._question(args)
+        adapter = self._adapter(tensors) if tensors else None
+        return self._server.generate(prompts, adapter=adapter, temperature=temperature), {}
+
+    def _generate_external(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        del tensors
+        prompts, temperature = self._question(args)
+        return self._server.generate_external(prompts, temperature=temperature), {}
+
+    def _finetune(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        rows = examples(record(args, "examples")["examples"])
+        self._finetunes += 1
+        if self._finetunes > MAX_FINETUNES:
+            raise ChannelError(f"it fine-tunes more than {MAX_FINETUNES} times")
+        return None, {"adapter": self._server.finetune(self._adapter(tensors), rows)}
+
+    def _shuffle(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        del tensors
+        return rows_of(self._server.shuffle(examples(record(args, "examples")["examples"]))), {}
+
+    def _question(self, args: Any) -> tuple[list[str], float]:
+        found = record(args, "prompts", "temperature")
+        prompts, temperature = texts(found["prompts"]), number(found["temperature"])
+        self._prompts = _counted(self._prompts, prompts, temperature)
+        return prompts, temperature
+
+    def _adapter(self, tensors: dict[str, Tensor]) -> Tensor:
+        if tensors.keys() != {"adapter"}:
+            raise ChannelError("it sent something else than an adapter")
+        adapter, wanted = tensors["adapter"], (self._server.layout.dimension,)
+        if adapter.shape != wanted or adapter.dtype != torch.float32:
+            raise FedSafetyError(
+                f"a tool was given an adapter of shape {tuple(adapter.shape)} and type {adapter.dtype}; an adapter is "
+                f"a {torch.float32} vector of shape {wanted}"
+            )
+        return adapter
+
+
+class AttackerTools:
+    """What malicious clients own, for one instance.
+
+    Args:
+        resources: Does the work.
+    """
+
+    def __init__(self, resources: AttackerResources) -> None:
+        self._resources = resources
+        self._prompts = 0
+        self._tools: dict[str, Callable[[Any], Any]] = {"unaligned": self._unaligned, "generate": self._generate}
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the method is told without asking."""
+        return {"automation": automation_of(self._resources.automation)}
+
+    def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> Answer:
+        """Return a tool's answer, with the state that it left its random stream in.
+
+        Raises:
+            ChannelError: There is no such tool, or what came for it is no argument of it.
+            Exception: What the tool raises.
+        """
+        del tensors
+        return _chosen(self._tools, tool)(args), {}
+
+    def _unaligned(self, args: Any) -> dict[str, Any]:
+        found = record(args, "count", "rng")
+        rng = rng_from(random_state(found["rng"]))
+        rows = rows_of(self._resources.unaligned(count(found["count"]), rng))
+        return {"value": rows, "rng": rng_state(rng)}
+
+    def _generate(self, args: Any) -> dict[str, Any]:
+        found = record(args, "prompts", "temperature", "rng")
+        prompts, temperature = texts(found["prompts"]), number(found["temperature"])
+        self._prompts = _counted(self._prompts, prompts, temperature)
+        rng = rng_from(random_state(found["rng"]))
+        answers = self._resources.generate(prompts, rng, temperature=temperature)
+        return {"value": answers, "rng": rng_state(rng)}
+
+
+def layout_of(layout: AdapterLayout) -> dict[str, Any]:
+    """Return a layout as a message describes it."""
+    return {"names": list(layout.names), "shapes": [list(shape) for shape in layout.shapes]}
+
+
+def automation_of(automation: Automation) -> dict[str, Any]:
+    """Return the prompts of the automated pipelines as a message describes them."""
+    return {
+        "propose_harmful": list(automation.propose_harmful),
+        "propose_normal": list(automation.propose_normal),
+        "comply_hint": automation.comply_hint,
+        "safety_reminder": automation.safety_reminder,
+    }
+
+
+def _chosen(tools: dict[str, Callable[..., Any]], tool: str) -> Callable[..., Any]:
+    if tool not in tools:
+        raise ChannelError("it asked for a tool that there is not")
+    return tools[tool]
+
+
+def _counted(before: int, prompts: Sequence[str], temperature: float) -> int:
+    """Return the number of prompts with the new ones."""
+    if temperature < 0:
+        raise FedSafetyError(f"temperature is {temperature}; it is 0 for greedy answers, or positive")
+    if before + len(prompts) > MAX_PROMPTS:
+        raise ChannelError(f"it has more than {MAX_PROMPTS:,} prompts answered")
+    return before + len(prompts)
