@@ -14,7 +14,9 @@ from leaderboard.tables import CellScore
 
 if TYPE_CHECKING:
     from leaderboard.agreement import AgreementView
+    from leaderboard.best_known import BestKnown, SubmittedAttack
     from leaderboard.detection import DetectionView
+    from leaderboard.rungs import Rung
     from leaderboard.sensitivity import Axis
 
 OVERALL = "*"
@@ -24,8 +26,9 @@ NOT_RUN, INCOMPLETE = "not_run", "incomplete"
 """States of a defense in a scenario besides the cell states: no rows at all; some seeds lack a score."""
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
-GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE)
-"""Groups of a standing, in the order in which they are listed."""
+NOT_RERUN = "not_rerun"
+GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE, NOT_RERUN)
+"""Groups of a standing, in the order in which they are listed; the last are submissions that are not reproduced."""
 
 
 DIFFERENCES = {"drop": "safety", "excess_refusal": "over_refusal", "lost_utility": "utility"}
@@ -124,6 +127,7 @@ class Entry:
         knowledge: What it is told of the attackers.
         scenarios: Summary by scenario id, for the whole pipeline.
         stages: The same by intermediate stage.
+        rung: How far it was verified, if it was submitted; ``None`` for the project's own runs and one's own.
     """
 
     id: str
@@ -133,6 +137,12 @@ class Entry:
     knowledge: str
     scenarios: Mapping[str, Summary]
     stages: Mapping[str, Mapping[str, Summary]]
+    rung: Rung | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether it was submitted and is not reproduced, so that it is shown and never ranked."""
+        return self.rung is not None and not self.rung.reproduced
 
     @property
     def variant(self) -> bool:
@@ -147,14 +157,17 @@ class Standing:
 
     Attributes:
         entry: The defense.
-        group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked`` or ``reference``.
+        group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked``, ``reference`` or ``not_rerun``.
         rank: 1 + the number of ranked defenses that are significantly safer; ``None`` outside ``ranked`` and where
             there are not enough seeds to tell.
-        metrics: Estimates by metric name; ``twin_safety`` and ``twin_utility`` are the defense's own without attack.
+        metrics: Estimates by metric name; ``twin_safety`` and ``twin_utility`` are the defense's own without attack;
+            ``best_known`` is there where reproduced attacks were submitted.
         notes: Why it has no rank or no mean.
         better: Ids of the ranked defenses that are significantly safer.
         tied: Ids of the ranked defenses that are separated from it neither way.
         worst: The compared scenario in which its safety is lowest, with that safety; overall only.
+        best_known: Its lowest safety under the attacks of the view and all reproduced submitted ones; ``None`` where it
+            has no safety or there are no such attacks.
     """
 
     entry: Entry
@@ -165,6 +178,7 @@ class Standing:
     better: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
     worst: tuple[str, Estimate] | None = None
+    best_known: BestKnown | None = None
 
     @property
     def excess_refusal(self) -> Estimate | None:
@@ -226,6 +240,7 @@ class Board:
         detection: How rules weigh malicious clients.
         agreement: How judges agree, with each other and with the exact one.
         retracted: Withdrawn cells with their reasons.
+        submitted_attacks: Attacks that others submitted on its scenarios, of every rung.
     """
 
     suite: str
@@ -253,6 +268,23 @@ class Board:
     detection: DetectionView
     agreement: AgreementView
     retracted: tuple[CellScore, ...]
+    submitted_attacks: tuple[SubmittedAttack, ...] = ()
+
+    @property
+    def has_submissions(self) -> bool:
+        """Whether anything on it was submitted, so that a reader must be told what the rungs mean."""
+        return bool(self.submitted_attacks) or any(entry.rung is not None for entry in self.entries)
+
+    @property
+    def settled_cells(self) -> tuple[CellScore, ...]:
+        """The shown cells without those of submissions that are not reproduced."""
+        pending = {entry.id for entry in self.entries if entry.pending}
+        return tuple(cell for cell in self.cells if cell.row["defense"] not in pending)
+
+    @property
+    def has_best_known(self) -> bool:
+        """Whether a submitted attack is reproduced, so that it may lower safety."""
+        return any(attack.rung.reproduced for attack in self.submitted_attacks)
 
     def entry(self, defense: str) -> Entry:
         """Return the defense called ``defense``; raises :class:`KeyError` if the board has none."""

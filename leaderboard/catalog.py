@@ -14,13 +14,13 @@ class Catalog:
     """Titles, descriptions and sources as stored beside the rows.
 
     Methods change over time and a store only grows, so one id may have several rows: the row of the asked version is
-    shown, else the first in canonical order, published before local, and :attr:`notices` says so.
+    shown, else the first in canonical order, published before pending before local, and :attr:`notices` says so.
     """
 
     def __init__(self, rows: Rows) -> None:
         self.notices: list[str] = []
         self._entries: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        for part in (rows.published, rows.local):
+        for part in (rows.published, rows.pending, rows.local):
             seen: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
             for row in part.catalog.to_pylist():
                 seen[row["kind"], row["id"]].add((row["title"], row["description"], row["settings"]))

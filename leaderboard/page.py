@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -18,6 +19,7 @@ from markupsafe import Markup
 
 from leaderboard import formats, plots
 from leaderboard.answers import answers
+from leaderboard.board import OVERALL
 from leaderboard.curves import drawings
 from leaderboard.page_cite import citations
 from leaderboard.page_data import page_data
@@ -25,6 +27,7 @@ from leaderboard.page_views import detection_data, detection_table, judging, poi
 from leaderboard.published import published
 from leaderboard.ranking import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
 from leaderboard.rows import Rows
+from leaderboard.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 
 SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "detection.js", "sheets.js", "page.js")
 """Parts of the page's one script, in order."""
@@ -79,6 +82,16 @@ AXES = (
 )
 
 
+BEST_KNOWN = Column("best_known", "Best known", "Lowest safety under its attacks and all reproduced submitted ones")
+"""Shown where a submitted attack is reproduced."""
+
+
+def columns_of(board: Board) -> tuple[Column, ...]:
+    """Return the columns of the ranking table of ``board``."""
+    after = next(index for index, column in enumerate(COLUMNS) if column.key == "worst") + 1
+    return (*COLUMNS[:after], BEST_KNOWN, *COLUMNS[after:]) if board.has_best_known else COLUMNS
+
+
 def environment() -> jinja2.Environment:
     """Return the template engine: everything is escaped, an unknown name is an error."""
     folder = files("leaderboard") / "templates"
@@ -102,6 +115,7 @@ def environment() -> jinja2.Environment:
         settings=formats.settings,
         bill=formats.bill,
         refusing=refusing,
+        known_by=known_by,
         shell=shlex.quote,
         quoted=lambda text: quote(text, safe="+"),
         fixed=lambda value, digits=2: f"{value:.{digits}f}".replace("-", formats.MINUS),
@@ -120,7 +134,8 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         rows: The rows it was made from.
         links: File name and board of every page of the site.
     """
-    style, script = _assets()
+    style, script = _assets(board.has_submissions)
+    columns = columns_of(board)
     strata = {prefix: _strata(board, prefix) for prefix in ("stratum", "apart")}
     baseline = next((line for line in board.overall if line.entry.id == BASELINE), None)
     figures = {"effect": plots.attack_effect(board), "trade_off": plots.trade_off(board)}
@@ -130,9 +145,9 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         digest=rows.digest,
         published_digest=rows.published_digest,
         states=Counter(cell.state for cell in board.cells),
-        columns=COLUMNS,
+        columns=columns,
         axes=AXES,
-        headings=_headings(),
+        headings=_headings(columns),
         sections=_sections(board),
         titles={scenario.id: scenario.info["title"] for scenario in board.scenarios},
         defense_titles={
@@ -147,7 +162,10 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         strata=[(metric, metric.partition(":")[2]) for names in strata.values() for metric in names],
         apart=len(strata["apart"]),
         judge_infos=[board.judge_infos[judge] for judge in board.judges],
-        generators=sorted({cell.row["generator"] for cell in board.cells} - {""}),
+        generators=sorted({cell.row["generator"] for cell in board.settled_cells} - {""}),
+        rungs=[(name, MEANINGS[name]) for name in RUNGS],
+        projects_own=PROJECTS_OWN,
+        ranked_are=RANKED_ARE,
         drawings=drawings(board.sensitivity),
         points_of={defense: points_of(board, defense) for defense in board.at_points},
         tasks={entry.id: task_scores(board, entry) for entry in board.entries},
@@ -162,10 +180,10 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         data=Markup(  # noqa: S704 - escaped for its place
             page_data(
                 board,
-                shares=[column.key for column in COLUMNS if column.share and column.key != "worst"],
-                costs=[column.key for column in COLUMNS if not column.share],
+                shares=[column.key for column in columns if column.share and column.key != "worst"],
+                costs=[column.key for column in columns if not column.share],
                 axes=AXES,
-                extra={"cite": citations(board, rows), "detection": detection_data(board)},
+                extra={"cite": citations(board, rows), "detection": detection_data(board), **_known(board)},
             )
         ),
         css=Markup(style),  # noqa: S704 - our own file
@@ -189,22 +207,54 @@ def in_words(standing: Standing) -> str:
         "degenerate": "degenerate",
         "unranked": "not ranked",
         "reference": "reference",
+        "not_rerun": "not re-run",
     }.get(standing.group, "")
 
 
+def known_by(standing: Standing) -> str:
+    """Return, for a best-known value, by which submitted attack it is, or that none was tried; empty otherwise."""
+    known = standing.best_known
+    if known is None:
+        return ""
+    if known.attack:
+        return f"by {known.attack}" if len(known.attack) <= _LONGEST else f"by {known.attack[: _LONGEST - 1]}…"
+    few = "it" if len(known.spared) == 1 else f"{len(known.spared)} attacks"
+    return f"not attacked by {few}" if known.spared else ""
+
+
+_LONGEST = 24
+"""Characters of an attack's id that a narrow column bears."""
+
+
+def _known(board: Board) -> dict[str, Any]:
+    """Return for the script what stands below best-known values, by view and defense; nothing where there are none."""
+    if not board.has_best_known:
+        return {}
+    positions = {entry.id: position for position, entry in enumerate(board.entries)}
+    views = (OVERALL, *board.by_scenario)
+    return {
+        "known": {
+            view: {positions[line.entry.id]: text for line in board.standings(view) if (text := known_by(line))}
+            for view in views
+        }
+    }
+
+
 @cache
-def _assets() -> tuple[str, str]:
-    """Return the style sheet and the script."""
+def _assets(submissions: bool) -> tuple[str, str]:
+    """Return the style sheet and the script, with what only pages with ``submissions`` need."""
     folder = files("leaderboard") / "assets"
-    parts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    return (folder / "page.css").read_text(encoding="utf-8"), "".join(['"use strict";\n', *parts])
+    scripts = [*SCRIPTS[:-1], *(["rungs.js"] if submissions else []), SCRIPTS[-1]]
+    styles = ["page.css", *(["rungs.css"] if submissions else [])]
+    script, style = ([(folder / name).read_text(encoding="utf-8") for name in names] for names in (scripts, styles))
+    return "".join(style), "".join(['"use strict";\n', *script])
 
 
-def _headings() -> list[tuple[str, int, int]]:
+def _headings(columns: Sequence[Column]) -> list[tuple[str, int, int]]:
     """Return every group of the ranking's columns with its width, without and with the columns shown on demand."""
-    wide = Counter(column.heading for column in COLUMNS)
-    narrow = Counter(column.heading for column in COLUMNS if not column.more)
-    first = COLUMNS[0].heading  # one more: the drawing
+    wide = Counter(column.heading for column in columns)
+    narrow = Counter(column.heading for column in columns if not column.more)
+    first = columns[0].heading  # one more: the drawing
     return [*((name, narrow[name] + (name == first), wide[name] + (name == first)) for name in wide), ("Method", 1, 2)]
 
 

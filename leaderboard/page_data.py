@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes most of a second to import
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.board import GROUPS, OVERALL, RANKED, Board, Entry, Standing
+from leaderboard.board import GROUPS, NOT_RERUN, OVERALL, RANKED, Board, Entry, Standing
 from leaderboard.formats import MINUS, percent
 from leaderboard.ranking import REFUSAL_FLAG
 from leaderboard.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
@@ -51,7 +51,7 @@ def page_data(
     data = {
         "suite": board.suite,
         "seeds": list(board.seeds),
-        "groups": GROUPS,
+        "groups": [group for group in GROUPS if group != NOT_RERUN or any(entry.pending for entry in board.entries)],
         "shares": list(shares),
         "costs": list(costs),
         "axes": [list(axis) for axis in axes],
@@ -85,7 +85,7 @@ def _defense(entry: Entry) -> dict[str, Any]:
         "stages": [stage for stage in info["stages"].split(",") if stage],
         "told": entry.knowledge,
         "origins": list(entry.origins),
-        "reference": entry.reference,
+        "reference": entry.reference or entry.pending,  # neither is on a front, nor decides where an axis ends
         "text": found.lower(),
     }
 

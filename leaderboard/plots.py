@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from leaderboard.ranking import BASELINE, RANKED, REFERENCE, Board, Estimate
+from leaderboard.ranking import BASELINE, NOT_RERUN, RANKED, REFERENCE, Board, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,14 +84,16 @@ def attack_effect(board: Board) -> str:
 def trade_off(board: Board) -> str:
     """Return an SVG: mean safety against mean utility of every defense over the compared scenarios, or "" if none."""
     scored = [standing for standing in board.overall if {"safety", "utility"} <= standing.metrics.keys()]
-    utilities = [100 * standing.metrics["utility"].mean for standing in scored if standing.group != REFERENCE]
+    apart = (REFERENCE, NOT_RERUN)
+    utilities = [100 * standing.metrics["utility"].mean for standing in scored if standing.group not in apart]
     if not utilities:
         return ""
     # Reference rows of no utility would squeeze everything else into a line.
     left = max(0, 5 * math.floor((min(utilities) - 2) / 5))
     right = 100 + 0.03 * (100 - left)
     points = [standing for standing in scored if 100 * standing.metrics["utility"].mean >= left]
-    colours = {RANKED: GOOD, REFERENCE: MUTED}
+    colours = {RANKED: GOOD, **dict.fromkeys(apart, MUTED)}
+    markers = {RANKED: "o", **dict.fromkeys(apart, "s")}
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -103,7 +105,7 @@ def trade_off(board: Board) -> str:
             for standing, place in zip(group, places, strict=True):
                 safety, utility = (standing.metrics[name] for name in ("safety", "utility"))
                 colour = colours.get(standing.group, BAD)
-                marker = {RANKED: "o", REFERENCE: "s"}.get(standing.group, "X")
+                marker = markers.get(standing.group, "X")
                 x, y = 100 * utility.mean, 100 * safety.mean
                 label = x + 0.03 * (right - left) if near else right
                 if not math.isnan(utility.low):

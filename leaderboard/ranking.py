@@ -21,6 +21,9 @@ The overall mean of every defense is over the same scenarios: the attacked ones 
 roster is not applicable or degenerate. Else a rule would gain by being inapplicable where attacks are hardest. A
 cell that failed or is missing leaves its defense without a mean, never the others. Seeds are those of the committed
 rows: further seeds of a submission neither help it nor make others incomplete.
+
+A submission is ranked once it is reproduced (:mod:`leaderboard.rungs`); until then it stands in a group of its own and
+is part of no family, no choice of scenarios or seeds, and of nothing that is said of judges or of other defenses.
 """
 
 from __future__ import annotations
@@ -29,19 +32,28 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
+from benchmark.records.schemas import (
+    ORIGIN_COMMITTED,
+    ORIGIN_LOCAL,
+    ORIGIN_SUBMITTED,
+    STATUS_DONE,
+    STATUS_FAILED,
+    STATUS_NOT_APPLICABLE,
+)
 from leaderboard.agreement import agreement
+from leaderboard.best_known import BestKnown, SubmittedAttack, best_known, submitted_attacks
 from leaderboard.board import (
     BELOW_GATE,
     DEGENERATE,
     GROUPS,
     INCOMPLETE,
+    NOT_RERUN,
     NOT_RUN,
     OVERALL,
     RANKED,
@@ -59,6 +71,7 @@ from leaderboard.board import (
 from leaderboard.catalog import Catalog, settings_of
 from leaderboard.detection import detection
 from leaderboard.rows import Rows
+from leaderboard.rungs import ATTACK, Rung
 from leaderboard.sensitivity import axes
 from leaderboard.stats import Difference, Estimate, compare_all, estimate, ranks
 from leaderboard.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
@@ -75,8 +88,8 @@ MIN_DAMAGE = 0.05
 
 
 __all__ = [
-    "BASELINE", "BELOW_GATE", "DEGENERATE", "GATE", "INCOMPLETE", "MIN_DAMAGE", "NOT_RUN", "OVERALL", "RANKED",
-    "REFERENCE", "REFUSAL_FLAG", "REFUSAL_GATE", "UNRANKED", "Board", "Catalog", "Difference", "Entry", "Estimate",
+    "BASELINE", "BELOW_GATE", "DEGENERATE", "GATE", "INCOMPLETE", "MIN_DAMAGE", "NOT_RERUN", "NOT_RUN", "OVERALL",
+    "RANKED", "REFERENCE", "REFUSAL_FLAG", "REFUSAL_GATE", "UNRANKED", "Board", "Catalog", "Difference", "Entry", "Estimate",
     "LocalCell", "Scenario", "Standing", "Summary", "boards", "estimate", "recovery",
 ]  # fmt: skip
 
@@ -97,32 +110,35 @@ def recovery(defended: float, attacked: float, clean: float) -> float:
 
 
 def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board:
-    current, notices = _current(cells)
-    published = [cell for cell in current if cell.row["origin"] != ORIGIN_LOCAL]
-    local = [cell for cell in current if cell.row["origin"] == ORIGIN_LOCAL]
-    shown, left_out = _beside_committed(published, local)
-    notices += left_out
+    sources = _Sources(rows.rungs)
+    current, notices = _current(cells, sources)
+    local = sources.of(current, _OWN)
+    published = [cell for name in (_COMMITTED, _REPRODUCED) for cell in sources.of(current, name)]
+    shown, left_out = _beside_committed(current, sources)
+    settled = [cell for cell in shown if sources.name(cell) != _PENDING]
     every = _scenarios(shown, catalog)
     scenarios = tuple(scenario for scenario in every if scenario.axis is None)
     main = {scenario.id for scenario in scenarios}
-    grid = _Grid(shown)
+    grid = _Grid(shown, settled)
     names = dict.fromkeys(cell.row["defense"] for cell in shown if cell.row["scenario"] in main)
     entries = tuple(
-        _entry(defense, grid, scenarios, catalog)
+        _entry(defense, grid, scenarios, catalog, rows.rungs)
         for defense in sorted(names, key=lambda defense: catalog.position("defense", defense))
     )
     compared, excluded = _compared(entries, scenarios)
     by_id = {scenario.id: scenario for scenario in scenarios}
-    overall, family = _standings(entries, lambda entry: _overall(entry, compared, by_id), compared)
+    attacks, unfit = _attacks(sources.of(current, _ATTACKS), shown, by_id, catalog, rows.rungs)
+    overall, family = _standings(entries, lambda entry: _overall(entry, compared, by_id), compared, attacks)
     by_scenario, families = {}, {OVERALL: family}
     for scenario in scenarios:
         if scenario.attacked:
-            judged = _standings(entries, partial(_single, scenario), (scenario.id,))
+            judged = _standings(entries, partial(_single, scenario), (scenario.id,), attacks)
             by_scenario[scenario.id], families[scenario.id] = judged
     info = catalog.get("suite", suite, shown[0].row["suite_version"])
     primary = shown[0].row["primary_judge"]
-    judges = {name.partition(":")[2] for cell in shown for name in cell.metrics if name.startswith("judge:")}
-    sensitivity = axes(settings_of(info), {scenario.id: scenario for scenario in every}, grid.summary, BASELINE)
+    judges = {name.partition(":")[2] for cell in settled for name in cell.metrics if name.startswith("judge:")}
+    known = _Grid(settled, settled)
+    sensitivity = axes(settings_of(info), {scenario.id: scenario for scenario in every}, known.summary, BASELINE)
     asked = {defense for axis in sensitivity for point in axis.points for defense in point.cells}
     return Board(
         suite=suite,
@@ -143,14 +159,37 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         seeds=tuple(sorted({seed for scenario in scenarios for seed in grid.seeds[scenario.id]})),
         cells=tuple(shown),
         local=_local(local, published),
-        local_only=not published,
-        notices=(*notices, *catalog.notices),
+        local_only=all(cell.row["origin"] == ORIGIN_LOCAL for cell in current),
+        notices=(*notices, *left_out, *unfit, *catalog.notices),
         sensitivity=sensitivity,
         at_points={defense: catalog.get("defense", defense) for defense in sorted(asked - names.keys())},
-        detection=detection(rows, shown, BASELINE),
-        agreement=agreement(rows, shown, [scenario.id for scenario in scenarios if scenario.attacked], compared),
+        detection=detection(rows, settled, BASELINE),
+        agreement=agreement(rows, settled, [scenario.id for scenario in scenarios if scenario.attacked], compared),
         retracted=tuple(cell for cell in cells if cell.state == STATUS_RETRACTED),
+        submitted_attacks=attacks,
     )
+
+
+_COMMITTED, _REPRODUCED, _OWN, _PENDING, _ATTACKS = "committed", "submitted", "own", "pending", "attacks"
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Whose rows a cell belongs to."""
+
+    rungs: Mapping[str, Rung]
+
+    def name(self, cell: CellScore) -> str:
+        origin = cell.row["origin"]
+        if origin != ORIGIN_SUBMITTED:
+            return _OWN if origin == ORIGIN_LOCAL else _COMMITTED
+        rung = self.rungs[cell.row["cell_key"]]
+        if rung.kind == ATTACK:
+            return _ATTACKS
+        return _REPRODUCED if rung.reproduced else _PENDING
+
+    def of(self, cells: Sequence[CellScore], name: str) -> list[CellScore]:
+        return [cell for cell in cells if self.name(cell) == name]
 
 
 def _identity(cell: CellScore) -> tuple[str, str, str, int]:
@@ -161,13 +200,12 @@ def _newest(cell: CellScore) -> tuple[Any, str]:
     return cell.row["created_at"], cell.row["cell_key"]
 
 
-def _current(cells: Sequence[CellScore]) -> tuple[list[CellScore], list[str]]:
+def _current(cells: Sequence[CellScore], sources: _Sources) -> tuple[list[CellScore], list[str]]:
     """Return the newest cells of the newest committed protocol and suite version, and what was left out."""
     notices = []
-    published = [cell for cell in cells if cell.row["origin"] != ORIGIN_LOCAL]
     # A submission decides no version: one made later with an older suite would hide all committed rows.
-    committed = [cell for cell in published if cell.row["origin"] == ORIGIN_COMMITTED]
-    newest = max(committed or published or cells, key=_newest).row
+    ways = (_COMMITTED, _REPRODUCED, _OWN, _PENDING, _ATTACKS)
+    newest = max(next(found for name in ways if (found := sources.of(cells, name))), key=_newest).row
     versions = ("protocol_version", "suite_version")
     kept = [cell for cell in cells if all(cell.row[name] == newest[name] for name in versions)]
     if len(kept) < len(cells):
@@ -188,58 +226,79 @@ def _current(cells: Sequence[CellScore]) -> tuple[list[CellScore], list[str]]:
     return sorted(best.values(), key=lambda cell: (*_identity(cell), cell.row["origin"])), notices
 
 
-def _beside_committed(published: Sequence[CellScore], local: Sequence[CellScore]) -> tuple[list[CellScore], list[str]]:
+def _beside_committed(current: Sequence[CellScore], sources: _Sources) -> tuple[list[CellScore], list[str]]:
     """Return the cells of a board, committed ones first, and what was left out.
 
     Committed rows say which scenarios there are, and what their shape and twins are. Rows of other origins add
-    defenses and nothing else, or they could take a scenario, a twin or a score away from others.
+    defenses and nothing else, or they could take a scenario, a twin or a score away from others. A submission that is
+    not reproduced does not even stand before one's own rows of the same name.
     """
-    committed = [cell for cell in published if cell.row["origin"] == ORIGIN_COMMITTED]
-    if not committed:
-        known = {cell.row["defense"] for cell in published}
-        return [*published, *(cell for cell in local if cell.row["defense"] not in known)], []
-    defenses = {cell.row["defense"] for cell in committed}
-    shapes = {cell.row["scenario"]: _shape(cell) for cell in committed}
-    shown, notices = list(committed), []
-    submitted = [cell for cell in published if cell.row["origin"] != ORIGIN_COMMITTED]
-    for name, cells in (("submitted", submitted), ("own", local)):
+    shown = sources.of(current, _COMMITTED)
+    shapes = {cell.row["scenario"]: _shape(cell) for cell in shown}
+    defenses = {cell.row["defense"] for cell in shown}
+    notices = []
+    for name in (_REPRODUCED, _OWN, _PENDING):
+        cells = sources.of(current, name)
         fresh = [cell for cell in cells if cell.row["defense"] not in defenses]
-        if name == "submitted" and len(fresh) < len(cells):
+        if name != _OWN and len(fresh) < len(cells):
+            whose = "committed" if name == _REPRODUCED else "committed or own"
             notices.append(
-                f"{len(cells) - len(fresh)} submitted cells are of defenses that have committed rows: not shown."
+                f"{len(cells) - len(fresh)} submitted cells are of defenses that have {whose} rows: not shown."
             )
-        fits = [_shape(cell) == shapes.get(cell.row["scenario"]) for cell in fresh]
+        fits = [not shapes or _shape(cell) == shapes.get(cell.row["scenario"]) for cell in fresh]
         if not all(fits):
             where = sorted({cell.row["scenario"] for cell, fit in zip(fresh, fits, strict=True) if not fit})
+            whose = "own" if name == _OWN else "submitted"
             notices.append(
-                f"{fits.count(False)} {name} cells are in scenarios that committed rows do not have, or have with "
+                f"{fits.count(False)} {whose} cells are in scenarios that committed rows do not have, or have with "
                 f"other settings ({', '.join(where)}): not shown."
             )
         fitting = [cell for cell, fit in zip(fresh, fits, strict=True) if fit]
         shown += fitting
-        defenses |= {cell.row["defense"] for cell in fitting} if name == "submitted" else set()
+        defenses |= {cell.row["defense"] for cell in fitting}
     return shown, notices
 
 
 def _shape(cell: CellScore) -> tuple[Any, ...]:
     """Return what a scenario's cells have in common."""
-    return tuple(
-        cell.row[name]
-        for name in (
-            "scenario",
-            "scenario_version",
-            "twin",
-            "attack",
-            *_SHAPE,
-            "start_digest",
-            "probe_set",
-            "primary_judge",
-        )
-    )
+    return (cell.row["scenario"], cell.row["scenario_version"], cell.row["attack"], *_federation(cell))
+
+
+def _federation(cell: CellScore) -> tuple[Any, ...]:
+    """Return what a scenario's cells have in common with those of another attack on it."""
+    return tuple(cell.row[name] for name in ("twin", *_SHAPE, "start_digest", "probe_set", "primary_judge"))
 
 
 _SHAPE = ("clients", "participants", "malicious", "declared_malicious", "rounds", "start_model")
 """The federation's shape, from the rows."""
+
+
+def _attacks(
+    cells: Sequence[CellScore],
+    shown: Sequence[CellScore],
+    scenarios: Mapping[str, Scenario],
+    catalog: Catalog,
+    rungs: Mapping[str, Rung],
+) -> tuple[tuple[SubmittedAttack, ...], list[str]]:
+    """Return the submitted attacks on the attacked scenarios of a board, and what was left out."""
+    if not cells:
+        return (), []
+    grid, both = _Grid(shown, shown), _Grid([*shown, *cells], shown)
+    twins = {cell.row["scenario"]: cell.row["twin"] for cell in cells}
+
+    def summary(scenario: str, base: str, defense: str) -> Summary:
+        taken = replace(scenarios[base], id=scenario, twin=twins[scenario])
+        return both.summary(taken, defense, grid.seeds[base])
+
+    return submitted_attacks(
+        cells,
+        {name: scenario for name, scenario in scenarios.items() if scenario.attacked},
+        _federation,
+        {cell.row["scenario"]: _federation(cell) for cell in reversed(shown)},
+        catalog,
+        rungs,
+        summary,
+    )
 
 
 def _scenarios(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario, ...]:
@@ -261,12 +320,16 @@ def _scenarios(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario, 
 class _Grid:
     """Cells by (scenario, defense, stage, seed), with what a board needs to know of their neighbours."""
 
-    def __init__(self, cells: Sequence[CellScore]) -> None:
+    def __init__(self, cells: Sequence[CellScore], settled: Sequence[CellScore]) -> None:
+        """Arrange ``cells``; which seeds a scenario has is for those to say that are ``settled``."""
         self.cells: dict[tuple[str, str, str], dict[int, CellScore]] = defaultdict(dict)
         self.seeds: dict[str, set[int]] = defaultdict(set)
         self.defenses: dict[str, list[CellScore]] = defaultdict(list)
         self.stages: dict[str, set[str]] = defaultdict(set)
         committed: dict[str, set[int]] = defaultdict(set)
+        ranked: dict[str, set[int]] = defaultdict(set)
+        for cell in settled:
+            ranked[cell.row["scenario"]].add(cell.row["seed"])
         for cell in cells:
             scenario, defense, stage, seed = _identity(cell)
             self.cells[scenario, defense, "" if cell.row["final"] else stage][seed] = cell
@@ -276,6 +339,7 @@ class _Grid:
             self.defenses[defense].append(cell)
             if not cell.row["final"]:
                 self.stages[defense].add(stage)
+        self.seeds.update(ranked)
         self.seeds.update(committed)
 
     def summary(
@@ -345,7 +409,9 @@ def _gate(values: Mapping[str, Mapping[int, float]]) -> tuple[str, ...] | None:
     return tuple(failed)
 
 
-def _entry(defense: str, grid: _Grid, scenarios: Sequence[Scenario], catalog: Catalog) -> Entry:
+def _entry(
+    defense: str, grid: _Grid, scenarios: Sequence[Scenario], catalog: Catalog, rungs: Mapping[str, Rung]
+) -> Entry:
     cells = grid.defenses[defense]
     info = dict(catalog.get("defense", defense))
     if not info["description"] and "+" in defense:  # a pipeline is described by its parts
@@ -370,6 +436,7 @@ def _entry(defense: str, grid: _Grid, scenarios: Sequence[Scenario], catalog: Ca
             stage: {scenario.id: grid.summary(scenario, defense, stage=stage) for scenario in scenarios}
             for stage in sorted(grid.stages[defense])
         },
+        rung=rungs.get(cells[0].row["cell_key"]) if cells[0].row["origin"] == ORIGIN_SUBMITTED else None,
     )
 
 
@@ -386,6 +453,7 @@ def _compared(entries: Sequence[Entry], scenarios: Sequence[Scenario]) -> tuple[
         entry
         for entry in entries
         if not entry.reference
+        and not entry.pending
         and (ORIGIN_COMMITTED in entry.origins or ORIGIN_COMMITTED not in origins)
         and any(entry.scenarios[name].state == STATUS_DONE and not outside(entry.scenarios[name]) for name in attacked)
     ]
@@ -469,10 +537,14 @@ def _estimates(summaries: Sequence[Summary], means: Mapping[str, Mapping[int, fl
 
 
 def _standings(
-    entries: Sequence[Entry], judge: Callable[[Entry], _Verdict], names: Sequence[str]
+    entries: Sequence[Entry],
+    judge: Callable[[Entry], _Verdict],
+    names: Sequence[str],
+    attacks: Sequence[SubmittedAttack],
 ) -> tuple[tuple[Standing, ...], Family | None]:
     """Return the standings over the scenarios called ``names``, and the comparisons that the ranks rest on."""
-    verdicts = {entry.id: judge(entry) for entry in entries}
+    verdicts = {entry.id: _apart(entry, judge(entry)) for entry in entries}
+    has_best_known = any(attack.rung.reproduced for attack in attacks)
     by_id = {entry.id: entry for entry in entries}
 
     def family_of(ids: Sequence[str]) -> Family | None:
@@ -497,19 +569,32 @@ def _standings(
     for entry in sorted(entries, key=order):
         group, metrics, notes, _ = verdicts[entry.id]
         place = places.get(entry.id, _Place())
+        lowest: BestKnown | None = None
+        if has_best_known and "safety" in metrics:
+            lowest = best_known(entry, names, attacks)
         standings.append(
             Standing(
                 entry=entry,
                 group=group,
                 rank=place.rank,
-                metrics=metrics,
+                metrics={**metrics, "best_known": lowest.safety} if lowest else metrics,
                 notes=notes,
                 better=place.better,
                 tied=place.tied,
                 worst=_worst(entry, names) if len(names) > 1 and "safety" in metrics else None,
+                best_known=lowest,
             )
         )
     return tuple(standings), family
+
+
+def _apart(entry: Entry, verdict: _Verdict) -> _Verdict:
+    """Return the verdict on ``entry``; a submission that is not reproduced keeps its scores and stands apart."""
+    if entry.rung is None or entry.rung.reproduced:
+        return verdict
+    _, metrics, notes, safety = verdict
+    why = f": {entry.rung.reason}" if entry.rung.reason else ""
+    return NOT_RERUN, metrics, (f"{entry.rung.name}, not reproduced{why}", *notes), safety
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Retracted cells: their rows stay stored, their scores do not count.
 
-A suite's folder of committed rows may hold one ``retractions.yaml``:
+A suite's folder of committed rows may hold one ``retractions.yaml``, which retracts submitted rows as well:
 
 .. code-block:: yaml
 
@@ -39,6 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_LOCAL
+from leaderboard.rungs import FOLDER
 
 FILE_NAME = "retractions.yaml"
 
@@ -130,12 +131,19 @@ class Retractions:
 
 
 def retractions(roots: Iterable[Path | str]) -> Retractions:
-    """Return what the files called ``retractions.yaml`` below ``roots`` retract.
+    """Return what the files called ``retractions.yaml`` below ``roots`` retract; those of submissions hold none.
 
     Raises:
         FedSafetyError: A file cannot be read or is not valid, or two entries retract the same; names the file.
     """
-    paths = sorted({path.resolve() for root in roots for path in Path(root).rglob(FILE_NAME)})
+    paths = sorted(
+        {
+            path.resolve()
+            for root in map(Path, roots)
+            for path in root.rglob(FILE_NAME)
+            if not path.is_relative_to(root / FOLDER)
+        }
+    )
     found = [(file.suite, entry) for file in map(_read, paths) for entry in file.retractions]
     ordered = sorted(found, key=lambda pair: (pair[0], pair[1].model_dump_json()))
     targets = [(suite, entry.cell_key, entry.scenario, entry.defense, entry.seeds) for suite, entry in ordered]

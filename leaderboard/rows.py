@@ -8,6 +8,7 @@ cell is imported.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -26,6 +27,20 @@ from benchmark.records.store import SCRATCH
 from leaderboard.canonical import canonical_table, rows_digest
 from leaderboard.plausible import find_problem
 from leaderboard.retractions import Retractions, retractions
+from leaderboard.rungs import Rung
+from leaderboard.submitted import (
+    Loaded,
+    Submission,
+    check_elsewhere,
+    check_probes,
+    is_submission,
+    known_probes,
+    own_submissions,
+    previewed,
+    read_submission,
+    settle,
+    submission_folders,
+)
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "cells": ("cell_key", "origin"),
@@ -61,7 +76,7 @@ class Tables:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the content of all rows; a table that came later counts once it has rows."""
-        tables = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        tables = [(each.name, getattr(self, each.name)) for each in fields(self)]
         return rows_digest([(name, table) for name, table in tables if name not in _LATER or table.num_rows])
 
 
@@ -70,50 +85,77 @@ class Rows:
     """All rows of a page.
 
     Attributes:
-        published: Committed and submitted rows.
+        published: Committed rows and those of reproduced submissions.
         local: Rows of this machine's own runs.
-        retractions: Which published cells are withdrawn.
+        retractions: Which published and pending cells are withdrawn.
+        pending: Rows of submissions that are not reproduced: shown, and part of nobody else's numbers.
+        rungs: Where the entry of a submitted cell stands, by cell key.
     """
 
     published: Tables
     local: Tables
     retractions: Retractions = _NONE
+    pending: Tables = dataclasses.field(default_factory=lambda: _tables({name: [] for name in TABLES}))
+    rungs: Mapping[str, Rung] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the content of all rows, published and local, and of what is retracted of them."""
-        return _digest_of(self.published_digest, self.local.digest)
+        """SHA-256 (hex) over the content of all rows and of what is retracted of them."""
+        return _digest_of(self.cited_digest(pending=True), self.local.digest)
 
     @cached_property
     def published_digest(self) -> str:
-        """SHA-256 (hex) over the content of the published rows and of what is retracted of them; this is cited."""
+        """SHA-256 (hex) over the content of the published rows and of what is retracted of them; this is cited.
+
+        Submissions that are not reproduced do not change it.
+        """
         if not self.retractions.entries:
             return self.published.digest
         return _digest_of(self.published.digest, self.retractions.digest)
+
+    def cited_digest(self, *, pending: bool) -> str:
+        """Return :attr:`published_digest`; for a score that rests on pending rows, one over these as well."""
+        if not pending or not self.pending.cells.num_rows:
+            return self.published_digest
+        return _digest_of(self.published_digest, self.pending.digest)
 
 
 def _digest_of(*parts: str) -> str:
     return rows_digest([(str(index), pa.table({"digest": [part]})) for index, part in enumerate(parts)])
 
 
-def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) -> Rows:
+def load_rows(
+    roots: Iterable[Path | str],
+    *,
+    local: Iterable[Path | str] = (),
+    submitted: bool = True,
+    reproduced: Iterable[Path | str] = (),
+    only: str = "",
+) -> Rows:
     """Return the rows of all Parquet files below ``roots`` and ``local``, at any depth.
 
-    Cells are published or local by their own ``origin``. The other tables have no such column: they are local where
-    their root holds local cells only.
+    Cells are published, pending or local by their own ``origin`` and rung. The other tables have no such column: they
+    are local where their root holds local cells only. Each folder ``submitted/<id>/`` of a root is read by itself, see
+    :mod:`leaderboard.submitted`; so is a root of submitted cells alone.
 
     Args:
         roots: Folders of rows; a folder that is named twice is read once.
         local: Further folders, whose rows without an origin are local even if no cell is finished there yet.
+        submitted: Whether to read the folders of submissions below ``roots``.
+        reproduced: For a preview: verified folders, and folders of own runs, whose methods are taken as if they were
+            submitted and reproduced, in place of a submission of the same id.
+        only: Of ``reproduced`` own runs, the one method or pipeline to take; empty for all.
 
     Raises:
-        UsageError: A root does not exist, or lies inside another.
+        UsageError: A root does not exist, or lies inside another; there are no own rows of ``only``.
         FedSafetyError: A file is unreadable, is not one of the benchmark's, has another schema version or other
-            columns; a cell occurs twice in one origin; two rows of one key contradict each other.
+            columns; a cell occurs twice in one origin; two rows of one key contradict each other; a submission holds
+            what is not its own.
     """
     own = {Path(root).resolve() for root in local}
+    shown = {Path(root).resolve() for root in reproduced}
     folders = sorted({Path(root).resolve() for root in roots} | own)
-    for root in folders:
+    for root in [*folders, *sorted(shown)]:
         if not root.is_dir():
             raise UsageError(f"no folder {str(root)!r} to read rows from; give a folder written by `fedsafety run`")
     for outer, inner in pairwise(folders):  # sorted by their parts, so a folder is followed by what lies inside it
@@ -122,8 +164,16 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
                 f"the folder {str(inner)!r} lies inside {str(outer)!r}, so that its rows would be read twice; "
                 f"name folders that do not contain each other"
             )
-    parts: dict[bool, dict[str, list[pa.Table]]] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
-    every = {root: _load_root(root) for root in folders}
+    parts: dict[bool, Loaded] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
+    below = {root: submission_folders(root) for root in folders}
+    every = {root: _load_root(root, below[root]) for root in folders}
+    apart = {root for root in folders if is_submission(every[root])}
+    paths = [*apart, *(path for found in below.values() for path in found if submitted and path not in shown)]
+    submissions = [
+        read_submission(path, every.pop(path) if path in apart else _load_root(path)) for path in sorted(paths)
+    ]
+    for root, loaded in every.items():
+        check_elsewhere(root, loaded)
     _check_probe_sets(every)
     _drop_foreign_descriptions(every)
     for root, loaded in every.items():
@@ -135,13 +185,31 @@ def load_rows(roots: Iterable[Path | str], *, local: Iterable[Path | str] = ()) 
         for name in TABLES:
             if name != "cells":
                 parts[local_root][name].extend(loaded[name])
-    rows = Rows(_tables(parts[False]), _tables(parts[True]), retractions(root for root in folders if root not in own))
+    previews = [each for path in sorted(shown) for each in _preview(path, parts[False], only)]
+    replaced = {each.id for each in previews}
+    settled = settle([*(each for each in submissions if each.id not in replaced), *previews], parts[False])
+    published = {name: [*tables, *settled.reproduced[name]] for name, tables in parts[False].items()}
+    rows = Rows(
+        _tables(published),
+        _tables(parts[True]),
+        retractions(root for root in folders if root not in own | apart),
+        _tables(settled.pending),
+        settled.rungs,
+    )
     if rows.retractions.entries:
-        rows.retractions.check(rows.published.cells.to_pylist())
+        rows.retractions.check([*rows.published.cells.to_pylist(), *rows.pending.cells.to_pylist()])
     return rows
 
 
-_Loaded = Mapping[Path, dict[str, list[pa.Table]]]
+def _preview(path: Path, committed: Loaded, only: str) -> list[Submission]:
+    loaded = _load_root(path)
+    if is_submission(loaded):
+        return [previewed(read_submission(path, loaded))]
+    check_elsewhere(path, loaded)
+    return own_submissions(path, loaded, committed, only)
+
+
+_Loaded = Mapping[Path, Loaded]
 
 
 def _wholly(loaded: _Loaded, origin: str) -> set[Path]:
@@ -156,21 +224,13 @@ def _wholly(loaded: _Loaded, origin: str) -> set[Path]:
 def _check_probe_sets(loaded: _Loaded) -> None:
     """Refuse other roots that add to a committed probe set or change it: all scores on it would be others."""
     committed = _wholly(loaded, ORIGIN_COMMITTED)
-    known: dict[str, set[tuple[Any, ...]]] = {}
-    for root in committed:
-        for row in (row for table in loaded[root]["probes"] for row in table.to_pylist()):
-            known.setdefault(row["probe_set"], set()).add(tuple(row.values()))
+    known = known_probes(table for root in committed for table in loaded[root]["probes"])
     for root in sorted(loaded.keys() - committed):
-        for row in (row for table in loaded[root]["probes"] for row in table.to_pylist()):
-            if row["probe_set"] in known and tuple(row.values()) not in known[row["probe_set"]]:
-                raise FedSafetyError(
-                    f"probe {row['probe_id']!r} in {str(root)!r} is not that of the committed probe set "
-                    f"{row['probe_set']!r}; make the rows of that folder again with `fedsafety run`"
-                )
+        check_probes(root, loaded[root]["probes"], known)
 
 
 def _drop_foreign_descriptions(loaded: _Loaded) -> None:
-    """Drop submitted descriptions of what committed roots describe: they could rename a scenario or a defense.
+    """Drop descriptions, of other roots than own runs, of what committed roots describe: they could rename it.
 
     Those of own runs stay; they stand behind the published ones.
     """
@@ -192,9 +252,12 @@ def _is(cells: pa.Table, origin: str) -> pa.ChunkedArray:
     return pc.equal(cells.column("origin").cast(pa.string()), origin)
 
 
-def _load_root(root: Path) -> dict[str, list[pa.Table]]:
+def _load_root(root: Path, apart: Sequence[Path] = ()) -> Loaded:
+    """Return the tables below ``root`` without those in the folders ``apart``."""
     paths = sorted(path for path in root.rglob("*.parquet") if not path.name.startswith(SCRATCH))
-    loaded: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
+    if apart:
+        paths = [path for path in paths if not any(path.is_relative_to(folder) for folder in apart)]
+    loaded: Loaded = {name: [] for name in TABLES}
     with ThreadPoolExecutor(max_workers=2) as pool:
         for name, table in pool.map(_load_file, paths):
             loaded[name].append(table)

@@ -149,30 +149,33 @@ class _Probes:
 
 
 def scores(rows: Rows) -> list[CellScore]:
-    """Return every cell of ``rows``, published ones first, with its scores, ordered by cell key.
+    """Return every cell of ``rows`` with its scores: published, local, pending ones, each ordered by cell key.
 
     Raises:
         FedSafetyError: A verdict names a probe that its probe set lacks, or a value that does not fit the probe.
     """
     probes = _probes(rows)
-    cells = [cell for part in (rows.published, rows.local) for cell in _rows(part.cells)]
-    probe_set = {cell["response_key"]: cell["probe_set"] for cell in cells}
-    pools = [
-        (_counts(part, probes, probe_set), _soft(part, probes, probe_set)) for part in (rows.published, rows.local)
-    ]
-    tasks = [_tasks(part) for part in (rows.published, rows.local)]
-    published = rows.published.cells.num_rows
+    parts = (rows.published, rows.local, rows.pending)
+    cells = [_rows(part.cells) for part in parts]
+    # A pending cell may name another's response key, and must not say what that one was asked.
+    probe_set = {cell["response_key"]: cell["probe_set"] for index in (2, 0, 1) for cell in cells[index]}
+    pools = [(_counts(part, probes, probe_set), _soft(part, probes, probe_set)) for part in parts]
+    tasks = [_tasks(part) for part in parts]
     result = []
-    for index, cell in enumerate(cells):
-        order = pools if index < published else pools[::-1]  # own verdicts first, then the other pool's
-        reason = rows.retractions.reason(cell)
-        score = CellScore(cell, STATUS_RETRACTED, reason, {}) if reason else _score(cell, probes, order)
-        if score.state == STATUS_DONE:
-            own, other = tasks if index < published else tasks[::-1]
-            found = {**other.get(cell["response_key"], {}), **own.get(cell["response_key"], {})}
-            score = replace(score, metrics={**score.metrics, **found})
-        result.append(score)
+    for own, other in _LOOKED_UP:
+        for cell in cells[own]:
+            reason = rows.retractions.reason(cell)
+            order = [pools[own], pools[other]]
+            score = CellScore(cell, STATUS_RETRACTED, reason, {}) if reason else _score(cell, probes, order)
+            if score.state == STATUS_DONE:
+                found = {**tasks[other].get(cell["response_key"], {}), **tasks[own].get(cell["response_key"], {})}
+                score = replace(score, metrics={**score.metrics, **found})
+            result.append(score)
     return result
+
+
+_LOOKED_UP = ((0, 1), (1, 0), (2, 0))
+"""Published, local and pending rows: where verdicts of each are looked up, its own first."""
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -279,7 +282,7 @@ def _probes(rows: Rows) -> _Probes:
     table = pa.concat_tables(
         [
             part.probes.select(["probe_set", "probe_id", "kind", "stratum", "scored"]).cast(_PLAIN)
-            for part in (rows.published, rows.local)
+            for part in (rows.pending, rows.published, rows.local)
         ]
     )
     seen: dict[tuple[str, str], _Stratum] = {}
