@@ -14,7 +14,7 @@ from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from leaderboard.board import Board
-from leaderboard.cite import Citation, cite, find_board, find_standing, find_view
+from leaderboard.cite import Citation, cite_score, find_board, find_standing, find_view
 from leaderboard.rows import Rows, load_rows
 from leaderboard.stats import Difference, Estimate
 from leaderboard.views import view_rows
@@ -27,7 +27,7 @@ class Leaderboard:
     """One suite's scores.
 
     Attributes:
-        rows: All rows, as Arrow tables under ``rows.published`` and ``rows.local``.
+        rows: All rows, as Arrow tables under ``rows.published``, ``rows.local`` and ``rows.pending``.
         board: Everything computed from them, see :class:`leaderboard.board.Board`.
     """
 
@@ -93,7 +93,7 @@ class Leaderboard:
         Raises:
             UsageError: There is no such defense or attacked scenario.
         """
-        return cite(self.board, self.rows.published_digest, defense, scenario)
+        return cite_score(self.board, self.rows, defense, scenario)
 
 
 def adapter(runs: Path | str, scenario: str, defense: str, seed: int, *, suite: str = "micro", stage: str = "") -> Path:

@@ -14,9 +14,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED
+from benchmark.records.schemas import (
+    ORIGIN_LOCAL,
+    ORIGIN_SUBMITTED,
+    RUNG_CHECKED,
+    RUNG_CLAIMED,
+    RUNG_REPRODUCED,
+    RUNG_SAMPLED,
+)
 from leaderboard.bibtex import benchmark_entry, method_entries
-from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, REFERENCE, Board, Entry, Standing
+from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_RERUN, OVERALL, REFERENCE, Board, Entry, Standing
 from leaderboard.ranking import BASELINE, boards
 from leaderboard.rows import Rows
 from leaderboard.stats import ALPHA, EXACT, Estimate
@@ -32,7 +39,12 @@ _KNOWLEDGE = {
     "truth": "told who the attackers are",
 }
 
-_ORIGINS = {ORIGIN_LOCAL: " (own rows, not published)", ORIGIN_SUBMITTED: " (submitted, not re-run)"}
+_RUNGS = {
+    RUNG_CLAIMED: "not re-run",
+    RUNG_CHECKED: "checked but not re-run",
+    RUNG_SAMPLED: "re-run by sample",
+    RUNG_REPRODUCED: "reproduced: every row was run again",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class Citation:
         baseline: FedAvg's in the same view; ``None`` for FedAvg itself and where it has no score.
         p: p value of the difference to FedAvg after Holm's correction; ``None`` without a test.
         knowledge: What the defense is told of the attackers.
+        rung: How far it was verified, if it was submitted; else empty.
+        bundles: SHA-256 (hex) of the manifests of its verified bundles.
         rows: SHA-256 (hex) over the rows.
         date: Day of the newest row behind the score.
         suite: Suite id.
@@ -69,6 +83,8 @@ class Citation:
     baseline: Estimate | None
     p: float | None
     knowledge: str
+    rung: str
+    bundles: tuple[str, ...]
     rows: str
     date: str
     suite: str
@@ -86,12 +102,22 @@ class Citation:
         return {name: defined(value) for name, value in asdict(self).items()}
 
 
+def cite_score(board: Board, rows: Rows, defense: str = "", scenario: str = "") -> Citation:
+    """Return :func:`cite` of a score of ``board``, which was made from ``rows``, with the digest that covers it."""
+    return cite(board, cited_digest(board, rows, defense), defense, scenario)
+
+
+def cited_digest(board: Board, rows: Rows, defense: str) -> str:
+    """Return SHA-256 (hex) over the rows that a score of ``defense`` rests on; see :class:`leaderboard.rows.Rows`."""
+    return rows.cited_digest(pending=any(entry.id == defense and entry.pending for entry in board.entries))
+
+
 def cite(board: Board, rows_digest: str, defense: str = "", scenario: str = "") -> Citation:
     """Return the citation of a defense's safety, in one attacked scenario or as the mean over the compared ones.
 
     Args:
         board: The board of one suite.
-        rows_digest: SHA-256 (hex) over the published rows that the board was made from.
+        rows_digest: SHA-256 (hex) over the rows that the score rests on, see :func:`cited_digest`.
         defense: Registry id or pipeline; empty to cite the suite as a whole.
         scenario: An attacked scenario; empty for the mean.
 
@@ -115,12 +141,13 @@ def cite(board: Board, rows_digest: str, defense: str = "", scenario: str = "") 
             f"{defense} keeps a safety of {_estimate(safety)} {_place(board, view)}",
             _beside(defense, safety, base, p) if defense != BASELINE else "",
             _rank(board, view, standing),
+            _best_known(standing),
         ]
         claim = "; ".join(filter(None, parts))
-    origin = next((text for name, text in _ORIGINS.items() if name in standing.entry.origins), "")
+    rung = standing.entry.rung
     told = _KNOWLEDGE.get(standing.entry.knowledge, f"knowledge level {standing.entry.knowledge}")
     return Citation(
-        sentence=_plain(f"In {source}, {claim}. {defense} is {told}{origin}."),
+        sentence=_plain(f"In {source}, {claim}. {defense} is {told}{_origin(standing.entry)}."),
         bibtex="\n\n".join([benchmark_entry(source), *method_entries(defense, standing.entry.info["paper"])]),
         command=_command(board, rows_digest, defense, scenario, score, rank),
         defense=defense,
@@ -131,6 +158,8 @@ def cite(board: Board, rows_digest: str, defense: str = "", scenario: str = "") 
         baseline=base,
         p=None if p is None or math.isnan(p) else p,
         knowledge=standing.entry.knowledge,
+        rung=rung.name if rung else "",
+        bundles=rung.bundles if rung else (),
         rows=rows_digest,
         date=date,
         suite=board.suite,
@@ -211,7 +240,8 @@ def _ranked(board: Board, view: str) -> int:
 
 
 def _cite_suite(board: Board, rows_digest: str) -> Citation:
-    date = _newest(board, OVERALL, [entry for entry in board.entries if board.local_only or not is_own(board, entry)])
+    counted = [entry for entry in board.entries if not entry.pending and (board.local_only or not is_own(board, entry))]
+    date = _newest(board, OVERALL, counted)
     source = _source(board, rows_digest, date)
     ranked = _ranked(board, OVERALL)
     sentence = f"{source} ranks {ranked} defenses over {len(board.compared)} attack scenarios."
@@ -227,6 +257,8 @@ def _cite_suite(board: Board, rows_digest: str) -> Citation:
         baseline=None,
         p=None,
         knowledge="",
+        rung="",
+        bundles=(),
         rows=rows_digest,
         date=date,
         suite=board.suite,
@@ -280,6 +312,28 @@ def _beside(defense: str, safety: Estimate, base: Estimate | None, p: float | No
     return f"{text}, and {defense} is {words} ({shown}, paired by seed)"
 
 
+def _origin(entry: Entry) -> str:
+    """Return, in brackets, what a reader must know of rows that are not the project's own."""
+    if ORIGIN_LOCAL in entry.origins:
+        return " (own rows, not published)"
+    if ORIGIN_SUBMITTED not in entry.origins:
+        return ""
+    bundles = entry.rung.bundles if entry.rung else ()
+    named = "".join(f", bundle sha256:{bundle[:DIGEST_SHOWN]}" for bundle in bundles)
+    return f" (submitted, {_RUNGS[entry.rung.name if entry.rung else RUNG_CLAIMED]}{named})"
+
+
+def _best_known(standing: Standing) -> str:
+    """Return by which submitted attack the defense is less safe than its score says; empty if by none."""
+    known = standing.best_known
+    if known is None or not known.attack:
+        return ""
+    return (
+        f"under the best-known attack, {known.attack} on {known.scenario}, it keeps a safety of "
+        f"{_estimate(known.safety)}"
+    )
+
+
 def _rank(board: Board, view: str, standing: Standing) -> str:
     if standing.rank is not None:
         # An own defense is placed among the published ones as if it were one of them.
@@ -289,6 +343,8 @@ def _rank(board: Board, view: str, standing: Standing) -> str:
         return "it is a reference row and never ranked"
     if standing.group == DEGENERATE:
         return f"it is not ranked, because it is a degenerate setting: {_notes(standing)}"
+    if standing.group == NOT_RERUN:
+        return "it is not ranked, because it was submitted and is not reproduced"
     if standing.group == BELOW_GATE:
         return f"it is not ranked: {_notes(standing)}"
     return f"it is not ranked: {_notes(standing) if standing.notes else 'too few seeds to separate defenses'}"
@@ -312,7 +368,8 @@ def _newest(board: Board, view: str, entries: Iterable[Entry]) -> str:
     found = [
         cell.row["created_at"] for entry in entries for name in names for cell in entry.scenarios[name].cells.values()
     ]
-    every = (cell for cell in board.cells if board.local_only or cell.row["origin"] != ORIGIN_LOCAL)
+    cells = board.settled_cells or board.cells
+    every = (cell for cell in cells if board.local_only or cell.row["origin"] != ORIGIN_LOCAL)
     newest = max(found or [cell.row["created_at"] for cell in every])
     return str(newest.date().isoformat())
 

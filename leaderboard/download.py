@@ -41,12 +41,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def cell_table(board: Board) -> pa.Table:
     """Return the cells of ``board``, ordered by scenario, defense, stage and seed.
 
-    Columns: what the cell is (text, numbers, flags), then one column a metric of
-    :class:`leaderboard.tables.CellScore`, shares in 0..1, null where it was not measured.
+    Columns: what the cell is (text, numbers, flags; where something was submitted, the rung of its entry), then one
+    column a metric of :class:`leaderboard.tables.CellScore`, shares in 0..1, null where it was not measured.
     """
     rows = [_flat(cell) for cell in board.cells]
+    rungs = {entry.id: entry.rung.name for entry in board.entries if entry.rung}
+    for row in rows if board.has_submissions else ():
+        row["rung"] = rungs.get(row["defense"])
     metrics = sorted({name for cell in board.cells for name in cell.metrics} - set(_WHOLE))
     fields = [(name, pa.string()) for name in _TEXT]
+    fields += [("rung", pa.string())] if board.has_submissions else []
     fields += [(name, pa.int64()) for name in _WHOLE]
     fields += [(name, pa.bool_()) for name in _FLAGS]
     fields += [(name, pa.float64()) for name in metrics]

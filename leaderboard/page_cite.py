@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from leaderboard.board import OVERALL, Board
-from leaderboard.cite import Citation, cite, is_own
+from leaderboard.cite import Citation, cite_score, is_own
 from leaderboard.rows import Rows
 
 _CUT = re.compile(r"(?<=; )|(?<=\), )|(?<= \()|(?<=\. )|(?=, \d+ seeds?\b)|(?= --)|(?<=\n\n)")
@@ -31,7 +31,7 @@ def citations(board: Board, rows: Rows) -> dict[str, Any]:
 
     published = [entry.id for entry in board.entries if not is_own(board, entry)]
     of = {
-        view: {id_: packed(cite(board, rows.published_digest, id_, "" if view == OVERALL else view)) for id_ in names}
+        view: {id_: packed(cite_score(board, rows, id_, "" if view == OVERALL else view)) for id_ in names}
         for view, names in (
             (view, ["", *published] if view == OVERALL else published) for view in (OVERALL, *board.by_scenario)
         )

@@ -89,8 +89,8 @@ MIN_DAMAGE = 0.05
 
 __all__ = [
     "BASELINE", "BELOW_GATE", "DEGENERATE", "GATE", "INCOMPLETE", "MIN_DAMAGE", "NOT_RERUN", "NOT_RUN", "OVERALL",
-    "RANKED", "REFERENCE", "REFUSAL_FLAG", "REFUSAL_GATE", "UNRANKED", "Board", "Catalog", "Difference", "Entry", "Estimate",
-    "LocalCell", "Scenario", "Standing", "Summary", "boards", "estimate", "recovery",
+    "RANKED", "REFERENCE", "REFUSAL_FLAG", "REFUSAL_GATE", "UNRANKED", "Board", "Catalog", "Difference", "Entry",
+    "Estimate", "LocalCell", "Scenario", "Standing", "Summary", "boards", "estimate", "recovery",
 ]  # fmt: skip
 
 

@@ -129,6 +129,7 @@ def load_rows(
     *,
     local: Iterable[Path | str] = (),
     submitted: bool = True,
+    without: Iterable[Path | str] = (),
     reproduced: Iterable[Path | str] = (),
     only: str = "",
 ) -> Rows:
@@ -142,6 +143,7 @@ def load_rows(
         roots: Folders of rows; a folder that is named twice is read once.
         local: Further folders, whose rows without an origin are local even if no cell is finished there yet.
         submitted: Whether to read the folders of submissions below ``roots``.
+        without: Folders of submissions to leave out.
         reproduced: For a preview: verified folders, and folders of own runs, whose methods are taken as if they were
             submitted and reproduced, in place of a submission of the same id.
         only: Of ``reproduced`` own runs, the one method or pipeline to take; empty for all.
@@ -154,6 +156,7 @@ def load_rows(
     """
     own = {Path(root).resolve() for root in local}
     shown = {Path(root).resolve() for root in reproduced}
+    left_out = shown | {Path(root).resolve() for root in without}
     folders = sorted({Path(root).resolve() for root in roots} | own)
     for root in [*folders, *sorted(shown)]:
         if not root.is_dir():
@@ -168,7 +171,7 @@ def load_rows(
     below = {root: submission_folders(root) for root in folders}
     every = {root: _load_root(root, below[root]) for root in folders}
     apart = {root for root in folders if is_submission(every[root])}
-    paths = [*apart, *(path for found in below.values() for path in found if submitted and path not in shown)]
+    paths = [*apart, *(path for found in below.values() for path in found if submitted and path not in left_out)]
     submissions = [
         read_submission(path, every.pop(path) if path in apart else _load_root(path)) for path in sorted(paths)
     ]

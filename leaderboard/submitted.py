@@ -31,6 +31,8 @@ from leaderboard.rungs import ATTACK, DEFENSE, FOLDER, RUNGS, Rung, lowest
 
 LONGEST_TEXT = 10_000
 """Characters of a description, reason or flag of a submission: a page shows them whole."""
+LARGEST_NUMBER = 2.0**53
+"""Costs and scores beyond it are no measurement, and their sums would overflow for everybody."""
 
 Loaded = dict[str, list[pa.Table]]
 """Tables of a root by name, one a file."""
@@ -102,7 +104,7 @@ def read_submission(path: Path, loaded: Loaded) -> Submission:
         raise FedSafetyError(
             f"{where} holds a {FILE_NAME}; submitted rows are retracted like others, in the suite's own folder"
         )
-    _check_lengths(tables, where)
+    _check_sizes(tables, where)
     return Submission(id_, path, tables)
 
 
@@ -342,7 +344,7 @@ _KEY = {
 """The key by which rows of a table belong to a cell."""
 
 
-def _check_lengths(tables: Mapping[str, pa.Table], where: str) -> None:
+def _check_sizes(tables: Mapping[str, pa.Table], where: str) -> None:
     texts: list[tuple[str, list[Any]]] = [
         (column, _values(tables["catalog"], column)) for column in ("title", "description", "paper", "settings")
     ]
@@ -354,6 +356,16 @@ def _check_lengths(tables: Mapping[str, pa.Table], where: str) -> None:
             raise FedSafetyError(
                 f"{where} has a text of {longest} characters in column {column!r}; at most {LONGEST_TEXT} are shown"
             )
+    for name in ("cells", "task_scores"):
+        for field in tables[name].schema:
+            if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+                ends = pc.min_max(tables[name].column(field.name)).as_py()
+                largest = max(abs(ends["min"] or 0), abs(ends["max"] or 0))
+                if largest > LARGEST_NUMBER:
+                    raise FedSafetyError(
+                        f"{where} has the number {largest:g} in column {field.name!r}; at most {LARGEST_NUMBER:g} is "
+                        f"possible"
+                    )
 
 
 def _bases(catalog: pa.Table) -> dict[str, str]:

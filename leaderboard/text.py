@@ -9,16 +9,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from leaderboard.board import BELOW_GATE, DEGENERATE, OVERALL, RANKED, REFERENCE, UNRANKED, Board, Standing
+from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_RERUN, OVERALL, RANKED, REFERENCE, UNRANKED, Board, Standing
 from leaderboard.cite import find_view, of_suite
 from leaderboard.formats import percent
 from leaderboard.ranking import BASELINE
+from leaderboard.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 from leaderboard.stats import EXACT, Estimate
 
 _HOW_TO_READ = (
     "Percent with 95 % interval over seeds. #: 1 + the number of defenses that are significantly safer (paired by "
     "seed, Holm); equal ranks are ties. vs: safer than FedAvg, worse, or tied."
 )
+_BEST = "best: the lowest safety under a scenario's own attack and reproduced submitted ones; o: not all were tried."
 _ONE_SEED = "Percent. One seed: no intervals and no ranks, the order is that of the means."
 _LABELS = {BELOW_GATE: "gate", DEGENERATE: "same", UNRANKED: "none", REFERENCE: "ref"}
 _MEANINGS = {
@@ -56,12 +58,17 @@ def board_table(board: Board, scenario: str = "") -> Table:
     )
     table.add_column("#", justify="right", style="dim", min_width=2)
     table.add_column("defense", min_width=18)
-    for heading in ("safety", *(["worst"] if view == OVERALL else []), "clean", "refuses", "utility"):
+    for heading in ("safety", *(["worst"] if view == OVERALL else []), *_best(board), "clean", "refuses", "utility"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("vs", style="dim", no_wrap=True)
     for standing in _shown(board, view):
         table.add_row(*_line(board, view, standing), style="" if standing.group == RANKED else "dim")
     return table
+
+
+def _best(board: Board) -> list[str]:
+    """Return the heading of the best-known column, where there is one."""
+    return ["best"] if board.has_best_known else []
 
 
 def _caption(board: Board, view: str) -> list[str]:
@@ -74,9 +81,18 @@ def _caption(board: Board, view: str) -> list[str]:
         f"{titles[view]}." if view != OVERALL else f"Mean over: {means}. worst: the lowest of them. clean: no attack.",
         _ONE_SEED if len(board.seeds) == 1 else _HOW_TO_READ,
         *(["x: the seeds do not vary, so the interval is that of the probes (exact)."] if exact else []),
+        *([_BEST] if board.has_best_known else []),
         *(text for mark, text in _MEANINGS.items() if mark in marks),
+        *_rungs(standings),
         *(_explained(standing) for standing in standings if standing.group == UNRANKED),
     ]
+
+
+def _rungs(standings: list[Standing]) -> list[str]:
+    """Return what the rungs of the listed submissions mean, with a word on those that carry none."""
+    named = {standing.entry.rung.name for standing in standings if standing.entry.rung}
+    meanings = [f"{name}: {MEANINGS[name]}." for name in RUNGS if name in named]
+    return [*meanings, f"{RANKED_ARE} {PROJECTS_OWN}"] if meanings else []
 
 
 def _shown(board: Board, view: str) -> list[Standing]:
@@ -94,9 +110,15 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
     metrics = standing.metrics
     safety = metrics.get("safety")
     worst = [percent(standing.worst[1] if standing.worst else None)] if view == OVERALL else []
+    if board.has_best_known:
+        untried = " o" if standing.best_known and standing.best_known.spared else "  "
+        worst.append(f"{percent(metrics.get('best_known'))}{untried}")
     shares = [percent(metrics.get(name)) for name in ("twin_safety", "over_refusal", "utility")]
     origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]
-    remarks = [*origins, _LABELS.get(standing.group, "") or _beside_fedavg(standing)]
+    if standing.entry.rung is not None:
+        origins = [standing.entry.rung.name]
+    beside = "" if standing.group == NOT_RERUN else _LABELS.get(standing.group, "") or _beside_fedavg(standing)
+    remarks = [*origins, beside]
     cells = [
         str(standing.rank or ""),
         standing.entry.id,

@@ -16,6 +16,8 @@ DIGITS = 6
 """Decimals of written numbers: finer than a probe, coarser than what another processor's rounding changes."""
 _FIRST = ("safety", "utility", "over_refusal", "recovery", "drop", "twin_safety", "twin_utility")
 _TEXT = ("defense", "title", "group", "knowledge", "stages", "origins", "worst_scenario", "better", "tied", "notes")
+_OF_SUBMISSIONS = ("rung", "bundles", "best_known_scenario", "best_known_attack", "not_attacked_by")
+"""Texts that only boards with submissions have."""
 
 
 def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
@@ -24,6 +26,10 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     A metric ``m`` has its mean under ``m``, its 95 % interval under ``m_low`` and ``m_high``, its standard deviation
     over seeds under ``m_sd``, its number of seeds under ``m_seeds`` and the interval's method under ``m_method`` (see
     :class:`leaderboard.stats.Estimate`); shares are in 0..1. What was not measured is ``None``.
+
+    Where something was submitted, ``rung`` and ``bundles`` say how far it was verified (``None`` for the project's own
+    runs); where a submitted attack is reproduced, ``best_known`` has its scenario and attack beside it (no attack: the
+    scenario's own), and ``not_attacked_by`` names those that were not tried.
 
     Args:
         board: The board of one suite.
@@ -35,7 +41,7 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     standings = board.standings(find_view(board, scenario))
     found = {name for standing in standings for name in standing.metrics}
     metrics = [*(name for name in _FIRST if name in found), *sorted(found - set(_FIRST))]
-    return [_row(standing, metrics) for standing in standings]
+    return [_row(standing, metrics) | _of_submissions(board, standing) for standing in standings]
 
 
 def view_csv(board: Board, scenario: str = "") -> bytes:
@@ -70,6 +76,21 @@ def _row(standing: Standing, metrics: list[str]) -> dict[str, Any]:
     }
 
 
+def _of_submissions(board: Board, standing: Standing) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if board.has_submissions:
+        rung = standing.entry.rung
+        row |= {"rung": rung.name if rung else None, "bundles": ", ".join(rung.bundles) if rung else None}
+    if board.has_best_known:
+        known = standing.best_known
+        row |= {
+            "best_known_scenario": known.scenario if known else None,
+            "best_known_attack": known.attack if known else None,
+            "not_attacked_by": ", ".join(known.spared) if known else None,
+        }
+    return row
+
+
 def _columns(name: str, value: Estimate | None) -> dict[str, Any]:
     if value is None:
         return dict.fromkeys((name, *(f"{name}_{part}" for part in ("low", "high", "sd", "seeds", "method"))))
@@ -88,7 +109,7 @@ def _defined(value: float) -> float | None:
 
 
 def _is_text(name: str) -> bool:
-    return name in _TEXT or name.endswith("_method")
+    return name in _TEXT + _OF_SUBMISSIONS or name.endswith("_method")
 
 
 def _whole(name: str) -> bool:
