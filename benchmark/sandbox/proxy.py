@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
+from torch import Tensor
+
 from benchmark.registry import Entry
 from benchmark.sandbox.description import Description
 from benchmark.sandbox.isolation import Isolation
@@ -68,6 +70,10 @@ class Sandboxed:
     def close(self) -> None:
         """End the process."""
         self._session.close()
+
+    def given(self) -> dict[str, Tensor]:
+        """Return copies of the tensors that the last hook was given, with what the method wrote into them."""
+        return self._session.given()
 
     def usage(self) -> SandboxUsage:
         """Return what the process used so far."""

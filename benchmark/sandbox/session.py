@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError, StorageError, SubmissionError
-from benchmark.sandbox.channel import Arena, ChannelError, EndedError, Pipe, TimedOutError, size_of
+from benchmark.sandbox.channel import Arena, ChannelError, EndedError, Header, Pipe, TimedOutError, size_of
 from benchmark.sandbox.isolation import IsolatedProcess, Isolation, find_isolation, start
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.untrusted import printable, text
@@ -145,6 +145,10 @@ class Session:
         except ChannelError as error:
             self._fail(hook, str(error))
         return self._exchange(hook, {"call": hook, "args": dict(args)}, sent, tools)
+
+    def given(self) -> dict[str, Tensor]:
+        """Return the tensors of the last call as they are now: what the method wrote into them shows."""
+        return self._channel.given() if self._channel else {}
 
     def refuse(self, hook: str, reason: str) -> NoReturn:
         """End the process because a hook's answer is not usable.
@@ -306,6 +310,7 @@ class _Channel:
     def __init__(self, pipe: Pipe, requests: Arena, replies: Arena) -> None:
         self._pipe, self.requests, self.replies = pipe, requests, replies
         self._serial = 0
+        self._asked: Header = {}
         self._process: IsolatedProcess | None = None
 
     @classmethod
@@ -325,11 +330,17 @@ class _Channel:
     def ask(self, request: dict[str, Any], tensors: dict[str, Tensor], deadline: float) -> None:
         """Send a request."""
         self._serial += 1
-        self.tell({**request, "serial": self._serial}, tensors, deadline)
+        self._asked = self.tell({**request, "serial": self._serial}, tensors, deadline)
 
-    def tell(self, message: dict[str, Any], tensors: dict[str, Tensor], deadline: float, base: int = 0) -> None:
-        """Send a message with tensors, for which there is room from ``base`` on."""
-        self._pipe.send({**message, "tensors": self.requests.put(tensors, base)}, deadline)
+    def given(self) -> dict[str, Tensor]:
+        """Return copies of the last request's tensors as they lie in the shared memory."""
+        return self.requests.take(self._asked)
+
+    def tell(self, message: dict[str, Any], tensors: dict[str, Tensor], deadline: float, base: int = 0) -> Header:
+        """Send a message with tensors, for which there is room from ``base`` on, and return their description."""
+        header = self.requests.put(tensors, base)
+        self._pipe.send({**message, "tensors": header}, deadline)
+        return header
 
     def answer(self, deadline: float) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the next message that belongs to the last request, with copies of its tensors."""
