@@ -1,0 +1,104 @@
+"""A submitted attack in the place of a scenario's own: the base scenario with nothing but the attack replaced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from attacks.base import attacks
+from benchmark.errors import UsageError, unknown_name
+from benchmark.scenario import AttackSettings, Scenario
+from benchmark.suite import Suite
+
+
+class AttackScenario(Scenario):
+    """A scenario that differs from another one by its attack only."""
+
+    base: str
+    """Id of that other scenario."""
+
+
+def attacked_suite(
+    suite: Suite, attack: str, bases: Sequence[str], params: Mapping[str, float | int | str | bool] | None = None
+) -> Suite:
+    """Return the suite with scenarios added, called by :func:`attacked_id`: each is its base with another attack.
+
+    Everything else of a base stays, its twin included, and so do the keys of all other cells.
+
+    Args:
+        suite: The suite.
+        attack: Id of an attack that the registry knows.
+        bases: Ids of attacked scenarios of the suite's ranking.
+        params: Parameters of the attack.
+
+    Raises:
+        UsageError: A name is unknown or taken, a base is not attacked, or the attack refuses its parameters.
+    """
+    entry = attacks.get(attack)
+    if not bases:
+        raise UsageError(f"attack {attack!r} needs a scenario to take place in; name one with --base")
+    added = [_replaced(suite, base, attack, entry.info.title, dict(params or {})) for base in dict.fromkeys(bases)]
+    try:
+        # Instances are kept as they are, so that the added ones keep their base.
+        return Suite.model_validate({**dict(suite), "scenarios": (*suite.scenarios, *added)})
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise UsageError(f"suite {suite.id!r} cannot take the attack {attack!r}: {problems}") from error
+
+
+def attacked_id(base: str, attack: str) -> str:
+    """Return the id of the scenario ``base`` with another attack."""
+    return f"{base}_{attack}"
+
+
+def parse_params(texts: Sequence[str]) -> dict[str, float | int | str | bool]:
+    """Return parameters written as ``name=value``; a value is a number, ``true``, ``false``, or else a text.
+
+    Raises:
+        UsageError: There is no ``=``, or a name occurs twice.
+    """
+    found: dict[str, float | int | str | bool] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(f"{text!r} sets no parameter; write it as name=value")
+        if name.strip() in found:
+            raise UsageError(f"parameter {name.strip()!r} is set twice; set it once")
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def _replaced(suite: Suite, base: str, attack: str, title: str, params: dict[str, Any]) -> AttackScenario:
+    by_id = {scenario.id: scenario for scenario in suite.scenarios}
+    if base not in by_id:
+        raise unknown_name(f"scenario in suite {suite.id}", base, [name for name, s in by_id.items() if s.attacked])
+    own = by_id[base]
+    if not own.attacked:
+        attacked = ", ".join(name for name, s in by_id.items() if s.attacked)
+        raise UsageError(f"scenario {base!r} is an un-attacked twin; name an attacked one with --base: {attacked}")
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(params.items()))
+    changed = {
+        "id": attacked_id(base, attack),
+        # Other parameters are another scenario under the same id.
+        "version": f"{own.version}, {settings}" if settings else own.version,
+        "title": f"{own.title}: {title}",
+        "description": f"The scenario {base!r} with another attack in the place of its own.",
+        "attack": AttackSettings(id=attack, params=params),
+        "base": base,
+    }
+    try:
+        return AttackScenario.model_validate({**dict(own), **changed})
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise UsageError(f"scenario {base!r} cannot take the attack {attack!r}: {problems}") from error
+
+
+def _value(text: str) -> float | int | str | bool:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, float | int | bool) else text
