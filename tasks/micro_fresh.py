@@ -52,10 +52,15 @@ class MicroFresh(MicroWorld):
     def __init__(self, seed: int = 0) -> None:
         if seed < 0:
             raise ValueError(f"the seed of fresh probes is {seed}; it must not be negative")
-        self._probes = {fresh.probe.id: fresh for fresh in _draw(np.random.default_rng(seed))}
+        rng = np.random.default_rng(seed)
+        drawn = list(_draw(rng))
+        self._probes = {drawn[index].probe.id: drawn[index] for index in rng.permutation(len(drawn)).tolist()}
 
     def probes(self) -> tuple[Probe, ...]:
-        """Return all probes: harmful, over-refusal, utility; ids, strata and limits as in ``micro``."""
+        """Return all probes, with ids, strata and limits as in ``micro`` and in an order of this draw's own.
+
+        A method that goes by a probe's place among the others is found, too.
+        """
         return tuple(fresh.probe for fresh in self._probes.values())
 
     def judge_exactly(self, probe: Probe, response: str) -> Outcome:
