@@ -99,7 +99,7 @@ def predict(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, 
     starts = {
         cell.response_key: cell.scenario.start
         for cell in plan.cells
-        if not cell.not_applicable and not store.has("responses", cell.response_key)
+        if cell.runs and not store.has("responses", cell.response_key)
     }
     adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
     training = _training_seconds(plan.suite, jobs, reporter, workers) if jobs else 0.0
@@ -181,7 +181,7 @@ def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, 
     """Return the wall time of answering and judging; ``starts`` names the starting model of every response set."""
     distinct = sorted(set(starts))
     start = max(distinct, key=starts.count)
-    able = [c for c in plan.cells if c.scenario.start == start and not c.not_applicable]
+    able = [c for c in plan.cells if c.scenario.start == start and c.runs]
     # A defense that serves may answer in the model's place, which costs nothing: only where nobody else is asked.
     cell = min(able, key=lambda c: bool(c.pipeline.servers))
     scenario, pipeline = cell.scenario, cell.pipeline.name

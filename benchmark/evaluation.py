@@ -24,8 +24,10 @@ from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
+from benchmark.sandbox.defense import SandboxedDefense
+from benchmark.sandbox.proxy import created
 from benchmark.worker import read_record, reason_of
-from defenses.base import Prompt
+from defenses.base import Defense, Prompt
 from tasks.base import Probe, ProbeKind
 
 _ADAPTERS_PER_BATCH = 16
@@ -54,9 +56,9 @@ def evaluate(
     for cell in plan.cells:
         if cell.not_applicable:
             rows.settle(plan, cell, STATUS_NOT_APPLICABLE, cell.not_applicable)
-        elif cell.adapter_key in failures and not rows.done(cell):
-            _write_cell(plan, cell, store, STATUS_FAILED, failures[cell.adapter_key])
-    ready = [c for c in plan.cells if not c.not_applicable and c.adapter_key not in failures]
+        elif (cell.broken or cell.adapter_key in failures) and not rows.done(cell):
+            _write_cell(plan, cell, store, STATUS_FAILED, cell.broken or failures[cell.adapter_key])
+    ready = [c for c in plan.cells if c.runs and c.adapter_key not in failures]
     pending = {c.response_key: c for c in ready if not store.has("responses", c.response_key)}
     refused: dict[str, str] = {}
     starts = sorted({c.scenario.start for c in pending.values()})
@@ -160,8 +162,8 @@ def _served(stage: Pipeline, probes: Sequence[Probe], chat: ChatFormat) -> list[
     """
     prompts = [Prompt(probe.instruction) for probe in probes]
     for entry in stage.servers:
-        defense = entry.create()
-        prompts = [prompt if prompt.answer is not None else defense.serve(prompt) for prompt in prompts]
+        with created(entry) as defense:
+            prompts = _asked(defense, prompts)
         for prompt, probe in zip(prompts, probes, strict=True):
             if not isinstance(prompt, Prompt) or not isinstance(prompt.instruction, str):
                 raise FedSafetyError(f"serve() of {entry.info.id!r} returned {prompt!r:.80}; return a Prompt")
@@ -174,6 +176,14 @@ def _served(stage: Pipeline, probes: Sequence[Probe], chat: ChatFormat) -> list[
                     f"allows {chat.max_length}; shorten it"
                 )
     return prompts
+
+
+def _asked(defense: Defense, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts as a defense leaves them; what is answered already stays as it is."""
+    if not isinstance(defense, SandboxedDefense):
+        return [prompt if prompt.answer is not None else defense.serve(prompt) for prompt in prompts]
+    served = iter(defense.serve_all([prompt for prompt in prompts if prompt.answer is None]))
+    return [prompt if prompt.answer is not None else next(served) for prompt in prompts]
 
 
 def _request(plan: Plan, chat: ChatFormat, probe: Probe, prompt: Prompt, adapter: Path) -> Request:

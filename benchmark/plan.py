@@ -7,17 +7,18 @@ FedAvg re-uses FedAvg's trained adapter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
 from benchmark.chat import ChatFormat
-from benchmark.errors import FedSafetyError, NotApplicableError, UsageError
+from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError, UsageError
 from benchmark.judges.base import judges
 from benchmark.keys import content_key, file_digest, source_digest
 from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
+from benchmark.sandbox.proxy import created
 from benchmark.sensitivity import Axis, SensitivityScenario
 from benchmark.suite import Scenario, Suite
 from defenses.base import Defense, defenses
@@ -39,6 +40,7 @@ class CellPlan:
         cell_key: Key of the cell.
         not_applicable: Why the cell cannot be scored in this shape; empty if it can.
         flags: Remarks on validity.
+        broken: Why the cell fails before it is run: a submitted method that cannot even be asked; empty if it can.
     """
 
     scenario: Scenario
@@ -51,6 +53,12 @@ class CellPlan:
     cell_key: str
     not_applicable: str
     flags: tuple[str, ...]
+    broken: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is anything to run for it."""
+        return not (self.not_applicable or self.broken)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Plan:
         """The distinct trainings, in the order of their first cell."""
         jobs: dict[str, TrainingJob] = {}
         for cell in self.cells:
-            if cell.not_applicable:
+            if not cell.runs:
                 continue
             job = jobs.setdefault(
                 cell.training_key, TrainingJob(cell.scenario, cell.seed, cell.training_key, pipelines={})
@@ -128,6 +136,7 @@ def make_plan(
     axes: Sequence[str] = (),
     pipelines: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    world: TaskWorld | None = None,
 ) -> Plan:
     """Return the plan of a suite, or of chosen scenarios, sensitivity axes, pipelines and seeds of it.
 
@@ -142,18 +151,19 @@ def make_plan(
         axes: Ids of sensitivity axes, or ``all``.
         pipelines: Defense pipelines; empty for the suite's.
         seeds: Run seeds; empty for the suite's.
+        world: What the probes and their judging come from instead of the suite's own world; its checkpoints are the
+            same. Trainings and their keys stay those of the suite's world.
 
     Raises:
         UsageError: A name is unknown, an attack refuses its parameters, or a checkpoint is missing.
     """
-    world = task_worlds.get(suite.world).create()
+    world = world or task_worlds.get(suite.world).create()
     parts = _Selection(suite, tuple(dict.fromkeys(pipelines)), tuple(dict.fromkeys(seeds))).parts(scenarios, axes)
     parsed = {name: parse_pipeline(name) for part in parts for name in part.pipelines}
-    for scenario in {part.scenario.id: part.scenario for part in parts}.values():
-        attacks.get(scenario.attack.id).create(scenario.attack.params)
+    broken = _broken_attacks({part.scenario.id: part.scenario for part in parts}.values())
     for judge in suite.judges:
         judges.get(judge)
-    keys = _Keys(suite, world, generator)
+    keys = _Keys(suite, world, generator, broken)
     cells: dict[str, CellPlan] = {}
     for seed in dict.fromkeys(seed for part in parts for seed in part.seeds):
         for part in parts:
@@ -162,6 +172,18 @@ def make_plan(
                     cell = keys.cell(part.scenario, pipeline, stage, seed)
                     cells.setdefault(cell.cell_key, cell)
     return Plan(suite, world, generator, tuple(cells.values()))
+
+
+def _broken_attacks(scenarios: Iterable[Scenario]) -> dict[str, str]:
+    """Try each scenario's attack with its parameters; return by scenario why a submitted one cannot be made."""
+    broken: dict[str, str] = {}
+    for scenario in scenarios:
+        try:
+            with created(attacks.get(scenario.attack.id), scenario.attack.params):
+                pass
+        except SubmissionError as error:
+            broken[scenario.id] = str(error)
+    return broken
 
 
 @dataclass(frozen=True)
@@ -244,8 +266,9 @@ def _known_variant(name: str) -> str:
 class _Keys:
     """Makes the keys of cells; caches what is the same for many."""
 
-    def __init__(self, suite: Suite, world: TaskWorld, generator: str) -> None:
+    def __init__(self, suite: Suite, world: TaskWorld, generator: str, broken_attacks: Mapping[str, str]) -> None:
         self._suite, self._world, self._generator = suite, world, generator
+        self._broken_attacks = broken_attacks
         self._probe_set = probe_set_digest(world.probes())
         self._world_revision = task_worlds.get(suite.world).info.revision
         self._models: dict[str, str] = {}
@@ -256,7 +279,11 @@ class _Keys:
         if scenario.reattack_rounds:
             adapter = _reattacked(adapter, scenario.reattack_rounds)
         response = self._response(adapter, stage, scenario)
-        reason, flags = _applicability(scenario, stage)
+        broken = self._broken_attacks.get(scenario.id, "")
+        try:
+            reason, flags = _applicability(scenario, stage)
+        except SubmissionError as error:
+            reason, flags, broken = "", scenario.flags, str(error)
         # Whatever a cell's row says beside its artefacts is part of its key, or a changed suite would keep old rows.
         identity = [
             [self._suite.id, self._suite.version, self._suite.primary_judge],
@@ -276,6 +303,7 @@ class _Keys:
             cell_key=content_key(["cell", *identity]),
             not_applicable=reason,
             flags=flags,
+            broken=broken,
         )
 
     def training(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
@@ -352,9 +380,9 @@ def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str,
     shape = (scenario.participants, scenario.declared_malicious)
     for entry in stage.entries:
         try:
-            defense = entry.create()
-            defense.check_shape(*shape)
-            same = defense.degenerate_as(*shape)
+            with created(entry) as defense:
+                defense.check_shape(*shape)
+                same = defense.degenerate_as(*shape)
         except NotApplicableError as error:
             return str(error), tuple(flags)
         except FedSafetyError:
@@ -377,7 +405,8 @@ def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str,
 def _defined(name: str, shape: tuple[int, int]) -> bool:
     """Whether a defense's condition holds in a shape."""
     try:
-        defenses.get(name).create().check_shape(*shape)
+        with created(defenses.get(name)) as defense:
+            defense.check_shape(*shape)
     except NotApplicableError:
         return False
     return True

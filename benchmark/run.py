@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,6 +21,8 @@ from benchmark.judging import judge_responses
 from benchmark.plan import Plan, TrainingJob
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
+from benchmark.sandbox.description import known_descriptions
+from benchmark.submission.source import Submission
 from benchmark.worker import JobReport, adapter_is_complete, run_job, start_worker
 
 
@@ -38,7 +41,15 @@ class RunReport:
     failed_cells: tuple[tuple[str, str], ...]
 
 
-def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, workers: int) -> RunReport:
+def run_plan(
+    plan: Plan,
+    store: Store,
+    choice: EngineChoice,
+    reporter: Reporter,
+    workers: int,
+    submissions: Sequence[Submission] = (),
+    isolated: bool = False,
+) -> RunReport:
     """Do whatever the plan still lacks.
 
     Args:
@@ -47,6 +58,9 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
         choice: The generation engine.
         reporter: Shows progress.
         workers: Training processes, one thread each.
+        submissions: Methods of the plan that this process has adopted, for the training processes to adopt, too.
+        isolated: Whether their code runs in sandboxes. One that ends its process then fails its own cells; in a
+            training process it would stop the run.
 
     Raises:
         FedSafetyError: The store cannot be written, or the engine fails its canary.
@@ -60,14 +74,15 @@ def run_plan(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter,
     write_catalog(plan, store)
     pending = pending_jobs(plan, store)
     reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
-    failures = _train(plan, pending, store, reporter, workers) if pending else {}
+    start = partial(start_worker, tuple(submissions), isolated, known_descriptions())
+    failures = _train(plan, pending, store, reporter, workers, start) if pending else {}
     refused = evaluate(plan, store, choice, reporter, failures)
     reasons = {
-        c.cell_key: failures.get(c.adapter_key) or refused[c.response_key]
+        c.cell_key: c.broken or failures.get(c.adapter_key) or refused[c.response_key]
         for c in plan.cells
-        if not c.not_applicable and (c.adapter_key in failures or c.response_key in refused)
+        if not c.not_applicable and (c.broken or c.adapter_key in failures or c.response_key in refused)
     }
-    done = [c for c in plan.cells if not c.not_applicable and c.cell_key not in reasons]
+    done = [c for c in plan.cells if c.runs and c.cell_key not in reasons]
     judge_responses((c.response_key for c in done), plan.suite.judges, plan.world, store, choice, reporter)
     failed = tuple(
         (f"{c.scenario.id} / {c.stage.name} / seed {c.seed}", reasons[c.cell_key])
@@ -99,12 +114,19 @@ def _job_is_done(store: Store, job: TrainingJob, unsettled: set[str]) -> bool:
     return store.has("rounds", job.training_key) and not missing
 
 
-def _train(plan: Plan, jobs: list[TrainingJob], store: Store, reporter: Reporter, workers: int) -> dict[str, str]:
+def _train(
+    plan: Plan,
+    jobs: list[TrainingJob],
+    store: Store,
+    reporter: Reporter,
+    workers: int,
+    initializer: Callable[[], None],
+) -> dict[str, str]:
     """Run the jobs in worker processes; return the reasons of what failed by adapter key."""
     failures: dict[str, str] = {}
     # Spawned, not forked: torch's and vLLM's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer)
     try:
         futures = {pool.submit(run_job, plan.suite, job, store.root): job for job in jobs}
         with reporter.step("training", len(jobs)) as step:

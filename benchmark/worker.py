@@ -14,6 +14,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +26,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from attacks.base import attacks
+from attacks.base import Attack, attacks
 from benchmark.chat import ChatFormat
 from benchmark.clients import Attacker, ClientRows, make_client_rows
 from benchmark.environment import TRAINING_THREADS
-from benchmark.errors import FedSafetyError, StorageError
+from benchmark.errors import FedSafetyError, StorageError, SubmissionError
 from benchmark.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
 from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
@@ -36,11 +38,15 @@ from benchmark.lora import LoraSettings, export_peft, import_peft, initial_adapt
 from benchmark.pipeline import Pipeline, parse_pipeline
 from benchmark.plan import TrainingJob
 from benchmark.records.store import Store, writing
+from benchmark.sandbox.description import Descriptions, learn
+from benchmark.sandbox.proxy import created
 from benchmark.schedule import cast
 from benchmark.seeds import torch_stream
 from benchmark.sequential import SequentialModel
 from benchmark.server import MeteredServer, ServedModel, Usage
 from benchmark.stacked import StackedModel
+from benchmark.submission.adopt import adopt
+from benchmark.submission.source import Submission
 from benchmark.suite import Scenario, Suite
 from defenses.base import Defense, Knowledge
 from tasks.base import TaskWorld, task_worlds
@@ -71,12 +77,22 @@ class JobReport:
     failures: dict[str, str]
 
 
-def start_worker() -> None:
-    """Prepare a worker process: leave Ctrl-C to the parent, fix the thread count, keep freed memory."""
+def start_worker(
+    submissions: Sequence[Submission] = (), isolated: bool = False, descriptions: Descriptions | None = None
+) -> None:
+    """Prepare a worker process: leave Ctrl-C to the parent, fix the thread count, keep freed memory, adopt submissions.
+
+    Args:
+        submissions: Methods that are not built in.
+        isolated: Whether their code runs in sandboxes of its own.
+        descriptions: What the parent has learnt of those, so that they need not be asked again.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(TRAINING_THREADS)
     keep_freed_memory()
+    learn(descriptions or {})
+    adopt(submissions, isolated=isolated)
 
 
 def _end_with_parent() -> None:
@@ -219,9 +235,10 @@ class _Bench:
         self._external()  # opened once a process; the first defense to ask must not pay for all
         for entry in pipeline.finalizers:
             server = self._server(entry.info.id)
-            began = time.perf_counter()
-            adapter = entry.create().finalize(adapter.clone(), server)
-            server.usage.server_seconds = time.perf_counter() - began
+            with created(entry, hooks=("finalize",)) as defense:
+                began = time.perf_counter()
+                adapter = defense.finalize(adapter.clone(), server)
+                server.usage.server_seconds = time.perf_counter() - began
             if adapter.shape != trained.adapter.shape or not torch.isfinite(adapter).all():
                 raise FedSafetyError(
                     f"finalize() of {entry.info.id!r} returned shape {tuple(adapter.shape)} or values that are not "
@@ -239,23 +256,25 @@ class _Bench:
         training = self.suite.training.model_copy(update={"rounds": rounds})
         federation = cast(self.scenario, training, self.world.task_types, self.seed, REATTACK)
         rows = _client_rows(self.suite, self.scenario, self.seed).rows
-        began = time.perf_counter()
-        result = run_federation(
-            self.scenario,
-            training,
-            federation,
-            rows,
-            self._trainer(),
-            repaired.adapter,
-            attacks.get(self.scenario.attack.id).create(self.scenario.attack.params),
-            Defense(),
-            self._server(REATTACK[0]),
-            self.seed,
-            owner=REATTACK[0],
-            tells_truth=False,
-            phase=REATTACK,
-        )
-        added = self._sent(result) | {"train_seconds": time.perf_counter() - began}
+        with self._attack() as attack:
+            began = time.perf_counter()
+            result = run_federation(
+                self.scenario,
+                training,
+                federation,
+                rows,
+                self._trainer(),
+                repaired.adapter,
+                attack,
+                Defense(),
+                self._server(REATTACK[0]),
+                self.seed,
+                owner=REATTACK[0],
+                tells_truth=False,
+                phase=REATTACK,
+            )
+            seconds = time.perf_counter() - began
+        added = self._sent(result) | {"train_seconds": seconds}
         return _Trained(result.adapter, repaired.record | {k: repaired.record[k] + v for k, v in added.items()})
 
     def _federate(self, pipeline: Pipeline) -> tuple[FederationResult, Usage, ClientRows]:
@@ -265,24 +284,29 @@ class _Bench:
         federation = cast(self.scenario, self.suite.training, self.world.task_types, self.seed)
         data = _client_rows(self.suite, self.scenario, self.seed)
         # Without an aggregator of its own a pipeline trains by the defaults of its first member, which are FedAvg.
-        defense = (aggregator or pipeline.entries[0]).create()
-        result = run_federation(
-            self.scenario,
-            self.suite.training,
-            federation,
-            data.rows,
-            self._trainer(),
-            initial_adapter(self.model.stacked.layout, torch_stream(self.seed, "adapter-init")),
-            attacks.get(self.scenario.attack.id).create(self.scenario.attack.params),
-            defense,
-            server,
-            self.seed,
-            owner=owner,
-            tells_truth=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
-        )
+        trained = created(aggregator or pipeline.entries[0], hooks=("prepare", "aggregate"))
+        with trained as defense, self._attack() as attack:
+            result = run_federation(
+                self.scenario,
+                self.suite.training,
+                federation,
+                data.rows,
+                self._trainer(),
+                initial_adapter(self.model.stacked.layout, torch_stream(self.seed, "adapter-init")),
+                attack,
+                defense,
+                server,
+                self.seed,
+                owner=owner,
+                tells_truth=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
+            )
         server.usage.server_seconds += result.prepare_seconds
         server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
         return result, server.usage, data
+
+    def _attack(self) -> AbstractContextManager[Attack]:
+        attack = self.scenario.attack
+        return created(attacks.get(attack.id), attack.params, hooks=("craft",))
 
     def _trainer(self) -> LocalTrainer:
         stacked = self.model.stacked
@@ -357,16 +381,25 @@ def _client_rows(suite: Suite, scenario: Scenario, seed: int) -> ClientRows:
     if key not in _kept_rows:
         world = task_worlds.get(suite.world).create()
         federation = cast(scenario, suite.training, world.task_types, seed)
-        attack = attacks.get(scenario.attack.id).create(scenario.attack.params)
         max_new_tokens = max(probe.max_new_tokens for probe in world.probes())
         attacker = Attacker(world, open_model(str(world.model_path(ATTACKER_MODEL)), suite.lora), max_new_tokens)
         model = open_model(str(world.model_path(scenario.start)), suite.lora)
         _kept_rows.clear()
-        _kept_rows[key] = make_client_rows(scenario, suite.training, federation, world, attack, attacker, model, seed)
-    return _kept_rows[key]
+        try:
+            with created(attacks.get(scenario.attack.id), scenario.attack.params) as attack:
+                _kept_rows[key] = make_client_rows(
+                    scenario, suite.training, federation, world, attack, attacker, model, seed
+                )
+        except SubmissionError as error:
+            # Kept as well: an attack that ran out of time for one defense would do so for all.
+            _kept_rows[key] = error
+    kept = _kept_rows[key]
+    if isinstance(kept, SubmissionError):
+        raise SubmissionError(str(kept))
+    return kept
 
 
-_kept_rows: dict[str, ClientRows] = {}
+_kept_rows: dict[str, ClientRows | SubmissionError] = {}
 
 
 def _round_row(key: str, index: int, record: RoundRecord) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -53,7 +52,11 @@ class Description(Generic[InfoT]):
 
 
 _REQUIRED = inspect.Parameter.empty
-_known: dict[tuple[Submission, str], Description[Any]] = {}
+
+Descriptions = dict[tuple[Submission, str], Description[Any]]
+"""By submission and digest of its source."""
+
+_known: Descriptions = {}
 
 
 def describe(
@@ -88,12 +91,12 @@ def describe(
     return _known[key]
 
 
-def known_descriptions() -> dict[tuple[Submission, str], Description[Any]]:
+def known_descriptions() -> Descriptions:
     """Return what this process has learnt, for another process to start with."""
     return dict(_known)
 
 
-def learn(descriptions: Mapping[tuple[Submission, str], Description[Any]]) -> None:
+def learn(descriptions: Descriptions) -> None:
     """Take over what another process has learnt."""
     _known.update(descriptions)
 
