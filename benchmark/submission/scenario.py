@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from attacks.base import attacks
 from benchmark.errors import UsageError, unknown_name
-from benchmark.scenario import AttackSettings, Scenario
+from benchmark.scenario import Scenario
 from benchmark.suite import Suite
 
 
@@ -86,7 +86,7 @@ def _replaced(suite: Suite, base: str, attack: str, title: str, params: dict[str
         "version": f"{own.version}, {settings}" if settings else own.version,
         "title": f"{own.title}: {title}",
         "description": f"The scenario {base!r} with another attack in the place of its own.",
-        "attack": AttackSettings(id=attack, params=params),
+        "attack": {"id": attack, "params": params},
         "base": base,
     }
     try:
