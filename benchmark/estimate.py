@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -26,8 +26,9 @@ from benchmark.plan import Plan, TrainingJob, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.run import pending_jobs
+from benchmark.submission.source import Submission
 from benchmark.suite import Scenario, Suite
-from benchmark.worker import run_job, start_worker
+from benchmark.worker import run_job, worker_start
 
 _SHORT, _LONG = 2, 8
 """Rounds of the two sample trainings whose difference is the price of a round."""
@@ -82,7 +83,15 @@ class JobCost:
     adapter: float
 
 
-def predict(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, workers: int) -> Prediction:
+def predict(
+    plan: Plan,
+    store: Store,
+    choice: EngineChoice,
+    reporter: Reporter,
+    workers: int,
+    submissions: Sequence[Submission] = (),
+    isolated: bool = False,
+) -> Prediction:
     """Measure samples of what ``plan`` lacks in ``store`` and return the prediction; takes about a minute or two.
 
     Args:
@@ -91,6 +100,8 @@ def predict(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, 
         choice: The generation engine that the run will use.
         reporter: Shows progress.
         workers: Training processes of the run.
+        submissions: Methods of the plan that this process has adopted.
+        isolated: Whether their code runs in sandboxes.
 
     Raises:
         FedSafetyError: A sample fails; the run would fail alike.
@@ -102,12 +113,15 @@ def predict(plan: Plan, store: Store, choice: EngineChoice, reporter: Reporter, 
         if cell.runs and not store.has("responses", cell.response_key)
     }
     adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
-    training = _training_seconds(plan.suite, jobs, reporter, workers) if jobs else 0.0
+    start = worker_start(submissions, isolated=isolated)
+    training = _training_seconds(plan.suite, jobs, reporter, workers, start) if jobs else 0.0
     answering = _answering_seconds(plan, list(starts.values()), choice, reporter) if starts else 0.0
     return Prediction(len(jobs), adapters, len(starts), training, answering)
 
 
-def _training_seconds(suite: Suite, jobs: Sequence[TrainingJob], reporter: Reporter, workers: int) -> float:
+def _training_seconds(
+    suite: Suite, jobs: Sequence[TrainingJob], reporter: Reporter, workers: int, start: Callable[[], None]
+) -> float:
     # The job with the most derived adapters of each shape stands for all of them.
     samples = {_shape(job.scenario): job for job in sorted(jobs, key=lambda job: len(job.pipelines))}
     workers = min(workers, len(jobs))
@@ -115,7 +129,7 @@ def _training_seconds(suite: Suite, jobs: Sequence[TrainingJob], reporter: Repor
     context = multiprocessing.get_context("spawn")
     costs: dict[Shape, JobCost] = {}
     with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=start) as pool,
         reporter.step("timing sample trainings", len(samples)) as step,
     ):
         list(pool.map(_idle, range(workers)))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -21,9 +20,8 @@ from benchmark.judging import judge_responses
 from benchmark.plan import Plan, TrainingJob
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.sandbox.description import known_descriptions
 from benchmark.submission.source import Submission
-from benchmark.worker import JobReport, adapter_is_complete, run_job, start_worker
+from benchmark.worker import JobReport, adapter_is_complete, run_job, worker_start
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def run_plan(
     write_catalog(plan, store)
     pending = pending_jobs(plan, store)
     reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
-    start = partial(start_worker, tuple(submissions), isolated, known_descriptions())
+    start = worker_start(submissions, isolated=isolated)
     failures = _train(plan, pending, store, reporter, workers, start) if pending else {}
     refused = evaluate(plan, store, choice, reporter, failures)
     reasons = {

@@ -14,10 +14,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from benchmark.lora import LoraSettings, export_peft, import_peft, initial_adapt
 from benchmark.pipeline import Pipeline, parse_pipeline
 from benchmark.plan import TrainingJob
 from benchmark.records.store import Store, writing
-from benchmark.sandbox.description import Descriptions, learn
+from benchmark.sandbox.description import Descriptions, known_descriptions, learn
 from benchmark.sandbox.proxy import created
 from benchmark.schedule import cast
 from benchmark.seeds import torch_stream
@@ -77,21 +77,24 @@ class JobReport:
     failures: dict[str, str]
 
 
-def start_worker(
-    submissions: Sequence[Submission] = (), isolated: bool = False, descriptions: Descriptions | None = None
-) -> None:
-    """Prepare a worker process: leave Ctrl-C to the parent, fix the thread count, keep freed memory, adopt submissions.
+def worker_start(submissions: Sequence[Submission], *, isolated: bool) -> Callable[[], None]:
+    """Return what prepares a worker process.
 
     Args:
-        submissions: Methods that are not built in.
+        submissions: Methods that this process has adopted.
         isolated: Whether their code runs in sandboxes of its own.
-        descriptions: What the parent has learnt of those, so that they need not be asked again.
     """
+    return partial(_start_worker, tuple(submissions), isolated, known_descriptions())
+
+
+def _start_worker(submissions: Sequence[Submission], isolated: bool, descriptions: Descriptions) -> None:
+    """Leave Ctrl-C to the parent, fix the thread count, keep freed memory, know the submissions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(TRAINING_THREADS)
     keep_freed_memory()
-    learn(descriptions or {})
+    # What the parent was told holds here, too: a method that is asked again may answer otherwise.
+    learn(descriptions)
     adopt(submissions, isolated=isolated)
 
 
