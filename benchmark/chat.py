@@ -8,10 +8,13 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmark.errors import UsageError
+from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key
 from benchmark.stacked import TokenRow
 from tasks.base import Example
+
+_FAR = 4
+"""How many times the model's length a text may have; what is far longer would take memory without end."""
 
 
 class ChatFormat:
@@ -75,9 +78,16 @@ class ChatFormat:
         return ids[0]
 
     def _prompt_ids(self, instruction: str) -> tuple[int, ...]:
-        return self.encode(self.render([{"role": "user", "content": instruction}]))
+        return self._bounded(self.encode(self.render([{"role": "user", "content": instruction}])))
 
     def _row(self, example: Example) -> TokenRow:
         prompt = self.prompt_ids(example.instruction)
         response = self.encode(example.response)
-        return TokenRow((*prompt, *response, self.eos_id), len(prompt))
+        return TokenRow(self._bounded((*prompt, *response, self.eos_id)), len(prompt))
+
+    def _bounded(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if len(ids) > _FAR * self.max_length:
+            raise FedSafetyError(
+                f"a text of {len(ids)} tokens is far longer than the {self.max_length} that the model takes; shorten it"
+            )
+        return ids

@@ -378,7 +378,7 @@ class _Clock:
 
     def reason(self) -> str:
         """Why the time is over."""
-        if self.own_seconds >= self._seconds:
+        if self.own_seconds >= 0.99 * self._seconds:
             return f"took longer than {self._seconds:g} s"
         return f"took longer than {_TOTAL_FACTOR * self._seconds:g} s together with the tools that it used"
 

@@ -6,7 +6,7 @@ the run's own process, so that use is metered alike. A refused use counts as a u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ MAX_PROMPTS = 100_000
 """Prompts that one instance may have answered."""
 MAX_FINETUNES = 100
 """Times that one instance may fine-tune."""
+MAX_CHARACTERS = 1 << 27
+"""Characters of text that one instance may have answered or trained on."""
 
 Answer = tuple[Any, dict[str, Tensor]]
 
@@ -38,7 +40,7 @@ class ServerTools:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._prompts = self._finetunes = 0
+        self._spent = _Spent()
         self._tools: dict[str, Callable[[Any, dict[str, Tensor]], Answer]] = {
             "owned_aligned": lambda args, _: self._owned(self._server.owned_aligned, args),
             "owned_normal": lambda args, _: self._owned(self._server.owned_normal, args),
@@ -90,9 +92,7 @@ class ServerTools:
 
     def _finetune(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         rows = examples(record(args, "examples")["examples"])
-        self._finetunes += 1
-        if self._finetunes > MAX_FINETUNES:
-            raise ChannelError(f"it fine-tunes more than {MAX_FINETUNES} times")
+        self._spent.on_training(rows)
         return None, {"adapter": self._server.finetune(self._adapter(tensors), rows)}
 
     def _shuffle(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
@@ -101,8 +101,8 @@ class ServerTools:
 
     def _question(self, args: Any) -> tuple[list[str], float]:
         found = record(args, "prompts", "temperature")
-        prompts, temperature = texts(found["prompts"]), number(found["temperature"])
-        self._prompts = _counted(self._prompts, prompts, temperature)
+        prompts, temperature = texts(found["prompts"]), _temperature(found["temperature"])
+        self._spent.on_answers(prompts)
         return prompts, temperature
 
     def _adapter(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ class AttackerTools:
 
     def __init__(self, resources: AttackerResources) -> None:
         self._resources = resources
-        self._prompts = 0
+        self._spent = _Spent()
         self._tools: dict[str, Callable[[Any], Any]] = {"unaligned": self._unaligned, "generate": self._generate}
 
     @property
@@ -152,8 +152,8 @@ class AttackerTools:
 
     def _generate(self, args: Any) -> dict[str, Any]:
         found = record(args, "prompts", "temperature", "rng")
-        prompts, temperature = texts(found["prompts"]), number(found["temperature"])
-        self._prompts = _counted(self._prompts, prompts, temperature)
+        prompts, temperature = texts(found["prompts"]), _temperature(found["temperature"])
+        self._spent.on_answers(prompts)
         rng = rng_from(random_state(found["rng"]))
         answers = self._resources.generate(prompts, rng, temperature=temperature)
         return {"value": answers, "rng": rng_state(rng)}
@@ -180,10 +180,42 @@ def _chosen(tools: dict[str, Callable[..., Any]], tool: str) -> Callable[..., An
     return tools[tool]
 
 
-def _counted(before: int, prompts: Sequence[str], temperature: float) -> int:
-    """Return the number of prompts with the new ones."""
+def _temperature(value: object) -> float:
+    temperature = number(value)
     if temperature < 0:
         raise FedSafetyError(f"temperature is {temperature}; it is 0 for greedy answers, or positive")
-    if before + len(prompts) > MAX_PROMPTS:
-        raise ChannelError(f"it has more than {MAX_PROMPTS:,} prompts answered")
-    return before + len(prompts)
+    return temperature
+
+
+class _Spent:
+    """What one instance has had done; more than anybody needs is no use but an attack on the machine."""
+
+    def __init__(self) -> None:
+        self._prompts = self._characters = self._finetunes = 0
+
+    def on_answers(self, prompts: Sequence[str]) -> None:
+        """Count prompts.
+
+        Raises:
+            ChannelError: They are too many.
+        """
+        self._prompts += len(prompts)
+        if self._prompts > MAX_PROMPTS:
+            raise ChannelError(f"it has more than {MAX_PROMPTS:,} prompts answered")
+        self._read(map(len, prompts))
+
+    def on_training(self, rows: Sequence[Example]) -> None:
+        """Count a fine-tuning.
+
+        Raises:
+            ChannelError: They are too many.
+        """
+        self._finetunes += 1
+        if self._finetunes > MAX_FINETUNES:
+            raise ChannelError(f"it fine-tunes more than {MAX_FINETUNES} times")
+        self._read(len(row.instruction) + len(row.response) for row in rows)
+
+    def _read(self, lengths: Iterable[int]) -> None:
+        self._characters += sum(lengths)
+        if self._characters > MAX_CHARACTERS:
+            raise ChannelError(f"it has more than {MAX_CHARACTERS:,} characters read")
