@@ -228,43 +228,15 @@ def _write_probes(plan: Plan, probes: Sequence[Probe], store: Store) -> None:
 
 def _write_cell(plan: Plan, cell: CellPlan, store: Store, status: str, reason: str) -> None:
     """Write a cell's row. Of a cell that did not run, what it would have used is zero."""
-    scenario, folder = cell.scenario, store.adapter_folder(cell.adapter_key)
     record: dict[str, Any] = {}
     if status == STATUS_DONE:
-        record = read_record(folder)
+        record = read_record(store.adapter_folder(cell.adapter_key))
     usage = record.get("usage", {})
-    row = {
-        "cell_key": cell.cell_key,
+    row = planned_columns(plan, cell) | {
         "origin": ORIGIN_LOCAL,
-        "protocol_version": PROTOCOL_VERSION,
-        "suite": plan.suite.id,
-        "suite_version": plan.suite.version,
-        "scenario": scenario.id,
-        "scenario_version": scenario.version,
-        "twin": scenario.twin,
-        "attack": scenario.attack.id,
-        "defense": cell.pipeline.name,
-        "stage": cell.stage.name,
-        "final": cell.stage.name == cell.pipeline.name,
-        "seed": cell.seed,
         "status": status,
         "reason": reason,
-        "flags": list(cell.flags),
-        "ranked": cell.pipeline.ranked,
-        "knowledge": cell.stage.knowledge.value,
-        "clients": scenario.clients,
-        "participants": scenario.participants,
-        "malicious": scenario.malicious,
-        "declared_malicious": scenario.declared_malicious,
-        "rounds": plan.suite.training.rounds + scenario.reattack_rounds,
-        "start_model": scenario.start,
-        "start_digest": file_digest(plan.world.model_path(scenario.start) / "model.safetensors"),
-        "training_key": cell.training_key,
-        "adapter_key": cell.adapter_key,
-        "response_key": cell.response_key,
-        "probe_set": plan.probe_set,
         "generator": _engine_of(store, cell.response_key) if status == STATUS_DONE else "",
-        "primary_judge": plan.suite.primary_judge,
         "malicious_rows": record.get("malicious_rows", 0),
         "malicious_leaks": record.get("malicious_leaks", 0),
         "rejected_updates": record.get("rejected_updates", 0),
@@ -282,6 +254,40 @@ def _write_cell(plan: Plan, cell: CellPlan, store: Store, status: str, reason: s
         "created_at": datetime.datetime.now(datetime.UTC),
     }
     store.write("cells", cell.cell_key, [row])
+
+
+def planned_columns(plan: Plan, cell: CellPlan) -> dict[str, Any]:
+    """Return the columns of a cell's row that follow from the plan alone, however the cell ends."""
+    scenario = cell.scenario
+    return {
+        "cell_key": cell.cell_key,
+        "protocol_version": PROTOCOL_VERSION,
+        "suite": plan.suite.id,
+        "suite_version": plan.suite.version,
+        "scenario": scenario.id,
+        "scenario_version": scenario.version,
+        "twin": scenario.twin,
+        "attack": scenario.attack.id,
+        "defense": cell.pipeline.name,
+        "stage": cell.stage.name,
+        "final": cell.stage.name == cell.pipeline.name,
+        "seed": cell.seed,
+        "flags": list(cell.flags),
+        "ranked": cell.pipeline.ranked,
+        "knowledge": cell.stage.knowledge.value,
+        "clients": scenario.clients,
+        "participants": scenario.participants,
+        "malicious": scenario.malicious,
+        "declared_malicious": scenario.declared_malicious,
+        "rounds": plan.suite.training.rounds + scenario.reattack_rounds,
+        "start_model": scenario.start,
+        "start_digest": file_digest(plan.world.model_path(scenario.start) / "model.safetensors"),
+        "training_key": cell.training_key,
+        "adapter_key": cell.adapter_key,
+        "response_key": cell.response_key,
+        "probe_set": plan.probe_set,
+        "primary_judge": plan.suite.primary_judge,
+    }
 
 
 def _engine_of(store: Store, response_key: str) -> str:

@@ -92,6 +92,8 @@ class Manifest(_Model):
     """Version of the rows' columns."""
     package_version: str = Field(max_length=64)
     """Version of this package."""
+    attack_params: dict[str, float | int | str | bool] = {}
+    """Parameters of a submitted attack."""
     generator: Literal["vllm", "transformers"]
     """Kind of engine that answered the probes."""
     environments: tuple[dict[str, Any], ...]

@@ -1,0 +1,88 @@
+"""Making a bundle of a method and of the rows that its author has run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark import PROTOCOL_VERSION, __version__
+from benchmark.errors import UsageError
+from benchmark.records.schemas import SCHEMA_VERSION
+from benchmark.records.store import Store
+from benchmark.submission.adopt import adopt
+from benchmark.submission.bundle import Bundle, pack, write_bundle
+from benchmark.submission.claim import collect, environments
+from benchmark.submission.report import read_report
+from benchmark.submission.source import BUILT_IN, REGISTRIES, Submission
+from benchmark.suite import Suite
+
+
+def submit(
+    submission: Submission,
+    suite: Suite,
+    store: Store,
+    out: Path,
+    *,
+    check_report: Path | None = None,
+    author: str = "",
+    licence: str = "",
+) -> Bundle:
+    """Write one bundle of a method's source and its rows of a suite, and return it.
+
+    Args:
+        submission: The method; its code is imported here, where its author runs it anyway.
+        suite: The suite.
+        store: The author's own runs.
+        out: The zip archive to write.
+        check_report: JSON file of ``fedsafety check``.
+        author: Who made it.
+        licence: Under what licence the source may be used.
+
+    Raises:
+        UsageError: The method is built in, has no finished rows, has rows of another version of itself, or the report
+            is of another version.
+        FedSafetyError: The file cannot be written.
+    """
+    if submission.origin == BUILT_IN:
+        raise UsageError(
+            f"{submission.kind} {submission.id!r} is built in, and its rows are the project's own; submit a method of "
+            f"yours"
+        )
+    check = _checked(check_report, submission) if check_report else None
+    adopt([submission], isolated=False)
+    claim = collect(submission, suite, store)
+    info = REGISTRIES[submission.kind].get(submission.id).info
+    cells = claim.tables["cells"]
+    manifest = {
+        "kind": submission.kind,
+        "id": submission.id,
+        "module": submission.module,
+        "source_digest": submission.digest,
+        "info": info.model_dump(mode="json"),
+        "author": author,
+        "licence": licence,
+        "suite": suite.id,
+        "suite_version": suite.version,
+        "protocol_version": PROTOCOL_VERSION,
+        "schema_version": SCHEMA_VERSION,
+        "package_version": __version__,
+        "attack_params": claim.params,
+        "generator": claim.plan.generator,
+        "environments": environments(cells),
+        "scenarios": tuple(dict.fromkeys(cell.scenario.id for cell in claim.plan.cells)),
+        "seeds": tuple(sorted({cell.seed for cell in claim.plan.cells})),
+        "cells": len(cells),
+        "notices": claim.notices,
+    }
+    bundle = pack(manifest, submission, claim.tables, check)
+    write_bundle(bundle, out)
+    return bundle
+
+
+def _checked(path: Path, submission: Submission) -> bytes:
+    report = read_report(path)
+    if (report.kind, report.id, report.source_digest) != (submission.kind, submission.id, submission.digest):
+        raise UsageError(
+            f"the report {path} is of {report.kind} {report.id!r} in another version than its source has now; run "
+            f"`fedsafety check` again"
+        )
+    return path.read_bytes()

@@ -1,0 +1,218 @@
+"""Which claimed cells a verifier runs again, and running them: isolated, on the committed probes and on fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.generation.select import EngineChoice
+from benchmark.plan import CellPlan, Plan, make_plan
+from benchmark.progress import Reporter
+from benchmark.records.schemas import STATUS_DONE
+from benchmark.records.store import Store
+from benchmark.run import run_plan
+from benchmark.submission.consistency import Verdicts
+from benchmark.submission.scenario import AttackScenario
+from benchmark.submission.source import ATTACK, Submission
+from benchmark.suite import Suite
+from tasks.base import Probe, TaskWorld, task_worlds
+
+REFERENCE = "fedavg"
+"""The honest method that is run beside a submitted defense."""
+
+Unit = tuple[str, str, int]
+"""Scenario, pipeline and seed: all stages of it are run again together."""
+
+
+class FreshWorld(Protocol):
+    """What the sibling ``<id>_fresh`` of a task world ``<id>`` offers beside what every world does."""
+
+    def item_of(self, probe: Probe) -> str:
+        """Return what a probe is about, of this draw or of the committed ones; two of one item are alike."""
+        ...
+
+
+class RerunError(FedSafetyError):
+    """The re-run did not end as the claimed rows say."""
+
+
+def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], str]]:
+    """Return a suite's world with probes drawn from ``seed``, and what tells what a probe is about.
+
+    Raises:
+        UsageError: The world has no sibling that draws fresh probes.
+    """
+    name = f"{suite.world}_fresh"
+    if name not in task_worlds.names():
+        raise UsageError(
+            f"task world {suite.world!r} has no sibling {name!r} that draws fresh probes, so its suites can be "
+            f"verified up to level checked only; offer one"
+        )
+    world: Any = task_worlds.get(name).create({"seed": seed})
+    return world, world.item_of
+
+
+def draw_sample(cells: Iterable[CellPlan], count: int, rng: np.random.Generator) -> list[Unit]:
+    """Return about ``count`` units of the finished ``cells``, drawn so that attacked scenarios and twins occur.
+
+    An attacked scenario is drawn with two of its seeds, where it has two, and then others with one; each brings its
+    un-attacked twin of the same seed and pipeline, if that is among the cells.
+
+    Args:
+        cells: Cells that ended as claimed.
+        count: Units to draw; at least one attacked one with its twin, or what there is.
+        rng: Stream to draw from.
+    """
+    by_unit: dict[Unit, CellPlan] = {}
+    for cell in cells:
+        by_unit.setdefault((cell.scenario.id, cell.pipeline.name, cell.seed), cell)
+    attacked = sorted(unit for unit, cell in by_unit.items() if cell.scenario.attacked)
+    order = [attacked[index] for index in rng.permutation(len(attacked)).tolist()]
+    if order:
+        alike = [unit for unit in order[1:] if unit[:2] == order[0][:2]]
+        order = [order[0], *alike[:1], *(unit for unit in order[1:] if unit not in alike[:1])]
+    rest = sorted(by_unit.keys() - set(attacked))
+    order += [rest[index] for index in rng.permutation(len(rest)).tolist()]
+    drawn: dict[Unit, None] = {}
+    for unit in order:
+        if len(drawn) >= count:
+            break
+        drawn[unit] = None
+        twin = (by_unit[unit].scenario.twin, *unit[1:])
+        if twin in by_unit:
+            drawn[twin] = None
+    return list(drawn)
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Cells that were run again, and the rows that came of it.
+
+    Attributes:
+        plan: The cells on one probe set.
+        cells: Row of table ``cells`` by cell key.
+        responses: Answer by probe id, by response key.
+        verdicts: Verdict of the primary judge by probe id, by response key.
+    """
+
+    plan: Plan
+    cells: Mapping[str, Mapping[str, Any]]
+    responses: Mapping[str, Mapping[str, str]]
+    verdicts: Mapping[str, Verdicts]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs plans in a verifier's own store.
+
+    Attributes:
+        store: Where adapters and rows go; a verification that was stopped goes on from what is there.
+        choice: Generation engine.
+        reporter: Shows progress.
+        workers: Training processes.
+        submission: The submitted method, which this process knows as a stand-in.
+    """
+
+    store: Store
+    choice: EngineChoice
+    reporter: Reporter
+    workers: int
+    submission: Submission
+
+    def run(self, plan: Plan) -> Rerun:
+        """Run what the store lacks of a plan, with the submission's code isolated, and return what came of it."""
+        run_plan(plan, self.store, self.choice, self.reporter, self.workers, (self.submission,), isolated=True)
+        rows = {cell.cell_key: self.store.read("cells", cell.cell_key).to_pylist()[0] for cell in plan.cells}
+        done = {cell.response_key for cell in plan.cells if rows[cell.cell_key]["status"] == STATUS_DONE}
+        responses = {}
+        for key in sorted(done):
+            table = self.store.read("responses", key)
+            responses[key] = dict(zip(table["probe_id"].to_pylist(), table["response"].to_pylist(), strict=True))
+        return Rerun(plan, rows, responses, stored_verdicts(self.store, plan.suite.primary_judge, done))
+
+
+def stored_verdicts(store: Store, judge: str, response_keys: Iterable[str]) -> dict[str, Verdicts]:
+    """Return one judge's verdicts by probe id, by response key."""
+    wanted = set(response_keys)
+    found: dict[str, Verdicts] = {}
+    for key in sorted(store.keys("verdicts")):
+        response_key, _, rest = key.partition("-")
+        if response_key in wanted and rest.rpartition("-")[0] == judge:
+            table = store.read("verdicts", key)
+            found[response_key] = dict(zip(table["probe_id"].to_pylist(), table["verdict"].to_pylist(), strict=True))
+    return found
+
+
+def part_of(plan: Plan, units: Iterable[Unit]) -> Plan:
+    """Return the cells of a plan that belong to ``units``."""
+    wanted = set(units)
+    return replace(plan, cells=tuple(c for c in plan.cells if (c.scenario.id, c.pipeline.name, c.seed) in wanted))
+
+
+def on_world(plan: Plan, world: TaskWorld) -> Plan:
+    """Return the same cells with the probes of another world; the trainings that they rest on are the same."""
+    wanted = {(cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed) for cell in plan.cells}
+    every = make_plan(
+        plan.suite,
+        plan.generator,
+        scenarios=sorted({cell.scenario.id for cell in plan.cells}),
+        pipelines=sorted({cell.pipeline.name for cell in plan.cells}),
+        seeds=sorted({cell.seed for cell in plan.cells}),
+        world=world,
+    )
+    cells = [c for c in every.cells if (c.scenario.id, c.pipeline.name, c.stage.name, c.seed) in wanted]
+    return replace(every, cells=tuple(cells))
+
+
+def reference_plan(plan: Plan, submission: Submission) -> tuple[Plan, str]:
+    """Return an honest counterpart of each cell of a plan, and its name.
+
+    For a defense: :data:`REFERENCE` under the same scenarios and seeds. For an attack: the attacks of the scenarios
+    that it was put in the place of, on the same defenses.
+    """
+    scenarios: dict[str, str] = {}
+    for cell in plan.cells:
+        scenario = cell.scenario
+        scenarios[scenario.id] = scenario.base if isinstance(scenario, AttackScenario) else scenario.id
+    attack = submission.kind == ATTACK
+    wanted = {(scenarios[c.scenario.id], c.pipeline.name if attack else REFERENCE, c.seed) for c in plan.cells}
+    every = make_plan(
+        plan.suite,
+        plan.generator,
+        scenarios=sorted(set(scenarios.values())),
+        pipelines=sorted({pipeline for _, pipeline, _ in wanted}),
+        seeds=sorted({cell.seed for cell in plan.cells}),
+    )
+    name = f"the attack of {', '.join(sorted(set(scenarios.values())))}" if attack else REFERENCE
+    return part_of(every, wanted), name
+
+
+def check_endings(claimed: Mapping[str, Mapping[str, Any]], rerun: Rerun) -> None:
+    """Compare how claimed cells ended and what they cost with the re-run.
+
+    Raises:
+        RerunError: A cell that is claimed to be done does not end so here, or needs more than it is claimed to need.
+    """
+    for cell in rerun.plan.cells:
+        row, again = claimed[cell.cell_key], rerun.cells[cell.cell_key]
+        name = f"{cell.scenario.id} / {cell.stage.name} / seed {cell.seed}"
+        if row["status"] == STATUS_DONE and again["status"] != STATUS_DONE:
+            raise RerunError(f"{name} is claimed to be done and ends here as {again['status']}: {again['reason']}")
+        for column in _COSTS if row["status"] == again["status"] == STATUS_DONE else ():
+            if row[column] < again[column]:
+                raise RerunError(f"{name} is claimed to use {row[column]} {column}; here it uses {again[column]}")
+
+
+_COSTS: Sequence[str] = (
+    "owned_aligned",
+    "owned_normal",
+    "generated_pairs",
+    "finetune_steps",
+    "extra_models",
+    "upload_bytes",
+)
+"""Counts that do not depend on how numbers are rounded."""
