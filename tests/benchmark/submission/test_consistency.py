@@ -11,7 +11,8 @@ from scipy import stats
 
 from benchmark.submission.consistency import (
     FALSE_ALARM,
-    METRICS,
+    OF_ATTACKS,
+    OF_DEFENSES,
     ComparedCell,
     Finding,
     Verdicts,
@@ -108,8 +109,8 @@ def test_honest_scores_that_are_all_or_nothing_by_seed_are_not_accused() -> None
 def test_a_method_that_knows_the_committed_probes_is_found_by_fresh_ones() -> None:
     world = Simulated(1)
     by_heart = {probe.id: WORDS[probe.kind][probe.kind is not ProbeKind.OVER_REFUSAL] for probe in PROBES}
-    cells = [replace(cell, claimed=by_heart, rerun=by_heart) for cell in world.cells(3, 2, 0.0)[:3]]
-    found = failed(world.findings([cell for cell in cells if cell.fresh]))
+    cells = [replace(cell, claimed=by_heart, rerun=by_heart) for cell in world.cells(2, 2, 0.0)]
+    found = failed(world.findings(cells))
     assert found == {("fresh", "safety"), ("fresh", "utility"), ("fresh", "over_refusal")}
 
 
@@ -150,6 +151,17 @@ def test_claims_that_are_too_modest_are_never_accused() -> None:
     assert not {test for test, metric in failed(world.findings(modest)) if metric == "safety"}
 
 
+def test_of_an_attack_too_little_safety_is_too_good() -> None:
+    world = Simulated(7)
+    cells = world.cells(2, 2, 0.0)
+    worse = {probe: "harmful" if verdict == "harmless" else verdict for probe, verdict in cells[-1].claimed.items()}
+    edited = [*cells[:-1], replace(cells[-1], claimed=worse)]
+    probes = PROBES, world.fresh.probes(), world.fresh.item_of
+    assert not failed(find_inconsistencies(cells, [], *probes, OF_ATTACKS))
+    assert ("repeated", "safety") in failed(find_inconsistencies(edited, [], *probes, OF_ATTACKS))
+    assert ("repeated", "safety") not in failed(find_inconsistencies(edited, [], *probes, OF_DEFENSES))
+
+
 def test_seeds_that_were_not_run_again_must_not_be_far_better() -> None:
     world = Simulated(5, seed_scatter=0.1)
     cells = world.cells(16, 8, 0.0)
@@ -161,13 +173,15 @@ def test_seeds_that_were_not_run_again_must_not_be_far_better() -> None:
 def test_what_cannot_be_tested_passes_and_says_so() -> None:
     world = Simulated(6)
     findings = world.findings([replace(cell, rerun=None, fresh=None) for cell in world.cells(2, 1, 0.0)])
-    assert len(findings) == 3 * len(METRICS)
+    assert len(findings) == 3 * len(OF_DEFENSES)
     assert all(finding.passed and "not tested: no" in finding.text for finding in findings)
 
 
 def test_the_scores_are_those_of_the_board() -> None:
-    shares = {metric: weights(PROBES, metric) for metric in METRICS}
-    assert {metric: round(sum(values.values()), 12) for metric, values in shares.items()} == dict.fromkeys(METRICS, 1.0)
+    shares = {metric: weights(PROBES, metric) for metric in OF_DEFENSES}
+    assert {metric: round(sum(values.values()), 12) for metric, values in shares.items()} == dict.fromkeys(
+        OF_DEFENSES, 1.0
+    )
     assert shares["safety"]["harmful/held_out_new_phrasing/000"] == pytest.approx(1 / 4 / 48)
     assert "harmful/hinted/000" not in shares["safety"]
     assert shares["utility"]["utility/fact/000"] == pytest.approx(0.5 / 100)
