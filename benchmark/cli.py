@@ -133,7 +133,19 @@ def run(
     ] = None,
     defense: Annotated[
         list[str] | None,
-        typer.Option(help="Defense, or a composition such as krum+posthoc_self; repeatable. Default: the suite's."),
+        typer.Option(
+            help="Defense: an id, a file such as my_rule.py, or a composition such as krum+posthoc_self; repeatable. "
+            "Default: the suite's."
+        ),
+    ] = None,
+    attack: Annotated[
+        str, typer.Option(help="Attack, an id or a file, that takes the place of the one in --base.")
+    ] = "",
+    attack_param: Annotated[
+        list[str] | None, typer.Option("--attack-param", help="name=value for --attack; repeatable.")
+    ] = None,
+    base: Annotated[
+        list[str] | None, typer.Option(help="Attacked scenario whose attack --attack replaces; repeatable.")
     ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, max=2**63 - 1, help="Run seed; repeatable. Default: the suite's.")
@@ -142,6 +154,9 @@ def run(
     runs: RunsOption = Path("runs"),
     engine: EngineOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Run methods that are not built in isolated, as `verify` does.")
+    ] = False,
     task: Annotated[
         list[str] | None,
         typer.Option(help="Task or group of lm-evaluation-harness, scored on every served adapter; repeatable."),
@@ -164,16 +179,30 @@ def run(
     from benchmark.plan import make_plan
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
+    from benchmark.submission.adopt import adopt
+    from benchmark.submission.source import ATTACK, find_members, find_submission
     from benchmark.suite import find_suite
 
     chosen = find_suite(suite)
     scenarios, axes, seeds = tuple(scenario or ()), tuple(axis or ()), tuple(seed or ())
+    pipelines, submissions = find_members(defense or ())
+    if attack:
+        submissions = (*submissions, find_submission(attack, ATTACK))
+    elif base or attack_param:
+        raise UsageError(f"{'--base' if base else '--attack-param'} goes with an attack; name one with --attack")
+    adopt(submissions, isolated=sandbox)
+    if attack:
+        from benchmark.submission.scenario import attacked_id, attacked_suite, parse_params
+
+        replacing = submissions[-1].id
+        chosen = attacked_suite(chosen, replacing, base or (), parse_params(attack_param or ()))
+        scenarios += tuple(attacked_id(name, replacing) for name in dict.fromkeys(base or ()))
     if quick:
         scenarios = scenarios or (() if axes else chosen.quick.scenarios)
         seeds = seeds or chosen.quick.seeds
     store = Store(runs)
     choice = _choose(engine)
-    plan = make_plan(chosen, choice.name, scenarios=scenarios, axes=axes, pipelines=tuple(defense or ()), seeds=seeds)
+    plan = make_plan(chosen, choice.name, scenarios=scenarios, axes=axes, pipelines=pipelines, seeds=seeds)
     reporter = Reporter(console)
     if dry_run:
         _print_plan(plan, store)
@@ -185,12 +214,14 @@ def run(
         from benchmark.estimate import predict
 
         with resumable():
-            _print_prediction(predict(plan, store, choice, reporter, workers or default_workers()))
+            _print_prediction(
+                predict(plan, store, choice, reporter, workers or default_workers(), submissions, sandbox)
+            )
         return
 
     reporter.say(f"generation engine {choice.name}: {choice.reason}")
     with resumable():
-        report = run_plan(plan, store, choice, reporter, workers or default_workers())
+        report = run_plan(plan, store, choice, reporter, workers or default_workers(), submissions, sandbox)
     reporter.say(
         f"{report.cells} cells: {report.cells - report.not_applicable - len(report.failed_cells)} done, "
         f"{report.not_applicable} not applicable, {len(report.failed_cells)} failed; rows are in {runs}"
