@@ -1,4 +1,8 @@
-"""The part of the command line that reads rows: ``fedsafety leaderboard | cite | power | reproduce``."""
+"""The part of the command line that reads rows: ``fedsafety leaderboard | cite | power | reproduce``.
+
+Committed rows are those of ``--results``, else of ``results/`` in the working directory, else those of the checkout
+that the package is installed from, so that a user in an empty folder meets the board as it is. Which it was is said.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.errors import FedSafetyError, UsageError
+from benchmark.errors import FedSafetyError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +26,13 @@ if TYPE_CHECKING:
 
 console = Console()
 
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""Where the repository lies, if the package is installed from one."""
+
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of committed rows; default: results/ here, else that of the checkout."),
+]
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="FEDSAFETY_RUNS", help="Folder of your own runs.")]
 SuiteOption = Annotated[str, typer.Option("--suite", help="Suite id.")]
 ScenarioOption = Annotated[str, typer.Option("--scenario", help="Attacked scenario; default: the mean over all.")]
@@ -40,7 +50,7 @@ def register(app: typer.Typer) -> None:
 def leaderboard(
     suite: Annotated[str, typer.Option("--suite", help="Suite whose table is printed.")] = "micro",
     scenario: Annotated[str, typer.Option(help="Attacked scenario to print; default: the mean over all.")] = "",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = None,
     runs: RunsOption = Path("runs"),
     out: Annotated[
         Path | None,
@@ -49,45 +59,109 @@ def leaderboard(
     release: Annotated[
         str, typer.Option("--release", help="Freeze committed rows' page and tables under this version, e.g. 1.0.")
     ] = "",
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Print what would change if your own rows were published as reproduced.")
+    ] = False,
+    added: Annotated[
+        list[Path] | None, typer.Option("--with", help="With --diff: a verified folder, instead of your own rows.")
+    ] = None,
+    defense: Annotated[str, typer.Option("--defense", help="With --diff: one method of your own rows.")] = "",
+    form: Annotated[str, typer.Option("--format", help="With --diff: text, markdown or json.")] = "",
 ) -> None:
     """Build the static page from committed rows and your own, and print the table.
 
-    With --release, write an immutable folder from committed rows alone instead.
+    With --release, write an immutable folder from committed rows alone instead. With --diff, write nothing and print
+    what would change on the board: new lines, ranks, ties, best-known values, and what a line still lacks for a rank.
     """
+    if diff:
+        _no_others("--diff", {"--release": release, "--out": out, "--scenario": scenario})
+        _print_diff(results, runs, added or [], defense, form or "text")
+        return
+    for name, given in (("--with", added), ("--defense", defense), ("--format", form)):
+        if given:
+            raise UsageError(f"{name} belongs to --diff; add it")
     if release:
         from leaderboard.release import checked_version, write_release
 
         checked_version(release)
-        folder = write_release(_rows(results), release, out or Path("releases"))
+        folder = write_release(_rows(results, submitted=False), release, out or Path("releases"))
         _say(f"release {release} written to {folder}; commit it and tag the commit release-{release}")
         return
     from leaderboard.build import build
     from leaderboard.text import render_table
 
-    # Only the default may be missing, as in a folder that holds nothing but one's own runs.
-    lacking = results == Path("results") and not results.is_dir()
-    report = build([] if lacking else [results], [runs], out or Path("site"))
+    root = results_folder(results)
+    report = build([root] if root else [], [runs], out or Path("site"))
     console.print(render_table(report.boards, suite, scenario))
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
-    if lacking:
+    if root is None:
         console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")
+
+
+def results_folder(results: Path | None) -> Path | None:
+    """Return the folder of committed rows: the one named, else ``results/`` here, else the checkout's (said so).
+
+    Returns:
+        ``None`` if none was named and there is neither.
+    """
+    if results is not None:
+        return results
+    if Path("results").is_dir():
+        return Path("results")
+    found = CHECKOUT / "results"
+    if not (found.is_dir() and (CHECKOUT / "pyproject.toml").is_file()):
+        return None
+    # Beside the output, which may be JSON that a machine reads.
+    said = Console(stderr=True)
+    said.print(f"committed rows: {found} (no results/ here)", markup=False, highlight=False, soft_wrap=True)
+    return found
+
+
+def _no_others(name: str, others: dict[str, object]) -> None:
+    for other, given in others.items():
+        if given:
+            raise UsageError(f"{name} and {other} exclude each other; leave one out")
+
+
+def _print_diff(results: Path | None, runs: Path, added: list[Path], defense: str, form: str) -> None:
+    from leaderboard.diff import as_json, diff_boards
+    from leaderboard.diff_text import as_markdown, as_text
+    from leaderboard.ranking import boards
+    from leaderboard.rows import load_rows
+
+    forms = ("text", "markdown", "json")
+    if form not in forms:
+        raise unknown_name("format", form, forms)
+    if defense and added:
+        raise UsageError("--defense chooses among your own rows, and --with takes a verified folder instead of them")
+    if not added and not runs.is_dir():
+        raise UsageError(f"there are no own rows in {runs}; make some with `fedsafety run`, or name a folder by --with")
+    root = results_folder(results)
+    roots = [root] if root else []
+    before = boards(load_rows(roots, without=added))
+    after = boards(load_rows(roots, reproduced=added or [runs], only=defense))
+    found = diff_boards(before, after)
+    if form == "json":
+        console.print_json(json.dumps(as_json(found), allow_nan=False))
+    else:
+        _say(as_markdown(found) if form == "markdown" else as_text(found))
 
 
 def cite_command(
     defense: DefenseArgument,
     scenario: ScenarioOption = "",
     suite: SuiteOption = "micro",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = None,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Print the BibTeX entries alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all fields as JSON.")] = False,
 ) -> None:
     """Print how to cite a defense's score: sentence, BibTeX, and the command that checks it."""
     if bibtex and as_json:
         raise UsageError("--bibtex and --json exclude each other; the JSON holds the BibTeX")
-    from leaderboard.cite import cite, find_board
+    from leaderboard.cite import cite_score, find_board
 
     rows = _rows(results)
-    found = cite(find_board(rows, suite), rows.published_digest, defense, scenario)
+    found = cite_score(find_board(rows, suite), rows, defense, scenario)
     if as_json:
         console.print_json(json.dumps(found.as_dict(), allow_nan=False))
     elif bibtex:
@@ -104,7 +178,7 @@ def power_command(
         tuple[str, str] | None, typer.Option("--pair", help="Two defenses; default: all ranked ones.")
     ] = None,
     metric: Annotated[str, typer.Option("--metric", help="A score that is a share.")] = "safety",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = None,
 ) -> None:
     """Tell how many seeds separate a difference of so many points, at the variance seen in the rows."""
     from leaderboard.power import power_report
@@ -143,7 +217,7 @@ def reproduce_command(
     score: Annotated[str, typer.Option("--score", help="Cited safety in percent, or none.")] = "",
     rank: Annotated[str, typer.Option("--rank", help="Cited rank, or none.")] = "",
     digest: Annotated[str, typer.Option("--rows", help="Cited digest of the rows, sha256:…; 12 digits suffice.")] = "",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
     """Compute a release, a page or a cited score again from rows; exits 0 if it is the same, 1 if it differs."""
@@ -155,36 +229,37 @@ def reproduce_command(
         )
     if defense and not (score and digest):
         raise UsageError("a cited score needs --score and --rows; `fedsafety cite` prints the whole command")
-    from leaderboard.cite import cite as cite_score
-    from leaderboard.cite import find_board
+    from leaderboard.cite import cite_score, cited_digest, find_board
     from leaderboard.reproduce import reproduce_page, reproduce_release, reproduce_score
 
     if release is not None:
-        _report(reproduce_release(release, _rows(results)), str(release))
+        _report(reproduce_release(release, _rows(results, submitted=False)), str(release))
     elif page is not None:
         from leaderboard.rows import load_rows
 
-        local = [runs] if runs.exists() else []
-        _report(reproduce_page(page, load_rows([results] if results.is_dir() else [], local=local)), str(page))
+        local, root = [runs] if runs.exists() else [], results_folder(results)
+        _report(reproduce_page(page, load_rows([root] if root and root.is_dir() else [], local=local)), str(page))
     else:
         rows = _rows(results)
-        board, found = find_board(rows, suite), rows.published_digest
+        board = find_board(rows, suite)
+        found = cited_digest(board, rows, defense)
         checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
-        _say(f"these rows say: {cite_score(board, found, defense, scenario).sentence}")
+        _say(f"these rows say: {cite_score(board, rows, defense, scenario).sentence}")
         _report(checks, f"the score of {defense}")
 
 
-def _rows(results: Path) -> Rows:
-    """Return committed rows.
+def _rows(results: Path | None, *, submitted: bool = True) -> Rows:
+    """Return committed rows, with submitted ones unless that is False.
 
     Raises:
         FedSafetyError: There are none.
     """
     from leaderboard.rows import load_rows
 
-    rows = load_rows([results])
+    root = results_folder(results) or Path("results")
+    rows = load_rows([root], submitted=submitted)
     if not rows.published.cells.num_rows:
-        raise FedSafetyError(f"{results} holds no committed rows; name a folder that does with --results")
+        raise FedSafetyError(f"{root} holds no committed rows; name a folder that does with --results")
     return rows
 
 

@@ -1,5 +1,7 @@
 """Freeze a leaderboard: pages, tables and a manifest that says from which rows they come.
 
+A release is of the project's own runs: submissions stand on the page until the project has run them itself.
+
 A release holds no rows. They are in the repository at the tag of the release, the manifest has their digest, and
 :mod:`leaderboard.reproduce` computes the release from them again. No clock, path or host enters a release, so the same
 rows, code and version give the same bytes.
@@ -110,7 +112,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _check_origins(rows: Rows) -> None:
-    found = [*rows.published.cells.column("origin").to_pylist(), *rows.local.cells.column("origin").to_pylist()]
+    parts = (rows.published, rows.pending, rows.local)
+    found = [origin for part in parts for origin in part.cells.column("origin").to_pylist()]
     other = sorted(set(found) - {ORIGIN_COMMITTED})
     if other:
         raise UsageError(

@@ -12,7 +12,7 @@ from benchmark.errors import FedSafetyError
 from leaderboard.ranking import Board, boards
 from leaderboard.rows import load_rows
 
-from .synthetic import cell_row, exact_rows, table_of, write_tables
+from .synthetic import cell_row, exact_rows, table_of, write_submission, write_tables
 
 ATTACKED, CLEAN = ("aligned_start", "unaligned_data"), ("clean", "none")
 
@@ -103,8 +103,12 @@ def test_rows_of_others_change_nothing_for_committed_ones(tmp_path: Path, origin
     hostile = [cell for cell in hostile if cell[0]["attack"] != "none"]
     if "seed" in changes:
         hostile = hostile[:1]
-    write_tables(tmp_path / "other", exact_rows(hostile))
-    (after,) = boards(load_rows([tmp_path / "results", tmp_path / "other"]))
+    if origin == "submitted":
+        write_submission(tmp_path / "results", defense, exact_rows(hostile), "reproduced")
+        (after,) = boards(load_rows([tmp_path / "results"]))
+    else:
+        write_tables(tmp_path / "other", exact_rows(hostile))
+        (after,) = boards(load_rows([tmp_path / "results", tmp_path / "other"]))
     assert summary(after) == summary(before)
     assert after.compared == before.compared == ("aligned_start",)
     assert [scenario.id for scenario in after.scenarios] == [scenario.id for scenario in before.scenarios]

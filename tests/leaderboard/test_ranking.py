@@ -13,7 +13,7 @@ from scipy import stats
 from leaderboard.ranking import OVERALL, Board, Standing, boards, recovery
 from leaderboard.rows import load_rows
 
-from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
+from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
 
 Cell = tuple[dict[str, Any], Mapping[str, float]]
 
@@ -28,8 +28,13 @@ def cells(defense: str, attacked: list[float], clean: list[float], utility: floa
     return made
 
 
-def board_of(root: Path, rows: list[Cell]) -> Board:
-    (board,) = boards(load_rows([write_tables(root, exact_rows(rows))]))
+def board_of(root: Path, rows: list[Cell], rung: str = "reproduced") -> Board:
+    """Return the board of ``rows``; submitted ones are of the defense ``mine`` and verified to ``rung``."""
+    submitted = [cell for cell in rows if cell[0]["origin"] == "submitted"]
+    write_tables(root / "micro", exact_rows([cell for cell in rows if cell not in submitted]))
+    if submitted:
+        write_submission(root, submitted[0][0]["defense"], exact_rows(submitted), rung)
+    (board,) = boards(load_rows([root]))
     return board
 
 
