@@ -47,6 +47,7 @@ def run_plan(
     workers: int,
     submissions: Sequence[Submission] = (),
     isolated: bool = False,
+    isolation: str = "auto",
 ) -> RunReport:
     """Do whatever the plan still lacks.
 
@@ -59,6 +60,7 @@ def run_plan(
         submissions: Methods of the plan that this process has adopted, for the training processes to adopt, too.
         isolated: Whether their code runs in sandboxes. One that ends its process then fails its own cells; in a
             training process it would stop the run.
+        isolation: Name of the way in which it is isolated; ``auto`` for the best that this machine offers.
 
     Raises:
         FedSafetyError: The store cannot be written, or the engine fails its canary.
@@ -72,7 +74,7 @@ def run_plan(
     write_catalog(plan, store)
     pending = pending_jobs(plan, store)
     reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
-    start = worker_start(submissions, isolated=isolated)
+    start = worker_start(submissions, isolated=isolated, isolation=isolation)
     failures = _train(plan, pending, store, reporter, workers, start) if pending else {}
     refused = evaluate(plan, store, choice, reporter, failures)
     reasons = {

@@ -77,17 +77,20 @@ class JobReport:
     failures: dict[str, str]
 
 
-def worker_start(submissions: Sequence[Submission], *, isolated: bool) -> Callable[[], None]:
+def worker_start(submissions: Sequence[Submission], *, isolated: bool, isolation: str = "auto") -> Callable[[], None]:
     """Return what prepares a worker process.
 
     Args:
         submissions: Methods that this process has adopted.
         isolated: Whether their code runs in sandboxes of its own.
+        isolation: Name of the way in which it is isolated.
     """
-    return partial(_start_worker, tuple(submissions), isolated, known_descriptions())
+    return partial(_start_worker, tuple(submissions), isolated, isolation, known_descriptions())
 
 
-def _start_worker(submissions: Sequence[Submission], isolated: bool, descriptions: Descriptions) -> None:
+def _start_worker(
+    submissions: Sequence[Submission], isolated: bool, isolation: str, descriptions: Descriptions
+) -> None:
     """Leave Ctrl-C to the parent, fix the thread count, keep freed memory, know the submissions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -95,7 +98,7 @@ def _start_worker(submissions: Sequence[Submission], isolated: bool, description
     keep_freed_memory()
     # What the parent was told holds here, too: a method that is asked again may answer otherwise.
     learn(descriptions)
-    adopt(submissions, isolated=isolated)
+    adopt(submissions, isolated=isolated, isolation=isolation)
 
 
 def _end_with_parent() -> None:

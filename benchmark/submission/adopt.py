@@ -9,12 +9,13 @@ from benchmark.submission.source import ATTACK, REGISTRIES, Submission
 from defenses.base import defenses
 
 
-def adopt(submissions: Sequence[Submission], *, isolated: bool) -> None:
+def adopt(submissions: Sequence[Submission], *, isolated: bool, isolation: str = "auto") -> None:
     """Let the registries of this process know ``submissions``.
 
     Args:
         submissions: Methods; what is built in or installed is known already and changes only if isolated.
         isolated: Whether their code runs in sandboxes of its own. Nothing of it is imported here then.
+        isolation: Name of the way in which it is isolated; ``auto`` for the best that this machine offers.
 
     Raises:
         UsageError: An id is taken by another method.
@@ -23,19 +24,21 @@ def adopt(submissions: Sequence[Submission], *, isolated: bool) -> None:
     """
     for submission in submissions:
         if isolated:
-            _adopt_isolated(submission)
+            _adopt_isolated(submission, isolation)
         else:
             _adopt_here(submission)
 
 
-def _adopt_isolated(submission: Submission) -> None:
+def _adopt_isolated(submission: Submission, isolation: str) -> None:
     from benchmark.sandbox.attack import sandboxed_attack
     from benchmark.sandbox.defense import sandboxed_defense
+    from benchmark.sandbox.isolation import find_isolation
 
+    way = find_isolation(isolation)
     if submission.kind == ATTACK:
-        attacks.adopt_entry(sandboxed_attack(submission), submission.module)
+        attacks.adopt_entry(sandboxed_attack(submission, isolation=way), submission.module)
     else:
-        defenses.adopt_entry(sandboxed_defense(submission), submission.module)
+        defenses.adopt_entry(sandboxed_defense(submission, isolation=way), submission.module)
 
 
 def _adopt_here(submission: Submission) -> None:
