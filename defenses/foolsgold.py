@@ -26,6 +26,7 @@ _SAME_DIRECTION = 1e-12
     paper="Fung et al. 2018, arXiv 1808.04866",
     stages=(Stage.AGGREGATE,),
     knowledge=Knowledge.NONE,
+    traits=("stateful_per_client",),
 )
 class FoolsGold(Defense):
     """Aggregate to Σ v_i x_i / Σ v_i over the round's participants, with v_i from the clients' cumulative updates.

@@ -1,0 +1,69 @@
+"""The contract of a method: what each of its hooks promises, as checks to perform one after the other."""
+
+from __future__ import annotations
+
+from attacks.base import Attack, AttackInfo
+from benchmark.submission.contract_aggregate import AggregateTrials, aggregate_checks
+from benchmark.submission.contract_attack import SCALES as ATTACK_SCALES
+from benchmark.submission.contract_attack import attack_checks
+from benchmark.submission.contract_hooks import finalize_checks, prepare_checks, serve_checks, server_maker
+from benchmark.submission.examination import Examination, Subject
+from benchmark.submission.metadata import attack_metadata_checks, defense_metadata_checks
+from benchmark.submission.robustness import SCALES, robustness_checks, scale_checks
+from defenses.base import Defense, DefenseInfo
+
+
+def defense_contract(
+    subject: Subject[DefenseInfo, Defense],
+    large: Subject[DefenseInfo, Defense] | None = None,
+    scales: tuple[tuple[int, int, int], ...] = SCALES,
+) -> Examination:
+    """Return the checks of a defense, for the hooks that it fills.
+
+    Args:
+        subject: The defense.
+        large: The same with more time for a call, for rounds of the size of large models.
+        scales: Shapes (n, f, d) at which time and memory are measured.
+    """
+    examination = Examination()
+    checks = examination.checks
+    checks += defense_metadata_checks(subject)
+    prepares = subject.overrides("prepare", Defense)
+    if prepares:
+        checks += prepare_checks(subject, examination)
+    if prepares or subject.overrides("aggregate", Defense):
+        trials, large_trials = (_trials(each) for each in (subject, large or subject))
+        checks += aggregate_checks(trials)
+        checks += robustness_checks(trials)
+        checks += scale_checks(large_trials, examination.shapes, scales)
+    if subject.overrides("finalize", Defense):
+        checks += finalize_checks(subject, examination)
+    if subject.overrides("serve", Defense):
+        checks += serve_checks(subject)
+    checks.sort(key=lambda check: list(type(check.part)).index(check.part))
+    return examination
+
+
+def attack_contract(
+    subject: Subject[AttackInfo, Attack],
+    large: Subject[AttackInfo, Attack] | None = None,
+    scales: tuple[tuple[int, int], ...] = ATTACK_SCALES,
+) -> Examination:
+    """Return the checks of an attack.
+
+    Args:
+        subject: The attack.
+        large: The same with more time for a call, for updates of the size of large models.
+        scales: Malicious clients and numbers in an update at which time and memory are measured.
+    """
+    examination = Examination()
+    examination.checks += attack_metadata_checks(subject)
+    examination.checks += attack_checks(subject, large or subject, examination, scales)
+    return examination
+
+
+def _trials(subject: Subject[DefenseInfo, Defense]) -> AggregateTrials:
+    if not subject.overrides("prepare", Defense):
+        return AggregateTrials(subject)
+    make = server_maker(subject)
+    return AggregateTrials(subject, make, make().layout)

@@ -1,0 +1,186 @@
+"""The contract of `prepare`, `finalize` and `serve`, on a real server of the embedded world with few training steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import FedSafetyError
+from benchmark.lora import initial_adapter
+from benchmark.seeds import stream, torch_stream
+from benchmark.server import MeteredServer
+from benchmark.submission.examination import Check, Examination, Outcome, Subject, fails, passes
+from benchmark.submission.inputs import left_behind, same_bits
+from benchmark.submission.practice import PRACTICE_SEED, practice_server
+from benchmark.submission.report import Part
+from benchmark.suite import find_suite
+from defenses.base import Defense, DefenseInfo, Prompt
+from tasks.base import task_worlds
+
+_PROMPTS = 12
+_NOISE = 1e-3
+_DETERMINISM = "draw random numbers from the server's tools only, and depend on no clock, hash or global state"
+
+MakeServer = Callable[[], MeteredServer]
+
+
+def server_maker(subject: Subject[DefenseInfo, Defense]) -> MakeServer:
+    """Return what makes equal servers for the method's hooks."""
+    return lambda: practice_server(PRACTICE_SEED, subject.entry.info.id)
+
+
+def prepare_checks(subject: Subject[DefenseInfo, Defense], examination: Examination) -> list[Check]:
+    """Return the checks of `prepare`; what it uses is added to the examination."""
+    return [
+        Check(
+            Part.CONTRACT,
+            "prepare",
+            "prepare() runs and uses the same of the server's tools each time",
+            lambda: _prepare(subject, examination),
+        )
+    ]
+
+
+def finalize_checks(subject: Subject[DefenseInfo, Defense], examination: Examination) -> list[Check]:
+    """Return the checks of `finalize`; what it uses is added to the examination."""
+    return [
+        Check(
+            Part.CONTRACT,
+            "finalize",
+            "finalize() returns a finite adapter of the same shape, the same bits each time; its input stays as it was",
+            lambda: _finalize(subject, examination),
+        )
+    ]
+
+
+def serve_checks(subject: Subject[DefenseInfo, Defense]) -> list[Check]:
+    """Return the checks of `serve`."""
+    return [
+        Check(
+            Part.CONTRACT,
+            "serve",
+            "serve() returns a Prompt with text, the same each time and in whatever order requests come",
+            lambda: _serve(subject),
+        )
+    ]
+
+
+def _prepare(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:
+    used = []
+    for _ in range(2):
+        server = server_maker(subject)()
+        with subject.fresh("prepare") as rule:
+            began = time.perf_counter()
+            rule.prepare(server)
+            server.usage.server_seconds += time.perf_counter() - began
+        used.append(server)
+    if _counted(used[0]) != _counted(used[1]):
+        return fails(f"used {_in_words(used[0])} and then {_in_words(used[1])}", _DETERMINISM)
+    _meter(examination, used[0])
+    return passes(f"used {_in_words(used[0])}")
+
+
+def _finalize(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:
+    results, servers = [], []
+    for _ in range(2):
+        server = server_maker(subject)()
+        adapter = _trained(server)
+        given = adapter.clone()
+        with subject.fresh("finalize") as rule:
+            began = time.perf_counter()
+            result = rule.finalize(given, server)
+            server.usage.server_seconds += time.perf_counter() - began
+            if not same_bits(left_behind(rule).get("adapter", given), adapter):
+                return fails("changed the adapter that it was given in place", "work on a copy: adapter.clone()")
+        results.append(_usable(result, adapter))
+        servers.append(server)
+    if not torch.equal(*results):
+        difference = float((results[0].double() - results[1].double()).abs().max())
+        return fails(f"two fresh instances differ by up to {difference:.3g}", _DETERMINISM)
+    _meter(examination, servers[0])
+    moved = float((results[0].double() - _trained(servers[0]).double()).norm())
+    return passes(f"moved the adapter by {moved:.3g} (L2 norm); used {_in_words(servers[0])}")
+
+
+def _usable(result: Tensor, adapter: Tensor) -> Tensor:
+    """Return a repaired adapter if the engine would take it."""
+    if not isinstance(result, Tensor):
+        raise FedSafetyError(f"finalize() returned {type(result).__name__}; return a float tensor [d]")
+    if result.shape != adapter.shape or not result.is_floating_point():
+        raise FedSafetyError(
+            f"finalize() returned {result.dtype} of shape {tuple(result.shape)}; an adapter is a float tensor of "
+            f"shape {tuple(adapter.shape)}"
+        )
+    if not torch.isfinite(result).all():
+        raise FedSafetyError("finalize() returned numbers that are not finite; check for division by zero")
+    return result.detach()
+
+
+def _trained(server: MeteredServer) -> Tensor:
+    """Return an adapter that differs a little from the starting model."""
+    start = initial_adapter(server.layout, torch_stream(PRACTICE_SEED, "adapter-init"))
+    return start + _NOISE * torch.randn(start.shape, generator=torch_stream(PRACTICE_SEED, "practice-noise"))
+
+
+def _serve(subject: Subject[DefenseInfo, Defense]) -> Outcome:
+    requests = _requests()
+    straight = _served(subject, requests)
+    if straight != _served(subject, requests):
+        return fails(
+            "two fresh instances answer the same requests differently",
+            "depend on the request only: on no clock, hash or random number",
+        )
+    backwards = _served(subject, [*reversed(requests), *requests])
+    for request in requests:
+        if backwards[request] != straight[request]:
+            return fails(
+                f"the request {request!r:.60} is served as {straight[request]!r:.120} or {backwards[request]!r:.120}, "
+                f"depending on what was asked before",
+                "keep nothing between requests",
+            )
+    fixed = sum(prompt.answer is not None for prompt in straight.values())
+    changed = sum(prompt.instruction != request for request, prompt in straight.items())
+    return passes(f"of {len(straight)} requests {fixed} answered at once, {changed} reworded")
+
+
+def _requests() -> list[str]:
+    """Return instructions that the server owns, ordinary and harmful ones, and some odd ones; none is a probe."""
+    world = task_worlds.get(find_suite("micro").world).create()
+    rows = world.server_normal(_PROMPTS, stream(PRACTICE_SEED, "practice", "normal"))
+    rows += world.server_aligned(_PROMPTS, stream(PRACTICE_SEED, "practice", "aligned"))
+    return list(dict.fromkeys([*(row.instruction for row in rows), "", "?", "name a fruit . " * 3, "ünïcødé"]))
+
+
+def _served(subject: Subject[DefenseInfo, Defense], requests: list[str]) -> dict[str, Prompt]:
+    """Return what a fresh instance makes of each request; the first answer to a repeated one must be its last, too."""
+    served: dict[str, Prompt] = {}
+    with subject.fresh("serve") as rule:
+        for request in requests:
+            prompt = rule.serve(Prompt(request))
+            if not isinstance(prompt, Prompt) or not isinstance(prompt.instruction, str):
+                raise FedSafetyError(f"serve() returned {prompt!r:.80}; return a Prompt")
+            if not isinstance(prompt.answer, str | None):
+                raise FedSafetyError(f"serve() answers {prompt.answer!r:.80}; an answer is text")
+            if served.setdefault(request, prompt) != prompt:
+                raise FedSafetyError(f"serve() makes something else of {request!r:.60} when it is asked again")
+    return served
+
+
+def _counted(server: MeteredServer) -> dict[str, float]:
+    used = asdict(server.usage)
+    used.pop("server_seconds")
+    return used
+
+
+def _in_words(server: MeteredServer) -> str:
+    counts = [f"{value:,.0f} {name.replace('_', ' ')}" for name, value in _counted(server).items() if value]
+    return f"{', '.join(counts) or 'nothing of the server'}, {server.usage.server_seconds:.2g} s"
+
+
+def _meter(examination: Examination, server: MeteredServer) -> None:
+    for name, value in asdict(server.usage).items():
+        examination.metered[name] = examination.metered.get(name, 0.0) + value

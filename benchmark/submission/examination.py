@@ -1,0 +1,150 @@
+"""A method under examination, and the bookkeeping of what is found."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from benchmark.errors import FedSafetyError
+from benchmark.registry import Entry
+from benchmark.sandbox.proxy import created
+from benchmark.submission.report import Finding, Part, ShapeCost, Verdict
+
+InfoT = TypeVar("InfoT")
+T = TypeVar("T")
+
+_REASON_LENGTH = 1000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one thing that was checked came out, with what was found and how to mend it."""
+
+    verdict: Verdict
+    found: str = ""
+    remedy: str = ""
+
+
+def passes(found: str = "") -> Outcome:
+    """Return a pass."""
+    return Outcome(Verdict.PASSED, found)
+
+
+def fails(found: str, remedy: str) -> Outcome:
+    """Return a failure."""
+    return Outcome(Verdict.FAILED, found, remedy)
+
+
+def warns(found: str, remedy: str) -> Outcome:
+    """Return a warning."""
+    return Outcome(Verdict.WARNING, found, remedy)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to check.
+
+    Attributes:
+        part: Part of the whole check that it belongs to.
+        name: Stable name.
+        checked: What is checked, in words.
+        run: Finds out; whatever it raises is a failure.
+        remedy: How to mend it if it raises.
+        needs: Names of checks without which this one makes no sense.
+    """
+
+    part: Part
+    name: str
+    checked: str
+    run: Callable[[], Outcome]
+    remedy: str = "mend what raises; the same call succeeds in every run"
+    needs: tuple[str, ...] = ()
+
+
+@dataclass
+class Examination:
+    """Checks to perform, and what they measure besides.
+
+    Attributes:
+        checks: In order.
+        shapes: Time and memory by shape; filled by the checks.
+        metered: Use of server tools; filled by the checks.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    shapes: list[ShapeCost] = field(default_factory=list)
+    metered: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject(Generic[InfoT, T]):
+    """A method whose instances can be made anew.
+
+    Attributes:
+        entry: The method; where it runs apart, a stand-in.
+        files: Files of its own code, for messages.
+    """
+
+    entry: Entry[Any, T]
+    files: tuple[Path, ...] = ()
+
+    def fresh(self, *hooks: str) -> AbstractContextManager[T]:
+        """Return a context with a new instance; its process, where it has one, is started for ``hooks`` and ended."""
+        return created(self.entry, hooks=hooks)
+
+    def overrides(self, hook: str, base: type) -> bool:
+        """Whether the method fills ``hook`` itself."""
+        return getattr(self.entry.target, hook) is not getattr(base, hook)
+
+    def reason(self, error: BaseException) -> str:
+        """Return why something failed, with the place in the method's own code where that is known."""
+        return reason_of(error, self.files)
+
+
+def perform(checks: Sequence[Check], subject: Subject[Any, Any], on_done: Callable[[], None]) -> Iterator[Finding]:
+    """Yield what each check finds; one that needs a failed one is not run.
+
+    Args:
+        checks: In order.
+        subject: The method, for the places of errors.
+        on_done: Called after each.
+    """
+    unmet: set[str] = set()
+    for check in checks:
+        missing = [name for name in check.needs if name in unmet]
+        if missing:
+            outcome = Outcome(Verdict.NOT_RUN, f"left out because {' and '.join(missing)} did not pass")
+        else:
+            outcome = _guarded(check, subject)
+        if outcome.verdict in (Verdict.FAILED, Verdict.NOT_RUN, Verdict.NOT_APPLICABLE):
+            unmet.add(check.name)
+        on_done()
+        yield Finding(
+            part=check.part,
+            check=check.name,
+            checked=check.checked,
+            verdict=outcome.verdict,
+            found=outcome.found,
+            remedy=outcome.remedy,
+        )
+
+
+def _guarded(check: Check, subject: Subject[Any, Any]) -> Outcome:
+    try:
+        return check.run()
+    except (Exception, SystemExit) as error:  # a submitted method may raise anything
+        return fails(subject.reason(error), check.remedy)
+
+
+def reason_of(error: BaseException, files: Sequence[Path] = ()) -> str:
+    """Return why something failed: what an error of ours says, else its type, text and place in ``files``."""
+    text = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
+    places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) in files]
+    if places and not isinstance(error, FedSafetyError):
+        last = places[-1]
+        text += f" (line {last.lineno} of {Path(last.filename).name}, in {last.name})"
+    return text.encode("utf-8", "replace").decode()[:_REASON_LENGTH]

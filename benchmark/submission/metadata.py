@@ -1,0 +1,113 @@
+"""What can be said of a method's metadata beyond their types: that they agree with its code and with each other."""
+
+from __future__ import annotations
+
+from attacks.base import Attack, AttackInfo
+from benchmark.errors import UsageError
+from benchmark.registry import Info
+from benchmark.submission.examination import Check, Outcome, Subject, fails, passes, warns
+from benchmark.submission.report import Part
+from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
+
+_LEFT_OVER = ("Say here", "say in one sentence")
+"""Of the texts that a new file begins with."""
+
+
+def defense_metadata_checks(subject: Subject[DefenseInfo, Defense]) -> list[Check]:
+    """Return the checks of a defense's metadata, in order."""
+    info = subject.entry.info
+    return [
+        _loads(info),
+        Check(
+            Part.METADATA,
+            "stages",
+            "the stages that are declared are the hooks that are filled",
+            lambda: _stages(subject),
+        ),
+        Check(
+            Part.METADATA,
+            "ranking",
+            "whoever is told the truth is not ranked, and a variant names a defense that there is",
+            lambda: _ranking(info),
+        ),
+        _texts(info),
+    ]
+
+
+def attack_metadata_checks(subject: Subject[AttackInfo, Attack]) -> list[Check]:
+    """Return the checks of an attack's metadata, in order."""
+    return [
+        _loads(subject.entry.info),
+        Check(
+            Part.METADATA,
+            "hooks",
+            "the attack does something: it fills pool, poison or craft",
+            lambda: _hooks(subject),
+        ),
+        _texts(subject.entry.info),
+    ]
+
+
+def _loads(info: Info) -> Check:
+    return Check(
+        Part.METADATA,
+        "loads",
+        "the file can be imported and registers a method with complete metadata",
+        lambda: passes(f"{info.title!r}"),
+    )
+
+
+def _texts(info: Info) -> Check:
+    return Check(Part.METADATA, "texts", "title and description are the method's own", lambda: _own_texts(info))
+
+
+def _own_texts(info: Info) -> Outcome:
+    if any(words in info.description for words in _LEFT_OVER):
+        return warns(
+            "the description is still the one that every new file begins with",
+            "say in plain words what the method does; the page shows it",
+        )
+    return passes("" if info.paper else "no source is named")
+
+
+def _stages(subject: Subject[DefenseInfo, Defense]) -> Outcome:
+    filled = {stage for stage in Stage if subject.overrides(stage.value, Defense)}
+    declared = set(subject.entry.info.stages)
+    if undeclared := filled - declared:
+        return fails(
+            f"fills {_names(undeclared)}, but declares {_names(declared)}",
+            f"declare stages=({', '.join(f'Stage.{stage.name}' for stage in Stage if stage in filled)},)",
+        )
+    if empty := declared - filled:
+        if empty == {Stage.AGGREGATE} and not filled:
+            return passes("aggregates by the default, plain averaging")
+        return warns(
+            f"declares {_names(empty)}, but does not fill it, so that the default acts there",
+            "leave the stage out, or fill the hook of that name",
+        )
+    return passes(_names(filled))
+
+
+def _names(stages: set[Stage]) -> str:
+    return ", ".join(stage.value for stage in Stage if stage in stages) or "nothing"
+
+
+def _ranking(info: DefenseInfo) -> Outcome:
+    if info.knowledge is Knowledge.TRUTH and info.ranked:
+        return fails(
+            "is told who is malicious and wants to be ranked",
+            "declare ranked=False, or another knowledge: no server knows the truth",
+        )
+    if info.variant_of:
+        try:
+            defenses.holder(info.variant_of)
+        except UsageError as error:
+            return fails(f"is a variant of nothing: {error}", "name a registered defense, or leave it out")
+    return passes()
+
+
+def _hooks(subject: Subject[AttackInfo, Attack]) -> Outcome:
+    filled = [hook for hook in ("pool", "poison", "craft") if subject.overrides(hook, Attack)]
+    if not filled:
+        return warns("fills no hook, so that its clients are honest", "fill pool, poison or craft")
+    return passes(", ".join(filled))
