@@ -1,7 +1,7 @@
 """What every test shares: the platform's abilities, and a loud list of what it cannot run.
 
-A test that needs vLLM or Chromium carries the marker of that name. Where the platform lacks it, the test is skipped and
-listed as ``NOT RUN`` above pytest's closing line, like every other skip. With ``CI=true`` such a run fails.
+A test that needs vLLM, Chromium or a sandbox carries the marker of that name. Where the platform lacks it, the test is
+skipped and listed as ``NOT RUN`` above pytest's closing line, like every other skip. With ``CI=true`` such a run fails.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import shutil
 from collections.abc import Generator, Iterable
 
 import pytest
+
+from benchmark.errors import SandboxUnavailableError
+from benchmark.sandbox.isolation import BACKENDS, Isolation, find_isolation
 
 NOT_RUN_FAILS = os.environ.get("CI", "").lower() == "true"
 
@@ -30,6 +33,22 @@ def chromium() -> str:
     return path
 
 
+@pytest.fixture(params=BACKENDS)
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """Each way of isolating processes in turn; the test must be marked ``sandbox``."""
+    return find_isolation(request.param)
+
+
+def lacks_isolation(item: pytest.Item) -> str:
+    """Return why the sandbox that ``item`` is for cannot be made here, or nothing if it can."""
+    call = getattr(item, "callspec", None)
+    try:
+        find_isolation(call.params.get("isolation", "auto") if call else "auto")
+    except SandboxUnavailableError as error:
+        return str(error)
+    return ""
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     lacking = {}
     if importlib.util.find_spec("vllm") is None:
@@ -39,6 +58,8 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     for item in items:
         for marker in lacking.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(pytest.mark.skip(reason=lacking[marker]))
+        if item.get_closest_marker("sandbox") and (reason := lacks_isolation(item)):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def not_run(skipped: Iterable[pytest.TestReport]) -> list[str]:

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from benchmark.errors import SandboxUnavailableError
 from benchmark.sandbox.backend import Isolation, Launch, file_of
-from benchmark.sandbox.layout import SCRATCH, Kind, Mount
+from benchmark.sandbox.layout import SCRATCH, SCRATCH_FOLDERS, Kind, Mount
 
 _OLDEST = Version("0.7.0")  # the first that bounds the size of a tmpfs
 _UID = "65534"
@@ -45,10 +45,11 @@ class Bubblewrap(Isolation):
         options += ["--disable-userns"] if self.disables_namespaces else []
         for name, value in environment.items():
             options += ["--setenv", name, value]
-        options += ["--proc", "/proc", "--dev", "/dev"]
-        for folder in (SCRATCH, "/dev/shm"):  # noqa: S108 - paths inside
+        # The first process inside is bubblewrap's own; its memory and arguments are covered.
+        options += ["--proc", "/proc", "--size", "4096", "--tmpfs", "/proc/1", "--dev", "/dev"]
+        for folder in SCRATCH_FOLDERS:
             options += ["--size", str(file_bytes), "--perms", "0700", "--tmpfs", folder]
-        sealed = ["/dev", "/proc"]
+        sealed = ["/dev", "/proc/1", "/proc"]
         for mount in mounts:
             if mount.kind is Kind.BIND:
                 options += ["--ro-bind", mount.source, mount.target]

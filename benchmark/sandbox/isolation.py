@@ -19,10 +19,11 @@ from benchmark.sandbox.namespaces import find_namespaces
 from benchmark.sandbox.process import IsolatedProcess, first_process, watch_over
 from benchmark.sandbox.watch import the_watch
 
-__all__ = ["IsolatedProcess", "Isolation", "find_isolation", "start"]
+__all__ = ["BACKENDS", "IsolatedProcess", "Isolation", "find_isolation", "start"]
 
-_BACKENDS: dict[str, Callable[[], Isolation]] = {"bubblewrap": find_bubblewrap, "namespaces": find_namespaces}
-"""In the order of preference."""
+_FINDERS: dict[str, Callable[[], Isolation]] = {"bubblewrap": find_bubblewrap, "namespaces": find_namespaces}
+BACKENDS = tuple(_FINDERS)
+"""Names of the ways of isolating, the preferred one first."""
 _PROBE = "/fedsafety/sandbox_probe.py"
 _DESCRIPTORS = 256
 _SPARE = 16
@@ -38,10 +39,10 @@ def find_isolation(name: str = "auto") -> Isolation:
         UsageError: There is no such way.
         SandboxUnavailableError: None of them works here; says what was tried, why it failed and what would help.
     """
-    if name != "auto" and name not in _BACKENDS:
-        raise unknown_name("isolation", name, ["auto", *_BACKENDS])
+    if name != "auto" and name not in BACKENDS:
+        raise unknown_name("isolation", name, ["auto", *BACKENDS])
     failures = []
-    for each in _BACKENDS if name == "auto" else [name]:
+    for each in BACKENDS if name == "auto" else [name]:
         found = _tried(each)
         if isinstance(found, Isolation):
             return found
@@ -130,11 +131,11 @@ def _bounds(limits: Limits) -> dict[str, int]:
     return bounds
 
 
-@lru_cache(maxsize=len(_BACKENDS))
+@lru_cache(maxsize=len(BACKENDS))
 def _tried(name: str) -> Isolation | str:
     """Return a way of isolating that holds here, or why it does not."""
     try:
-        isolation = _BACKENDS[name]()
+        isolation = _FINDERS[name]()
         probe = Path(__file__).with_name("probe.py")
         secret = str(Path(__file__).resolve().parents[2] / "benchmark" / "judges")
         home = str(Path.home() / ".cache")

@@ -135,13 +135,14 @@ def _kernel_folders() -> tuple[str, ...]:
     os.mkdir("/proc")
     # Where /proc has parts covered, as in most containers, the kernel refuses a second one.
     _mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
+    _mount("tmpfs", "/proc/1", "tmpfs", _NOSUID | _NODEV, "size=4k,mode=0755")  # this process and its arguments
     os.mkdir("/dev")
     _mount("tmpfs", "/dev", "tmpfs", _NOSUID, "size=64k,mode=0755")
     for device in ("full", "null", "random", "urandom", "zero"):
         _bind(f"{_HOST}/dev/{device}", f"/dev/{device}", 0)
     for name, text in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink(f"/proc/self/fd{text}", f"/dev/{name}")
-    return "/proc", "/dev"
+    return "/proc/1", "/proc", "/dev"
 
 
 def _bind(source: str, target: str, attributes: int) -> None:

@@ -19,6 +19,8 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
 
 SCRATCH = "/tmp"  # noqa: S108 - a path inside the sandbox, where nothing else exists
+SCRATCH_FOLDERS = (SCRATCH, "/dev/shm")  # noqa: S108 - the same
+"""The only places inside that can be written to."""
 LIBRARY = "/fedsafety"
 """Where the visible files of this library and of the submission lie inside."""
 BOOT = "/run/boot.py"
@@ -96,13 +98,20 @@ def environment() -> dict[str, str]:
     }
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a file of an installed package cannot be seen inside."""
+    real = os.path.realpath(path)
+    shown = max((source for _, source in _bound() if _lies_in(real, source)), key=len, default="")
+    return not shown or any(_lies_in(real, hidden) and _lies_in(hidden, shown) for hidden in _hidden())
+
+
 @lru_cache(maxsize=1)
 def _machine() -> tuple[Mount, ...]:
     binds = dict(_bound())
     mounts = {target: Mount(Kind.BIND, target, source) for target, source in binds.items()}
     for target, text in _links():
         mounts[target] = Mount(Kind.LINK, target, text)
-    for hidden in {os.path.realpath(path) for path in _hidden()}:
+    for hidden in _hidden():
         kind = Kind.EMPTY_FOLDER if os.path.isdir(hidden) else Kind.EMPTY_FILE
         for target, source in binds.items():
             if _lies_in(hidden, source):
@@ -120,7 +129,8 @@ def _in_empty_folder(mount: Mount, mounts: Mapping[str, Mount]) -> bool:
 
 def _bound() -> Iterator[tuple[str, str]]:
     """Yield path inside, real path on the host."""
-    folders = [*_SYSTEM_LIBRARIES, _PROCESSOR, *_packages_outside_prefix()]
+    # Debian's links to mathematical libraries go through the second.
+    folders = [*_SYSTEM_LIBRARIES, "/etc/alternatives", _PROCESSOR, *_packages_outside_prefix()]
     for prefix in _prefixes():
         folders += [f"{prefix}/lib", f"{prefix}/lib64"]
     for folder in folders:
@@ -161,8 +171,13 @@ def _packages_outside_prefix() -> list[str]:
     return [f for f in folders if os.path.isdir(f) and not any(_lies_in(os.path.realpath(f), r) for r in roots)]
 
 
-def _hidden() -> Iterator[Path]:
-    """Yield what packages of this benchmark, and packages that offer it methods, have installed."""
+@lru_cache(maxsize=1)
+def _hidden() -> frozenset[str]:
+    """Return the real paths of what this benchmark, and packages that offer it methods, have installed."""
+    return frozenset(os.path.realpath(path) for path in _of_benchmark())
+
+
+def _of_benchmark() -> Iterator[Path]:
     own = Path(__file__).resolve().parents[2]
     for package in ("attacks", "benchmark", "defenses", "leaderboard", "tasks"):
         yield own / package

@@ -15,6 +15,7 @@ from types import TracebackType
 from benchmark.sandbox.limits import Limits, in_words
 from benchmark.sandbox.watch import the_watch, use_of
 
+_FILES = 10_000  # each costs memory that belongs to nobody, even if it is empty
 _STOPPED = "was stopped"
 _SIGNAL = 128  # exit codes above it name the signal that ended the program
 
@@ -78,10 +79,9 @@ class IsolatedProcess:
 
     def died_of(self) -> str:
         """Return why it ended, as words that follow "it"; empty while it runs."""
-        with self._lock:
-            if not self._ended():
-                return ""
-            return self._reason or self._reason_of_exit()
+        if self.alive():
+            return ""
+        return self._reason or self._reason_of_exit()
 
     def output(self) -> str:
         """Return the end of what it printed; control characters are left out."""
@@ -137,6 +137,8 @@ class IsolatedProcess:
                 self._end(f"started {use.threads} threads; {_allowed(limits.threads)}")
             elif use.cpu_seconds > limits.cpu_seconds:
                 self._end(self._too_much_time())
+            elif use.files > _FILES:
+                self._end(f"made more than {_FILES} files")
             return True
 
     def _end(self, reason: str) -> None:

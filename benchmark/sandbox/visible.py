@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import SubmissionError
-from benchmark.sandbox.layout import LIBRARY
+from benchmark.sandbox.layout import LIBRARY, is_hidden
 
 if TYPE_CHECKING:
     from benchmark.submission.source import Submission
@@ -31,6 +32,7 @@ LIBRARY_MODULES = (
 """What methods are written against. No world, judge, suite, result or page."""
 _PACKAGE = "benchmark.sandbox"
 _CHILD = f"{_PACKAGE}.child"
+_LIBRARY_PACKAGES = {"benchmark", "leaderboard", "tasks"}
 _METHODS = {"defense": "defenses", "attack": "attacks"}
 
 
@@ -40,17 +42,37 @@ def visible_files(submission: Submission) -> dict[str, Path]:
     Built-in methods of the submission's own kind are among it, because a method may build on another.
 
     Raises:
-        SubmissionError: It brings a module of the library itself, or a file is missing.
+        SubmissionError: It brings a module under the name of another, or a file is missing.
     """
     library = {module: _file_of(module) for module in (*LIBRARY_MODULES, *_child_side())}
     library.update(_modules_of(_METHODS[submission.kind]))
     own = dict(submission.files)
     for module, path in own.items():
-        if module in library and not library[module].samefile(path):
-            raise SubmissionError(f"{submission.id!r} brings a module {module!r}, which the library has; rename it")
         if not path.is_file():
             raise SubmissionError(f"{submission.id!r} lacks the file {path.name} of module {module!r}")
+        if not (library[module].samefile(path) if module in library else _is_free(module, own)):
+            raise SubmissionError(
+                f"{submission.id!r} brings a module {module!r}, which is not its own to bring: Python, this library or "
+                f"an installed package has that name; rename it"
+            )
     return {_inside(module, path): path for module, path in sorted({**library, **own}.items())}
+
+
+def _is_free(module: str, own: Mapping[str, Path]) -> bool:
+    """Whether a submission may bring ``module``: it would be found before one of the same name.
+
+    The packages of methods are for everybody, and a plug-in that is installed is not seen inside.
+    """
+    top = module.partition(".")[0]
+    if top in _METHODS.values():
+        return module not in _METHODS.values()
+    if top in sys.stdlib_module_names or top in _LIBRARY_PACKAGES:
+        return False
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return True
+    origin = Path(spec.origin)
+    return is_hidden(origin) or any(origin.samefile(path) for path in own.values())
 
 
 def _child_side() -> set[str]:

@@ -14,8 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
+
+from benchmark.sandbox.layout import SCRATCH_FOLDERS
 
 _INTERVAL = 0.05
 _CHUNK = 64 * 1024
@@ -41,8 +44,7 @@ class Watch:
         self.process = os.getpid()
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
-        self._bell, ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._ringer = ringer
+        self._bell, self._ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._alive: list[Watched] = []
         threading.Thread(target=self._work, name="sandbox watch", daemon=True).start()
@@ -81,7 +83,8 @@ class Watch:
 
     def _give(self, order: Callable[[], None]) -> None:
         self._orders.put(order)
-        os.write(self._ringer, b"!")
+        with suppress(BlockingIOError):  # it rings already
+            os.write(self._ringer, b"!")
 
     def _work(self) -> None:
         due = 0.0
@@ -131,33 +134,36 @@ class Use:
         memory_bytes: Their own memory, plus the largest share of shared memory that one of them has mapped: memory
             that several of them, or the host, share is not counted for each.
         cpu_seconds: Processor time of those that live.
+        files: Files and folders in the sandbox's scratch folders.
     """
 
     processes: int
     threads: int
     memory_bytes: int
     cpu_seconds: float
+    files: int
 
 
 def use_of(first: int) -> Use:
     """Return what the processes below ``first`` use."""
-    processes = threads = private = shared = 0
+    processes = threads = private = shared = files = 0
     seconds = 0.0
     for pid in _below(first):
         try:
             status = _fields(f"/proc/{pid}/status")
+            if status["State"].startswith(("Z", "X")):
+                continue
             with open(f"/proc/{pid}/stat", "rb") as stream:
                 numbers = stream.read().rpartition(b")")[2].split()
-        except (OSError, ValueError):
+            threads += int(status["Threads"])
+            private += _bytes(status, "RssAnon")
+            shared = max(shared, _bytes(status, "RssShmem"))
+            seconds += (int(numbers[11]) + int(numbers[12])) / _TICK
+            files = files or _scratch_files(pid)
+        except (OSError, KeyError, IndexError):
             continue  # it has just ended
-        if status.get("State", "Z").startswith(("Z", "X")):
-            continue
         processes += 1
-        threads += int(status["Threads"])
-        private += _bytes(status, "RssAnon")
-        shared = max(shared, _bytes(status, "RssShmem"))
-        seconds += (int(numbers[11]) + int(numbers[12])) / _TICK
-    return Use(processes, threads, private + shared, seconds)
+    return Use(processes, threads, private + shared, seconds, files)
 
 
 def _below(first: int) -> list[int]:
@@ -181,6 +187,16 @@ def _children(pid: int) -> list[int]:
     except OSError:
         pass  # it has just ended
     return children
+
+
+def _scratch_files(pid: int) -> int:
+    """Return how many files there are in the scratch folders that the process sees."""
+    found = 0
+    with suppress(OSError):  # it has just ended, or its view is not built yet
+        for folder in SCRATCH_FOLDERS:
+            state = os.statvfs(f"/proc/{pid}/root{folder}")
+            found += state.f_files - state.f_ffree - 1
+    return found
 
 
 def _fields(path: str) -> dict[str, str]:
