@@ -10,7 +10,7 @@ STAMP := .venv/.installed-$(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help leaderboard test env lint bench results checkpoints lock clean
+.PHONY: help leaderboard test flower env lint bench results checkpoints lock clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -20,7 +20,12 @@ leaderboard: env ## Run the quick micro set, build the page from committed and o
 	$(BIN)/fedsafety run --quick; status=$$?; $(BIN)/fedsafety leaderboard && exit $$status
 
 test: lint ## Lint, type-check and test; what this machine cannot run is listed at the end as NOT RUN.
-	$(BIN)/python -m pytest --ignore=tests/benchmarks $(PYTEST_ARGS)
+	@# Flower's tests run even if others failed; what they could not run is thus said last.
+	$(BIN)/python -m pytest --ignore=tests/benchmarks $(PYTEST_ARGS); status=$$?; \
+	PYTHON="$(PYTHON)" .ci/flower && exit $$status
+
+flower: ## Test the Flower strategy alone, in an environment of its own (.venv-flower).
+	PYTHON="$(PYTHON)" .ci/flower $(PYTEST_ARGS)
 
 env: $(STAMP) ## Create or update the environment in .venv.
 
@@ -42,13 +47,17 @@ results: env ## Run the whole scored micro suite; rows go to runs/ until they ar
 checkpoints: env ## Train the micro world's bundled models again, from their seeds.
 	$(BIN)/python -m tasks.micro.train
 
-lock: ## Resolve the locks again (see .ci/lock.py); pins stay unless their lines were deleted.
+lock: ## Resolve the locks again (see .ci/lock.py and .ci/lock_flower.py); pins stay unless their lines were deleted.
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet packaging
 	.venv-lock/bin/python .ci/lock.py
 	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet packaging
+	.venv-lock/bin/python .ci/lock_flower.py
+	rm -rf .venv-lock
 
 clean: ## Remove the environment, caches, own runs and built pages; committed rows stay.
-	rm -rf .venv .venv-lock runs site build dist *.egg-info .benchmarks .hypothesis
+	rm -rf .venv .venv-flower .venv-lock runs site build dist *.egg-info .benchmarks .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

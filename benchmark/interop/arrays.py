@@ -1,0 +1,91 @@
+"""Models as named NumPy arrays, the way other frameworks send them, and as the flat vectors that defenses read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.errors import UsageError
+from benchmark.updates import AdapterLayout
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """The model that a server sent to its clients in a round.
+
+    Arrays of floating-point numbers, in the order in which they were sent, make up the flat vector; all other arrays,
+    such as a counter of batches, stay as they were sent.
+
+    Attributes:
+        arrays: Name → array.
+    """
+
+    arrays: Arrays
+
+    def __post_init__(self) -> None:
+        if not self.layout.names:
+            raise UsageError("the model holds no array of floating-point numbers; there is nothing to aggregate")
+
+    @cached_property
+    def layout(self) -> AdapterLayout:
+        """Names and shapes of the arrays in the flat vector; a single number has the shape ``(1,)``."""
+        kept = {name: array.shape or (1,) for name, array in self.arrays.items() if array.dtype.kind == "f"}
+        return AdapterLayout(tuple(kept), tuple(kept.values()))
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """The model as a float32 tensor ``[d]``."""
+        return _joined([self.arrays[name] for name in self.layout.names])
+
+    def update_of(self, sent: Arrays) -> Tensor:
+        """Return a client's model minus this one as a float32 tensor ``[d]``.
+
+        Raises:
+            ValueError: Names, shapes or kinds of numbers differ, or the update or its norm is not finite.
+        """
+        if sent.keys() != self.arrays.keys():
+            odd = sorted(sent.keys() ^ self.arrays.keys())[0]
+            raise ValueError(f"array {odd!r} is {'missing' if odd in self.arrays else 'not one that was sent out'}")
+        parts = []
+        for name in self.layout.names:
+            ours, theirs = self.arrays[name], sent[name]
+            if theirs.shape != ours.shape:
+                raise ValueError(f"array {name!r} has shape {theirs.shape} and not {ours.shape}")
+            if theirs.dtype.kind != "f":
+                raise ValueError(f"array {name!r} holds {theirs.dtype} and not floating-point numbers")
+            # Differences of what is not finite, or too large for the type, are refused below.
+            with np.errstate(all="ignore"):
+                parts.append(theirs - ours)
+        update = _joined(parts)
+        if not bool(torch.isfinite(update.square().sum())):
+            raise ValueError("its update is not finite, or so large that its norm is not")
+        return update
+
+    def plus(self, update: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+        """Return this model with a flat update (``[d]``) added, in the types in which it was sent."""
+        moved = dict(self.arrays)
+        for name, part in self.layout.views(update).items():
+            ours = self.arrays[name]
+            moved[name] = (ours + part.numpy().reshape(ours.shape)).astype(ours.dtype)
+        return moved
+
+    def replaced(self, flat: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the model whose flat vector is ``flat`` (``[d]``), in the types in which this one was sent."""
+        views = self.layout.views(flat)
+        return {
+            name: views[name].numpy().reshape(array.shape).astype(array.dtype) if name in views else array
+            for name, array in self.arrays.items()
+        }
+
+
+def _joined(parts: list[np.ndarray[Any, Any]]) -> Tensor:
+    with np.errstate(over="ignore"):  # float64 numbers beyond float32 become infinite, and are refused as such
+        return torch.cat([torch.from_numpy(np.array(part, dtype=np.float32).reshape(-1)) for part in parts])

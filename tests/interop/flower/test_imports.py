@@ -1,0 +1,35 @@
+"""What this environment lacks is not needed: of our requirements it holds torch, numpy and pydantic."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+ABSENT = ("transformers", "peft", "vllm", "pyarrow", "scipy", "safetensors", "byzfl")
+
+
+@pytest.mark.parametrize("package", ABSENT)
+def test_it_is_absent(package: str) -> None:
+    assert importlib.util.find_spec(package) is None
+
+
+def test_every_defense_can_be_deployed_or_says_why_not() -> None:
+    script = """
+from benchmark.errors import UsageError
+from benchmark.interop.flower import to_flower
+from defenses.base import defenses
+refused = []
+for name in defenses.names():
+    try:
+        to_flower(name, declared_malicious=1, rounds=1)
+    except UsageError as error:
+        refused.append(name)
+print(",".join(refused))
+"""
+    said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    refused = set(said.strip().splitlines()[-1].split(","))
+    assert {"attackers_removed", "keep_initial", "refuse_all"} <= refused
+    assert all(name.startswith("posthoc_") for name in refused - {"attackers_removed", "keep_initial", "refuse_all"})
