@@ -168,6 +168,12 @@ def weights(probes: Iterable[Probe], metric: str) -> dict[str, float]:
     }
 
 
+def scores(probes: Sequence[Probe], verdicts: Verdicts) -> dict[str, float]:
+    """Return the scores of one cell; those that the probes do not measure are absent."""
+    side = _Side(probes, lambda probe: probe.id)
+    return {metric: side.score(metric, verdicts) for metric in _KIND if side.weights[metric]}
+
+
 @dataclass(frozen=True)
 class _Test:
     """A metric, the direction in which it gets better, and the probability of a false alarm."""

@@ -115,6 +115,7 @@ class Runner:
         reporter: Shows progress.
         workers: Training processes.
         submission: The submitted method, which this process knows as a stand-in.
+        isolation: Name of the way in which its code is isolated.
     """
 
     store: Store
@@ -122,10 +123,14 @@ class Runner:
     reporter: Reporter
     workers: int
     submission: Submission
+    isolation: str
 
     def run(self, plan: Plan) -> Rerun:
         """Run what the store lacks of a plan, with the submission's code isolated, and return what came of it."""
-        run_plan(plan, self.store, self.choice, self.reporter, self.workers, (self.submission,), isolated=True)
+        own = (self.submission,)
+        run_plan(
+            plan, self.store, self.choice, self.reporter, self.workers, own, isolated=True, isolation=self.isolation
+        )
         rows = {cell.cell_key: self.store.read("cells", cell.cell_key).to_pylist()[0] for cell in plan.cells}
         done = {cell.response_key for cell in plan.cells if rows[cell.cell_key]["status"] == STATUS_DONE}
         responses = {}

@@ -1,0 +1,312 @@
+"""From a bundle to a rung: what a stranger sent is checked, judged again and run again, without trusting any of it.
+
+What this module guarantees: nothing of the submission is imported by a process of the verifier; it runs in sandboxes
+only. A step that fails ends the verification: there is a report and no rows. A rung says how much of the claim was
+repeated, and nothing else:
+
+- *checked*: the bundle is whole, its rows are those that its source makes under this protocol, the method keeps its
+  contract, and the judges give these verdicts to these answers;
+- *sampled*: a random sample of cells was run again, on the committed probes and on probes drawn from a fresh seed, and
+  the claimed scores agree with it (:mod:`benchmark.submission.consistency`);
+- *reproduced*: every claimed cell was run again, and the rows are the verifier's own.
+
+A verification that was stopped goes on with the same sample when it is started again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from benchmark import PROTOCOL_VERSION, __version__
+from benchmark.environment import environment
+from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError, UsageError, unknown_name
+from benchmark.generation.select import EngineChoice, choose_engine
+from benchmark.plan import CellPlan
+from benchmark.progress import Reporter
+from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
+from benchmark.records.store import Store
+from benchmark.sandbox.isolation import find_isolation
+from benchmark.submission.adopt import adopt
+from benchmark.submission.bundle import BUNDLED, Bundle, read_bundle
+from benchmark.submission.claim import own_catalog, plan_of
+from benchmark.submission.consistency import Finding
+from benchmark.submission.source import Submission
+from benchmark.submission.verify_identity import check_identity
+from benchmark.submission.verify_output import (
+    check_place,
+    claimed_tables,
+    rerun_tables,
+    verification_rows,
+    write_output,
+)
+from benchmark.submission.verify_report import MEANING, Consistency, RerunCell, Step, StepResult, VerifyReport
+from benchmark.submission.verify_rerun import Runner
+from benchmark.submission.verify_rows import checked_cells
+from benchmark.submission.verify_scores import claimed_cells, compare, run_again
+from benchmark.submission.verify_verdicts import judge_again
+from benchmark.suite import Suite, find_suite
+
+LEVELS = (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)
+DEFAULT_CELLS = 6
+"""Units (a scenario, a pipeline, a seed) that are run again for the rung ``sampled``."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a verifier decides.
+
+    Attributes:
+        level: Rung to reach: ``checked``, ``sampled`` or ``reproduced``.
+        results: Folder of committed rows, with those of submissions below.
+        out: Folder of the verified submission; ``None`` for ``verified/<id>``.
+        suite: Path of the suite, where it is none of those known by id; empty for the bundle's.
+        seed: Seed of sample and fresh probes; ``None`` for a random one, which is recorded.
+        cells: Units to run again for the rung ``sampled``.
+        isolation: Name of the way of isolating; ``auto`` for the best.
+        replaces: Whether the bundle takes the place of an earlier one of the same id.
+        work: Folder of unfinished verifications.
+        workers: Training processes.
+    """
+
+    level: str = RUNG_SAMPLED
+    results: Path = Path("results")
+    out: Path | None = None
+    suite: str = ""
+    seed: int | None = None
+    cells: int = DEFAULT_CELLS
+    isolation: str = "auto"
+    replaces: bool = False
+    work: Path = Path("verifying")
+    workers: int = 1
+
+
+def verify(path: Path, options: Options, reporter: Reporter) -> VerifyReport:
+    """Verify the bundle ``path`` and return the report; where all steps pass, the folder of the submission is written.
+
+    Raises:
+        UsageError: There is no such level or bundle, or the folder to write holds something else.
+        SandboxUnavailableError: This platform offers no isolation, so nothing can be verified.
+        StorageError: A file cannot be written.
+    """
+    if options.level not in LEVELS:
+        raise unknown_name("level of verification", options.level, LEVELS)
+    isolation = find_isolation(options.isolation)
+    if not path.exists():
+        raise UsageError(
+            f"there is no bundle {str(path)!r}; give the file that `fedsafety submit` wrote, or its folder"
+        )
+    run = _Verification(path, options, reporter, {"name": isolation.name, "version": isolation.version})
+    with suppress(_FailedError):
+        run.perform()
+        run.write()
+    if run.work is not None:
+        shutil.rmtree(run.work, ignore_errors=True)
+    return run.report()
+
+
+class _FailedError(Exception):
+    """A step failed and has been recorded."""
+
+
+@dataclass
+class _Verification:
+    """One verification, with what it has found so far."""
+
+    path: Path
+    options: Options
+    reporter: Reporter
+    isolation: dict[str, str]
+    began: float = field(default_factory=time.perf_counter)
+    work: Path | None = None
+    bundle: Bundle | None = None
+    cells: Sequence[CellPlan] = ()
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    steps: list[StepResult] = field(default_factory=list)
+    contract: dict[str, Any] | None = None
+    fresh_seed: int = -1
+    reference: str = ""
+    noted: Mapping[str, RerunCell] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def perform(self) -> None:
+        """Take every step that the level asks for; the first that fails is recorded and ends it."""
+        level, reporter = self.options.level, self.reporter
+        with self._step(Step.ARCHIVE) as say:
+            self.bundle = bundle = read_bundle(self.path)
+            claimed = {name: bundle.table(name) for name in BUNDLED}
+            say(f"{len(bundle.content)} files with their digests; bundle {bundle.digest}")
+        with self._step(Step.VERSIONS) as say:
+            suite, choice = _suite_and_engine(bundle, self.options)
+            say(f"protocol {PROTOCOL_VERSION}, suite {suite.id} version {suite.version}, engine {choice.name}")
+        with self._step(Step.IDENTITY) as say:
+            say(check_identity(bundle, self.options.results, replaces=self.options.replaces))
+        check_place(self._out(bundle), bundle.manifest.id)
+        self.work = work = self.options.work / bundle.digest[:16]
+        with self._step(Step.KEYS) as say:
+            submission = self._submission(bundle, work)
+            rows = {row["cell_key"]: row for row in claimed["cells"].to_pylist()}
+            manifest = bundle.manifest
+            every = plan_of(submission, suite, rows.values(), manifest.generator, manifest.attack_params)
+            self.cells = checked_cells(every, claimed)
+            plan = replace(every, cells=tuple(self.cells))
+            say(f"{len(self.cells)} cells have the keys that this source makes, and all of their rows")
+        with self._step(Step.CONTRACT) as say:
+            say(self._check_contract(submission))
+        judged = Store(work / "claimed")
+        with self._step(Step.VERDICTS) as say:
+            say(judge_again(plan, claimed, judged, choice, reporter))
+        catalog = own_catalog(submission, plan)
+        self.tables = claimed_tables(claimed, judged, catalog)
+        if level == RUNG_CHECKED:
+            return
+        everything = level == RUNG_REPRODUCED
+        own = Store(work / "runs")
+        with self._step(Step.RERUN) as say:
+            self.fresh_seed = self._seed(work)
+            runner = Runner(own, choice, reporter, self.options.workers, submission, self.options.isolation)
+            done = claimed_cells(plan, rows, claimed["responses"], judged)
+            units = self.options.cells
+            found = run_again(plan, runner, done, seed=self.fresh_seed, units=units, everything=everything)
+            self.noted, self.reference = found.noted, found.reference_name
+            say(f"{len(found.noted)} of {len(done)} finished cells were run again, with seed {self.fresh_seed}")
+        with self._step(Step.CONSISTENCY) as say:
+            self.findings = compare(found)
+            if failed := [finding.text for finding in self.findings if not finding.passed]:
+                raise FedSafetyError("; ".join(failed))
+            say(f"{len(self.findings)} tests of claimed against re-run scores")
+        if everything:
+            self.tables = rerun_tables(own, self.cells, plan.probe_set, catalog)
+
+    def write(self) -> None:
+        """Write the folder of the verified submission."""
+        assert self.bundle is not None
+        report = self.report()
+        rows = verification_rows(report, self.cells, self.noted)
+        write_output(self._out(self.bundle), self.bundle, self.tables, rows, report)
+
+    def report(self) -> VerifyReport:
+        """Return the report of what has been done."""
+        manifest = self.bundle.manifest if self.bundle else None
+        failed = next((result for result in self.steps if result.verdict == "failed"), None)
+        rung = RUNG_CLAIMED if failed else self.options.level
+        taken = {result.step for result in self.steps}
+        return VerifyReport(
+            bundle=self.bundle.digest if self.bundle else "",
+            file=self.path.name,
+            kind=manifest.kind if manifest else "",
+            id=manifest.id if manifest else "",
+            suite=manifest.suite if manifest else "",
+            level=self.options.level,
+            rung=rung,
+            reason=f"{failed.step.value}: {failed.found}" if failed else self._why_not_higher(rung),
+            source_digest=manifest.source_digest if manifest else "",
+            claimed_cells=len(self.cells),
+            fresh_seed=self.fresh_seed,
+            isolation=self.isolation,
+            reference=self.reference,
+            steps=(*self.steps, *(StepResult(step=step, verdict="not_run") for step in Step if step not in taken)),
+            cells=tuple(self.noted.values()),
+            consistency=tuple(Consistency(**vars(finding)) for finding in self.findings),
+            notices=manifest.notices if manifest else (),
+            contract=self.contract,
+            protocol_version=PROTOCOL_VERSION,
+            package_version=__version__,
+            environment=json.loads(environment()),
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - self.began, 3),
+        )
+
+    def _why_not_higher(self, rung: str) -> str:
+        if rung == RUNG_CHECKED:
+            return "no cell was run again"
+        return f"{len(self.noted)} of {len(self.cells)} cells were run again" if rung == RUNG_SAMPLED else ""
+
+    def _out(self, bundle: Bundle) -> Path:
+        return self.options.out or Path("verified") / bundle.manifest.id
+
+    @contextmanager
+    def _step(self, step: Step) -> Iterator[Callable[[str], None]]:
+        """Record a step: what it says it found, or what stopped it."""
+        began = time.perf_counter()
+        found: list[str] = []
+        problem: Exception | None = None
+        try:
+            yield found.append
+        except (StorageError, SandboxUnavailableError):
+            raise
+        except FedSafetyError as error:
+            problem, found = error, [str(error)]
+        except Exception as error:
+            if step not in _OF_STRANGERS:
+                raise
+            problem, found = error, [f"it cannot be read ({type(error).__name__}: {error})"]
+        verdict: Literal["passed", "failed"] = "failed" if problem else "passed"
+        text, seconds = "".join(found), round(time.perf_counter() - began, 3)
+        self.steps.append(StepResult(step=step, verdict=verdict, found=text, seconds=seconds))
+        self.reporter.say(f"{step.value}: {verdict}. {text}" + (f"\nThat means: {MEANING[step]}" if problem else ""))
+        if problem:
+            raise _FailedError from problem
+
+    def _submission(self, bundle: Bundle, work: Path) -> Submission:
+        """Return the submission, whose code this process knows as a stand-in only."""
+        shutil.rmtree(work / "source", ignore_errors=True)
+        submission = bundle.unpack_source(work / "source")
+        if submission.digest != bundle.manifest.source_digest:
+            raise FedSafetyError(
+                f"the source has the digest {submission.digest}, the bundle says {bundle.manifest.source_digest}: its "
+                f"rows were made by other source"
+            )
+        adopt([submission], isolated=True, isolation=self.options.isolation)
+        return submission
+
+    def _check_contract(self, submission: Submission) -> str:
+        from benchmark.submission.check import check_contract
+
+        report = check_contract(submission, isolation=self.options.isolation)
+        self.contract = report.model_dump(mode="json")
+        failed = [finding for finding in report.findings if finding.verdict == "failed"]
+        if failed:
+            raise FedSafetyError("; ".join(f"{finding.checked}: {finding.found}" for finding in failed))
+        return f"{len(report.findings)} checks"
+
+    def _seed(self, work: Path) -> int:
+        """Return the seed of this verification; one that was stopped goes on with its own."""
+        if self.options.seed is not None:
+            return self.options.seed
+        state = work / "seed.json"
+        if not state.is_file():
+            # Not to be foreseen by whoever made the bundle.
+            Store(work).write_json(state, {"seed": secrets.randbits(62)})
+        return int(json.loads(state.read_text())["seed"])
+
+
+_OF_STRANGERS = (Step.ARCHIVE, Step.VERSIONS, Step.IDENTITY, Step.KEYS)
+"""Steps that read what a stranger wrote: whatever it makes them raise is a finding about it."""
+
+
+def _suite_and_engine(bundle: Bundle, options: Options) -> tuple[Suite, EngineChoice]:
+    manifest = bundle.manifest
+    found = (manifest.protocol_version, manifest.schema_version)
+    if found != (PROTOCOL_VERSION, SCHEMA_VERSION):
+        raise FedSafetyError(
+            f"its rows are of protocol {found[0]} and schema {found[1]}, this release's are of {PROTOCOL_VERSION} and "
+            f"{SCHEMA_VERSION}; run the method under this release and submit again"
+        )
+    suite = find_suite(options.suite or manifest.suite)
+    if (suite.id, suite.version) != (manifest.suite, manifest.suite_version):
+        raise FedSafetyError(
+            f"its rows are of suite {manifest.suite!r} version {manifest.suite_version!r}, here is {suite.id!r} "
+            f"version {suite.version!r}"
+        )
+    return suite, choose_engine(manifest.generator)
