@@ -16,6 +16,7 @@ class Limits:
 
     Attributes:
         call_seconds: Wall time of one call, in seconds, kept by the caller; what it waits for is not counted.
+        load_seconds: Wall time from its start until the method is imported, in seconds, kept by the caller.
         cpu_seconds: Processor time of its whole life, in seconds, over all threads.
         memory_bytes: Its own memory and the largest shared memory it has mapped.
         processes: Processes at a time, itself included.
@@ -29,6 +30,7 @@ class Limits:
     """
 
     call_seconds: float = 120.0
+    load_seconds: float = 120.0
     cpu_seconds: float = 3600.0
     memory_bytes: int = 8 * GIB
     processes: int = 1

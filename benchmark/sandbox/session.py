@@ -214,7 +214,7 @@ class Session:
     ) -> tuple[Any, dict[str, Tensor]]:
         """Send a request and return the answer to it; on the way, answer what the method asks."""
         assert self._channel is not None
-        clock = _Clock(self._limits.call_seconds)
+        clock = _Clock(self._limits.load_seconds if request is None else self._limits.call_seconds)
         try:
             return self._converse(self._channel, clock, hook, request, tensors, tools)
         except TimedOutError:
