@@ -27,7 +27,7 @@ def _broken() -> list[str]:
         found.append("it sees other processes")
     if [name for _, name in socket.if_nameindex() if name != "lo"]:
         found.append("it sees a network")
-    for folder in ("/", "/dev", sys.prefix, "/proc/sys/kernel"):
+    for folder in ("/", "/dev", f"{sys.prefix}/lib", "/proc/sys/kernel"):
         if os.access(folder, os.W_OK):
             found.append(f"it can write to {folder}")
     found += [f"it sees {path}" for path in sys.argv[1:] if os.path.exists(path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_processes_beyond_the_limit(begin: Run) -> None:
     time.sleep(60)
     """
     with begin(code, Limits(processes=2)) as process:
-        assert reason(process) == "started 5 processes; 2 are allowed"
+        assert re.fullmatch(r"started [345] processes; 2 are allowed", reason(process))
 
 
 def test_fork_bomb_without_the_filter_of_calls(begin: Run) -> None:
@@ -130,7 +131,7 @@ def test_threads_beyond_the_limit(begin: Run) -> None:
         threading.Thread(target=time.sleep, args=(60,)).start()
     """
     with begin(code, Limits(threads=8), filtered=True) as process:
-        assert reason(process) == "started 21 threads; 8 are allowed"
+        assert re.fullmatch(r"started (9|1\d|2[01]) threads; 8 are allowed", reason(process))
 
 
 def test_processor_time(begin: Run) -> None:

@@ -137,7 +137,7 @@ def test_nothing_can_be_written_but_scratch(answer: Answer) -> None:
         args=[*(f"{place}/new" for place in places), *files, "/fedsafety/inside.py", "/tmp/new", "/dev/shm/new"],
     )
     assert found[-2:] == ["did: written"] * 2
-    assert set(found[:-2]) == {"OSError"}
+    assert set(found[:-2]) <= {"OSError", "PermissionError"}
 
 
 def test_no_network_even_to_this_machine(answer: Answer) -> None:
