@@ -215,13 +215,13 @@ def _current(cells: Sequence[CellScore], sources: _Sources) -> tuple[list[CellSc
             f"not shown: their scores cannot be compared."
         )
     best: dict[tuple[Any, ...], CellScore] = {}
-    for cell in sorted(kept, key=lambda cell: (cell.row["origin"] == ORIGIN_COMMITTED, _newest(cell))):
-        # Of published rows, a committed one wins over a submitted one; inside an origin the newest wins.
-        best[(*_identity(cell), cell.row["origin"] == ORIGIN_LOCAL)] = cell
+    for cell in sorted(kept, key=_newest):
+        # Nobody's later row takes the place of another's.
+        best[(*_identity(cell), sources.name(cell), cell.row["attack"])] = cell
     if len(best) < len(kept):
         notices.append(
-            f"{len(kept) - len(best)} older rows of cells that were run again with changed code or settings, or that "
-            f"are committed as well, are stored but not shown."
+            f"{len(kept) - len(best)} older rows of cells that were run again with changed code or settings are stored "
+            f"but not shown."
         )
     return sorted(best.values(), key=lambda cell: (*_identity(cell), cell.row["origin"])), notices
 

@@ -297,6 +297,8 @@ class _Taken:
         for cells in committed["cells"]:
             for column, keys in made.keys.items():
                 keys.update(_values(cells, column))
+            for kind in ("scenario", ATTACK, DEFENSE):
+                made.described.update((kind, part) for name in set(_values(cells, kind)) for part in name.split("+"))
         if any(cells.num_rows for cells in committed["cells"]):
             judged = (pc.unique(_text(table, "judge")).to_pylist() for table in committed["verdicts"])
             made.judges = {judge for judges in judged for judge in judges}
