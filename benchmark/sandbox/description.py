@@ -127,7 +127,7 @@ def _info(told: object, info_type: type[InfoT]) -> InfoT:
         raise ChannelError("its metadata are none")
     for value in told.values():
         for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, str) and text(part, _MAX_METADATA) != printable(part, _MAX_METADATA):
+            if isinstance(part, str) and not text(part, _MAX_METADATA).isprintable():
                 raise SubmissionError("its metadata hold characters that cannot be shown on one line; remove them")
     try:
         # By way of JSON, where lists stand for tuples and texts for enumerations.

@@ -14,7 +14,7 @@ MAX_TEXT = 20_000
 MAX_ITEMS = 100_000
 """Longest list that travels."""
 
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\ufffd]+")
+_GAP = re.compile(r" *\n[ \n]*")
 _KINDS = {kind.value for kind in DataKind}
 
 
@@ -126,5 +126,6 @@ def random_state(value: object) -> dict[str, int]:
 
 def printable(value: str, longest: int = 1500) -> str:
     """Return a text on one line, without control characters, for people to read."""
-    short = _UNPRINTABLE.sub(" ", value).strip()
+    shown = "".join(character if character.isprintable() else "\n" for character in value)
+    short = _GAP.sub(" ", shown).strip()
     return short if len(short) <= longest else short[: longest - 1] + "…"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.errors import SandboxUnavailableError
 from benchmark.records.store import Store
-from benchmark.sandbox.isolation import find_isolation
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 METHODS = HERE / "submissions"
@@ -67,10 +67,6 @@ def here(tmp_path_factory: pytest.TempPathFactory, suite: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def isolated(tmp_path_factory: pytest.TempPathFactory, suite: Path) -> Run:
-    try:
-        find_isolation()
-    except SandboxUnavailableError as error:
-        pytest.skip(str(error).splitlines()[0])
     return run("isolated", suite, tmp_path_factory.mktemp("isolated"), "e2e_exits", "e2e_unasked")
 
 
