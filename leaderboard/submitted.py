@@ -210,7 +210,7 @@ def settle(submissions: Sequence[Submission], committed: Loaded) -> Settled:
     """Return what counts of ``submissions`` beside ``committed`` rows.
 
     Raises:
-        FedSafetyError: Two folders claim one id or pipeline; a probe is not that of the committed set; cells are of a
+        FedSafetyError: Two folders claim one id, pipeline or cell; a probe is not that of the committed set; cells are of a
             suite without committed rows, while there are some of others.
     """
     _check_ids(submissions)
@@ -231,7 +231,12 @@ def settle(submissions: Sequence[Submission], committed: Loaded) -> Settled:
             )
         for name, table in taken.own_rows(entry).items():
             parts[entry.rung.reproduced][name].append(table)
-        rungs.update(dict.fromkeys(_values(entry.cells, "cell_key"), entry.rung))
+        for key in _values(entry.cells, "cell_key"):
+            if rungs.setdefault(key, entry.rung) is not entry.rung:
+                raise FedSafetyError(
+                    f"{str(entry.submission.path)!r} holds the cell {key!r} of another submission, {rungs[key].id!r}; a "
+                    f"cell is stored once, remove it"
+                )
     return Settled(parts[True], parts[False], rungs)
 
 
