@@ -210,8 +210,8 @@ def settle(submissions: Sequence[Submission], committed: Loaded) -> Settled:
     """Return what counts of ``submissions`` beside ``committed`` rows.
 
     Raises:
-        FedSafetyError: Two folders claim one id, pipeline or cell; a probe is not that of the committed set; cells are of a
-            suite without committed rows, while there are some of others.
+        FedSafetyError: Two folders claim one id, pipeline or cell; a probe is not that of the committed set; cells are
+            of a suite without committed rows, while there are some of others.
     """
     _check_ids(submissions)
     known = known_probes(committed["probes"])
@@ -234,8 +234,8 @@ def settle(submissions: Sequence[Submission], committed: Loaded) -> Settled:
         for key in _values(entry.cells, "cell_key"):
             if rungs.setdefault(key, entry.rung) is not entry.rung:
                 raise FedSafetyError(
-                    f"{str(entry.submission.path)!r} holds the cell {key!r} of another submission, {rungs[key].id!r}; a "
-                    f"cell is stored once, remove it"
+                    f"{str(entry.submission.path)!r} holds the cell {key!r} of another submission, {rungs[key].id!r}; "
+                    f"a cell is stored once, remove it"
                 )
     return Settled(parts[True], parts[False], rungs)
 

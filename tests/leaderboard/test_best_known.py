@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.errors import FedSafetyError
 from leaderboard.board import OVERALL, Board
 from leaderboard.cite import cite_score
 from leaderboard.page import environment, render
@@ -85,17 +86,8 @@ def without_best_known(board: Board) -> str:
         for view in (OVERALL, *board.by_scenario)
     }
     families = {view: (family.ids, family.comparisons.adjusted.tolist()) for view, family in board.families.items()}
-    parts = (
-        metrics,
-        board.scenarios,
-        board.compared,
-        board.excluded,
-        board.seeds,
-        board.judges,
-        board.attacks,
-        board.cells,
-    )
-    return repr((lines, families, parts, board.detection, board.agreement, board.sensitivity))
+    parts = (board.scenarios, board.compared, board.excluded, board.seeds, board.judges, board.attacks, board.cells)
+    return repr((lines, metrics, families, parts, board.detection, board.agreement, board.sensitivity))
 
 
 def test_a_reproduced_attack_lowers_by_its_own_value_where_it_was_run(tmp_path: Path) -> None:
@@ -194,6 +186,13 @@ def test_an_attack_folder_cannot_replace_rows_of_a_submitted_defense(tmp_path: P
     before = board_of(load_rows([tmp_path]))
     later = cell_row()["created_at"].replace(year=2040)
     stolen = attacking("storm", {"mine": [0.0] * 4, "krum": [0.0] * 4}, scenario="aligned_start", created_at=later)
+    write_attack(tmp_path, "storm", stolen, "sampled")
+    with pytest.raises(
+        FedSafetyError, match=r"holds the cell '.*' of another submission, 'mine'; a cell is stored once"
+    ):
+        load_rows([tmp_path])
+    for row, _ in stolen:
+        row["cell_key"] += "-storm"
     write_attack(tmp_path, "storm", stolen, "sampled")
     assert without_best_known(board_of(load_rows([tmp_path]))) == without_best_known(before)
 
