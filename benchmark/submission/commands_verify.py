@@ -101,7 +101,6 @@ def verify_command(
 
     Nothing of it is trusted or imported. Exits 1 and writes no rows if a step fails.
     """
-    from benchmark.cli import resumable
     from benchmark.progress import Reporter
     from benchmark.run import default_workers
     from benchmark.submission.verify import Options, verify
@@ -118,8 +117,11 @@ def verify_command(
         work=work,
         workers=workers or default_workers(),
     )
-    with resumable():
+    try:
         report = verify(bundle, options, Reporter(console))
+    except KeyboardInterrupt:
+        errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
+        raise typer.Exit(130) from None
     if json_file is not None:
         report.write(json_file)
     _show(report)

@@ -324,4 +324,4 @@ def _words(metric: str) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:.1f} points"
+    return f"{round(100 * value, 1) + 0.0:.1f} points"

@@ -230,7 +230,8 @@ class _Verification:
     def _why_not_higher(self, rung: str) -> str:
         if rung == RUNG_CHECKED:
             return "no cell was run again"
-        return f"{len(self.noted)} of {len(self.cells)} cells were run again" if rung == RUNG_SAMPLED else ""
+        again = f"{len(self.noted)} of {len(self.cells)} cells were run again; the rows are the submitter's"
+        return again if rung == RUNG_SAMPLED else ""
 
     def _out(self, bundle: Bundle) -> Path:
         return self.options.out or Path("verified") / bundle.manifest.id

@@ -125,12 +125,21 @@ class Runner:
     submission: Submission
     isolation: str
 
-    def run(self, plan: Plan) -> Rerun:
-        """Run what the store lacks of a plan, with the submission's code isolated, and return what came of it."""
+    def run(self, *plans: Plan) -> list[Rerun]:
+        """Run what the store lacks of plans of one suite and world, and return what came of each.
+
+        The submission's code runs isolated.
+        """
+        first = plans[0]
+        cells = {cell.cell_key: cell for plan in plans for cell in plan.cells}
+        whole = replace(first, cells=tuple(cells.values()))
         own = (self.submission,)
         run_plan(
-            plan, self.store, self.choice, self.reporter, self.workers, own, isolated=True, isolation=self.isolation
+            whole, self.store, self.choice, self.reporter, self.workers, own, isolated=True, isolation=self.isolation
         )
+        return [self._outcome(plan) for plan in plans]
+
+    def _outcome(self, plan: Plan) -> Rerun:
         rows = {cell.cell_key: self.store.read("cells", cell.cell_key).to_pylist()[0] for cell in plan.cells}
         done = {cell.response_key for cell in plan.cells if rows[cell.cell_key]["status"] == STATUS_DONE}
         responses = {}

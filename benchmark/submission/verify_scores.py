@@ -128,12 +128,11 @@ def run_again(
     """
     world, item_of = fresh_world(plan.suite, seed)
     sample = part_of(plan, draw_sample((each.cell for each in claimed), units, np.random.default_rng(seed)))
-    rerun = runner.run(plan if everything else sample)
-    check_endings({each.cell.cell_key: each.row for each in claimed}, rerun)
-    fresh = _by_name(runner.run(on_world(sample, world)))
     honest, reference_name = reference_plan(sample, runner.submission)
-    reference = _by_name(runner.run(honest))
-    reference_fresh = _by_name(runner.run(on_world(honest, world)))
+    rerun, reference_rerun = runner.run(plan if everything else sample, honest)
+    check_endings({each.cell.cell_key: each.row for each in claimed}, rerun)
+    fresh, reference_fresh = map(_by_name, runner.run(on_world(sample, world), on_world(honest, world)))
+    reference = _by_name(reference_rerun)
     compared, noted = [], {}
     probes, fresh_probes = plan.world.probes(), world.probes()
     for each in claimed:
