@@ -36,9 +36,6 @@ _SYSTEM_LIBRARIES = (
     "/usr/local/lib",
     "/usr/local/lib64",
 )
-# Without it PyTorch takes the processor for an unknown one and uses other kernels, so that results differ in the last
-# bits from those outside. It holds nothing but the processor's properties.
-_PROCESSOR = "/sys/devices/system/cpu"
 
 
 class Kind(Enum):
@@ -95,7 +92,15 @@ def environment() -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
+        **library_path(),
     }
+
+
+def library_path() -> dict[str, str]:
+    """Return the setting by which some interpreters find their libraries, as far as those are visible inside."""
+    places = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    shown = [place for place in places if place and any(_lies_in(place, target) for target, _ in _bound())]
+    return {"LD_LIBRARY_PATH": ":".join(shown)} if shown else {}
 
 
 def is_hidden(path: Path) -> bool:
@@ -130,7 +135,7 @@ def _in_empty_folder(mount: Mount, mounts: Mapping[str, Mount]) -> bool:
 def _bound() -> Iterator[tuple[str, str]]:
     """Yield path inside, real path on the host."""
     # Debian's links to mathematical libraries go through the second.
-    folders = [*_SYSTEM_LIBRARIES, "/etc/alternatives", _PROCESSOR, *_packages_outside_prefix()]
+    folders = [*_SYSTEM_LIBRARIES, "/etc/alternatives", *_packages_outside_prefix()]
     for prefix in _prefixes():
         folders += [f"{prefix}/lib", f"{prefix}/lib64"]
     for folder in folders:

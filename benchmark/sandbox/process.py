@@ -125,7 +125,11 @@ class IsolatedProcess:
         with self._lock:
             if self._ended():
                 return False
-            use = use_of(self.pid)
+            try:
+                use = use_of(self.pid)
+            except (OSError, ValueError) as error:
+                self._end(f"could not be watched: {error}")
+                return True
             self._peak = max(self._peak, use.memory_bytes)
             self._cpu = max(self._cpu, use.cpu_seconds)
             limits = self.limits
@@ -172,14 +176,15 @@ class IsolatedProcess:
         return True
 
     def _reason_of_exit(self) -> str:
+        if self._code is None and self._outer.returncode < 0:
+            return _killed_by(-self._outer.returncode)
         if self._code is None:
             lines = self.output().strip().splitlines()
             return f"could not be started: {lines[-1] if lines else f'status {self._outer.returncode}'}"
         if self._cpu >= self.limits.cpu_seconds:
             return self._too_much_time()
         if self._code in {_SIGNAL + number for number in signal.valid_signals()}:
-            number = signal.Signals(self._code - _SIGNAL)
-            return f"was killed by signal {number} ({signal.strsignal(number)})"
+            return _killed_by(self._code - _SIGNAL)
         return f"exited with status {self._code}"
 
     def _too_much_time(self) -> str:
@@ -207,6 +212,10 @@ def _open_handle(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+def _killed_by(number: int) -> str:
+    return f"was killed by signal {number} ({signal.strsignal(number)})"
 
 
 def _allowed(count: int) -> str:

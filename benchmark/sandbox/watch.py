@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from benchmark.sandbox.layout import SCRATCH_FOLDERS
+from benchmark.sandbox.layout import SCRATCH_FOLDERS, library_path
 
 _INTERVAL = 0.05
 _CHUNK = 64 * 1024
@@ -41,7 +41,6 @@ class Watch:
     """The thread. Use :func:`the_watch`."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
         self._bell, self._ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -62,7 +61,7 @@ class Watch:
                         stdout=output,
                         stderr=output,
                         pass_fds=descriptors,
-                        env={},
+                        env=library_path(),
                         cwd="/",
                     )
                 )
@@ -116,12 +115,21 @@ _watch: Watch | None = None
 
 
 def the_watch() -> Watch:
-    """Return this process's watch; a forked process has one of its own."""
+    """Return this process's watch."""
     global _watch
     with _lock:
-        if _watch is None or _watch.process != os.getpid():
+        if _watch is None:
             _watch = Watch()
         return _watch
+
+
+def _forget() -> None:
+    """Let a forked process, which has none of its parent's threads, begin anew."""
+    global _lock, _watch
+    _lock, _watch = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def use_of(first: int) -> Use:
             shared = max(shared, _bytes(status, "RssShmem"))
             seconds += (int(numbers[11]) + int(numbers[12])) / _TICK
             files = files or _scratch_files(pid)
-        except (OSError, KeyError, IndexError):
+        except (FileNotFoundError, ProcessLookupError, KeyError, IndexError):
             continue  # it has just ended
         processes += 1
     return Use(processes, threads, private + shared, seconds, files)
@@ -184,7 +192,7 @@ def _children(pid: int) -> list[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
                 children += map(int, stream.read().split())
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         pass  # it has just ended
     return children
 
