@@ -47,9 +47,9 @@ def find_isolation(name: str = "auto") -> Isolation:
         if isinstance(found, Isolation):
             return found
         failures.append(f"{each}: {found}")
-    raise SandboxUnavailableError(
-        f"this platform offers no isolation, so foreign code cannot be run. Tried {'; '.join(failures)}. {_advice()}"
-    )
+    lacking = "this platform offers no isolation" if name == "auto" else f"this platform offers no isolation by {name}"
+    tried = "; ".join(failures)
+    raise SandboxUnavailableError(f"{lacking}, so foreign code cannot be run in it. Tried {tried}. {_advice()}")
 
 
 def start(
@@ -161,6 +161,6 @@ def _advice() -> str:
             setting = path.removeprefix("/proc/sys/").replace("/", ".")
             return f"Users may not make namespaces here; allow them: sysctl -w {setting}={wanted}"
     return (
-        "Install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap) and allow users to make namespaces; inside a "
-        "container, start that one with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
+        "Install bubblewrap and allow users to make namespaces; inside a container, start that one with "
+        "`--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
     )
