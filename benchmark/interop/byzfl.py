@@ -32,6 +32,7 @@ from benchmark.registry import Entry
 from defenses.base import Defense, DefenseInfo, Knowledge, Stage
 
 PREFIX = "byzfl"
+_SOURCE = "González et al. 2025, arXiv 2505.24802"
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\)\s*)?")
 _NOTES = {
     "CenteredClipping": "It starts from the aggregate of the round before.",
@@ -172,7 +173,7 @@ def _info(target: type[Any], parameters: Mapping[str, int | float], takes_f: boo
         id=f"{PREFIX}:{target.__name__}" + (f"({','.join(values)})" if values else ""),
         title=f"ByzFL {target.__name__}" + (f" ({', '.join(values)})" if values else ""),
         description=" ".join(filter(None, [f"The aggregator {target.__name__} of ByzFL.", *sentences])),
-        paper="; ".join(filter(None, [f"ByzFL {version('byzfl')}, arXiv 2505.24802", _reference(target)])),
+        paper="; ".join(filter(None, [f"ByzFL {version('byzfl')}, {_SOURCE}", _reference(target)])),
         stages=(Stage.AGGREGATE,),
         knowledge=Knowledge.DECLARED_BOUND if takes_f else Knowledge.NONE,
     )
@@ -194,4 +195,6 @@ def _summary(target: type[Any]) -> str:
 def _reference(target: type[Any]) -> str:
     """Return the first reference of ByzFL's docstring on one line; empty if it gives none."""
     found = re.search(r"\.\. \[1\] (.*?)(?=\n\s*\.\. \[|\n\s*\n|\Z)", inspect.cleandoc(target.__doc__ or ""), re.DOTALL)
-    return " ".join(found[1].split()).replace("Guer- raoui", "Guerraoui").rstrip(" .") if found else ""
+    # A semicolon separates sources in the catalogue.
+    plain = " ".join(found[1].split()).replace(";", ",").replace("Guer- raoui", "Guerraoui") if found else ""
+    return plain.rstrip(" .")

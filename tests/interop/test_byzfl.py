@@ -166,7 +166,7 @@ def test_metadata_says_what_it_is_and_where_it_comes_from() -> None:
     assert info.description == (
         "The aggregator TrMean of ByzFL. Compute the trimmed mean (or truncated mean) along the first axis. Here f = 3."
     )
-    assert info.paper.startswith("ByzFL 0.0.11, arXiv 2505.24802; Dong Yin, Yudong Chen, Ramchandran Kannan")
+    assert info.paper.startswith("ByzFL 0.0.11, González et al. 2025, arXiv 2505.24802; Dong Yin, Yudong Chen, ")
     assert bridged_entry("byzfl:Average").info.knowledge is Knowledge.NONE
     assert "f is the declared bound" in bridged_entry("byzfl:Krum").info.description
 
