@@ -54,7 +54,9 @@ class MicroFresh(MicroWorld):
             raise ValueError(f"the seed of fresh probes is {seed}; it must not be negative")
         rng = np.random.default_rng(seed)
         drawn = list(_draw(rng))
-        self._probes = {drawn[index].probe.id: drawn[index] for index in rng.permutation(len(drawn)).tolist()}
+        self._probes: dict[str, _Fresh] = {
+            drawn[index].probe.id: drawn[index] for index in rng.permutation(len(drawn)).tolist()
+        }
 
     def probes(self) -> tuple[Probe, ...]:
         """Return all probes, with ids, strata and limits as in ``micro`` and in an order of this draw's own.

@@ -39,6 +39,7 @@ from benchmark.records.store import Store
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.submission.adopt import adopt
 from benchmark.submission.bundle import BUNDLED, Bundle, read_bundle
+from benchmark.submission.check import check_contract
 from benchmark.submission.claim import own_catalog, plan_of
 from benchmark.submission.consistency import Finding
 from benchmark.submission.source import Submission
@@ -272,8 +273,6 @@ class _Verification:
         return submission
 
     def _check_contract(self, submission: Submission) -> str:
-        from benchmark.submission.check import check_contract
-
         report = check_contract(submission, isolation=self.options.isolation)
         self.contract = report.model_dump(mode="json")
         failed = [finding for finding in report.findings if finding.verdict == "failed"]
