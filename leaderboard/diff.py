@@ -7,6 +7,7 @@ that enter or leave the mean; whom a submitted attack lowers. How it is written 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -135,7 +136,7 @@ class BoardDiff:
         compared: Scenarios that enter the mean, before and after.
         excluded: Why others do not, afterwards, where that is new.
         attacks: Submitted attacks that are new or on another rung.
-        missing: By new or changed line without a rank: what it lacks, by scenario of the mean.
+        missing: By new or changed line without a rank: what it lacks in which scenarios of the mean.
         notices: Notices that were not there.
     """
 
@@ -293,7 +294,7 @@ def _attack(attack: SubmittedAttack, board: Board) -> AttackLine:
 
 
 def _missing(views: Sequence[ViewDiff], after: Board | None) -> dict[str, tuple[str, ...]]:
-    """Return, for new and changed lines without a rank over all, what each scenario of the mean still lacks."""
+    """Return, for new and changed lines without a rank over all, what they lack in which scenarios of the mean."""
     if after is None:
         return {}
     overall = next(view for view in views if view.view == OVERALL)
@@ -301,9 +302,12 @@ def _missing(views: Sequence[ViewDiff], after: Board | None) -> dict[str, tuple[
     found = {}
     for line in lines:
         scenarios = after.entry(line.defense).scenarios
-        lacking = tuple(f"{name}: {why}" for name in after.compared for why in scenarios[name].reasons)
-        if line.rank is None and lacking:
-            found[line.defense] = lacking
+        where: dict[str, list[str]] = defaultdict(list)
+        for name in after.compared:
+            for why in scenarios[name].reasons:
+                where[why].append(name)
+        if line.rank is None and where:
+            found[line.defense] = tuple(f"{', '.join(names)}: {why}" for why, names in where.items())
     return found
 
 

@@ -142,13 +142,21 @@ def _attack(attack: AttackLine, name: _Name) -> str:
 
 
 def _items(view: ViewDiff, name: _Name) -> list[str]:
+    shifted = [each for each in view.changed if _only_rank(each)]
+    ranks = ", ".join(f"{name(each.after.defense)} {each.before.rank} → {each.after.rank}" for each in shifted)
     return [
         *(_added(line, name) for line in view.added),
-        *(_changed(each, name) for each in view.changed),
+        *(_changed(each, name) for each in view.changed if each not in shifted),
+        *([f"ranks: {ranks}"] if ranks else []),
         *(f"{name(each)} is no longer listed" for each in view.removed),
         *(_tie(tie, name) for tie in view.ties),
         *(_lowered(each, name) for each in view.lowered),
     ]
+
+
+def _only_rank(each: Changed) -> bool:
+    before, after = each.before, each.after
+    return bool(before.rank and after.rank) and (before.rung, _safety(before)) == (after.rung, _safety(after))
 
 
 def _added(line: Line, name: _Name) -> str:
@@ -158,7 +166,7 @@ def _added(line: Line, name: _Name) -> str:
         parts += [f"less safe than {_names(line.better, name)}"] if line.better else []
         parts += [f"safer than {_names(line.worse, name)}"] if line.worse else []
     elif line.notes:
-        parts.append(name("; ".join(line.notes)))
+        parts.append(name(_why(line)))
     return "; ".join(parts)
 
 
@@ -174,8 +182,14 @@ def _changed(each: Changed, name: _Name) -> str:
     if not before.rank and after.rank:
         parts.append(f"tied with {_names(after.tied, name)}")
     elif before.notes != after.notes and after.notes:
-        parts.append(name("; ".join(after.notes)))
+        parts.append(name(_why(after)))
     return f"{name(after.defense)}: {', '.join(parts) or 'its reasons for having no rank are gone'}"
+
+
+def _why(line: Line) -> str:
+    """Return why a line has no rank: the first reason without its way out, and how many more there are."""
+    more = f", and {len(line.notes) - 1} more" if len(line.notes) > 1 else ""
+    return f"{line.notes[0].partition(';')[0]}{more}"
 
 
 def _tie(tie: Tie, name: _Name) -> str:
