@@ -1,6 +1,7 @@
-"""The command line: ``fedsafety list | run | judge | publish | doctor``, and the commands that read rows.
+"""The command line: ``fedsafety list | run | judge | publish | doctor``, and where the other commands come from.
 
-Those are in :mod:`leaderboard.commands`.
+Those that read rows are in :mod:`leaderboard.commands`; the way of a submission is in
+:mod:`benchmark.submission.commands_check` and :mod:`benchmark.submission.commands_verify`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from leaderboard.commands import register
+from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError, unknown_name
+from benchmark.submission import commands_check, commands_verify
+from leaderboard import commands
 
 if TYPE_CHECKING:
     from benchmark.estimate import Prediction
@@ -275,7 +277,9 @@ def judge(
     console.print(f"{done} response sets judged; {len(keys) * len(wanted) - done} had their verdicts already")
 
 
-register(app)
+commands.register(app)
+commands_check.register(app)
+commands_verify.register(app)
 
 
 @app.command()
@@ -325,9 +329,21 @@ def doctor(engine: EngineOption = "auto") -> None:
                 problems.append(str(error))
     browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
     console.print(f"browser for the page's tests: {browser or 'none found'}", highlight=False)
+    console.print(f"isolation of submitted methods: {_isolation()}", highlight=False, soft_wrap=True)
     if problems:
         raise FedSafetyError("; ".join(problems))
     console.print("everything that a run needs is there", style="green")
+
+
+def _isolation() -> str:
+    """Return what isolates submitted methods here, or why nothing does; `verify` needs it, runs of one's own do not."""
+    from benchmark.sandbox.isolation import find_isolation
+
+    try:
+        found = find_isolation()
+    except SandboxUnavailableError as error:
+        return f"none; {error}"
+    return f"{found.name} {found.version}"
 
 
 def _choose(engine: str) -> Any:
