@@ -83,7 +83,7 @@ def write_archive(path: Path, content: Mapping[str, bytes]) -> None:
 
 
 def _read_zip(archive: zipfile.ZipFile) -> dict[str, bytes]:
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     _check_count(len(archive.infolist()))
     for entry in archive.infolist():
         mode = entry.external_attr >> 16
