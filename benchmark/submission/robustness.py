@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from benchmark.errors import NotApplicableError
+from benchmark.errors import NotApplicableError, SubmissionError
 from benchmark.federation import checked_aggregate
 from benchmark.submission.contract_aggregate import AggregateTrials, is_defined
 from benchmark.submission.examination import Check, Outcome, fails, passes, warns
@@ -30,6 +31,9 @@ SCALES = ((3, 1, 1 << 24), (7, 3, 1 << 24), (10, 3, 1 << 20), (10, 3, 1 << 24), 
 SMALL_SCALES = ((3, 1, 1 << 12), (7, 3, 1 << 12), (10, 3, 1 << 14), (50, 10, 1 << 12))
 """The same in small, for quick tests and for rules that are bound to the size of the suite's model."""
 
+PATIENCE = 120.0
+"""Seconds for one call at a large shape; when the shapes together took as long, the rest is left out."""
+_FIT = "make the rule fit: go through the columns in blocks, avoid copies and float64 of the whole matrix"
 _GUARD = "guard divisions and square roots against zero, or raise an error that says what is wrong"
 
 
@@ -92,10 +96,11 @@ def scale_checks(
     """Return the checks of time and memory; what they measure is added to ``shapes``.
 
     Args:
-        trials: The method; its processes, if it has any, should be allowed the time of large shapes.
+        trials: The method; its processes, if it has any, should be allowed :data:`PATIENCE` for a call.
         shapes: Where to add.
         scales: Shapes (n, f, d).
     """
+    began: list[float] = []
     if trials.server is not None:
         # A prepared rule may count on the size of the server's own adapter.
         scales = tuple((n, f, trials.layout.dimension) for n, f, _ in SMALL_SCALES)
@@ -105,8 +110,8 @@ def scale_checks(
             Part.ROBUSTNESS,
             f"scale_{n}_{d}",
             f"a round of n = {n} updates of d = {d:,}",
-            lambda: _scale(trials, shapes, n, f, d),
-            "make the rule fit: go through the columns in blocks, avoid copies and float64 of the whole matrix",
+            lambda: _scale(trials, shapes, began, n, f, d),
+            _FIT,
             ("shape_condition", "aggregate_form"),
         )
 
@@ -139,7 +144,9 @@ def _one_number(trials: AggregateTrials) -> Outcome:
 
 
 def _tried(trials: AggregateTrials, cases: list[tuple[str, Tensor]], given: Trial, *, refused: bool) -> Outcome:
-    """Return what a fresh instance makes of each matrix in place of the round's.
+    """Return what the rule makes of each matrix in place of the round's.
+
+    An instance goes on from matrix to matrix, as in a run, until it fails; then a fresh one takes its place.
 
     Args:
         trials: The method.
@@ -149,17 +156,21 @@ def _tried(trials: AggregateTrials, cases: list[tuple[str, Tensor]], given: Tria
     """
     said: dict[str, list[str]] = {}
     worst = Verdict.PASSED
-    for words, matrix in cases:
-        copy = copy_of(replace(given, updates=replace(given.updates, matrix=matrix)))
-        with trials.ready() as rule:
+    with ExitStack() as stack:
+        rule: Defense | None = None
+        for words, matrix in cases:
+            copy = copy_of(replace(given, updates=replace(given.updates, matrix=matrix)))
             try:
-                result = rule.aggregate(copy.updates, copy.context)
-                text, verdict = _judged(result, copy, refused)
+                rule = rule or stack.enter_context(trials.ready())
+                text, verdict = _judged(rule.aggregate(copy.updates, copy.context), copy, refused)
             except (Exception, SystemExit) as error:  # a submitted method may raise anything
                 verdict = Verdict.PASSED if refused else Verdict.WARNING
                 text = f"raises: {trials.subject.reason(error)}"
-        said.setdefault(text, []).append(words)
-        worst = max(worst, verdict, key=_SEVERITY.index)
+            if text != _FINITE:
+                stack.close()
+                rule = None
+            said.setdefault(text, []).append(words)
+            worst = max(worst, verdict, key=_SEVERITY.index)
     found = "; ".join(f"{text} ({', '.join(filter(None, words))})" for text, words in said.items()).replace(" ()", "")
     if worst is Verdict.FAILED:
         return fails(found, _GUARD)
@@ -173,6 +184,7 @@ def _tried(trials: AggregateTrials, cases: list[tuple[str, Tensor]], given: Tria
     return passes(found)
 
 
+_FINITE = "a finite aggregate"
 _SEVERITY = (Verdict.PASSED, Verdict.WARNING, Verdict.FAILED)
 
 
@@ -184,10 +196,11 @@ def _judged(result: Aggregate, given: Trial, refused: bool) -> tuple[str, Verdic
         if not finite:
             return "numbers that are not finite, without an error", Verdict.WARNING if refused else Verdict.FAILED
     checked_aggregate(result, given.updates)
-    return "a finite aggregate", Verdict.PASSED
+    return _FINITE, Verdict.PASSED
 
 
-def _scale(trials: AggregateTrials, shapes: list[ShapeCost], n: int, f: int, d: int) -> Outcome:
+def _scale(trials: AggregateTrials, shapes: list[ShapeCost], began: list[float], n: int, f: int, d: int) -> Outcome:
+    """Measure one shape, unless those before it took all the time there is."""
     with trials.subject.fresh() as rule:
         declared = next((g for g in range(f, -1, -1) if is_defined(rule, (n, g))), None)
         refusal = _refusal(rule, (n, f))
@@ -202,14 +215,22 @@ def _scale(trials: AggregateTrials, shapes: list[ShapeCost], n: int, f: int, d: 
     if declared is None:
         shapes.append(cost)
         return Outcome(Verdict.NOT_APPLICABLE, refusal)
+    now = time.monotonic()
+    began.append(now)
+    if now - began[0] > PATIENCE:
+        said = f"left out: the shapes before took {now - began[0]:.0f} s"
+        shapes.append(cost.model_copy(update={"verdict": Verdict.NOT_RUN, "reason": said}))
+        return Outcome(Verdict.NOT_RUN, said)
     try:
         seconds, peak = _measured(trials, n, declared, d)
     except (Exception, SystemExit) as error:  # a submitted method may raise anything
-        shapes.append(cost.model_copy(update={"verdict": Verdict.FAILED, "reason": trials.subject.reason(error)}))
-        raise
-    shapes.append(
-        cost.model_copy(update={"verdict": Verdict.PASSED, "reason": "", "seconds": seconds, "peak_memory_bytes": peak})
-    )
+        slow = isinstance(error, SubmissionError) and time.monotonic() - now >= PATIENCE
+        verdict = Verdict.WARNING if slow else Verdict.FAILED
+        reason = trials.subject.reason(error)
+        shapes.append(cost.model_copy(update={"verdict": verdict, "reason": reason}))
+        return Outcome(verdict, reason, _FIT)
+    found = {"verdict": Verdict.PASSED, "reason": "", "seconds": seconds, "peak_memory_bytes": peak}
+    shapes.append(cost.model_copy(update=found))
     lowered = f", with f = {declared} because it is not defined for f = {f}" if declared != f else ""
     memory = f", at most {peak / 2**20:,.0f} MiB of memory" if peak else ""
     return passes(f"{seconds:.3g} s{memory}{lowered}")
