@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaderboard.board import BELOW_GATE, NOT_RERUN, OVERALL, RANKED, Board, Entry, Scenario, Standing
+from leaderboard.board import BELOW_GATE, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Scenario, Standing
 from leaderboard.formats import bill
 from leaderboard.ranking import BASELINE
 from leaderboard.stats import Difference, Estimate
@@ -86,7 +86,7 @@ def answers(board: Board) -> Answers:
     if not board.compared:
         return Answers(baseline, "There is no attacked scenario in which all defenses are applicable and different.")
     others = [line for line in board.overall if line is not baseline and not line.entry.reference]
-    placed = (RANKED, BELOW_GATE, NOT_RERUN)
+    placed = (RANKED, BELOW_GATE, NOT_REPRODUCED)
     gated = _beside(board, [line for line in others if line.group == BELOW_GATE])
     unknown = tuple(line for line in others if line.group not in placed and not line.entry.variant)
     if baseline.group != RANKED:

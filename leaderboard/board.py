@@ -26,8 +26,8 @@ NOT_RUN, INCOMPLETE = "not_run", "incomplete"
 """States of a defense in a scenario besides the cell states: no rows at all; some seeds lack a score."""
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
-NOT_RERUN = "not_rerun"
-GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE, NOT_RERUN)
+NOT_REPRODUCED = "not_reproduced"
+GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE, NOT_REPRODUCED)
 """Groups of a standing, in the order in which they are listed; the last are submissions that are not reproduced."""
 
 
@@ -157,7 +157,7 @@ class Standing:
 
     Attributes:
         entry: The defense.
-        group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked``, ``reference`` or ``not_rerun``.
+        group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked``, ``reference`` or ``not_reproduced``.
         rank: 1 + the number of ranked defenses that are significantly safer; ``None`` outside ``ranked`` and where
             there are not enough seeds to tell.
         metrics: Estimates by metric name; ``twin_safety`` and ``twin_utility`` are the defense's own without attack;

@@ -23,7 +23,7 @@ from benchmark.records.schemas import (
     RUNG_SAMPLED,
 )
 from leaderboard.bibtex import benchmark_entry, method_entries
-from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_RERUN, OVERALL, REFERENCE, Board, Entry, Standing
+from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
 from leaderboard.ranking import BASELINE, boards
 from leaderboard.rows import Rows
 from leaderboard.stats import ALPHA, EXACT, Estimate
@@ -343,7 +343,7 @@ def _rank(board: Board, view: str, standing: Standing) -> str:
         return "it is a reference row and never ranked"
     if standing.group == DEGENERATE:
         return f"it is not ranked, because it is a degenerate setting: {_notes(standing)}"
-    if standing.group == NOT_RERUN:
+    if standing.group == NOT_REPRODUCED:
         return "it is not ranked, because it was submitted and is not reproduced"
     if standing.group == BELOW_GATE:
         return f"it is not ranked: {_notes(standing)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_RERUN, OVERALL, RANKED, REFERENCE, UNRANKED
+from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, RANKED, REFERENCE, UNRANKED
 from leaderboard.diff import AttackLine, BoardDiff, Changed, Line, Lowered, Tie, ViewDiff
 from leaderboard.formats import interval, percent
 
@@ -23,7 +23,7 @@ _GROUPS = {
     DEGENERATE: "not ranked, degenerate",
     UNRANKED: "not ranked",
     REFERENCE: "reference, never ranked",
-    NOT_RERUN: "not ranked, not re-run",
+    NOT_REPRODUCED: "not ranked, not reproduced",
 }
 
 _Name = Callable[[str], str]
@@ -178,7 +178,7 @@ def _changed(each: Changed, name: _Name) -> str:
     if (before.group, before.rank) != (after.group, after.rank):
         parts.append(f"{_place(before)} → {_place(after)}")
     if _safety(before) != _safety(after):
-        parts.append(f"{_safety(before)} → {_safety(after)}")
+        parts.append(f"{_safety(before)} → {_safety(after).removeprefix('safety ')}")
     if not before.rank and after.rank:
         parts.append(f"tied with {_names(after.tied, name)}")
     elif before.notes != after.notes and after.notes:

@@ -207,7 +207,7 @@ def in_words(standing: Standing) -> str:
         "degenerate": "degenerate",
         "unranked": "not ranked",
         "reference": "reference",
-        "not_rerun": "not re-run",
+        "not_reproduced": "not reproduced",
     }.get(standing.group, "")
 
 

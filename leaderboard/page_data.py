@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes most of a second to import
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.board import GROUPS, NOT_RERUN, OVERALL, RANKED, Board, Entry, Standing
+from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Standing
 from leaderboard.formats import MINUS, percent
 from leaderboard.ranking import REFUSAL_FLAG
 from leaderboard.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
@@ -51,7 +51,9 @@ def page_data(
     data = {
         "suite": board.suite,
         "seeds": list(board.seeds),
-        "groups": [group for group in GROUPS if group != NOT_RERUN or any(entry.pending for entry in board.entries)],
+        "groups": [
+            group for group in GROUPS if group != NOT_REPRODUCED or any(entry.pending for entry in board.entries)
+        ],
         "shares": list(shares),
         "costs": list(costs),
         "axes": [list(axis) for axis in axes],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from leaderboard.ranking import BASELINE, NOT_RERUN, RANKED, REFERENCE, Board, Estimate
+from leaderboard.ranking import BASELINE, NOT_REPRODUCED, RANKED, REFERENCE, Board, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def attack_effect(board: Board) -> str:
 def trade_off(board: Board) -> str:
     """Return an SVG: mean safety against mean utility of every defense over the compared scenarios, or "" if none."""
     scored = [standing for standing in board.overall if {"safety", "utility"} <= standing.metrics.keys()]
-    apart = (REFERENCE, NOT_RERUN)
+    apart = (REFERENCE, NOT_REPRODUCED)
     utilities = [100 * standing.metrics["utility"].mean for standing in scored if standing.group not in apart]
     if not utilities:
         return ""

@@ -53,7 +53,7 @@ from leaderboard.board import (
     DEGENERATE,
     GROUPS,
     INCOMPLETE,
-    NOT_RERUN,
+    NOT_REPRODUCED,
     NOT_RUN,
     OVERALL,
     RANKED,
@@ -88,7 +88,7 @@ MIN_DAMAGE = 0.05
 
 
 __all__ = [
-    "BASELINE", "BELOW_GATE", "DEGENERATE", "GATE", "INCOMPLETE", "MIN_DAMAGE", "NOT_RERUN", "NOT_RUN", "OVERALL",
+    "BASELINE", "BELOW_GATE", "DEGENERATE", "GATE", "INCOMPLETE", "MIN_DAMAGE", "NOT_REPRODUCED", "NOT_RUN", "OVERALL",
     "RANKED", "REFERENCE", "REFUSAL_FLAG", "REFUSAL_GATE", "UNRANKED", "Board", "Catalog", "Difference", "Entry",
     "Estimate", "LocalCell", "Scenario", "Standing", "Summary", "boards", "estimate", "recovery",
 ]  # fmt: skip
@@ -594,7 +594,7 @@ def _apart(entry: Entry, verdict: _Verdict) -> _Verdict:
         return verdict
     _, metrics, notes, safety = verdict
     why = f": {entry.rung.reason}" if entry.rung.reason else ""
-    return NOT_RERUN, metrics, (f"{entry.rung.name}, not reproduced{why}", *notes), safety
+    return NOT_REPRODUCED, metrics, (f"{entry.rung.name}, not reproduced{why}", *notes), safety
 
 
 @dataclass(frozen=True)

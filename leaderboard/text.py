@@ -9,7 +9,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_RERUN, OVERALL, RANKED, REFERENCE, UNRANKED, Board, Standing
+from leaderboard.board import (
+    BELOW_GATE,
+    DEGENERATE,
+    NOT_REPRODUCED,
+    OVERALL,
+    RANKED,
+    REFERENCE,
+    UNRANKED,
+    Board,
+    Standing,
+)
 from leaderboard.cite import find_view, of_suite
 from leaderboard.formats import percent
 from leaderboard.ranking import BASELINE
@@ -117,7 +127,7 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
     origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]
     if standing.entry.rung is not None:
         origins = [standing.entry.rung.name]
-    beside = "" if standing.group == NOT_RERUN else _LABELS.get(standing.group, "") or _beside_fedavg(standing)
+    beside = "" if standing.group == NOT_REPRODUCED else _LABELS.get(standing.group, "") or _beside_fedavg(standing)
     remarks = [*origins, beside]
     cells = [
         str(standing.rank or ""),

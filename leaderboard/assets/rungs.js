@@ -1,5 +1,5 @@
 // Submissions: the name of their group, and what stands below a best-known value in each scenario.
-GROUP_LABELS[data.groups.indexOf("not_rerun")] = "not re-run";
+GROUP_LABELS[data.groups.indexOf("not_reproduced")] = "not reproduced";
 
 if (data.known) {
   const fillPlain = fillRow;

@@ -187,9 +187,7 @@ def test_an_attack_folder_cannot_replace_rows_of_a_submitted_defense(tmp_path: P
     later = cell_row()["created_at"].replace(year=2040)
     stolen = attacking("storm", {"mine": [0.0] * 4, "krum": [0.0] * 4}, scenario="aligned_start", created_at=later)
     write_attack(tmp_path, "storm", stolen, "sampled")
-    with pytest.raises(
-        FedSafetyError, match="of another submission, 'mine'; a cell is stored once, remove it"
-    ):
+    with pytest.raises(FedSafetyError, match="of another submission, 'mine'; a cell is stored once, remove it"):
         load_rows([tmp_path])
     for row, _ in stolen:
         row["cell_key"] += "-storm"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from leaderboard.answers import answers
 from leaderboard.api import Leaderboard
-from leaderboard.board import GROUPS, NOT_RERUN, OVERALL, Board
+from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, Board
 from leaderboard.cite import cite_score
 from leaderboard.download import cell_table
 from leaderboard.page import environment, render
@@ -70,14 +70,14 @@ def test_what_is_not_reproduced_is_shown_and_not_ranked(tmp_path: Path, rung: st
     after = only(boards(rows_with(tmp_path / "after", rung)))
     for view in (OVERALL, "aligned_start"):
         line = standing(after, "mine", "" if view == OVERALL else view)
-        assert (line.group, line.rank, line.tied, line.better) == (NOT_RERUN, None, (), ())
+        assert (line.group, line.rank, line.tied, line.better) == (NOT_REPRODUCED, None, (), ())
         assert line.metrics["safety"].mean == pytest.approx(0.9875)
         assert line.metrics["recovery"].count == 4
         assert line.notes[0].startswith(f"{rung}, not reproduced")
         assert after.standings(view)[-1] is line
         assert "mine" not in after.families[view].ids
     assert standing(after, "mine").entry.rung is not None
-    assert GROUPS[-1] == NOT_RERUN
+    assert GROUPS[-1] == NOT_REPRODUCED
     assert settled(after) == settled(before)
 
 
@@ -91,9 +91,9 @@ def test_a_reproduced_submission_is_ranked_among_the_others(tmp_path: Path) -> N
 
 
 def test_a_pending_reference_or_gated_line_stands_with_the_pending_ones(tmp_path: Path) -> None:
-    assert standing(only(boards(rows_with(tmp_path / "a", "sampled", ranked=False))), "mine").group == NOT_RERUN
+    assert standing(only(boards(rows_with(tmp_path / "a", "sampled", ranked=False))), "mine").group == NOT_REPRODUCED
     line = standing(only(boards(rows_with(tmp_path / "b", "sampled", utility=0.1))), "mine")
-    assert line.group == NOT_RERUN
+    assert line.group == NOT_REPRODUCED
     assert line.notes[-1] == "utility must be at least 85.5 and is 10.0"
 
 
@@ -242,7 +242,7 @@ def test_downloads_and_the_api_carry_the_rung(tmp_path: Path) -> None:
     rungs = dict(zip(table["defense"].to_pylist(), table["rung"].to_pylist(), strict=True))
     assert (rungs["mine"], rungs["krum"]) == ("checked", None)
     (line,) = (line for line in csv.DictReader(view_csv(board).decode().splitlines()) if line["defense"] == "mine")
-    assert (line["rung"], line["group"], line["rank"]) == ("checked", "not_rerun", "")
+    assert (line["rung"], line["group"], line["rank"]) == ("checked", "not_reproduced", "")
     found = {line["defense"]: line for line in Leaderboard.load(tmp_path / "mine").table()}
     assert (found["mine"]["rung"], found["krum"]["rung"]) == ("checked", None)
     assert len(found["mine"]["bundles"]) == 64
@@ -266,10 +266,10 @@ def test_the_page_marks_submissions_and_explains_the_marks_where_there_are_some(
     assert "results/submitted/mine/source/" in text
     assert "4 defenses, 1 more submitted" in text
     plain = page(load_rows([committed(tmp_path / "b")]))
-    for word in ("rung", "not_rerun", "best_known", "more submitted"):
+    for word in ("rung", "not_reproduced", "best_known", "more submitted"):
         assert word not in plain
     reproduced = page(rows_with(tmp_path / "c", "reproduced"))
-    assert "not_rerun" not in reproduced.partition('id="data">')[2].partition("</script>")[0]
+    assert "not_reproduced" not in reproduced.partition('id="data">')[2].partition("</script>")[0]
     assert '<a class="badge rung reproduced" href="#rungs"' in reproduced
 
 

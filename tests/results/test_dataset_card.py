@@ -16,7 +16,7 @@ from benchmark.records.schemas import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-STORED = sorted({path.parent.name for path in RESULTS.rglob("*.parquet")})
+STORED = sorted({path.parent.name for path in RESULTS.glob("*/*/*.parquet")})  # those of submissions lie deeper
 READ = """
 import json, sys
 from datasets import load_dataset
