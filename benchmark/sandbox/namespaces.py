@@ -59,4 +59,4 @@ def find_namespaces() -> Namespaces:
         raise SandboxUnavailableError(
             f"no launcher is known for {platform.machine()}; {' and '.join(_MACHINES)} have one"
         )
-    return Namespaces(platform.release())
+    return Namespaces("Linux " + platform.release().partition("-")[0])  # what follows names a build
