@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -19,7 +20,9 @@ from leaderboard.ranking import boards
 from leaderboard.rows import Rows, load_rows
 from leaderboard.site import build_site
 
-from .synthetic import SMALL, catalog_row, make_rows, table_of, write_tables
+from .synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables
+from .test_best_known import attacking, committed, write_attack
+from .test_ranking import _second_scenario, cells
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
 
@@ -456,3 +459,111 @@ def test_a_method_of_sensitivity_sets_alone_has_a_view_without_cells_by_seed(
     assert seen.page.locator("article.open .cells").count() == 0
     seen.page.get_by_role("link", name="Sensitivity").last.click()
     assert seen.page.locator("article.open").count() == 0
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with a sampled defense and a reproduced attack on some defenses."""
+    root = committed(tmp_path_factory.mktemp("submitted"))
+    mine = [*cells("mine", [0.9] * 4, [1] * 4), *_second_scenario("mine", [0.9] * 4)]
+    write_submission(root, "mine", exact_rows(mine), "sampled")
+    write_attack(root, "storm", attacking("storm", {"krum": [0.2] * 4, "fedavg": [0.9] * 4}))
+    return build_site(load_rows([root]), tmp_path_factory.mktemp("site"))
+
+
+def test_a_badge_leads_to_what_it_means(visit: Open, submitted: Path) -> None:
+    seen = visit(path=submitted)
+    row = seen.page.locator("#table tbody tr", has=seen.page.get_by_role("link", name="mine", exact=True))
+    assert row.locator("td.rank").inner_text() == ""
+    assert row.locator(".badge.not_reproduced").inner_text() == "not reproduced"
+    badge = row.get_by_role("link", name="sampled (what this means)")
+    assert badge.is_visible()
+    badge.press("Enter")
+    assert seen.page.url.endswith("#rungs")
+    assert seen.page.evaluate("document.activeElement.id") == "rungs"
+    legend = seen.page.locator("section.rungs")
+    assert "Rows without such a mark are the project's own runs." in legend.inner_text()
+    assert legend.locator("dt").all_inner_texts() == ["claimed", "checked", "sampled", "reproduced"]
+    # It keeps its group in every scenario, and comes back to the legend from its own page.
+    seen.page.get_by_label("Scenario", exact=True).select_option("aligned_start")
+    assert row.locator(".badge.not_reproduced").inner_text() == "not reproduced"
+    sheet = visit("#defense=mine", submitted)
+    sheet.page.locator("article.open").get_by_role("link", name="sampled (what this means)").first.click()
+    assert sheet.page.locator("section.rungs").is_visible()
+
+
+def test_the_best_known_column_follows_the_scenario(visit: Open, submitted: Path) -> None:
+    seen = visit(path=submitted)
+
+    def shown() -> dict[str, str]:
+        rows = seen.page.locator("#table tbody tr")
+        pairs = rows.evaluate_all(
+            """rows => rows.map(row => [row.querySelector("th a").textContent,
+                [...row.querySelectorAll('[data-c="best_known"] .n, [data-c="best_known"] .word')]
+                    .map(part => part.textContent).join(" ")])"""
+        )
+        return dict(pairs)
+
+    spared = "not attacked by it"
+    assert shown() == {"krum": "20.0 by storm", "fedavg": "15.0", "median": f"40.0 {spared}", "mine": f"90.0 {spared}"}
+    seen.page.get_by_label("Scenario", exact=True).select_option("paper_shape")
+    assert shown() == {"krum": "70.0", "fedavg": "30.0", "median": "40.0", "mine": "90.0"}
+    seen.page.get_by_label("Scenario", exact=True).select_option("aligned_start")
+    assert shown()["median"] == f"53.8 {spared}"
+    seen.page.locator('#table th[data-key="best_known"] button').click()
+    best = seen.column("best_known")
+    assert best == sorted(best, reverse=True)
+    assert len(best) == 4
+    sheet = visit("#defense=krum", submitted).page.locator("article.open")
+    text = sheet.inner_text()
+    assert "Best-known attack: safety 20.0 %" in text
+    assert "in aligned_start, by a submitted attack." in text
+    assert "Source: Doe 2030." in text
+
+
+def test_submissions_fit_a_phone_dark_and_print(visit: Open, submitted: Path) -> None:
+    phone = visit(path=submitted, **PHONE)
+    assert phone.fits()
+    phone.page.goto(submitted.as_uri() + "#defense=mine")
+    assert phone.fits()
+    for scheme in ("light", "dark"):
+        seen = visit(path=submitted, color_scheme=scheme)
+        for selector in (".badge.rung.sampled", ".badge.rung.reproduced"):
+            colours = seen.page.locator(f"section.rungs {selector}").first.evaluate(
+                """badge => [getComputedStyle(badge).color,
+                    getComputedStyle(badge.closest(".panel")).backgroundColor]"""
+            )
+            assert contrast(*colours) >= 4.5, (scheme, selector, colours)
+    printed = visit(path=submitted)
+    printed.page.emulate_media(media="print")
+    assert printed.page.locator("section.rungs").is_visible()
+    assert printed.page.locator("#table .badge.rung").first.is_visible()
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colours written as ``rgb(r, g, b)`` (WCAG 2)."""
+    lights = []
+    for colour in (one, other):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        lights.append(sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+    low, high = sorted(lights)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_hostile_submissions_do_nothing_on_the_page(visit: Open, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>\"'</script><script>alert(1)</script>"
+    root = committed(tmp_path)
+    tables = exact_rows([*cells("__proto__", [0.9] * 4, [1] * 4), *_second_scenario("__proto__", [0.9] * 4)])
+    tables["catalog"] = table_of(
+        "catalog", [catalog_row("defense", "__proto__", title=evil, description=evil, paper=evil, resources=evil)]
+    )
+    write_submission(root, "__proto__", tables, "checked", reason=evil)
+    seen = visit(path=build_site(load_rows([root]), tmp_path / "site"))
+    assert evil in seen.defenses()
+    seen.page.get_by_label("Scenario", exact=True).select_option("aligned_start")
+    assert evil in seen.defenses()
+    seen.page.goto(seen.page.url.partition("#")[0] + "#defense=__proto__")
+    assert evil in seen.page.locator("article.open").inner_text()
+    seen.page.locator("article.open").get_by_role("button", name="Cite this defense").click()
+    assert "checked but not re-run" in seen.page.locator("#cite-sentence").inner_text()

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli
+from leaderboard import commands
 from leaderboard.rows import load_rows
+
+from .synthetic import exact_rows, write_submission, write_tables
+from .test_ranking import FEDAVG4, KRUM4, cells
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -152,3 +156,135 @@ def test_local_rows_alone_are_neither_cited_nor_released(run: Run, runs: Path) -
         status, out, err = run(*arguments, "--results", str(runs))
         assert (status, out) == (1, "")
         assert "holds no committed rows; name a folder that does with --results" in err
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, committed: Path, run: Run) -> Run:
+    """Run the command in an empty folder, installed from a checkout whose ``results`` are committed rows."""
+    checkout, empty = tmp_path / "checkout", tmp_path / "empty"
+    for folder in (checkout, empty):
+        folder.mkdir()
+    (checkout / "results").symlink_to(committed)
+    (checkout / "pyproject.toml").touch()
+    monkeypatch.setattr(commands, "CHECKOUT", checkout)
+    monkeypatch.chdir(empty)
+    return run
+
+
+def test_in_an_empty_folder_committed_rows_are_those_of_the_checkout_and_that_is_said(
+    elsewhere: Run, tmp_path: Path, committed: Path
+) -> None:
+    said = f"committed rows: {tmp_path / 'checkout' / 'results'} (no results/ here)\n"
+    status, out, err = elsewhere("leaderboard")
+    assert (status, err) == (0, said)
+    assert "your own rows only" not in out
+    status, out, err = elsewhere("cite", "krum", "--json")
+    assert (status, err) == (0, said)
+    assert json.loads(out)["rows"] == load_rows([committed]).published_digest
+    for arguments in (("power", "20"), ("reproduce", "--page", "site/index.html")):
+        status, _, err = elsewhere(*arguments)
+        assert (status, err) == (0, said), arguments
+    (tmp_path / "empty" / "results").symlink_to(committed)
+    assert elsewhere("cite", "krum")[2] == ""
+
+
+def test_what_is_named_or_lies_here_comes_before_the_checkout(elsewhere: Run, tmp_path: Path, committed: Path) -> None:
+    assert elsewhere("cite", "krum", "--results", str(committed))[2] == ""
+    status, _, err = elsewhere("leaderboard", "--results", "nowhere")
+    assert status == 2
+    assert "no folder" in err
+    (tmp_path / "checkout" / "pyproject.toml").unlink()
+    assert commands.results_folder(None) is None
+
+
+def test_without_any_committed_rows_there_are_ones_own_only(
+    elsewhere: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: Path
+) -> None:
+    monkeypatch.setattr(commands, "CHECKOUT", tmp_path / "nowhere")
+    status, out, err = elsewhere("leaderboard", "--runs", str(runs))
+    assert (status, err) == (0, "")
+    assert "no folder results/ here, so these are your own rows only; name committed ones with --results" in out
+    status, _, err = elsewhere("cite", "krum")
+    assert status == 2
+    assert "no folder" in err
+    status, out, _ = elsewhere("leaderboard", "--diff", "--runs", str(runs))
+    assert status == 0
+    assert out.startswith("suite micro, a new board: if your own rows of fedavg, krum")
+
+
+@pytest.fixture
+def exact(run: Run, tmp_path: Path) -> Run:
+    """Run the command where ``results`` are few committed rows with scores worked by hand."""
+    (tmp_path / "results").unlink()
+    write_tables(tmp_path / "results" / "micro", exact_rows(FEDAVG4 + KRUM4))
+    return run
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of own runs of one new method."""
+    return write_tables(tmp_path / "runs", exact_rows(cells("mine", [0.9] * 3, [1.0] * 3, origin="local")))
+
+
+def test_a_diff_is_printed_in_three_forms_and_writes_nothing(exact: Run, own: Path, tmp_path: Path) -> None:
+    before = sorted(path for path in tmp_path.rglob("*"))
+    status, out, err = exact("leaderboard", "--diff")
+    assert (status, err) == (0, "")
+    assert out.startswith(
+        "suite micro: if your own rows of mine were published as reproduced\n\nMean over 1 scenario\n"
+    )
+    assert "Missing for a rank" in out
+    status, out, _ = exact("leaderboard", "--diff", "--format", "markdown", "--defense", "mine")
+    assert status == 0
+    assert out.startswith("### What would change on the board\n\n**Suite `micro`**: if your own rows of `mine`")
+    status, out, _ = exact("leaderboard", "--diff", "--format", "json")
+    assert json.loads(out)["suites"][0]["previewed"] == {"mine": "local"}
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert own.is_dir()
+
+
+def test_a_verified_folder_is_compared_in_place_of_own_rows(exact: Run, tmp_path: Path) -> None:
+    rows = cells("mine", [0.9] * 3, [1.0] * 3)
+    folder = write_submission(tmp_path / "verified", "mine", exact_rows(rows), "sampled")
+    status, out, _ = exact("leaderboard", "--diff", "--with", str(folder))
+    assert status == 0
+    assert out.startswith("suite micro: if mine (sampled so far) were published as reproduced\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--with", "x"), "--with belongs to --diff; add it"),
+        (("--format", "json"), "--format belongs to --diff; add it"),
+        (("--defense", "mine"), "--defense belongs to --diff; add it"),
+        (("--diff", "--out", "x"), "--diff and --out exclude each other; leave one out"),
+        (("--diff", "--release", "1.0"), "--diff and --release exclude each other"),
+        (("--diff", "--scenario", "sampled"), "--diff and --scenario exclude each other"),
+        (("--diff", "--format", "html"), "unknown format 'html'; known: json, markdown, text"),
+        (("--diff", "--with", "x", "--defense", "mine"), "--defense chooses among your own rows, and --with takes"),
+        (("--diff", "--with", "nowhere"), "nowhere' to read rows from"),
+        (("--diff", "--runs", "none"), "there are no own rows in none; make some with `fedsafety run`, or name a"),
+        (("--diff", "--defense", "mina"), "unknown method with own rows 'mina'; did you mean 'mine'?"),
+    ],
+    ids=" ".join,
+)
+def test_a_diff_that_cannot_be_made_is_one_clear_line(
+    run: Run, own: Path, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    status, out, err = run("leaderboard", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", own.name]
+
+
+def test_submissions_are_no_part_of_a_release(exact: Run, tmp_path: Path) -> None:
+    assert exact("leaderboard", "--release", "1.0")[0] == 0
+    for rung in ("claimed", "reproduced"):
+        write_submission(tmp_path / "results", "mine", exact_rows(cells("mine", [0.9] * 3, [1.0] * 3)), rung)
+        assert exact("reproduce", "releases/1.0")[0] == 0
+        assert exact("leaderboard", "--release", f"1.{len(rung)}")[0] == 0
+        assert exact("reproduce", f"releases/1.{len(rung)}")[0] == 0
+    status, out, _ = exact("cite", "mine")
+    assert status == 0
+    assert "(submitted, reproduced: every row was run again, bundle sha256:" in out
