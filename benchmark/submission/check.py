@@ -28,11 +28,12 @@ from benchmark.sandbox.limits import Limits
 from benchmark.submission.adopt import adopt
 from benchmark.submission.contract import attack_contract, defense_contract
 from benchmark.submission.contract_attack import SCALES as ATTACK_SCALES
-from benchmark.submission.examination import Examination, Subject, perform, reason_of
+from benchmark.submission.examination import Examination, Subject, perform, reason_of, threads
 from benchmark.submission.report import CheckReport, Finding, Isolation, Part, SmokeScore, Verdict, passed
 from benchmark.submission.robustness import PATIENCE, SCALES
 from benchmark.submission.smoke import SMOKE_SEED, Scorer, smoke_run
 from benchmark.submission.source import ATTACK, REGISTRIES, Submission
+from benchmark.suite import Suite
 
 NO_ISOLATION = (
     "the method's code ran in this process, with all rights of the user who started it: nothing kept it from reading, "
@@ -56,6 +57,7 @@ class Options:
         workers: Training processes of the smoke run; 0 for one per processor.
         scales: Shapes (n, f, d) at which a defense's time and memory are measured.
         attack_scales: Malicious clients and numbers in an update at which an attack's are measured.
+        suite: Suite of the smoke run; the micro suite by default.
     """
 
     sandbox: bool = True
@@ -63,6 +65,7 @@ class Options:
     workers: int = 0
     scales: tuple[tuple[int, int, int], ...] = SCALES
     attack_scales: tuple[tuple[int, int], ...] = ATTACK_SCALES
+    suite: Suite | None = None
 
 
 def check_submission(
@@ -146,7 +149,8 @@ class _Checking:
         scales: Any = self._options.attack_scales if self._submission.kind == ATTACK else self._options.scales
         self._examination = contract(subject, large, scales)
         kept = True
-        with self._reporter.step("checks", len(self._examination.checks)) as step:
+        # One thread where the numbers are few, as in a run; more would only wait for each other.
+        with threads(1), self._reporter.step("checks", len(self._examination.checks)) as step:
             for finding in perform(self._examination.checks, subject, step.advance):
                 kept &= finding.verdict is not Verdict.FAILED
                 yield finding
@@ -167,11 +171,17 @@ class _Checking:
         return sandboxed_defense(self._submission, limits, self._isolation)
 
     def _smoke_findings(self, score: Scorer) -> list[Finding]:
+        options = self._options
         isolation = self._isolation.name if self._isolation else ""
         self._reporter.say(f"smoke run on development seed {SMOKE_SEED}, which no scored row uses")
         try:
             self._smoke, findings = smoke_run(
-                self._submission, self._reporter, score, isolation=isolation, workers=self._options.workers
+                self._submission,
+                self._reporter,
+                score,
+                isolation=isolation,
+                workers=options.workers,
+                suite=options.suite,
             )
         except (StorageError, SandboxUnavailableError):
             raise

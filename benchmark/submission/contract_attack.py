@@ -17,7 +17,7 @@ from torch import Tensor
 from attacks.base import Attack, AttackerView, AttackInfo
 from benchmark.errors import FedSafetyError
 from benchmark.seeds import stream
-from benchmark.submission.examination import Check, Examination, Outcome, Subject, fails, passes, warns
+from benchmark.submission.examination import Check, Examination, Outcome, Subject, all_threads, fails, passes, warns
 from benchmark.submission.inputs import left_behind, same_bits
 from benchmark.submission.memory import peak_memory
 from benchmark.submission.practice import PRACTICE_SEED, practice_resources
@@ -249,7 +249,7 @@ def _scale(trials: AttackTrials, examination: Examination, malicious: int, dimen
         updates_bytes=4 * malicious * dimension,
     )
     try:
-        with trials.subject.fresh("craft") as attack, peak_memory(attack) as peak:
+        with all_threads(), trials.subject.fresh("craft") as attack, peak_memory(attack) as peak:
             began = time.perf_counter()
             crafted = attack.craft(own, AttackerView(round_index=0, participants=10))
             seconds = time.perf_counter() - began

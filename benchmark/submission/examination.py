@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from benchmark.errors import FedSafetyError
 from benchmark.registry import Entry
+from benchmark.run import default_workers
 from benchmark.sandbox.proxy import created
 from benchmark.submission.report import Finding, Part, ShapeCost, Verdict
 
@@ -103,6 +106,22 @@ class Subject(Generic[InfoT, T]):
     def reason(self, error: BaseException) -> str:
         """Return why something failed, with the place in the method's own code where that is known."""
         return reason_of(error, self.files)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads in this process and in those started in the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def all_threads() -> AbstractContextManager[None]:
+    """Return a context in which torch uses a thread for each processor that there is."""
+    return threads(default_workers())
 
 
 def perform(checks: Sequence[Check], subject: Subject[Any, Any], on_done: Callable[[], None]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmark.errors import NotApplicableError, SubmissionError
 from benchmark.federation import checked_aggregate
 from benchmark.submission.contract_aggregate import AggregateTrials, is_defined
-from benchmark.submission.examination import Check, Outcome, fails, passes, warns
+from benchmark.submission.examination import Check, Outcome, all_threads, fails, passes, warns
 from benchmark.submission.memory import peak_memory
 from benchmark.submission.report import Part, ShapeCost, Verdict
 from benchmark.submission.rounds import Trial, copy_of, layout_of, sent, trial
@@ -248,7 +248,8 @@ def _measured(trials: AggregateTrials, n: int, f: int, d: int) -> tuple[float, i
     """Return the seconds and the peak memory, in bytes, of one round."""
     layout = layout_of(d) if trials.server is None else trials.layout
     given = trial(sent(n, d, f, "scale"), layout, f, malicious=range(n - f, n) if trials.told_truth else ())
-    with trials.ready() as rule, peak_memory(rule) as peak:
+    # A prepared rule has rounds of the size of the suite's model, on which more threads only wait for each other.
+    with all_threads() if trials.server is None else nullcontext(), trials.ready() as rule, peak_memory(rule) as peak:
         began = time.perf_counter()
         result = rule.aggregate(given.updates, given.context)
         seconds = time.perf_counter() - began

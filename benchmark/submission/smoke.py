@@ -54,13 +54,6 @@ Scorer = Callable[[Path], Sequence[ScoredCell]]
 """Returns the scores of all cells in a folder of runs."""
 
 
-def smoke_suite(attack: str = "") -> Suite:
-    """Return the micro suite with its exact judge alone, and with the headline scenario under ``attack`` if given."""
-    suite = find_suite("micro")
-    suite = suite.model_copy(update={"judges": (suite.primary_judge,)})
-    return attacked_suite(suite, attack, [SCENARIO]) if attack else suite
-
-
 def smoke_run(
     submission: Submission,
     reporter: Reporter,
@@ -80,13 +73,20 @@ def smoke_run(
         score: Counts scores from rows.
         isolation: Name of the way of isolating; empty to run the method's code in this process and its workers.
         workers: Training processes; 0 for one per processor.
-        suite: Another suite with the headline scenario, for tests.
+        suite: A suite that has the headline scenario; the micro suite by default.
+
+    Raises:
+        FedSafetyError: The plan cannot be made, or a training process died of the method.
+        StorageError: The rows cannot be written.
     """
     adopt((submission,), isolated=bool(isolation), isolation=isolation or "auto")
     is_attack = submission.kind == ATTACK
     # The engine that is always there: the model is tiny, and FedAvg beside it is answered by the same one.
     choice = choose_engine("transformers")
-    suite = suite or smoke_suite(submission.id if is_attack else "")
+    suite = suite or find_suite("micro")
+    suite = suite.model_copy(update={"judges": (suite.primary_judge,)})
+    if is_attack:
+        suite = attacked_suite(suite, submission.id, [SCENARIO])
     plan = make_plan(
         suite,
         choice.name,
