@@ -26,6 +26,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.delenv("FEDSAFETY_RUNS", raising=False)
+    # No committed rows, neither here nor in a checkout.
+    monkeypatch.setattr("leaderboard.commands.CHECKOUT", tmp_path / "none")
 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fedsafety", *arguments])
