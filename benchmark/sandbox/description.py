@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import keyword
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Description(Generic[InfoT]):
 _REQUIRED = inspect.Parameter.empty
 
 Descriptions = dict[tuple[Submission, str], Description[Any]]
-"""By submission and digest of its source."""
+"""By submission and its version: the digest of its files, metadata and comments included."""
 
 _known: Descriptions = {}
 
@@ -79,7 +80,7 @@ def describe(
         SubmissionError: It cannot be loaded, or what it says of itself is not usable.
         SandboxUnavailableError: This machine offers no isolation.
     """
-    key = submission, submission.digest
+    key = submission, _version(submission)
     if key not in _known:
         session = Session(submission, limits, isolation)
         try:
@@ -99,6 +100,15 @@ def known_descriptions() -> Descriptions:
 def learn(descriptions: Descriptions) -> None:
     """Take over what another process has learnt."""
     _known.update(descriptions)
+
+
+def _version(submission: Submission) -> str:
+    """Return the digest of a submission's files as they are now."""
+    digest = hashlib.sha256()
+    for _, path in submission.files:
+        content = path.read_bytes()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def _checked(

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from benchmark import plan as plan_module
-from benchmark.errors import UsageError
+from benchmark.errors import SubmissionError, UsageError
 from benchmark.plan import CellPlan, Plan, make_plan, suite_pipelines
 from benchmark.suite import Suite, find_suite
 from defenses.base import defenses
+from tasks.base import Probe
 from tasks.micro import MicroWorld
 
 
@@ -322,3 +323,38 @@ def test_the_code_of_plain_averaging_is_part_of_the_training_key(micro: Suite, m
     real = plan_module.source_digest
     monkeypatch.setattr(plan_module, "source_digest", lambda m: "changed" if m == "defenses.base" else real(m))
     assert plan_of(micro, **arguments).cells[0].training_key != before
+
+
+class OtherProbes(MicroWorld):
+    """The micro world, asking less."""
+
+    def probes(self) -> tuple[Probe, ...]:
+        return super().probes()[:10]
+
+
+def test_another_world_asks_other_probes_of_the_same_adapters(micro: Suite) -> None:
+    usual = plan_of(micro, pipelines=["krum+posthoc_public"], seeds=[11])
+    other = plan_of(micro, pipelines=["krum+posthoc_public"], seeds=[11], world=OtherProbes())
+    pairs = list(zip(usual.cells, other.cells, strict=True))
+    assert {(a.training_key == b.training_key, a.adapter_key == b.adapter_key) for a, b in pairs} == {(True, True)}
+    assert {a.response_key == b.response_key or a.cell_key == b.cell_key for a, b in pairs} == {False}
+    assert len(other.world.probes()) == 10
+    assert other.probe_set != usual.probe_set
+
+
+def test_a_method_that_cannot_be_asked_breaks_its_own_cells_only(micro: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = plan_of(micro, pipelines=["krum", "fedavg"], seeds=[11])
+
+    def dead(self: object, participants: int, declared_malicious: int) -> None:
+        raise SubmissionError("check_shape() of 'krum' ended its process: exited with status 3")
+
+    monkeypatch.setattr(defenses.get("krum").target, "check_shape", dead)
+    broken = plan_of(micro, pipelines=["krum", "fedavg"], seeds=[11])
+    assert {c.stage.name for c in broken.cells if c.broken} == {"krum"}
+    assert {c.broken for c in broken.cells if c.pipeline.name == "krum"} == {
+        "check_shape() of 'krum' ended its process: exited with status 3"
+    }
+    assert not any("krum" in job.pipelines.values() for job in broken.jobs)
+    pairs = zip(usual.cells, broken.cells, strict=True)
+    # Once it can be asked again, its cells are those that they always were.
+    assert all(a.cell_key == b.cell_key for a, b in pairs if not a.not_applicable and not a.flags)

@@ -178,6 +178,12 @@ def test_metadata_are_checked(write: Write, old: str, new: str, reason: str) -> 
         sandboxed_defense(write("sandboxed_metadata", MEAN, head))
 
 
+def test_changed_metadata_are_read_anew(write: Write) -> None:
+    assert sandboxed_defense(write("sandboxed_changing", MEAN)).info.title == "T"
+    changed = sandboxed_defense(write("sandboxed_changing", MEAN, DEFENSE.replace('title="T"', 'title="New"')))
+    assert changed.info.title == "New"
+
+
 def test_shapes_are_asked_for_once(write: Write) -> None:
     entry = sandboxed_defense(
         write(
