@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,12 @@ def _asked(defense: Defense, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return the prompts as a defense leaves them; what is answered already stays as it is."""
     if not isinstance(defense, SandboxedDefense):
         return [prompt if prompt.answer is not None else defense.serve(prompt) for prompt in prompts]
-    served = iter(defense.serve_all([prompt for prompt in prompts if prompt.answer is None]))
-    return [prompt if prompt.answer is not None else next(served) for prompt in prompts]
+    # In an order that nobody can know: probes come kind by kind, so that a method which counts its prompts would know
+    # which of them are harmful.
+    open_ones = [i for i, prompt in enumerate(prompts) if prompt.answer is None]
+    order = sorted(open_ones, key=lambda _: secrets.randbits(64))
+    served = dict(zip(order, defense.serve_all([prompts[i] for i in order]), strict=True))
+    return [served.get(i, prompt) for i, prompt in enumerate(prompts)]
 
 
 def _request(plan: Plan, chat: ChatFormat, probe: Probe, prompt: Prompt, adapter: Path) -> Request:

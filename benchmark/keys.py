@@ -46,9 +46,12 @@ def source_digest(module: str, files: Files = ()) -> str:
     Args:
         module: Name of the module; it is not imported.
         files: Modules that are read from these files.
+
+    Raises:
+        UsageError: As for :func:`source_files`.
     """
     sources = source_files(module, files)
-    return content_key({name: normalised_source(_text(sources[name])) for name in sorted(sources)})
+    return content_key({name: _normalised(sources[name]) for name in sorted(sources)})
 
 
 def source_files(module: str, files: Files = ()) -> dict[str, Path]:
@@ -118,7 +121,10 @@ def _imported(name: str, path: Path) -> list[str]:
     for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.ImportFrom):
             here = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            source = importlib.util.resolve_name("." * node.level + (node.module or ""), here)
+            try:
+                source = importlib.util.resolve_name("." * node.level + (node.module or ""), here)
+            except ImportError as error:
+                raise UsageError(f"{path} imports from above its package in line {node.lineno}; mend it") from error
             targets += [source, *(f"{source}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             targets += [alias.name for alias in node.names]
@@ -172,3 +178,16 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(_text(path), filename=str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} is not a Python file that can be read: {error}") from error
+    except (RecursionError, MemoryError) as error:  # what the parser raises, whatever memory there is
+        raise _too_deep(path) from error
+
+
+def _normalised(path: Path) -> str:
+    try:
+        return normalised_source(_text(path))
+    except (RecursionError, MemoryError) as error:
+        raise _too_deep(path) from error
+
+
+def _too_deep(path: Path) -> UsageError:
+    return UsageError(f"{path} nests expressions or blocks too deeply to be read; divide them")

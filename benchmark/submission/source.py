@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,6 +138,10 @@ def _from_file(path: Path, kind: str) -> Submission:
                 f"{path} has the id of {found} {path.stem!r}, which is {origin}; rename the file to an id of its own"
             )
         return _registered(path.stem, found)
+    if importlib.util.find_spec(module) is not None:
+        raise UsageError(
+            f"{path} has the name of a module that others import, {PACKAGES[found]}/{path.stem}.py; rename the file"
+        )
     source_files(module, files)  # a file that is no Python shows here
     return Submission(found, path.stem, module, files, f"file {path.name}")
 
@@ -149,6 +154,8 @@ def _kind_of(path: Path) -> str:
         raise UsageError(f"{path} is not valid Python: line {error.lineno}: {error.msg}; mend it") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as Python text: {error}") from error
+    except (RecursionError, MemoryError) as error:  # what the parser raises, whatever memory there is
+        raise UsageError(f"{path} nests expressions or blocks too deeply to be read; divide them") from error
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     # A defense may import nothing of attacks and the other way round, so the order does not matter.
