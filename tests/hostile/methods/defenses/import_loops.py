@@ -1,0 +1,6 @@
+"""Never ends its import."""
+
+from defenses.base import Defense
+
+while Defense:
+    pass

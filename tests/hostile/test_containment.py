@@ -1,0 +1,71 @@
+"""Each misbehaviour ends with its reason, or makes no difference; nothing else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from .cases import CASES
+from .conftest import isolation_called
+from .play import METHODS, Case, method, play
+
+AT_ONCE = 3
+BACKENDS = ("bubblewrap", "namespaces")
+PLAYS = [(case, backend) for case in CASES for backend in (BACKENDS if case.both else ("auto",))]
+
+ELSEWHERE = {
+    "counts_prompts",
+    "leaves_files",
+    "metadata_script",
+    "opens_sockets",
+    "reads_files",
+    "reads_parent",
+    "remembers_prompts",
+    "swallows_errors",
+    "writes_outside",
+}
+"""Played by the other modules here."""
+
+Outcomes = dict[tuple[str, str], Future[str]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[Outcomes]:
+    """What became of each chosen case; several are played at a time, because most of their time is waiting."""
+    chosen: dict[tuple[str, str], Case] = {}
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.originalname == test_a_method_is_contained.__name__:
+            case, backend = item.callspec.params["case"], item.callspec.params["backend"]
+            chosen[str(case), backend] = case
+            method(case.method)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {key: pool.submit(_played, case, key[1]) for key, case in chosen.items()}
+        pool.shutdown(cancel_futures=True)
+
+
+def _played(case: Case, backend: str) -> str:
+    return play(case, isolation_called(backend))
+
+
+@pytest.mark.parametrize(("case", "backend"), PLAYS, ids=lambda value: str(value))
+def test_a_method_is_contained(case: Case, backend: str, outcomes: Outcomes) -> None:
+    isolation_called(backend)
+    reason = outcomes[str(case), backend].result()
+    if not case.reason:
+        assert reason == ""
+    if not reason and case.fine:
+        return
+    place = 0
+    for words in case.reason:
+        assert words in reason[place:], reason
+        place += reason[place:].index(words)
+    assert len(reason) < 4000
+    assert reason.isprintable(), reason
+
+
+def test_every_method_is_played() -> None:
+    assert len({str(case) for case in CASES}) == len(CASES)
+    played = {case.method for case in CASES} | ELSEWHERE
+    assert {path.stem for path in METHODS.glob("*/*.py")} == played
