@@ -27,7 +27,9 @@ def main() -> None:
         constraints.write_text(TORCH.read_text() + (LOCK.read_text() if LOCK.exists() else ""))
         pip("install", "-r", str(TORCH), "-c", str(constraints))
         pip("install", "-c", str(constraints), *wanted)
-    write(LOCK, closure([*map(Requirement, wanted), Requirement("torch")]), "the Flower strategy's tests, without torch")
+    write(
+        LOCK, closure([*map(Requirement, wanted), Requirement("torch")]), "the Flower strategy's tests, without torch"
+    )
 
 
 if __name__ == "__main__":

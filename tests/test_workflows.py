@@ -1,0 +1,469 @@
+"""The workflows: nothing a stranger wrote is run with rights, and every step is a command that works here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from benchmark.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SUBMISSION, COMMENT = (ROOT / ".github" / "workflows" / f"{name}.yml" for name in ("submission", "submission-comment"))
+
+
+def load(path: Path) -> dict[str, Any]:
+    # YAML 1.1 reads the key `on` as true.
+    content: dict[Any, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {"on" if key is True else key: value for key, value in content.items()}
+
+
+def steps(path: Path) -> list[dict[str, Any]]:
+    return [step for job in load(path)["jobs"].values() for step in job["steps"]]
+
+
+def scripts(path: Path) -> Iterator[str]:
+    yield from (step["run"] for step in steps(path) if "run" in step)
+
+
+# All workflows
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_githubs_own_and_of_one_version_everywhere(path: Path) -> None:
+    everywhere = {step["uses"] for workflow in WORKFLOWS for step in steps(workflow) if "uses" in step}
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in everywhere)
+    assert len({name.partition("@")[0] for name in everywhere}) == len(everywhere)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_rights_are_named_and_scripts_hold_no_expressions(path: Path) -> None:
+    content = load(path)
+    assert isinstance(content["permissions"], dict)
+    assert not any("permissions" in job for job in content["jobs"].values())
+    assert "pull_request_target" not in content["on"]
+    # A branch's name or a title inside a script would be run; in the environment it is text.
+    assert [script for script in scripts(path) if "${{" in script] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_jobs_end(path: Path) -> None:
+    assert all(job["timeout-minutes"] <= 360 for job in load(path)["jobs"].values())
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_scripts_are_valid_and_what_they_call_exists(path: Path) -> None:
+    for script in scripts(path):
+        assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0, script
+        for name in re.findall(r"\.ci/[\w.]+", script):
+            assert (ROOT / name).is_file()
+            assert os.access(ROOT / name, os.X_OK) or f"python3 {name}" in script
+        for command, options in re.findall(r"bin/fedsafety (\w[\w-]*)((?:.|\n)*?)(?:\||2?>|$)", script):
+            known = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+            assert set(re.findall(r"(--[a-z-]+)", options)) <= {o for p in known.params for o in p.opts}
+        for target in re.findall(r"\bmake (\w+)", script):
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+# What runs a stranger's bundle has no rights; what has rights runs nothing
+
+
+def test_the_workflow_that_runs_a_bundle_may_only_read_and_takes_its_code_from_the_base() -> None:
+    content = load(SUBMISSION)
+    assert content["permissions"] == {"contents": "read"}
+    assert content["on"] == {"pull_request": {"branches": ["main"], "paths": ["results/inbox/**"]}}
+    assert "secrets." not in SUBMISSION.read_text()
+    assert "github.token" not in SUBMISSION.read_text()
+    base, theirs = (step["with"] for step in steps(SUBMISSION) if step.get("uses", "").startswith("actions/checkout"))
+    assert base == {"ref": "${{ github.base_ref }}", "persist-credentials": False}
+    assert theirs["path"] == "pull-request"
+    assert theirs["sparse-checkout"] == "results/inbox"
+    assert theirs["persist-credentials"] is False
+    mentions = [line for script in scripts(SUBMISSION) for line in script.splitlines() if "pull-request" in line]
+    assert len(mentions) == 1
+    assert ".ci/submission.py take pull-request/results/inbox" in mentions[0]
+
+
+def test_the_workflow_that_may_write_comments_checks_out_and_runs_nothing() -> None:
+    content = load(COMMENT)
+    assert content["permissions"] == {"actions": "read", "pull-requests": "write"}
+    assert content["on"] == {"workflow_run": {"workflows": [load(SUBMISSION)["name"]], "types": ["completed"]}}
+    used = [step["uses"].partition("@")[0] for step in steps(COMMENT) if "uses" in step]
+    assert used == ["actions/download-artifact"]
+    words = {word for script in scripts(COMMENT) for word in re.findall(r"[\w./-]+", script)}
+    assert words.isdisjoint({"source", "eval", "bash", "sh", "python", "python3", "make", "git", "pip", "unzip"})
+    # Only its text is read.
+    read = {word for word in words if word.startswith("report/")}
+    assert read == {"report/comment.md"}
+
+
+def test_both_mean_the_same_artifact() -> None:
+    (uploaded,) = (
+        step["with"]["path"] for step in steps(SUBMISSION) if step.get("with", {}).get("name") == "submission-report"
+    )
+    (downloaded,) = (
+        step["with"]["path"] for step in steps(COMMENT) if step.get("with", {}).get("name") == "submission-report"
+    )
+    assert uploaded == downloaded == "report"
+
+
+# The bundle that is taken
+
+
+@pytest.fixture(scope="module")
+def helper() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("submission_helper", ROOT / ".ci" / "submission.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> tuple[Path, Path]:
+    """The pull request's inbox and that of the base, which hold one bundle in common."""
+    theirs, ours = tmp_path / "pull-request", tmp_path / "base"
+    for folder in (theirs, ours):
+        folder.mkdir()
+        (folder / "earlier.zip").write_bytes(b"earlier")
+    return theirs, ours
+
+
+def test_the_new_bundle_is_taken(helper: ModuleType, inboxes: tuple[Path, Path]) -> None:
+    theirs, ours = inboxes
+    (theirs / "my_rule_2.zip").write_bytes(b"new")
+    assert helper.take(theirs, ours) == "my_rule_2"
+    assert (ours / "my_rule_2.zip").read_bytes() == b"new"
+
+
+def test_a_bundle_with_other_bytes_is_new(helper: ModuleType, inboxes: tuple[Path, Path]) -> None:
+    theirs, ours = inboxes
+    (theirs / "earlier.zip").write_bytes(b"later")
+    assert helper.take(theirs, ours) == "earlier"
+
+
+@pytest.mark.parametrize(
+    "name", ["My.zip", "a b.zip", "$(id).zip", "x;y.zip", "-rf.zip", "a.py", ".zip", "é.zip", "a.zip.zip"]
+)
+def test_a_name_that_is_no_id_is_refused(helper: ModuleType, inboxes: tuple[Path, Path], name: str) -> None:
+    theirs, ours = inboxes
+    (theirs / name).write_bytes(b"new")
+    with pytest.raises(SystemExit, match="is not named as an id"):
+        helper.take(theirs, ours)
+    assert [path.name for path in ours.iterdir()] == ["earlier.zip"]
+
+
+def test_none_several_links_and_folders_are_refused(helper: ModuleType, inboxes: tuple[Path, Path]) -> None:
+    theirs, ours = inboxes
+    with pytest.raises(SystemExit, match="this one brings none"):
+        helper.take(theirs, ours)
+    (theirs / "a.zip").symlink_to("/etc/hostname")
+    with pytest.raises(SystemExit, match="is no file"):
+        helper.take(theirs, ours)
+    (theirs / "a.zip").unlink()
+    (theirs / "a.zip").mkdir()
+    with pytest.raises(SystemExit, match="is no file"):
+        helper.take(theirs, ours)
+    (theirs / "b.zip").write_bytes(b"new")
+    with pytest.raises(SystemExit, match=r"this one brings 'a\.zip', 'b\.zip'"):
+        helper.take(theirs, ours)
+
+
+# The comment
+
+
+def test_a_comment_shows_the_change_on_the_board(helper: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("rerun: passed")
+    (tmp_path / "board.md").write_text("### What would change on the board\n\n- one line")
+    text = helper.comment(tmp_path, "success")
+    assert text.startswith(
+        "## The bundle was verified\n\n### What would change on the board\n\n- one line\n\n<details>"
+    )
+    assert "```text\nrerun: passed\n```" in text
+
+
+def test_a_failed_verification_shows_its_reason_and_no_board(helper: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("error: it does not pass the step 'archive'")
+    (tmp_path / "board.md").write_text("- first place")
+    text = helper.comment(tmp_path, "failure")
+    assert text.startswith("## The bundle was not verified\n\n<details open>")
+    assert "does not pass the step 'archive'" in text
+    assert "first place" not in text
+
+
+def test_what_a_stranger_wrote_stays_code_and_short(helper: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("x" * 10**6 + "\n````\n@everyone <img src=x> [a](http://b)\n```")
+    text = helper.comment(tmp_path, "failure")
+    inner = text.partition("`````text\n")[2].partition("\n`````\n")[0]
+    assert inner.endswith("````\n@everyone <img src=x> [a](http://b)\n```")
+    assert "`````" not in inner
+    (tmp_path / "board.md").write_text("b" * 70_000)
+    assert len(helper.comment(tmp_path, "success")) < 65_000
+    assert len(helper.comment(tmp_path / "none", "cancelled")) < 1_000
+
+
+# Every step, run
+
+
+def run_steps(path: Path, folder: Path, environment: dict[str, str], expressions: dict[str, str]) -> dict[str, int]:
+    """Run the ``run`` steps of a workflow as its runner would and return their exit statuses by name.
+
+    Args:
+        path: The workflow.
+        folder: Working directory.
+        environment: Environment of all steps.
+        expressions: Values of the expressions in the steps' own environments.
+    """
+    statuses: dict[str, int] = {}
+    handed_on = folder / "github_env"
+    handed_on.touch()
+    for step in steps(path):
+        script = step.get("run")
+        if script is None:
+            continue
+        given = dict(line.split("=", 1) for line in handed_on.read_text().splitlines())
+        failed = any(statuses.values())
+        condition = step.get("if", "success()")
+        assert condition in ("success()", "always()", "env.NUMBER != ''")
+        if (failed and condition != "always()") or (condition.startswith("env.") and not given.get("NUMBER")):
+            continue
+        values = {**expressions, "job.status": "failure" if failed else "success"}
+        own = {key: filled(text, values) for key, text in step.get("env", {}).items()}
+        # As GitHub's runner does where the workflow says `shell: bash`.
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**environment, **given, **own, "GITHUB_ENV": str(handed_on)},
+            capture_output=True,
+            text=True,
+            timeout=1200,
+            check=False,
+        )
+        statuses[step.get("name", script)] = done.returncode
+        (folder / "steps.log").open("a").write(f"{script}\n{done.stdout}{done.stderr}\n")
+    return statuses
+
+
+def filled(text: str, values: dict[str, str]) -> str:
+    """Return ``text`` with GitHub's expressions replaced by their values."""
+    return re.sub(r"\$\{\{ (.+?) \}\}", lambda match: values[match[1]], text)
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A checkout of the present files, whose environment is this one; nothing is installed from it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    clone = tmp_path / "clone"
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "releases/")):
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, clone / name)
+    (clone / ".venv").symlink_to(sys.prefix)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    executable(tools / "make", f'#!/bin/sh\nexec {shutil.which("make")} -n "$@"\n')
+    for name in ("apt-get", "sudo"):
+        executable(tools / name, "#!/bin/sh\nexit 0\n")
+    return clone
+
+
+@pytest.fixture
+def environment(scratch: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FEDSAFETY")}
+    return kept | {"PATH": f"{scratch.parent / 'tools'}:{kept['PATH']}"}
+
+
+def prepared_bundle(folder: Path) -> Path:
+    """Return a bundle of a new defense with one cell, made as a submitter makes it."""
+    command = [str(Path(sys.prefix) / "bin" / "fedsafety")]
+    for arguments in (
+        ["new", "sample_rule"],
+        ["run", "--defense", "sample_rule", "--scenario", "clean", "--seed", "1"],
+        ["submit", "sample_rule"],
+    ):
+        done = subprocess.run(command + arguments, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "sample_rule.zip"
+
+
+@pytest.mark.slow
+def test_every_step_of_a_submission_runs(scratch: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "submitter").mkdir()
+    bundle = prepared_bundle(tmp_path / "submitter")
+    theirs = scratch / "pull-request" / "results" / "inbox"
+    theirs.mkdir(parents=True)
+    shutil.copy2(bundle, theirs / bundle.name)
+    statuses = run_steps(SUBMISSION, scratch, environment, {})
+    assert statuses == {step.get("name", step["run"]): 0 for step in steps(SUBMISSION) if "run" in step}, (
+        scratch / "steps.log"
+    ).read_text()[-4000:]
+    assert (scratch / "github_env").read_text() == "ID=sample_rule\n"
+    assert json.loads((scratch / "report" / "report.json").read_text())["rung"] == "reproduced"
+    assert list((scratch / "results" / "submitted" / "sample_rule").rglob("*.parquet"))
+    text = (scratch / "report" / "comment.md").read_text()
+    assert text.startswith("## The bundle was verified\n\n### What would change on the board")
+    assert "sample_rule" in text
+    uploads = {
+        step["with"]["name"]: step["with"]["path"] for step in steps(SUBMISSION) if "upload" in step.get("uses", "")
+    }
+    assert uploads == {"submission-report": "report", "verified": "results/submitted/${{ env.ID }}"}
+
+
+def test_a_broken_bundle_ends_the_job_and_still_makes_the_comment(scratch: Path, environment: dict[str, str]) -> None:
+    theirs = scratch / "pull-request" / "results" / "inbox"
+    theirs.mkdir(parents=True)
+    (theirs / "broken.zip").write_bytes(b"this is no archive")
+    statuses = run_steps(SUBMISSION, scratch, environment, {})
+    assert statuses["Take the bundle"] == 0
+    assert statuses["Verify it"] != 0
+    assert "Say what would change on the board" not in statuses
+    assert statuses["Write the comment"] == 0
+    text = (scratch / "report" / "comment.md").read_text()
+    assert text.startswith("## The bundle was not verified")
+    assert "archive" in text
+    assert not (scratch / "results" / "submitted" / "broken").exists()
+
+
+def test_a_pull_request_without_a_bundle_is_told_so(scratch: Path, environment: dict[str, str]) -> None:
+    (scratch / "pull-request").mkdir()
+    statuses = run_steps(SUBMISSION, scratch, environment, {})
+    assert statuses["Take the bundle"] == 1
+    assert "Verify it" not in statuses
+    assert "a pull request brings one bundle" in (scratch / "report" / "comment.md").read_text()
+
+
+# The comment's workflow, against a stand-in for GitHub
+
+STAND_IN = """#!/bin/sh
+# Answers `gh api` from files and keeps what is sent.
+echo "$*" >> "$ANSWERS/calls.txt"
+for word in "$@"; do case "$previous" in --input) cp "$word" "$ANSWERS/sent.json";; esac; previous=$word; done
+case "$*" in
+*/files*) cat "$ANSWERS/files.json";;
+*--method\\ PATCH*|*--method\\ POST*) echo '{}';;
+*/comments*) cat "$ANSWERS/comments.json";;
+*/pulls*) cat "$ANSWERS/pulls.json";;
+esac
+"""
+SHA = "f" * 40
+EVENT = {
+    "github.token": "token",
+    "github.repository": "owner/name",
+    "github.server_url": "https://github.com",
+    "github.event.workflow_run.id": "77",
+    "github.event.workflow_run.head_sha": SHA,
+    "github.event.workflow_run.head_branch": "$(touch hacked); x",
+    "github.event.workflow_run.head_repository.owner.login": "stranger",
+}
+
+
+@pytest.fixture
+def github(tmp_path: Path, environment: dict[str, str]) -> tuple[Path, dict[str, str]]:
+    """A folder with GitHub's answers, and an environment in which ``gh`` gives them."""
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    executable(tmp_path / "tools" / "gh", STAND_IN)
+    bot = {"login": "github-actions[bot]"}
+    write = {
+        "pulls": [{"number": 4, "head": {"sha": "0" * 40}}, {"number": 5, "head": {"sha": SHA}}],
+        "files": [{"filename": "results/inbox/my_rule.zip"}],
+        "comments": [
+            {"id": 1, "user": {"login": "stranger"}, "body": "<!-- fedsafety submission -->\nfake"},
+            {"id": 2, "user": bot, "body": "something else"},
+        ],
+    }
+    for name, content in write.items():
+        (answers / f"{name}.json").write_text(json.dumps(content))
+    return answers, environment | {"ANSWERS": str(answers)}
+
+
+def post(tmp_path: Path, github: tuple[Path, dict[str, str]], report: str | None) -> tuple[str, list[str]]:
+    """Return the text that was posted and the calls."""
+    folder = tmp_path / "runner"
+    (folder / "report").mkdir(parents=True)
+    if report is not None:
+        (folder / "report" / "comment.md").write_text(report)
+    statuses = run_steps(COMMENT, folder, github[1], EVENT)
+    assert set(statuses.values()) == {0}, (folder / "steps.log").read_text()
+    assert not (folder / "hacked").exists()
+    sent = github[0] / "sent.json"
+    calls = (github[0] / "calls.txt").read_text().splitlines()
+    return (json.loads(sent.read_text())["body"] if sent.exists() else ""), calls
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed; on Debian and Ubuntu: apt-get install jq")
+class TestPosting:
+    def test_the_first_comment_is_posted_to_the_pull_request_of_that_commit(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        body, calls = post(tmp_path, github, 'text with "quotes", $(id) and `code`\n')
+        assert body == (
+            '<!-- fedsafety submission -->\ntext with "quotes", $(id) and `code`\n\n'
+            "[Run of the workflow](https://github.com/owner/name/actions/runs/77)"
+        )
+        assert calls[0].endswith("-f head=stranger:$(touch hacked); x")
+        assert calls[-1] == "api --method POST repos/owner/name/issues/5/comments --input body.json"
+
+    def test_a_later_one_takes_its_place(self, tmp_path: Path, github: tuple[Path, dict[str, str]]) -> None:
+        comments = json.loads((github[0] / "comments.json").read_text())
+        ours = {"id": 9, "user": {"login": "github-actions[bot]"}, "body": "<!-- fedsafety submission -->\nold"}
+        (github[0] / "comments.json").write_text(json.dumps([*comments, ours]))
+        _, calls = post(tmp_path, github, "new")
+        assert calls[-1] == "api --method PATCH repos/owner/name/issues/comments/9 --input body.json"
+
+    def test_a_pull_request_that_changes_more_gets_no_report(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        changed = [{"filename": "results/inbox/a.zip"}, {"filename": ".github/workflows/submission.yml"}]
+        (github[0] / "files.json").write_text(json.dumps(changed))
+        body, _ = post(tmp_path, github, "all is well")
+        assert "changes more than `results/inbox/`" in body
+        assert "all is well" not in body
+
+    def test_a_file_moved_into_the_inbox_is_a_change_elsewhere(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        moved = [{"filename": "results/inbox/a.zip", "previous_filename": ".ci/run"}]
+        (github[0] / "files.json").write_text(json.dumps(moved))
+        assert "changes more than" in post(tmp_path, github, "all is well")[0]
+
+    def test_without_a_report_that_is_said(self, tmp_path: Path, github: tuple[Path, dict[str, str]]) -> None:
+        assert "ended without a report" in post(tmp_path, github, None)[0]
+
+    def test_a_long_report_is_cut(self, tmp_path: Path, github: tuple[Path, dict[str, str]]) -> None:
+        assert len(post(tmp_path, github, "é" * 90_000)[0]) < 65_536
+
+    def test_nothing_is_posted_where_the_commit_is_no_open_pull_requests(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        (github[0] / "pulls.json").write_text("[]")
+        body, calls = post(tmp_path, github, "text")
+        assert body == ""
+        assert len(calls) == 1
