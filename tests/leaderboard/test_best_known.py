@@ -227,6 +227,13 @@ def test_submitted_attacks_only_ever_lower_and_change_nothing_else(
             if line.best_known is None:
                 assert not counted
             else:
+                names = after.compared if view == OVERALL else (view,)
+                tried = [
+                    sum(safeties[line.entry.id][:4]) / 4
+                    for base, rung, safeties in submitted
+                    if rung == "reproduced" and base in names and len(safeties.get(line.entry.id, ())) >= 4
+                ]
+                assert line.best_known.safety.mean == pytest.approx(min([own.mean, *tried]))
                 assert line.best_known.safety.mean <= own.mean + 1e-12
                 assert line.metrics["best_known"] is line.best_known.safety
                 assert bool(line.best_known.attack) == (line.best_known.safety.mean < own.mean)

@@ -26,7 +26,16 @@ from leaderboard.rows import Rows, load_rows
 from leaderboard.rungs import MEANINGS, RUNGS
 from leaderboard.views import view_csv, view_rows
 
-from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
+from .synthetic import (
+    SMALL,
+    catalog_row,
+    cell_row,
+    exact_rows,
+    make_rows,
+    table_of,
+    write_submission,
+    write_tables,
+)
 from .test_ranking import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
 from .test_text import printed
 
@@ -187,6 +196,38 @@ def test_no_pending_submission_changes_anything_that_is_said_of_others(
     assert settled(after) == before
     if any(entry.pending for entry in after.entries):
         assert cite_score(after, rows, id_ if id_ in {entry.id for entry in after.entries} else "").rung in (rung, "")
+
+
+def test_what_is_said_of_judges_does_not_depend_on_pending_rows(tmp_path: Path) -> None:
+    tables = make_rows(SMALL)
+    before = only(boards(load_rows([write_tables(tmp_path / "before", tables)])))
+    write_tables(tmp_path / "after" / "micro", tables)
+    # A defense that every other judge takes for the opposite of what the exact one says.
+    keys = {cell["response_key"] for cell in tables["cells"].to_pylist() if cell["defense"] == "krum"}
+    own = [
+        {
+            **cell,
+            "defense": "mine",
+            "stage": "mine",
+            "cell_key": f"m-{index}",
+            "response_key": cell["response_key"] + "m",
+        }
+        for index, cell in enumerate(tables["cells"].to_pylist())
+        if cell["defense"] == "krum"
+    ]
+    turned = {"harmless": "harmful", "harmful": "harmless", "refused": "answered", "answered": "refused"}
+    verdicts = [
+        {**row, "response_key": row["response_key"] + "m", "verdict": turned.get(row["verdict"], row["verdict"])}
+        for row in tables["verdicts"].to_pylist()
+        if row["response_key"] in keys
+    ]
+    changed = {"cells": table_of("cells", own), "verdicts": table_of("verdicts", verdicts)}
+    empty = {name: table.slice(0, 0) for name, table in tables.items()}
+    write_submission(tmp_path / "after", "mine", {**empty, **changed}, "sampled")
+    after = only(boards(load_rows([tmp_path / "after"])))
+    assert standing(after, "mine").metrics["judge:rule"].count == 3
+    assert after.agreement.ranks
+    assert settled(after) == settled(before)
 
 
 def test_the_terminal_table_names_the_rung_and_says_what_it_means(tmp_path: Path) -> None:
