@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,8 @@ def _is_free(module: str, own: Mapping[str, Path]) -> bool:
     return is_hidden(origin) or any(origin.samefile(path) for path in own.values())
 
 
-def _child_side() -> set[str]:
+@lru_cache(maxsize=1)  # asked for whenever a process starts
+def _child_side() -> frozenset[str]:
     """Return the sandbox's modules that its inner half imports, itself and their package included."""
     found = {_PACKAGE}
     waiting = [_CHILD]
@@ -87,7 +89,7 @@ def _child_side() -> set[str]:
                 names = [alias.name for alias in node.names] if node.module == _PACKAGE else [""]
                 targets = {f"{node.module}.{name}".rstrip(".") for name in names}
                 waiting += [each for each in targets if each.startswith(f"{_PACKAGE}.") and each not in found]
-    return found
+    return frozenset(found)
 
 
 def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
