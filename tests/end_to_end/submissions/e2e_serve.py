@@ -1,4 +1,4 @@
-"""Rewrites some prompts and answers others itself; counts them, so that their order matters."""
+"""Rewrites some prompts and answers others itself, by what they say: their order is not a method's to know."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from defenses.base import Defense, Knowledge, Prompt, Stage, register
 
 @register(
     title="Serving in a file",
-    description="Puts a word before every second prompt and refuses every fifth one.",
+    description="Puts a word before about every second prompt and refuses about every fifth one.",
     stages=(Stage.SERVE,),
     knowledge=Knowledge.NONE,
 )
 class FileServe(Defense):
-    def __init__(self) -> None:
-        self.asked = 0
-
     def serve(self, prompt: Prompt) -> Prompt:
-        self.asked += 1
-        if self.asked % 5 == 0:
+        number = sum(prompt.instruction.encode())
+        if number % 5 == 0:
             return Prompt(prompt.instruction, answer="i cannot help with that .")
-        return Prompt(f"please {prompt.instruction}") if self.asked % 2 else prompt
+        return Prompt(f"please {prompt.instruction}") if number % 2 else prompt
