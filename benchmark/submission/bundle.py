@@ -275,7 +275,7 @@ def _read_rows(name: str, data: bytes) -> pa.Table:
 def _batch_rows(metadata: pq.FileMetaData) -> int:
     """Return how many rows to read at once: few where a single value may be large, since each row may repeat it."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    chunks = [group.column(j).total_uncompressed_size for group in groups for j in range(group.num_columns)]
+    chunks: list[int] = [group.column(j).total_uncompressed_size for group in groups for j in range(group.num_columns)]
     return max(1, min(4096, MAX_TABLE_BYTES // 4 // max([1, *chunks])))
 
 

@@ -15,6 +15,9 @@ from benchmark.records.store import read_table
 from benchmark.submission.bundle import Bundle
 from benchmark.submission.source import BUILT_IN, REGISTRIES, find_submission
 
+BUNDLED = "bundle "
+"""How the origin of a method begins that came in a bundle."""
+
 SUBMITTED = "submitted"
 """Folder below the results that has one folder for each submission."""
 
@@ -39,7 +42,9 @@ def check_identity(bundle: Bundle, results: Path, *, replaces: bool) -> str:
         if manifest.id in registry.names() and (registry.holder(manifest.id)[1] == BUILT_IN or kind != manifest.kind):
             origin = registry.holder(manifest.id)[1]
             raise IdentityError(f"the id {manifest.id!r} is that of the {kind} {manifest.id!r}, which is {origin}")
-    installed = manifest.id in REGISTRIES[manifest.kind].names()
+    registry = REGISTRIES[manifest.kind]
+    # What this process has verified before is known to it as a stand-in, which the next one replaces.
+    installed = manifest.id in registry.names() and not registry.holder(manifest.id)[1].startswith(BUNDLED)
     if installed:
         _check_installed(bundle)
     else:
