@@ -86,19 +86,26 @@ def check_submission(
     return _Checking(submission, options or Options(), reporter).report(score)
 
 
-def check_contract(submission: Submission, *, isolation: str = "auto", reporter: Reporter | None = None) -> CheckReport:
+def check_contract(
+    submission: Submission,
+    *,
+    isolation: str = "auto",
+    reporter: Reporter | None = None,
+    scales: tuple[tuple[int, int, int], ...] = SCALES,
+) -> CheckReport:
     """Return the report of a check in the sandbox without the smoke run.
 
     Args:
         submission: The method.
         isolation: Name of the way of isolating, or ``auto``.
         reporter: Shows progress; nothing is shown by default.
+        scales: Shapes (n, f, d) at which a defense's time and memory are measured.
 
     Raises:
         SandboxUnavailableError: This machine offers no isolation.
     """
     reporter = reporter or Reporter(Console(file=StringIO()))
-    return check_submission(submission, None, reporter, Options(isolation=isolation))
+    return check_submission(submission, None, reporter, Options(isolation=isolation, scales=scales))
 
 
 class _Checking:
