@@ -194,7 +194,10 @@ def test_no_large_files() -> None:
 
 def machine_traces() -> re.Pattern[str]:
     """Return a pattern of what would betray the machine that the files were written on."""
-    places = {str(place) for place in (ROOT, ROOT.parent, Path.home()) if len(place.parts) > 1}
+    # Every system has a /root: it names nobody, and hostile methods are meant to try it.
+    places = {
+        str(place) for place in (ROOT, ROOT.parent, Path.home()) if len(place.parts) > 1 and place != Path("/root")
+    }
     here = "|".join(re.escape(place) for place in sorted(places))
     name = socket.gethostname()
     host = rf"|\b{re.escape(name)}\b" if len(name) > 8 else ""
