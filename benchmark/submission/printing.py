@@ -96,8 +96,8 @@ def _size(size: int) -> str:
 
 def _smoke_table(report: CheckReport) -> Table:
     table = Table(title="\nSmoke run", title_justify="left", title_style="bold", expand=False)
-    table.add_column("scenario")
-    table.add_column("defense")
+    for column in ("scenario", "defense"):
+        table.add_column(column, overflow="fold")
     for column in ("safety", "utility", "over-refusal"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("used")

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -367,15 +368,33 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, rule: Callable[..., Path])
     )
     assert process.stdout is not None
     assert "checks:" in process.stdout.readline()
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while not (started := descendants(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert started, "no sandbox was started"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped; nothing is left behind" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["slow.py", "tmp"]
     assert list((tmp_path / "tmp").iterdir()) == []
-    children = subprocess.run(["ps", "-o", "args", "-ww", "-A"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in children
+    assert [pid for pid in started if Path(f"/proc/{pid}/status").exists()] == []
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and what those have started."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            parents[int(status.parent.name)] = int(fields["PPid"])
+    found, waiting = [], [pid]
+    while waiting:
+        parent = waiting.pop()
+        children = [child for child, above in parents.items() if above == parent]
+        found += children
+        waiting += children
+    return found
 
 
 @pytest.mark.sandbox
