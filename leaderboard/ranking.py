@@ -34,7 +34,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -71,8 +70,21 @@ from leaderboard.board import (
 from leaderboard.catalog import Catalog, settings_of
 from leaderboard.detection import detection
 from leaderboard.rows import Rows
-from leaderboard.rungs import ATTACK, Rung
+from leaderboard.rungs import Rung
 from leaderboard.sensitivity import axes
+from leaderboard.sources import (
+    ATTACKS,
+    COMMITTED,
+    FEDERATION_SHAPE,
+    OWN,
+    PENDING,
+    REPRODUCED,
+    Sources,
+    beside_committed,
+    current_cells,
+    federation,
+    identity,
+)
 from leaderboard.stats import Difference, Estimate, compare_all, estimate, ranks
 from leaderboard.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
 
@@ -95,13 +107,14 @@ __all__ = [
 
 
 def boards(rows: Rows) -> list[Board]:
-    """Return one board a suite, in the catalog's order."""
+    """Return one board a suite, in the catalog's order; none of a suite with cells of submitted attacks alone."""
     catalog = Catalog(rows)
     by_suite: dict[str, list[CellScore]] = defaultdict(list)
     for score in scores(rows):
         by_suite[score.row["suite"]].append(score)
     ordered = sorted(by_suite, key=lambda suite: catalog.position("suite", suite))
-    return [_board(suite, by_suite[suite], catalog, rows) for suite in ordered]
+    found = (_board(suite, by_suite[suite], catalog, rows) for suite in ordered)
+    return [board for board in found if board is not None]
 
 
 def recovery(defended: float, attacked: float, clean: float) -> float:
@@ -109,13 +122,15 @@ def recovery(defended: float, attacked: float, clean: float) -> float:
     return (defended - attacked) / (clean - attacked) if clean - attacked >= MIN_DAMAGE else math.nan
 
 
-def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board:
-    sources = _Sources(rows.rungs)
-    current, notices = _current(cells, sources)
-    local = sources.of(current, _OWN)
-    published = [cell for name in (_COMMITTED, _REPRODUCED) for cell in sources.of(current, name)]
-    shown, left_out = _beside_committed(current, sources)
-    settled = [cell for cell in shown if sources.name(cell) != _PENDING]
+def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board | None:
+    sources = Sources(rows.rungs)
+    current, notices = current_cells(cells, sources)
+    local = sources.of(current, OWN)
+    published = [cell for name in (COMMITTED, REPRODUCED) for cell in sources.of(current, name)]
+    shown, left_out = beside_committed(current, sources)
+    if not shown:
+        return None
+    settled = [cell for cell in shown if sources.name(cell) != PENDING]
     every = _scenarios(shown, catalog)
     scenarios = tuple(scenario for scenario in every if scenario.axis is None)
     main = {scenario.id for scenario in scenarios}
@@ -127,7 +142,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
     )
     compared, excluded = _compared(entries, scenarios)
     by_id = {scenario.id: scenario for scenario in scenarios}
-    attacks, unfit = _attacks(sources.of(current, _ATTACKS), shown, by_id, catalog, rows.rungs)
+    attacks, unfit = _attacks(sources.of(current, ATTACKS), shown, by_id, catalog, rows.rungs)
     overall, family = _standings(entries, lambda entry: _overall(entry, compared, by_id), compared, attacks)
     by_scenario, families = {}, {OVERALL: family}
     for scenario in scenarios:
@@ -170,109 +185,6 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
     )
 
 
-_COMMITTED, _REPRODUCED, _OWN, _PENDING, _ATTACKS = "committed", "submitted", "own", "pending", "attacks"
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Whose rows a cell belongs to."""
-
-    rungs: Mapping[str, Rung]
-
-    def name(self, cell: CellScore) -> str:
-        origin = cell.row["origin"]
-        if origin != ORIGIN_SUBMITTED:
-            return _OWN if origin == ORIGIN_LOCAL else _COMMITTED
-        rung = self.rungs[cell.row["cell_key"]]
-        if rung.kind == ATTACK:
-            return _ATTACKS
-        return _REPRODUCED if rung.reproduced else _PENDING
-
-    def of(self, cells: Sequence[CellScore], name: str) -> list[CellScore]:
-        return [cell for cell in cells if self.name(cell) == name]
-
-
-def _identity(cell: CellScore) -> tuple[str, str, str, int]:
-    return cell.row["scenario"], cell.row["defense"], cell.row["stage"], cell.row["seed"]
-
-
-def _newest(cell: CellScore) -> tuple[Any, str]:
-    return cell.row["created_at"], cell.row["cell_key"]
-
-
-def _current(cells: Sequence[CellScore], sources: _Sources) -> tuple[list[CellScore], list[str]]:
-    """Return the newest cells of the newest committed protocol and suite version, and what was left out."""
-    notices = []
-    # A submission decides no version: one made later with an older suite would hide all committed rows.
-    ways = (_COMMITTED, _REPRODUCED, _OWN, _PENDING, _ATTACKS)
-    newest = max(next(found for name in ways if (found := sources.of(cells, name))), key=_newest).row
-    versions = ("protocol_version", "suite_version")
-    kept = [cell for cell in cells if all(cell.row[name] == newest[name] for name in versions)]
-    if len(kept) < len(cells):
-        others = sorted({f"{c.row['protocol_version']} / {c.row['suite_version']}" for c in cells if c not in kept})
-        notices.append(
-            f"{len(cells) - len(kept)} cells of another protocol / suite version ({', '.join(others)}) are stored but "
-            f"not shown: their scores cannot be compared."
-        )
-    best: dict[tuple[Any, ...], CellScore] = {}
-    for cell in sorted(kept, key=_newest):
-        # Nobody's later row takes the place of another's.
-        best[(*_identity(cell), sources.name(cell), cell.row["attack"])] = cell
-    if len(best) < len(kept):
-        notices.append(
-            f"{len(kept) - len(best)} older rows of cells that were run again with changed code or settings are stored "
-            f"but not shown."
-        )
-    return sorted(best.values(), key=lambda cell: (*_identity(cell), cell.row["origin"])), notices
-
-
-def _beside_committed(current: Sequence[CellScore], sources: _Sources) -> tuple[list[CellScore], list[str]]:
-    """Return the cells of a board, committed ones first, and what was left out.
-
-    Committed rows say which scenarios there are, and what their shape and twins are. Rows of other origins add
-    defenses and nothing else, or they could take a scenario, a twin or a score away from others. A submission that is
-    not reproduced does not even stand before one's own rows of the same name.
-    """
-    shown = sources.of(current, _COMMITTED)
-    shapes = {cell.row["scenario"]: _shape(cell) for cell in shown}
-    defenses = {cell.row["defense"] for cell in shown}
-    notices = []
-    for name in (_REPRODUCED, _OWN, _PENDING):
-        cells = sources.of(current, name)
-        fresh = [cell for cell in cells if cell.row["defense"] not in defenses]
-        if name != _OWN and len(fresh) < len(cells):
-            whose = "committed" if name == _REPRODUCED else "committed or own"
-            notices.append(
-                f"{len(cells) - len(fresh)} submitted cells are of defenses that have {whose} rows: not shown."
-            )
-        fits = [not shapes or _shape(cell) == shapes.get(cell.row["scenario"]) for cell in fresh]
-        if not all(fits):
-            where = sorted({cell.row["scenario"] for cell, fit in zip(fresh, fits, strict=True) if not fit})
-            whose = "own" if name == _OWN else "submitted"
-            notices.append(
-                f"{fits.count(False)} {whose} cells are in scenarios that committed rows do not have, or have with "
-                f"other settings ({', '.join(where)}): not shown."
-            )
-        fitting = [cell for cell, fit in zip(fresh, fits, strict=True) if fit]
-        shown += fitting
-        defenses |= {cell.row["defense"] for cell in fitting}
-    return shown, notices
-
-
-def _shape(cell: CellScore) -> tuple[Any, ...]:
-    """Return what a scenario's cells have in common."""
-    return (cell.row["scenario"], cell.row["scenario_version"], cell.row["attack"], *_federation(cell))
-
-
-def _federation(cell: CellScore) -> tuple[Any, ...]:
-    """Return what a scenario's cells have in common with those of another attack on it."""
-    return tuple(cell.row[name] for name in ("twin", *_SHAPE, "start_digest", "probe_set", "primary_judge"))
-
-
-_SHAPE = ("clients", "participants", "malicious", "declared_malicious", "rounds", "start_model")
-"""The federation's shape, from the rows."""
-
-
 def _attacks(
     cells: Sequence[CellScore],
     shown: Sequence[CellScore],
@@ -293,8 +205,8 @@ def _attacks(
     return submitted_attacks(
         cells,
         {name: scenario for name, scenario in scenarios.items() if scenario.attacked},
-        _federation,
-        {cell.row["scenario"]: _federation(cell) for cell in reversed(shown)},
+        federation,
+        {cell.row["scenario"]: federation(cell) for cell in reversed(shown)},
         catalog,
         rungs,
         summary,
@@ -305,7 +217,7 @@ def _scenarios(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario, 
     found: dict[str, Scenario] = {}
     for cell in cells:
         row = cell.row
-        shape = {name: row[name] for name in (*_SHAPE, "scenario_version")}
+        shape = {name: row[name] for name in (*FEDERATION_SHAPE, "scenario_version")}
         info = catalog.get("scenario", row["scenario"], row["scenario_version"])
         axis = settings_of(info).get("sensitivity")
         found.setdefault(
@@ -331,7 +243,7 @@ class _Grid:
         for cell in settled:
             ranked[cell.row["scenario"]].add(cell.row["seed"])
         for cell in cells:
-            scenario, defense, stage, seed = _identity(cell)
+            scenario, defense, stage, seed = identity(cell)
             self.cells[scenario, defense, "" if cell.row["final"] else stage][seed] = cell
             self.seeds[scenario].add(seed)
             if cell.row["origin"] == ORIGIN_COMMITTED:
@@ -632,5 +544,5 @@ def _worst(entry: Entry, names: Sequence[str]) -> tuple[str, Estimate]:
 
 
 def _local(local: Sequence[CellScore], published: Sequence[CellScore]) -> tuple[LocalCell, ...]:
-    by_identity = {_identity(cell): cell for cell in published}
-    return tuple(LocalCell(cell, by_identity.get(_identity(cell))) for cell in local)
+    by_identity = {identity(cell): cell for cell in published}
+    return tuple(LocalCell(cell, by_identity.get(identity(cell))) for cell in local)

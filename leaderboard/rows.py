@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
 from benchmark.records.store import SCRATCH
 from leaderboard.canonical import canonical_table, rows_digest
-from leaderboard.plausible import find_problem
 from leaderboard.retractions import Retractions, retractions
 from leaderboard.rungs import Rung
 from leaderboard.submitted import (

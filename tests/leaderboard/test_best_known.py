@@ -195,6 +195,11 @@ def test_an_attack_folder_cannot_replace_rows_of_a_submitted_defense(tmp_path: P
     assert without_best_known(board_of(load_rows([tmp_path]))) == without_best_known(before)
 
 
+def test_attacks_alone_make_no_board(tmp_path: Path) -> None:
+    write_attack(tmp_path, "storm", attacking("storm", {"krum": [0.0] * 4}))
+    assert boards(load_rows([tmp_path])) == []
+
+
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 ATTACKS = st.lists(
     st.tuples(
