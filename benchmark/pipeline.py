@@ -70,6 +70,12 @@ def parse_pipeline(text: str) -> Pipeline:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise UsageError(f"pipeline {text!r} names {sorted(repeated)[0]!r} twice; name each defense once")
+    privileged = [e.info.id for e in entries if e.info.knowledge is Knowledge.TRUTH and e.info.ranked]
+    if privileged:
+        raise UsageError(
+            f"defense {privileged[0]!r} asks to be told who is malicious and to be ranked; only reference rows are told: "
+            f"register it with ranked=False, or with knowledge=Knowledge.DECLARED_BOUND or NONE"
+        )
     # FedAvg acts by the defaults: it overrides nothing, but it says that it aggregates.
     training = {Stage.PREPARE, Stage.AGGREGATE}
     aggregators = [e.info.id for e in entries if _acts_in_training(e) or training & set(e.info.stages)]

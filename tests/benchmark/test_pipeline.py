@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmark.errors import UsageError
@@ -65,6 +67,14 @@ def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
 )
 def test_knowledge_is_the_most_any_member_is_told(text: str, knowledge: Knowledge) -> None:
     assert parse_pipeline(text).knowledge is knowledge
+
+
+def test_who_is_told_the_truth_cannot_be_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = defenses.get("attackers_removed")
+    ranked = replace(entry, info=entry.info.model_copy(update={"ranked": True}))
+    monkeypatch.setattr(defenses, "get", lambda name: ranked)
+    with pytest.raises(UsageError, match="only reference rows are told"):
+        parse_pipeline("attackers_removed")
 
 
 @pytest.mark.parametrize("entry", defenses.entries(), ids=lambda entry: entry.info.id)
