@@ -73,8 +73,8 @@ def parse_pipeline(text: str) -> Pipeline:
     privileged = [e.info.id for e in entries if e.info.knowledge is Knowledge.TRUTH and e.info.ranked]
     if privileged:
         raise UsageError(
-            f"defense {privileged[0]!r} asks to be told who is malicious and to be ranked; only reference rows are told: "
-            f"register it with ranked=False, or with knowledge=Knowledge.DECLARED_BOUND or NONE"
+            f"defense {privileged[0]!r} asks for the truth about attackers and for a rank; only reference rows are told. "
+            f"Register it with ranked=False, or with knowledge=Knowledge.DECLARED_BOUND or NONE"
         )
     # FedAvg acts by the defaults: it overrides nothing, but it says that it aggregates.
     training = {Stage.PREPARE, Stage.AGGREGATE}
