@@ -147,7 +147,10 @@ def run_federation(
         )
         norms = tuple(sent.matrix.double().norm(dim=1).tolist())
         began = time.perf_counter()
-        aggregate = checked_aggregate(defense.aggregate(received, context), received) if len(received) else _nothing(received)
+        if len(received):
+            aggregate = checked_aggregate(defense.aggregate(received, context), received)
+        else:
+            aggregate = _nothing(received)
         seconds = time.perf_counter() - began
         adapter = adapter + aggregate.update
         records.append(_record(sent, received, rejected, malicious, aggregate, norms, local.losses, rate, seconds))

@@ -73,7 +73,7 @@ def parse_pipeline(text: str) -> Pipeline:
     privileged = [e.info.id for e in entries if e.info.knowledge is Knowledge.TRUTH and e.info.ranked]
     if privileged:
         raise UsageError(
-            f"defense {privileged[0]!r} asks for the truth about attackers and for a rank; only reference rows are told. "
+            f"defense {privileged[0]!r} asks for the truth and for a rank; only reference rows are told it. "
             f"Register it with ranked=False, or with knowledge=Knowledge.DECLARED_BOUND or NONE"
         )
     # FedAvg acts by the defaults: it overrides nothing, but it says that it aggregates.
