@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import tokenize
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -37,11 +38,16 @@ Files = tuple[tuple[str, Path], ...]
 
 OWN_PACKAGES = frozenset({"attacks", "benchmark", "defenses", "leaderboard", "tasks"})
 """Top-level packages of this distribution."""
+_ENGINE = OWN_PACKAGES - {"attacks", "defenses"}
+"""Those that hold no methods. They may look for their own files; what they do is in the protocol version."""
 
 
 @lru_cache(maxsize=256)
 def source_digest(module: str, files: Files = ()) -> str:
     """Return the digest of ``module``'s normalised source, with all it imports from its own top-level package.
+
+    The source of a method that names a way to look at its own text (``__doc__``, ``inspect``, ``open``, …) counts as it
+    is written, comments and all.
 
     Args:
         module: Name of the module; it is not imported.
@@ -51,7 +57,7 @@ def source_digest(module: str, files: Files = ()) -> str:
         UsageError: As for :func:`source_files`.
     """
     sources = source_files(module, files)
-    return content_key({name: _normalised(sources[name]) for name in sorted(sources)})
+    return content_key({name: _normalised(name, sources[name]) for name in sorted(sources)})
 
 
 def source_files(module: str, files: Files = ()) -> dict[str, Path]:
@@ -110,9 +116,33 @@ class _Normaliser(ast.NodeTransformer):
 
 
 def _is_registration(decorator: ast.expr) -> bool:
-    called = decorator.func if isinstance(decorator, ast.Call) else None
+    """Whether a decorator does nothing but hand over metadata: what it is given is written down and not computed."""
+    if not isinstance(decorator, ast.Call):
+        return False
+    called = decorator.func
     name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
-    return name == "register"
+    values = [*decorator.args, *(keyword.value for keyword in decorator.keywords)]
+    return name == "register" and all(isinstance(node, _WRITTEN) for value in values for node in ast.walk(value))
+
+
+_WRITTEN = (ast.Constant, ast.Tuple, ast.List, ast.Name, ast.Attribute, ast.BinOp, ast.Add, ast.Load)
+
+
+def _reads_itself(text: str) -> bool:
+    """Whether code names what looks at its own text, so that even comments may be part of what it does."""
+    return any(
+        (isinstance(node, ast.Name) and node.id in _MIRRORS)
+        or (isinstance(node, ast.Attribute) and node.attr in _MIRRORS)
+        or (isinstance(node, ast.alias) and node.name.partition(".")[0] in _MIRRORS)
+        or (isinstance(node, ast.Constant) and node.value in _MIRRORS)
+        for node in ast.walk(ast.parse(text))
+    )
+
+
+_MIRRORS = frozenset(
+    {"__doc__", "__file__", "__loader__", "__spec__", "ast", "eval", "exec", "getdoc", "getsource", "inspect"}
+    | {"linecache", "open", "pkgutil", "tokenize"}
+)
 
 
 def _imported(name: str, path: Path) -> list[str]:
@@ -170,7 +200,19 @@ def _located(name: str) -> Path | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    """Return a module's text as Python reads it.
+
+    Raises:
+        UsageError: It is not UTF-8 throughout. A declared coding could make code of what readers take for comments.
+    """
+    try:
+        with path.open("rb") as stream:
+            encoding, _ = tokenize.detect_encoding(stream.readline)
+        if encoding != "utf-8":
+            raise UsageError(f"{path} declares the coding {encoding!r}; write it in UTF-8 and without a declaration")
+        return path.read_text(encoding="utf-8")
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not a Python file that can be read: {error}") from error
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -182,9 +224,12 @@ def _parsed(path: Path) -> ast.Module:
         raise _too_deep(path) from error
 
 
-def _normalised(path: Path) -> str:
+def _normalised(name: str, path: Path) -> str:
     try:
-        return normalised_source(_text(path))
+        text = _text(path)
+        if name.partition(".")[0] not in _ENGINE and _reads_itself(text):
+            return text
+        return normalised_source(text)
     except (RecursionError, MemoryError) as error:
         raise _too_deep(path) from error
 

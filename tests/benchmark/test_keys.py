@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.errors import UsageError
 from benchmark.keys import content_key, file_digest, normalised_source, source_digest
 
 RULE = '''
@@ -85,11 +86,28 @@ def test_wording_and_formatting_change_nothing(digest: Callable[..., str], old: 
         ("class Rule:", "class Rule(dict):"),
         ("    def aggregate", "    @staticmethod\n    def aggregate"),
         ("        # A comment.\n", "        updates.clear()\n"),
+        ('title="Rule"', "title=print(1) or 'Rule'"),
+        ('"""Return it."""', '"""Return it."""; print(self.__doc__)'),
     ],
 )
 def test_every_change_of_code_changes_the_digest(digest: Callable[..., str], old: str, new: str) -> None:
     assert old in RULE
     assert digest(RULE.replace(old, new)) != digest()
+
+
+@pytest.mark.parametrize(
+    "mirror", ["import inspect", "open('x')", "exec(Rule.__doc__)", "__file__", "getattr(Rule, '__doc__')"]
+)
+def test_of_code_that_looks_at_its_own_text_the_words_count(digest: Callable[..., str], mirror: str) -> None:
+    rule = f"{RULE}\ndef look():\n    {mirror}\n"
+    assert digest(rule.replace("# A comment.", "# Another.")) != digest(rule)
+
+
+@pytest.mark.parametrize("coding", ["utf-7", "latin-1", "rot13"])
+def test_a_declared_coding_is_refused(digest: Callable[..., str], coding: str) -> None:
+    """Python would run what readers, and this digest, take for a comment."""
+    with pytest.raises(UsageError, match="coding|unknown encoding"):
+        digest(f"# coding: {coding}\n# note +AAo-x = 2\n{RULE}")
 
 
 @pytest.mark.parametrize(
