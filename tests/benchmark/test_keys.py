@@ -106,7 +106,7 @@ def test_of_code_that_looks_at_its_own_text_the_words_count(digest: Callable[...
 @pytest.mark.parametrize("coding", ["utf-7", "latin-1", "rot13"])
 def test_a_declared_coding_is_refused(digest: Callable[..., str], coding: str) -> None:
     """Python would run what readers, and this digest, take for a comment."""
-    with pytest.raises(UsageError, match="coding|unknown encoding"):
+    with pytest.raises(UsageError, match=r"coding|unknown encoding"):
         digest(f"# coding: {coding}\n# note +AAo-x = 2\n{RULE}")
 
 
