@@ -121,6 +121,24 @@ def test_both_mean_the_same_artifact() -> None:
     assert uploaded == downloaded == "report"
 
 
+def test_the_sources_of_submissions_are_not_linted(tmp_path: Path) -> None:
+    shutil.copy2(ROOT / "pyproject.toml", tmp_path)
+
+    def lint(folder: str) -> list[int]:
+        source = tmp_path / folder / "a_rule" / "source" / "defenses" / "a_rule.py"
+        source.parent.mkdir(parents=True)
+        source.write_text("import os, sys\ndef rule( x ) : return x\n")
+        commands = re.findall(r"^\t\$\(BIN\)/(ruff .*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        python = [sys.executable, "-m"]
+        return [
+            subprocess.run(python + command.split(), cwd=tmp_path, capture_output=True, check=False).returncode
+            for command in commands
+        ]
+
+    assert lint("results/submitted") == [0, 0]
+    assert lint("results/elsewhere") == [1, 1]
+
+
 # The bundle that is taken
 
 
