@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -162,17 +164,110 @@ def inboxes(tmp_path: Path) -> tuple[Path, Path]:
     return theirs, ours
 
 
+def packed(manifest: str | bytes, name: str = "manifest.json", method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return a zip archive of one file."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", method) as archive:
+        archive.writestr(name, manifest)
+    return sink.getvalue()
+
+
 def test_the_new_bundle_is_taken(helper: ModuleType, inboxes: tuple[Path, Path]) -> None:
     theirs, ours = inboxes
-    (theirs / "my_rule_2.zip").write_bytes(b"new")
+    new = packed('{"id": "my_rule_2"}')
+    (theirs / "my_rule_2.zip").write_bytes(new)
     assert helper.take(theirs, ours) == "my_rule_2"
-    assert (ours / "my_rule_2.zip").read_bytes() == b"new"
+    assert (ours / "my_rule_2.zip").read_bytes() == new
 
 
 def test_a_bundle_with_other_bytes_is_new(helper: ModuleType, inboxes: tuple[Path, Path]) -> None:
     theirs, ours = inboxes
-    (theirs / "earlier.zip").write_bytes(b"later")
+    (theirs / "earlier.zip").write_bytes(packed('{"id": "earlier"}'))
     assert helper.take(theirs, ours) == "earlier"
+
+
+def test_a_file_named_after_another_id_than_the_bundles_is_refused(
+    helper: ModuleType, inboxes: tuple[Path, Path]
+) -> None:
+    theirs, ours = inboxes
+    (theirs / "other.zip").write_bytes(packed('{"id": "mine"}'))
+    with pytest.raises(SystemExit, match=r"other\.zip is the bundle of 'mine'"):
+        helper.take(theirs, ours)
+    assert [path.name for path in ours.iterdir()] == ["earlier.zip"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"this is no archive", "is no zip archive"),
+        (packed('{"id": "mine"}')[:-30], "is no zip archive"),
+        (packed('{"id": "mine"}', name="source/manifest.json"), "holds no manifest.json"),
+        (packed("{"), "manifest.json that can be read"),
+        (packed(b"\xff\xfe\xff"), "manifest.json that can be read"),
+        (packed("[" * 200_000), "manifest.json that can be read"),
+        (packed('{"id": ["mine"]}'), "names no id"),
+        (packed('"mine"'), "names no id"),
+        (packed('{"id": "mine"}' + " " * (4 << 20)), "has more than 4194304 bytes"),
+        (packed('{"id": "mine"}', method=zipfile.ZIP_BZIP2), "by another method than deflate"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_refused(
+    helper: ModuleType, inboxes: tuple[Path, Path], content: bytes, reason: str
+) -> None:
+    theirs, ours = inboxes
+    (theirs / "mine.zip").write_bytes(content)
+    with pytest.raises(SystemExit, match=reason):
+        helper.take(theirs, ours)
+
+
+def test_no_more_of_a_manifest_is_unpacked_than_is_allowed(
+    helper: ModuleType, inboxes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = inboxes
+    # The header says 14 bytes, and the stream holds 64 MiB.
+    small, large = '{"id": "mine"}', '{"id": "mine"}' + " " * (64 << 20)
+    content = packed(large).replace(len(large).to_bytes(4, "little"), len(small).to_bytes(4, "little"))
+    (theirs / "mine.zip").write_bytes(content)
+    unpacked: list[int] = []
+    read = zipfile.ZipExtFile.read
+
+    def counted(self: zipfile.ZipExtFile, n: int | None = -1) -> bytes:
+        unpacked.append(len(data := read(self, n)))
+        return data
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", counted)
+    with pytest.raises(SystemExit, match="that can be read"):
+        helper.take(theirs, ours)
+    assert sum(unpacked) <= 4 << 20
+
+
+def test_a_pull_request_may_not_remove_the_bundles_of_others(helper: ModuleType, inboxes: tuple[Path, Path]) -> None:
+    theirs, ours = inboxes
+    (theirs / "earlier.zip").rename(theirs / "mine.zip")
+    (theirs / "mine.zip").write_bytes(packed('{"id": "mine"}'))
+    with pytest.raises(SystemExit, match=r"lacks 'earlier\.zip', which the base has"):
+        helper.take(theirs, ours)
+    assert not (ours / "mine.zip").exists()
+
+
+def test_a_link_in_the_place_of_a_bundle_or_of_the_folder_is_refused(
+    helper: ModuleType, inboxes: tuple[Path, Path], tmp_path: Path
+) -> None:
+    theirs, ours = inboxes
+    (theirs / "earlier.zip").unlink()
+    (theirs / "earlier.zip").symlink_to(ours / "earlier.zip")
+    with pytest.raises(SystemExit, match="is no file"):
+        helper.take(theirs, ours)
+    (theirs / "earlier.zip").unlink()
+    shutil.copy2(ours / "earlier.zip", theirs)
+    (theirs / "mine.zip").write_bytes(packed('{"id": "mine"}'))
+    (tmp_path / "link").symlink_to(theirs)
+    with pytest.raises(SystemExit, match="is a link"):
+        helper.take(tmp_path / "link", ours)
+    (tmp_path / "above").symlink_to(tmp_path)
+    with pytest.raises(SystemExit, match="is a link"):
+        helper.take(tmp_path / "above" / theirs.name, ours)
+    assert helper.take(theirs, ours) == "mine"
 
 
 @pytest.mark.parametrize(
@@ -357,7 +452,7 @@ def test_every_step_of_a_submission_runs(scratch: Path, environment: dict[str, s
 def test_a_broken_bundle_ends_the_job_and_still_makes_the_comment(scratch: Path, environment: dict[str, str]) -> None:
     theirs = scratch / "pull-request" / "results" / "inbox"
     theirs.mkdir(parents=True)
-    (theirs / "broken.zip").write_bytes(b"this is no archive")
+    (theirs / "broken.zip").write_bytes(packed('{"id": "broken"}'))
     statuses = run_steps(SUBMISSION, scratch, environment, {})
     assert statuses["Take the bundle"] == 0
     assert statuses["Verify it"] != 0
