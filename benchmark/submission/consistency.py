@@ -6,7 +6,8 @@ against claims that are too modest. All were fixed, with their thresholds, befor
 
 *repeated*: claimed minus re-run answers of the same cells on the same probes. Where rows and re-run come from one
 environment, at least :data:`SAME_ANSWERS` of a cell's answers are the same word for word. Elsewhere rounding may turn
-answers, but in no direction: the items on which the claim is better must not outweigh those on which it is worse.
+answers, on either machine alike and so in no direction: the items on which the claim is better must not outweigh those
+on which it is worse.
 
 *fresh*: claimed scores on the committed probes minus re-run scores on fresh ones. Which combinations of items and
 phrasings were committed is arbitrary, so for a method that treats them alike the difference that each item adds has no
@@ -169,9 +170,9 @@ def weights(probes: Iterable[Probe], metric: str) -> dict[str, float]:
 
 
 def scores(probes: Sequence[Probe], verdicts: Verdicts) -> dict[str, float]:
-    """Return the scores of one cell; those that the probes do not measure are absent."""
+    """Return the scores of one cell, to six digits; those that the probes do not measure are absent."""
     side = _Side(probes, lambda probe: probe.id)
-    return {metric: side.score(metric, verdicts) for metric in _KIND if side.weights[metric]}
+    return {metric: round(side.score(metric, verdicts), 6) for metric in _KIND if side.weights[metric]}
 
 
 @dataclass(frozen=True)
