@@ -73,7 +73,7 @@ def test_scripts_are_valid_and_what_they_call_exists(path: Path) -> None:
         assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0, script
         for name in re.findall(r"\.ci/[\w.]+", script):
             assert (ROOT / name).is_file()
-            assert os.access(ROOT / name, os.X_OK) or f"python3 {name}" in script
+            assert os.access(ROOT / name, os.X_OK) or f"python3 {name}" in script or f". {name}\n" in script
         for command, options in re.findall(r"bin/fedsafety (\w[\w-]*)((?:.|\n)*?)(?:\||2?>|$)", script):
             known = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
             assert set(re.findall(r"(--[a-z-]+)", options)) <= {o for p in known.params for o in p.opts}
@@ -98,6 +98,13 @@ def test_the_workflow_that_runs_a_bundle_may_only_read_and_takes_its_code_from_t
     mentions = [line for script in scripts(SUBMISSION) for line in script.splitlines() if "pull-request" in line]
     assert len(mentions) == 1
     assert ".ci/submission.py take pull-request/results/inbox" in mentions[0]
+
+
+def test_what_strangers_wrote_is_printed_only_where_the_runner_does_not_listen() -> None:
+    own = [step["run"] for step in steps(SUBMISSION) if "run" in step]
+    unread = [script for script in own if not script.startswith(". .ci/literal\n")]
+    # Nothing of the pull request is read before it is taken.
+    assert unread == own[: len(unread)] == [".ci/system", "make env"]
 
 
 def test_the_workflow_that_may_write_comments_checks_out_and_runs_nothing() -> None:
@@ -370,6 +377,9 @@ def run_steps(path: Path, folder: Path, environment: dict[str, str], expressions
         )
         statuses[step.get("name", script)] = done.returncode
         (folder / "steps.log").open("a").write(f"{script}\n{done.stdout}{done.stderr}\n")
+        # The runner may read the second stream whenever it likes: even when it hears again.
+        (folder / "printed").mkdir(exist_ok=True)
+        (folder / "printed" / step.get("name", script)).write_text(f"{done.stdout}\n{done.stderr}")
     return statuses
 
 
@@ -470,6 +480,82 @@ def test_a_pull_request_without_a_bundle_is_told_so(scratch: Path, environment: 
     assert statuses["Take the bundle"] == 1
     assert "Verify it" not in statuses
     assert "a pull request brings one bundle" in (scratch / "report" / "comment.md").read_text()
+
+
+COMMANDS = {"add-mask", "add-matcher", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher"}
+COMMANDS |= {"save-state", "set-output", "stop-commands", "warning"}
+
+
+def heard(printed: str) -> list[str]:
+    """Return the names of the commands that GitHub's runner takes from a step's output."""
+    names: list[str] = []
+    waits_for = ""
+    for line in re.split(r"\r\n|\r|\n", printed):
+        # Today's form stands at a line's beginning, the former one anywhere.
+        for pattern in (r"\s*::([^ :]+)[^:]*::(.*)", r".*?##\[([^\] ]+)[^\]]*\](.*)"):
+            found = re.match(pattern, line)
+            if found is None:
+                continue
+            name, data = found[1].lower(), found[2]
+            if waits_for:
+                waits_for = "" if name == waits_for else waits_for
+            elif name in COMMANDS:
+                names.append(name)
+                waits_for = data if name == "stop-commands" else ""
+            break
+    return [*names, "(deaf)"] if waits_for else names
+
+
+HOSTILE = ["::error::x", "::add-mask::a", "::stop-commands::b", "  ::warning file=a,line=1::x", "text ##[error]x"]
+
+
+def test_the_runner_hears_such_commands_where_nothing_stops_it() -> None:
+    assert [heard(line) for line in HOSTILE] == [
+        ["error"],
+        ["add-mask"],
+        ["stop-commands", "(deaf)"],
+        ["warning"],
+        ["error"],
+    ]
+    assert heard("::stop-commands::c\n::error::x\n::b::\n::c::\n::error::x") == ["stop-commands", "error"]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_no_line_that_a_stranger_wrote_commands_the_runner(
+    scratch: Path, environment: dict[str, str], status: int
+) -> None:
+    theirs = scratch / "pull-request" / "results" / "inbox"
+    theirs.mkdir(parents=True)
+    (theirs / "mine.zip").write_bytes(packed('{"id": "mine"}'))
+    (scratch / ".venv").unlink()
+    (scratch / ".venv" / "bin").mkdir(parents=True)
+    (scratch / "hostile.txt").write_text("\r".join(HOSTILE) + "\n" + "\n".join(HOSTILE))
+    # On both streams, without an end of the last line, and with all that its environment could tell it.
+    shown = "cat hostile.txt; cat hostile.txt >&2; env | sed s/^.*=/::/ | sed s/$/::/"
+    executable(scratch / ".venv" / "bin" / "fedsafety", f"#!/bin/sh\n{shown}; cat hostile.txt\nexit {status}\n")
+    statuses = run_steps(SUBMISSION, scratch, environment, {})
+    assert statuses["Verify it"] == status
+    assert ("Say what would change on the board" in statuses) is (status == 0)
+    printed = {path.name: path.read_text() for path in (scratch / "printed").iterdir()}
+    assert HOSTILE[0] in printed["Verify it"]
+    assert set(statuses) == set(printed)
+    for name in statuses.keys() - {"Install what the sandbox needs", "Install"}:
+        assert heard(printed[name]) == ["remove-matcher", "stop-commands"], name
+    # Who reads the log of one run could not use its word in the next.
+    words = {word for text in printed.values() for word in re.findall("::stop-commands::([0-9a-f]{64})$", text, re.M)}
+    assert len(words) == len(printed) - 2
+    assert not any(word in (scratch / "report" / "comment.md").read_text() for word in words)
+
+
+def test_no_name_of_a_file_commands_the_runner(scratch: Path, environment: dict[str, str]) -> None:
+    theirs = scratch / "pull-request" / "results" / "inbox"
+    theirs.mkdir(parents=True)
+    (theirs / "##[error]x.zip").write_bytes(b"new")
+    statuses = run_steps(SUBMISSION, scratch, environment, {})
+    assert statuses["Take the bundle"] == 1
+    printed = (scratch / "printed" / "Take the bundle").read_text()
+    assert "##[error]x.zip" in printed
+    assert heard(printed) == ["remove-matcher", "stop-commands"]
 
 
 # The comment's workflow, against a stand-in for GitHub
