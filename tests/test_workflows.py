@@ -109,7 +109,7 @@ def test_what_strangers_wrote_is_printed_only_where_the_runner_does_not_listen()
 
 def test_the_workflow_that_may_write_comments_checks_out_and_runs_nothing() -> None:
     content = load(COMMENT)
-    assert content["permissions"] == {"actions": "read", "pull-requests": "write"}
+    assert content["permissions"] == {"actions": "read", "contents": "read", "pull-requests": "write"}
     assert content["on"] == {"workflow_run": {"workflows": [load(SUBMISSION)["name"]], "types": ["completed"]}}
     used = [step["uses"].partition("@")[0] for step in steps(COMMENT) if "uses" in step]
     assert used == ["actions/download-artifact"]
@@ -565,9 +565,11 @@ STAND_IN = """#!/bin/sh
 echo "$*" >> "$ANSWERS/calls.txt"
 for word in "$@"; do case "$previous" in --input) cp "$word" "$ANSWERS/sent.json";; esac; previous=$word; done
 case "$*" in
-*/files*) cat "$ANSWERS/files.json";;
+*/files*) cat "$ANSWERS/files_of_the_head.json";;
+*/compare/*) cat "$ANSWERS/compare.json";;
 *--method\\ PATCH*|*--method\\ POST*) echo '{}';;
 */comments*) cat "$ANSWERS/comments.json";;
+*/pulls/*) cat "$ANSWERS/pull.json";;
 */pulls*) cat "$ANSWERS/pulls.json";;
 esac
 """
@@ -592,7 +594,9 @@ def github(tmp_path: Path, environment: dict[str, str]) -> tuple[Path, dict[str,
     bot = {"login": "github-actions[bot]"}
     write = {
         "pulls": [{"number": 4, "head": {"sha": "0" * 40}}, {"number": 5, "head": {"sha": SHA}}],
-        "files": [{"filename": "results/inbox/my_rule.zip"}],
+        "pull": {"number": 5, "head": {"sha": SHA}},
+        "compare": {"files": [{"filename": "results/inbox/my_rule.zip"}]},
+        "files_of_the_head": [{"filename": "results/inbox/my_rule.zip"}],
         "comments": [
             {"id": 1, "user": {"login": "stranger"}, "body": "<!-- fedsafety submission -->\nfake"},
             {"id": 2, "user": bot, "body": "something else"},
@@ -625,9 +629,11 @@ class TestPosting:
         body, calls = post(tmp_path, github, 'text with "quotes", $(id) and `code`\n')
         assert body == (
             '<!-- fedsafety submission -->\ntext with "quotes", $(id) and `code`\n\n'
-            "[Run of the workflow](https://github.com/owner/name/actions/runs/77)"
+            f"[Run of the workflow](https://github.com/owner/name/actions/runs/77) for commit {SHA}"
         )
-        assert calls[0].endswith("-f head=stranger:$(touch hacked); x")
+        (base,) = load(SUBMISSION)["on"]["pull_request"]["branches"]
+        assert calls[0].endswith(f"-f base={base} -f head=stranger:$(touch hacked); x")
+        assert calls[1] == f"api repos/owner/name/compare/{base}...{SHA}"
         assert calls[-1] == "api --method POST repos/owner/name/issues/5/comments --input body.json"
 
     def test_a_later_one_takes_its_place(self, tmp_path: Path, github: tuple[Path, dict[str, str]]) -> None:
@@ -641,16 +647,41 @@ class TestPosting:
         self, tmp_path: Path, github: tuple[Path, dict[str, str]]
     ) -> None:
         changed = [{"filename": "results/inbox/a.zip"}, {"filename": ".github/workflows/submission.yml"}]
-        (github[0] / "files.json").write_text(json.dumps(changed))
+        (github[0] / "compare.json").write_text(json.dumps({"files": changed}))
+        # What the pull request has now, after the run, says nothing about the run: its fixture adds a bundle only.
         body, _ = post(tmp_path, github, "all is well")
         assert "changes more than `results/inbox/`" in body
         assert "all is well" not in body
+
+    def test_a_list_of_files_that_may_be_cut_proves_nothing(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        listed = [{"filename": f"results/inbox/a{number}.zip"} for number in range(300)]
+        (github[0] / "compare.json").write_text(json.dumps({"files": listed}))
+        assert "changes more than" in post(tmp_path, github, "all is well")[0]
+
+    def test_nothing_is_posted_without_a_list_of_files(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        (github[0] / "compare.json").write_text('{"message": "Not Found"}')
+        folder = tmp_path / "runner"
+        folder.mkdir()
+        assert run_steps(COMMENT, folder, github[1], EVENT)["Post the comment"] != 0
+        assert not (github[0] / "sent.json").exists()
+
+    def test_nothing_is_posted_where_the_head_has_moved_on(
+        self, tmp_path: Path, github: tuple[Path, dict[str, str]]
+    ) -> None:
+        (github[0] / "pull.json").write_text(json.dumps({"number": 5, "head": {"sha": "e" * 40}}))
+        body, calls = post(tmp_path, github, "all is well")
+        assert body == ""
+        assert calls[-1] == "api repos/owner/name/pulls/5"
 
     def test_a_file_moved_into_the_inbox_is_a_change_elsewhere(
         self, tmp_path: Path, github: tuple[Path, dict[str, str]]
     ) -> None:
         moved = [{"filename": "results/inbox/a.zip", "previous_filename": ".ci/run"}]
-        (github[0] / "files.json").write_text(json.dumps(moved))
+        (github[0] / "compare.json").write_text(json.dumps({"files": moved}))
         assert "changes more than" in post(tmp_path, github, "all is well")[0]
 
     def test_without_a_report_that_is_said(self, tmp_path: Path, github: tuple[Path, dict[str, str]]) -> None:
