@@ -120,6 +120,17 @@ def test_the_workflow_that_may_write_comments_checks_out_and_runs_nothing() -> N
     assert read == {"report/comment.md"}
 
 
+def test_the_guides_say_what_counts_and_how_a_bundle_is_replaced() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    assert "never the green check" in guide
+    assert "green check alone does not count" in (ROOT / "docs" / "submit.md").read_text()
+    (line,) = re.findall(r"^\.venv/bin/fedsafety verify (.*--replaces.*)$", guide, flags=re.MULTILINE)
+    known = typer.main.get_command(app).commands["verify"]  # type: ignore[attr-defined]
+    assert set(re.findall(r"--[a-z]+", line)) <= {option for each in known.params for option in each.opts}
+    # The workflow decides for nobody whose id it is.
+    assert not any("--replaces" in script for script in scripts(SUBMISSION))
+
+
 def test_both_mean_the_same_artifact() -> None:
     (uploaded,) = (
         step["with"]["path"] for step in steps(SUBMISSION) if step.get("with", {}).get("name") == "submission-report"
