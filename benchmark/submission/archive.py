@@ -6,6 +6,7 @@ refused; nothing larger than stated bounds is ever held. What it does not do: lo
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import stat
@@ -24,7 +25,7 @@ MAX_FILE_BYTES = 128 * MEBIBYTE
 MAX_BYTES = 512 * MEBIBYTE
 """Bytes of all files, unpacked."""
 MAX_PACKED_BYTES = 64 * MEBIBYTE
-"""Bytes of the archive itself, so that even its table of contents is small."""
+"""Bytes of the archive itself."""
 MAX_RATIO = 200
 """Unpacked bytes of a file for each packed one; small files are free to be more regular."""
 _RATIO_FROM = MEBIBYTE
@@ -45,7 +46,10 @@ def read_archive(path: Path) -> dict[str, bytes]:
         ArchiveError: It is no archive, or it breaks a bound or a rule for names; says which file and which rule.
     """
     if path.is_dir():
-        return _read_folder(path)
+        try:
+            return _read_folder(path)
+        except OSError as error:
+            raise ArchiveError(f"{path.name} cannot be read: {error}") from error
     if not path.is_file():
         raise UsageError(
             f"there is no bundle {str(path)!r}; give the file that `fedsafety submit` wrote, or its folder"
@@ -53,9 +57,18 @@ def read_archive(path: Path) -> dict[str, bytes]:
     if path.stat().st_size > MAX_PACKED_BYTES:
         raise ArchiveError(f"{path.name} has {_size(path.stat().st_size)}; {_size(MAX_PACKED_BYTES)} are allowed")
     try:
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             return _read_zip(archive)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise ArchiveError(f"{path.name} is no zip archive that can be read: {error}") from error
 
 
@@ -80,6 +93,28 @@ def write_archive(path: Path, content: Mapping[str, bytes]) -> None:
         raise FedSafetyError(f"cannot write {path}: {error.strerror}; name another file with --out") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a zip archive whose table of contents is too large, before it is read as a whole.
+
+    Reference: PKWARE, APPNOTE.TXT 6.3, section 4.3.16: the end record tells how large the table is.
+    """
+    with path.open("rb") as stream:
+        stream.seek(-min(path.stat().st_size, _END_RECORD + 0xFFFF), os.SEEK_END)
+        tail = stream.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at >= 0 and len(tail) >= at + _END_RECORD:
+        size = int.from_bytes(tail[at + 12 : at + 16], "little")
+        if size > MAX_FILES * _MAX_ENTRY:
+            raise ArchiveError(f"its table of contents has {size} bytes, more than {MAX_FILES} files need")
+
+
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, OSError, RuntimeError, ValueError,
+)  # fmt: skip
+_END_RECORD = 22
+_MAX_ENTRY = 1024
 
 
 def _read_zip(archive: zipfile.ZipFile) -> dict[str, bytes]:
@@ -116,9 +151,10 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str, bytes]:
 def _read_folder(root: Path) -> dict[str, bytes]:
     files = []
     total = 0
-    for path, info in _walk(root):
+    for number, (path, info) in enumerate(_walk(root)):
         name = path.relative_to(root).as_posix()
         _check_name(name)
+        _check_count(number // 2)  # with folders, of which there are no more than files
         if stat.S_ISDIR(info.st_mode):
             continue
         if not stat.S_ISREG(info.st_mode):
@@ -132,11 +168,16 @@ def _read_folder(root: Path) -> dict[str, bytes]:
     content: dict[str, bytes] = {}
     for name, path, size in sorted(files):
         _check_new(name, content)
-        with path.open("rb") as stream:
-            content[name] = stream.read(size + 1)
+        # Not followed and not waited for, should it have become a link or a pipe by now.
+        with open(path, "rb", opener=_plainly) as stream:
+            content[name] = stream.read(size + 1) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
         if len(content[name]) != size:
             raise ArchiveError(f"{name!r} changed while it was read; verify a folder that nothing writes to")
     return content
+
+
+def _plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,7 @@ from benchmark.keys import OWN_PACKAGES
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 from benchmark.submission.archive import ArchiveError, read_archive, write_archive
+from benchmark.submission.claim import LONGEST_NOTICE, MOST_NOTICES
 from benchmark.submission.source import ID_PATTERN, PACKAGES, Submission
 
 MANIFEST, CHECK, SOURCE, ROWS = "manifest.json", "check.json", "source", "rows"
@@ -34,6 +35,11 @@ MAX_ROWS = {"cells": 20_000, "catalog": 2_000, "probes": 100_000}
 MAX_ROWS_OF_OTHERS = 10_000_000
 MAX_TABLE_BYTES = 1024**3
 """Bytes of one table in memory."""
+MAX_MANIFEST_BYTES = 1024**2
+MAX_SOURCE_BYTES = 512 * 1024
+"""Bytes of one source file. Reading a program takes a thousand times its size in memory."""
+MAX_SOURCES_BYTES = 4 * MAX_SOURCE_BYTES
+"""Bytes of all source files."""
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _ORDER = {
@@ -82,7 +88,8 @@ class Manifest(_Model):
     """Who made it; empty if they do not say."""
     licence: str = Field(default="", max_length=200)
     """Under what licence the source may be used; empty if they do not say."""
-    suite: str = Field(max_length=64)
+    # An id and never a path: nothing that a bundle says may name a file of the verifier.
+    suite: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     """Suite id."""
     suite_version: str = Field(max_length=64)
     """Suite version."""
@@ -104,7 +111,7 @@ class Manifest(_Model):
     """Run seeds of the cells."""
     cells: int
     """Number of cells."""
-    notices: tuple[str, ...] = ()
+    notices: tuple[Annotated[str, Field(max_length=LONGEST_NOTICE)], ...] = Field(default=(), max_length=MOST_NOTICES)
     """What is missing or failed, in words."""
     files: tuple[PackedFile, ...]
     """Every file but this one."""
@@ -187,6 +194,8 @@ def read_bundle(path: Path) -> Bundle:
     content = read_archive(path)
     if MANIFEST not in content:
         raise ArchiveError(f"it holds no {MANIFEST}; make bundles with `fedsafety submit`")
+    if len(content[MANIFEST]) > MAX_MANIFEST_BYTES:
+        raise ArchiveError(f"its {MANIFEST} has {len(content[MANIFEST])} bytes; {MAX_MANIFEST_BYTES} are allowed")
     try:
         manifest = Manifest.model_validate_json(content[MANIFEST])
     except ValidationError as error:
@@ -222,6 +231,12 @@ def _check_modules(manifest: Manifest) -> None:
             f"module {manifest.module!r} would stand in a package of the benchmark; a {manifest.kind} in one file is "
             f"{own!r} and brings no other module"
         )
+    sizes = {file.path: file.size for file in manifest.files}
+    total = sum(sizes[path] for path in manifest.modules.values())
+    if total > MAX_SOURCES_BYTES or any(sizes[path] > MAX_SOURCE_BYTES for path in manifest.modules.values()):
+        raise ArchiveError(
+            f"its source has {total} bytes; {MAX_SOURCE_BYTES} a file and {MAX_SOURCES_BYTES} together are allowed"
+        )
     for module, path in manifest.modules.items():
         if not _MODULE.fullmatch(module) or module.partition(".")[0] != package:
             raise ArchiveError(f"module {module!r} does not belong to the package {package!r} that is submitted")
@@ -253,7 +268,7 @@ def _read_rows(name: str, data: bytes) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     held = 0
     try:
-        with pq.ParquetFile(io.BytesIO(data)) as file:
+        with pq.ParquetFile(io.BytesIO(data), pre_buffer=False) as file:
             _check_schema(name, file.schema_arrow)
             if file.metadata.num_rows > MAX_ROWS.get(name, MAX_ROWS_OF_OTHERS):
                 raise FedSafetyError(f"table {name!r} has {file.metadata.num_rows} rows, more than any suite makes")

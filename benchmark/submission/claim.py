@@ -23,6 +23,7 @@ from benchmark.suite import Suite
 
 GENERATORS = ("vllm", "transformers")
 Params = dict[str, float | int | str | bool]
+MOST_NOTICES, LONGEST_NOTICE = 100, 1000
 _NAME = ("scenario", "defense", "stage", "seed")
 
 
@@ -49,8 +50,17 @@ def collect(submission: Submission, suite: Suite, store: Store) -> Claim:
     Raises:
         UsageError: There are no finished rows of it, rows are of another version of it, or verdicts are missing.
     """
-    rows = [row for row in store.read_all("cells").to_pylist() if row["suite"] == suite.id and _is_own(row, submission)]
-    command = _command(submission, suite, rows)
+    every = [
+        row for row in store.read_all("cells").to_pylist() if row["suite"] == suite.id and _is_own(row, submission)
+    ]
+    rows = [row for row in every if row["seed"] in seeds_of(suite)]
+    others = sorted({row["seed"] for row in every} - {row["seed"] for row in rows})
+    command = _command(submission, suite, every)
+    if others and not rows:
+        raise UsageError(
+            f"{store.root} holds rows of {submission.id!r} for seeds only that suite {suite.id!r} does not have "
+            f"({', '.join(map(str, others[:10]))}); run `{command}`"
+        )
     if not rows:
         raise UsageError(
             f"{store.root} holds no rows of {submission.kind} {submission.id!r} in suite {suite.id!r}; make some with "
@@ -81,7 +91,14 @@ def collect(submission: Submission, suite: Suite, store: Store) -> Claim:
         "catalog": own_catalog(submission, claimed),
     }
     failed = [row for row in held.values() if row["status"] == STATUS_FAILED]
-    return Claim(claimed, params, tables, (*_failures(failed), *_gaps(submission, claimed, suite)))
+    left_out = [f"rows of seeds that the suite does not have are left out: {', '.join(map(str, others[:20]))}"]
+    notices = [*(left_out if others else []), *_failures(failed), *_gaps(submission, claimed, suite)]
+    return Claim(claimed, params, tables, tuple(notice[:LONGEST_NOTICE] for notice in notices[:MOST_NOTICES]))
+
+
+def seeds_of(suite: Suite) -> frozenset[int]:
+    """Return the run seeds of a suite's scenarios and sensitivity points; rows of others are nobody's score."""
+    return frozenset(suite.seeds) | {seed for point in suite.points for seed in point.seeds}
 
 
 def plan_of(

@@ -75,7 +75,10 @@ def submit_command(
 def verify_command(
     bundle: Annotated[Path, typer.Argument(help="File that `fedsafety submit` wrote, or the folder it unpacks to.")],
     level: Annotated[str, typer.Option("--level", help="Rung to reach: checked, sampled or reproduced.")] = "sampled",
-    results: Annotated[Path, typer.Option("--results", help="Folder of committed rows.")] = Path("results"),
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="Folder of committed rows. Default: results/ here, else the checkout's."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the verified rows. Default: verified/<id>.")
     ] = None,
@@ -104,10 +107,11 @@ def verify_command(
     from benchmark.progress import Reporter
     from benchmark.run import default_workers
     from benchmark.submission.verify import Options, verify
+    from leaderboard.commands import results_folder
 
     options = Options(
         level=level,
-        results=results,
+        results=results_folder(results) or Path("results"),
         out=out,
         suite=suite,
         seed=seed,

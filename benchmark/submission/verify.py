@@ -32,11 +32,13 @@ from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.environment import environment
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError, UsageError, unknown_name
 from benchmark.generation.select import EngineChoice, choose_engine
+from benchmark.keys import source_files
 from benchmark.plan import CellPlan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
 from benchmark.records.store import Store
 from benchmark.sandbox.isolation import find_isolation
+from benchmark.sandbox.untrusted import printable
 from benchmark.submission.adopt import adopt
 from benchmark.submission.bundle import BUNDLED, Bundle, read_bundle
 from benchmark.submission.check import check_contract
@@ -53,7 +55,7 @@ from benchmark.submission.verify_output import (
 )
 from benchmark.submission.verify_report import MEANING, Consistency, RerunCell, Step, StepResult, VerifyReport
 from benchmark.submission.verify_rerun import Runner
-from benchmark.submission.verify_rows import checked_cells
+from benchmark.submission.verify_rows import check_extent, checked_cells
 from benchmark.submission.verify_scores import claimed_cells, compare, run_again
 from benchmark.submission.verify_verdicts import judge_again
 from benchmark.suite import Suite, find_suite
@@ -153,11 +155,12 @@ class _Verification:
         with self._step(Step.IDENTITY) as say:
             say(check_identity(bundle, self.options.results, replaces=self.options.replaces))
         check_place(self._out(bundle), bundle.manifest.id)
-        self.work = work = self.options.work / bundle.digest[:16]
+        self.work = work = self.options.work / bundle.digest
         with self._step(Step.KEYS) as say:
             submission = self._submission(bundle, work)
             rows = {row["cell_key"]: row for row in claimed["cells"].to_pylist()}
             manifest = bundle.manifest
+            check_extent(list(rows.values()), suite)
             every = plan_of(submission, suite, rows.values(), manifest.generator, manifest.attack_params)
             self.cells = checked_cells(every, claimed)
             plan = replace(every, cells=tuple(self.cells))
@@ -219,7 +222,7 @@ class _Verification:
             steps=(*self.steps, *(StepResult(step=step, verdict="not_run") for step in Step if step not in taken)),
             cells=tuple(self.noted.values()),
             consistency=tuple(Consistency(**vars(finding)) for finding in self.findings),
-            notices=manifest.notices if manifest else (),
+            notices=tuple(printable(notice) for notice in manifest.notices) if manifest else (),
             contract=self.contract,
             protocol_version=PROTOCOL_VERSION,
             package_version=__version__,
@@ -254,7 +257,8 @@ class _Verification:
                 raise
             problem, found = error, [f"it cannot be read ({type(error).__name__}: {error})"]
         verdict: Literal["passed", "failed"] = "failed" if problem else "passed"
-        text, seconds = "".join(found), round(time.perf_counter() - began, 3)
+        # Much of it is a stranger's: it must not act on the terminal or fill the log.
+        text, seconds = printable("".join(found), _LONGEST_FINDING), round(time.perf_counter() - began, 3)
         self.steps.append(StepResult(step=step, verdict=verdict, found=text, seconds=seconds))
         self.reporter.say(f"{step.value}: {verdict}. {text}" + (f"\nThat means: {MEANING[step]}" if problem else ""))
         if problem:
@@ -268,6 +272,12 @@ class _Verification:
             raise FedSafetyError(
                 f"the source has the digest {submission.digest}, the bundle says {bundle.manifest.source_digest}: its "
                 f"rows were made by other source"
+            )
+        reached = source_files(submission.module, submission.files)
+        if unread := sorted(reached.keys() ^ dict(submission.files).keys()):
+            raise FedSafetyError(
+                f"module {unread[0]!r} is not one that {submission.module!r} imports by name, so that no digest covers "
+                f"it; import it where it is used, or leave it out"
             )
         adopt([submission], isolated=True, isolation=self.options.isolation)
         return submission
@@ -291,6 +301,7 @@ class _Verification:
         return int(json.loads(state.read_text())["seed"])
 
 
+_LONGEST_FINDING = 2000
 _OF_STRANGERS = (Step.ARCHIVE, Step.VERSIONS, Step.IDENTITY, Step.KEYS)
 """Steps that read what a stranger wrote: whatever it makes them raise is a finding about it."""
 

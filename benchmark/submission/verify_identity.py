@@ -65,7 +65,8 @@ def _check_installed(bundle: Bundle) -> None:
     manifest = bundle.manifest
     module, origin = REGISTRIES[manifest.kind].holder(manifest.id)
     installed = find_submission(manifest.id, manifest.kind)
-    if module != manifest.module or installed.digest != manifest.source_digest:
+    brought = {module: bundle.content[path] for module, path in manifest.modules.items()}
+    if module != manifest.module or {name: path.read_bytes() for name, path in installed.files} != brought:
         raise IdentityError(
             f"the id {manifest.id!r} is that of {origin!r}, which is installed here with other source; verify where it "
             f"is not installed, or in the version that was submitted"

@@ -21,6 +21,7 @@ from benchmark.plan import CellPlan
 from benchmark.records.schemas import ORIGIN_SUBMITTED, STATUS_DONE, TABLES
 from benchmark.records.store import Store
 from benchmark.submission.bundle import BUNDLED, MANIFEST, SOURCE, Bundle
+from benchmark.submission.verify_identity import SUBMITTED
 from benchmark.submission.verify_report import RerunCell, VerifyReport
 
 REPORT = "report.json"
@@ -85,11 +86,15 @@ def verification_rows(
 
 
 def check_place(out: Path, id_: str) -> None:
-    """Refuse a folder that holds anything but an earlier verification of the same id.
+    """Refuse a folder that holds anything but an earlier verification of the same id, or would be read as another's.
 
     Raises:
         UsageError: It does.
     """
+    if out.resolve().parent.name == SUBMITTED and out.name != id_:
+        raise UsageError(
+            f"{out} would hold the rows of {out.name!r}, but the bundle is of {id_!r}; name {out.with_name(id_)}"
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:

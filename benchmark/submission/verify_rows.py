@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +15,8 @@ from benchmark.evaluation import planned_columns
 from benchmark.judges.base import judges
 from benchmark.plan import CellPlan, Plan
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE
+from benchmark.submission.claim import seeds_of
+from benchmark.suite import Suite
 from tasks.base import Probe
 
 Tables = Mapping[str, pa.Table]
@@ -55,6 +59,28 @@ def checked_cells(plan: Plan, tables: Tables) -> list[CellPlan]:
     return [cell for cell in plan.cells if cell.cell_key in claimed]
 
 
+def check_extent(rows: Sequence[Mapping[str, Any]], suite: Suite) -> None:
+    """Refuse rows that no plan of the suite has, before a plan is made of what they name.
+
+    Raises:
+        ClaimError: A row is of a seed that the suite does not have, or there are too many compositions.
+    """
+    foreign = sorted({row["seed"] for row in rows} - seeds_of(suite))
+    if foreign:
+        raise ClaimError(f"there are rows of seed {foreign[0]}, which suite {suite.id!r} does not have; leave them out")
+    pipelines = {row["defense"] for row in rows}
+    if len(pipelines) > MAX_PIPELINES or any(len(name) > MAX_NAME for name in pipelines):
+        raise ClaimError(
+            f"there are rows of {len(pipelines)} defenses and compositions; {MAX_PIPELINES} are allowed, with names of "
+            f"up to {MAX_NAME} characters"
+        )
+
+
+MAX_PIPELINES = 64
+MAX_NAME = 400
+_MAX_ENVIRONMENT = 8000
+
+
 def _check_cell(plan: Plan, planned: Mapping[str, CellPlan], row: Mapping[str, Any]) -> None:
     name = f"{row['scenario']} / {row['stage']} / seed {row['seed']}"
     if row["origin"] != ORIGIN_LOCAL:
@@ -64,6 +90,7 @@ def _check_cell(plan: Plan, planned: Mapping[str, CellPlan], row: Mapping[str, A
             f"the row of {name} has a key that the bundle's source does not have under this protocol and suite: it was "
             f"made by another version of the method, of the suite or of the benchmark"
         )
+    _check_environment(name, row["environment"])
     cell = planned[row["cell_key"]]
     for column, value in planned_columns(plan, cell).items():
         if row[column] != value:
@@ -73,6 +100,15 @@ def _check_cell(plan: Plan, planned: Mapping[str, CellPlan], row: Mapping[str, A
     expected = "" if row["status"] == STATUS_DONE else cell.not_applicable or row["reason"]
     if row["reason"] != expected:
         raise ClaimError(f"the row of {name} gives the reason {row['reason']!r}; expected was {expected!r}")
+
+
+def _check_environment(name: str, text: str) -> None:
+    try:
+        usable = len(text) <= _MAX_ENVIRONMENT and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        usable = False
+    if not usable:
+        raise ClaimError(f"the row of {name} has an environment that is no short JSON object, as runs write them")
 
 
 def _check_keys(name: str, column: str, rows: pa.Table, expected: Collection[str]) -> None:
@@ -85,8 +121,16 @@ def _check_keys(name: str, column: str, rows: pa.Table, expected: Collection[str
 
 def _check_rounds(rows: pa.Table, rounds: Mapping[str, int]) -> None:
     numbers: dict[str, list[int]] = defaultdict(list)
-    for row in rows.select(["training_key", "round"]).to_pylist():
+    for row in rows.to_pylist():
         numbers[row["training_key"]].append(row["round"])
+        weights = [] if row["weights"] is None else [row["weights"]]
+        lists = [row[name] for name in ("malicious", "norms", "losses")] + weights
+        possible = all(math.isfinite(weight) and weight >= 0 for each in weights for weight in each)
+        if any(len(each) != len(row["clients"]) for each in lists) or not possible:
+            raise ClaimError(
+                f"round {row['round']} of training {row['training_key']!r} does not have one possible value for each "
+                f"of its clients"
+            )
     for key, found in sorted(numbers.items()):
         if sorted(found) != list(range(rounds[key])):
             raise ClaimError(f"training {key!r} has rounds {sorted(found)[:5]}…; the suite has {rounds[key]}, from 0")
