@@ -22,7 +22,10 @@ SCRATCH = "/tmp"  # noqa: S108 - a path inside the sandbox, where nothing else e
 SCRATCH_FOLDERS = (SCRATCH, "/dev/shm")  # noqa: S108 - the same
 """The only places inside that can be written to."""
 LIBRARY = "/fedsafety"
-"""Where the visible files of this library and of the submission lie inside."""
+"""Where the visible files of this library lie inside."""
+SUBMISSION = "/submission"
+"""Where a submission's own files lie inside. No interpreter looks there by itself: its process does, once it is bounded
+and filtered."""
 BOOT = "/run/boot.py"
 _DISTRIBUTION = "fedsafetybench"
 _ENTRY_POINTS = "fedsafety."

@@ -16,9 +16,10 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from benchmark.errors import NotApplicableError, StorageError, SubmissionError
+from benchmark.errors import FedSafetyError, NotApplicableError, StorageError, SubmissionError
 from benchmark.sandbox.channel import Arena, ChannelError, EndedError, Header, Pipe, TimedOutError, size_of
 from benchmark.sandbox.isolation import IsolatedProcess, Isolation, find_isolation, start
+from benchmark.sandbox.layout import SUBMISSION
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.untrusted import printable, text
 from benchmark.sandbox.visible import visible_files
@@ -31,6 +32,8 @@ _MAX_ASKED = 1000
 _TOTAL_FACTOR = 30.0
 """How many times its own time a hook may take together with what it waits for."""
 _LAST_WORDS = 200
+_TEXT = 2000
+"""Longest text of a tool's error, in characters."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ class Session:
             "id": self._submission.id,
             "module": self._submission.module,
             "origin": self._submission.origin,
+            "folder": SUBMISSION,
             "threads": torch.get_num_threads(),
             "message_bytes": self._limits.message_bytes,
         }
@@ -398,5 +402,7 @@ def _answered(
     except (ChannelError, StorageError):
         raise
     except Exception as error:  # the method may have meant to catch it
-        return {"error": {"type": type(error).__name__, "text": str(error)[:2000]}}, {}
+        # What other libraries say may name files of this machine.
+        said = str(error)[:_TEXT] if isinstance(error, FedSafetyError) else type(error).__name__
+        return {"error": {"type": type(error).__name__, "text": said}}, {}
     return {"value": value}, given

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import SubmissionError
-from benchmark.sandbox.layout import LIBRARY, is_hidden
+from benchmark.sandbox.layout import LIBRARY, SUBMISSION, is_hidden
 
 if TYPE_CHECKING:
     from benchmark.submission.source import Submission
@@ -35,12 +35,16 @@ _PACKAGE = "benchmark.sandbox"
 _CHILD = f"{_PACKAGE}.child"
 _LIBRARY_PACKAGES = {"benchmark", "leaderboard", "tasks"}
 _METHODS = {"defense": "defenses", "attack": "attacks"}
+_OF_INTERPRETERS = {"__main__", "sitecustomize", "usercustomize"}
+"""What an interpreter imports or makes by itself, whether it is installed or not."""
 
 
 def visible_files(submission: Submission) -> dict[str, Path]:
     """Return path inside the sandbox → host file for a submission: its own code and what a method may import.
 
-    Built-in methods of the submission's own kind are among it, because a method may build on another.
+    The two lie in folders of their own, so that nothing which the interpreter or a library imports before the process
+    is filtered can be the submission's. Built-in methods of its kind are among the library, because a method may build
+    on another.
 
     Raises:
         SubmissionError: It brings a module under the name of another, or a file is missing.
@@ -51,27 +55,39 @@ def visible_files(submission: Submission) -> dict[str, Path]:
     for module, path in own.items():
         if not path.is_file():
             raise SubmissionError(f"{submission.id!r} lacks the file {path.name} of module {module!r}")
-        if not (library[module].samefile(path) if module in library else _is_free(module, own)):
+        if not (library[module].samefile(path) if module in library else is_free(module, own)):
             raise SubmissionError(
                 f"{submission.id!r} brings a module {module!r}, which is not its own to bring: Python, this library or "
                 f"an installed package has that name; rename it"
             )
-    return {_inside(module, path): path for module, path in sorted({**library, **own}.items())}
+    found = {_inside(LIBRARY, module, path): path for module, path in library.items()}
+    found |= {_inside(SUBMISSION, module, path): path for module, path in own.items() if module not in library}
+    return dict(sorted(found.items()))
 
 
-def _is_free(module: str, own: Mapping[str, Path]) -> bool:
-    """Whether a submission may bring ``module``: it would be found before one of the same name.
+def is_free(module: str, own: Mapping[str, Path]) -> bool:
+    """Whether a submission may bring ``module``: nobody else's code has that name.
 
     The packages of methods are for everybody, and a plug-in that is installed is not seen inside.
+
+    Args:
+        module: Its name.
+        own: Names and files of the submission's own modules; one that is installed may bring itself.
     """
     top = module.partition(".")[0]
+    if not all(part.isidentifier() for part in module.split(".")) or top in _OF_INTERPRETERS:
+        return False
     if top in _METHODS.values():
         return module not in _METHODS.values()
     if top in sys.stdlib_module_names or top in _LIBRARY_PACKAGES:
         return False
     spec = importlib.util.find_spec(top)
-    if spec is None or spec.origin is None:
+    if spec is None:
         return True
+    if spec.origin is None:  # a package that several distributions share, without a file of its own
+        shared = [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
+        paths = [path.resolve() for path in own.values()]
+        return all(is_hidden(folder) or any(path.is_relative_to(folder) for path in paths) for folder in shared)
     origin = Path(spec.origin)
     return is_hidden(origin) or any(origin.samefile(path) for path in own.values())
 
@@ -105,6 +121,6 @@ def _file_of(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _inside(module: str, path: Path) -> str:
-    place = f"{LIBRARY}/{module.replace('.', '/')}"
+def _inside(folder: str, module: str, path: Path) -> str:
+    place = f"{folder}/{module.replace('.', '/')}"
     return f"{place}/__init__.py" if path.name == "__init__.py" else f"{place}.py"

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmark.errors import NotApplicableError, SubmissionError
+from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError
 from benchmark.sandbox import session as session_module
 from benchmark.sandbox.channel import Arena, EndedError, Pipe
 from benchmark.sandbox.limits import Limits
@@ -294,10 +294,22 @@ def test_a_tool_that_a_hook_does_not_have_is_refused(opened: Any) -> None:
         asked(opened, answering(ask="generate", args={}))
 
 
-def test_what_a_tool_raises_goes_back_and_may_be_caught(opened: Any) -> None:
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (FedSafetyError("give at least one"), {"type": "FedSafetyError", "text": "give at least one"}),
+        (
+            OSError(2, "No such file", "/home/somebody/secret"),
+            {"type": "FileNotFoundError", "text": "FileNotFoundError"},
+        ),
+    ],
+)
+def test_what_a_tool_raises_goes_back_without_words_of_the_machine(
+    opened: Any, raised: Exception, told: dict[str, str]
+) -> None:
     class Failing:
         def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-            raise KeyError("no such thing")
+            raise raised
 
     def play(inside: Inside) -> None:
         loaded(inside)
@@ -305,7 +317,7 @@ def test_what_a_tool_raises_goes_back_and_may_be_caught(opened: Any) -> None:
         inside.say(serial=serial, ask="generate", args={})
         inside.say(serial=serial, value=inside.next()["error"])
 
-    assert asked(opened, play, tools=Failing())[0] == {"type": "KeyError", "text": "'no such thing'"}
+    assert asked(opened, play, tools=Failing())[0] == told
 
 
 def test_time_in_tools_is_not_the_methods_own(opened: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import SubmissionError
-from benchmark.sandbox.visible import visible_files
+from benchmark.sandbox.visible import is_free, visible_files
 from benchmark.submission.source import Submission, find_submission
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +48,8 @@ def test_a_file_anywhere_lies_where_its_module_says(tmp_path: Path) -> None:
     file = tmp_path / "anything.py"
     file.write_text("")
     found = visible_files(Submission("defense", "mine", "defenses.mine", (("defenses.mine", file),), "file mine.py"))
-    assert found["/fedsafety/defenses/mine.py"] == file
+    assert found["/submission/defenses/mine.py"] == file
+    assert "/fedsafety/defenses/mine.py" not in found
 
 
 def test_a_package_lies_under_its_own_name(tmp_path: Path) -> None:
@@ -58,13 +59,42 @@ def test_a_package_lies_under_its_own_name(tmp_path: Path) -> None:
         file.write_text("")
     files = (("their_package", package), ("their_package.rule", rule))
     found = visible_files(Submission("defense", "rule", "their_package.rule", files, "their-package"))
-    assert found["/fedsafety/their_package/__init__.py"] == package
-    assert found["/fedsafety/their_package/rule.py"] == rule
+    assert found["/submission/their_package/__init__.py"] == package
+    assert found["/submission/their_package/rule.py"] == rule
+    assert not [path for path in found if path.startswith("/fedsafety/their_package")]
+
+
+def test_a_built_in_method_is_a_part_of_the_library() -> None:
+    assert not [path for path in visible_files(find_submission("krum")) if not path.startswith("/fedsafety/")]
+
+
+def shared_package(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hidden: bool) -> Path:
+    """Install a package without a file of its own, as distributions share one."""
+    part = folder / "shared_by_many" / "part"
+    part.mkdir(parents=True)
+    (part / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr("benchmark.sandbox.visible.is_hidden", lambda path: hidden)
+    return part / "__init__.py"
+
+
+def test_a_package_that_distributions_share_is_not_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = shared_package(tmp_path / "site", monkeypatch, hidden=False)
+    own = tmp_path / "own.py"
+    own.write_text("")
+    assert not is_free("shared_by_many.rule", {"shared_by_many.rule": own})
+    assert is_free("shared_by_many.part", {"shared_by_many.part": installed})
+
+
+def test_a_shared_package_that_cannot_be_seen_inside_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_package(tmp_path / "site", monkeypatch, hidden=True)
+    assert is_free("shared_by_many.rule", {"shared_by_many.rule": tmp_path / "own.py"})
 
 
 @pytest.mark.parametrize(
     "module",
     [
+        "__main__",
         "attacks",
         "benchmark.judges.base",
         "benchmark.sandbox.seccomp",
@@ -73,11 +103,15 @@ def test_a_package_lies_under_its_own_name(tmp_path: Path) -> None:
         "defenses.krum",
         "json.decoder",
         "leaderboard.rows",
+        "no/name",
         "numpy",
+        "sitecustomize",
+        "sitecustomize.rule",
         "tasks.micro",
         "tasks.refusals",
         "torch",
         "torch.fft",
+        "usercustomize",
     ],
 )
 def test_nobody_replaces_a_module_of_the_library_of_python_or_of_a_package(module: str, tmp_path: Path) -> None:
