@@ -14,7 +14,7 @@ from benchmark.errors import SandboxUnavailableError
 from benchmark.sandbox.backend import Isolation, Launch, file_of
 from benchmark.sandbox.layout import SCRATCH, SCRATCH_FOLDERS, Kind, Mount
 
-_OLDEST = Version("0.7.0")  # the first that bounds the size of a tmpfs
+_OLDEST = Version("0.8.0")  # the first that forbids namespaces inside
 _UID = "65534"
 
 
@@ -24,11 +24,9 @@ class Bubblewrap(Isolation):
 
     Attributes:
         path: The ``bwrap`` program.
-        disables_namespaces: Whether it can forbid namespaces inside, which versions from 0.8.0 can.
     """
 
     path: str
-    disables_namespaces: bool
 
     @property
     def name(self) -> str:
@@ -42,7 +40,7 @@ class Bubblewrap(Isolation):
         descriptors: list[int] = []
         options = ["--unshare-all", "--unshare-user", "--uid", _UID, "--gid", _UID, "--hostname", "sandbox"]
         options += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-        options += ["--disable-userns"] if self.disables_namespaces else []
+        options += ["--disable-userns"]
         for name, value in environment.items():
             options += ["--setenv", name, value]
         # The first process inside is bubblewrap's own; its memory and arguments are covered.
@@ -81,7 +79,7 @@ def find_bubblewrap() -> Bubblewrap:
     found = re.search(r"\d+(\.\d+)+", answer)
     if found is None or Version(found.group()) < _OLDEST:
         raise SandboxUnavailableError(f"{answer.strip() or path} is too old; version {_OLDEST} or newer is needed")
-    return Bubblewrap(found.group(), path, "--disable-userns" in _said([path, "--help"]))
+    return Bubblewrap(found.group(), path)
 
 
 def _said(command: list[str]) -> str:

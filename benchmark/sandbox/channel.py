@@ -156,7 +156,9 @@ def parse(data: bytes) -> dict[str, Any]:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise ChannelError(f"it sent a message of more than {_MAX_VALUES:,} values")
     try:
-        message = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+        message = json.loads(
+            data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique
+        )
     except (ValueError, RecursionError) as error:
         raise ChannelError("it sent something that is not a message") from error
     if not isinstance(message, dict):
@@ -166,6 +168,13 @@ def parse(data: bytes) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is beyond what a number can be")
+    return number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

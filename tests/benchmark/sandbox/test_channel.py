@@ -83,6 +83,8 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
         b"1",
         b'{"a": NaN}',
         b'{"a": Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": [-1e999]}',
         b'{"a": 1, "a": 2}',
         b'{"a": "\xff"}',
         b"[" * 100_000,
@@ -91,7 +93,21 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
         b'{"a": ' + b"9" * 5000 + b"}",
         b"\x80\x04]\x94.",
     ],
-    ids=["list", "number", "nan", "infinity", "twice", "bytes", "deep", "deeper", "many", "long number", "pickle"],
+    ids=[
+        "list",
+        "number",
+        "nan",
+        "infinity",
+        "overflow",
+        "minus overflow",
+        "twice",
+        "bytes",
+        "deep",
+        "deeper",
+        "many",
+        "long number",
+        "pickle",
+    ],
 )
 def test_hostile_messages_are_refused(data: bytes) -> None:
     with pytest.raises(ChannelError, match="it sent"):

@@ -314,9 +314,9 @@ def test_missing_and_old_bubblewrap_are_told_apart(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SandboxUnavailableError, match="apt-get install bubblewrap"):
         find_bubblewrap()
     old = tmp_path / "bwrap"
-    old.write_text("#!/bin/sh\necho bubblewrap 0.6.1\n")
+    old.write_text("#!/bin/sh\necho bubblewrap 0.7.0\n")
     old.chmod(0o755)
-    with pytest.raises(SandboxUnavailableError, match=r"0\.6\.1 is too old; version 0\.7\.0"):
+    with pytest.raises(SandboxUnavailableError, match=r"0\.7\.0 is too old; version 0\.8\.0"):
         find_bubblewrap()
 
 
