@@ -96,7 +96,7 @@ class SandboxedAttack(Sandboxed, Attack):
 
 def _pool(self: SandboxedAttack, resources: AttackerResources, rng: np.random.Generator) -> list[Example]:
     """Ask the submission; see :meth:`attacks.base.Attack.pool`."""
-    self.tools = AttackerTools(resources)
+    self.tools = AttackerTools(resources, self.budget)
     return self.rows("pool", {"resources": self.tools.known}, rng)
 
 

@@ -146,7 +146,7 @@ def _degenerate_as(self: SandboxedDefense, participants: int, declared_malicious
 
 def _prepare(self: SandboxedDefense, server: Server) -> None:
     """Ask the submission; see :meth:`defenses.base.Defense.prepare`."""
-    self.tools = ServerTools(server)
+    self.tools = ServerTools(server, self.budget)
     self.ask("prepare", {"server": self.tools.known}, room=_WIDEST * server.layout.dimension)
 
 
@@ -174,7 +174,7 @@ def _aggregate(self: SandboxedDefense, updates: Updates, context: RoundContext) 
 
 def _finalize(self: SandboxedDefense, adapter: Tensor, server: Server) -> Tensor:
     """Ask the submission; see :meth:`defenses.base.Defense.finalize`."""
-    self.tools = ServerTools(server)
+    self.tools = ServerTools(server, self.budget)
     room = _WIDEST * adapter.numel()
     _, answer = self.ask("finalize", {"server": self.tools.known}, {"adapter": adapter}, room)
     (repaired,) = self.only("finalize", answer, "adapter")

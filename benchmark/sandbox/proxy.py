@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from benchmark.registry import Entry
+from benchmark.sandbox.budget import Budget
 from benchmark.sandbox.description import Description
 from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
@@ -28,6 +29,7 @@ class Sandboxed:
 
     Attributes:
         hooks: The hooks that the submission overrides.
+        budget: What the instance may have tools do, over all its hooks.
 
     Raises:
         TypeError: A parameter is missing, unknown or not JSON-like.
@@ -45,6 +47,7 @@ class Sandboxed:
     def __init__(self, **params: Any) -> None:
         self._description.signature.bind(**params)
         self._params = params
+        self.budget = Budget()
         self._session = Session(self._submission, self._limits, self._isolation)
         weakref.finalize(self, self._session.close)
         self._identity = json.dumps(params, sort_keys=True, allow_nan=False)

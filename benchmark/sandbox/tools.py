@@ -1,12 +1,12 @@
 """The tools of a run's server and of its malicious clients, as a method's process may ask for them.
 
 The list is fixed, arguments are checked and bounded, and the work is done by the same objects as for a method inside
-the run's own process, so that use is metered alike. A refused use counts as a use.
+the run's own process, so that use is metered alike. A refused use counts as a use of the instance's budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,19 +14,13 @@ from torch import Tensor
 
 from attacks.base import AttackerResources
 from benchmark.errors import FedSafetyError
+from benchmark.sandbox.budget import ATTACK_EXAMPLES, Budget
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.remote import rng_from, rng_state, rows_of
 from benchmark.sandbox.untrusted import count, examples, number, random_state, record, texts
 from benchmark.updates import AdapterLayout
 from defenses.base import Server
 from tasks.base import Automation, Example
-
-MAX_PROMPTS = 100_000
-"""Prompts that one instance may have answered."""
-MAX_FINETUNES = 100
-"""Times that one instance may fine-tune."""
-MAX_CHARACTERS = 1 << 27
-"""Characters of text that one instance may have answered or trained on."""
 
 Answer = tuple[Any, dict[str, Tensor]]
 
@@ -36,11 +30,11 @@ class ServerTools:
 
     Args:
         server: Does the work.
+        budget: What the instance may have done, in this hook and in others.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._spent = _Spent()
+    def __init__(self, server: Server, budget: Budget) -> None:
+        self._server, self._budget = server, budget
         self._tools: dict[str, Callable[[Any, dict[str, Tensor]], Answer]] = {
             "owned_aligned": lambda args, _: self._owned(self._server.owned_aligned, args),
             "owned_normal": lambda args, _: self._owned(self._server.owned_normal, args),
@@ -72,7 +66,9 @@ class ServerTools:
         return answer
 
     def _owned(self, tool: Callable[[int], list[Example]], args: Any) -> Answer:
-        return rows_of(tool(count(record(args, "count")["count"]))), {}
+        wanted = count(record(args, "count")["count"])
+        self._budget.rows(wanted, self._server.examples)
+        return rows_of(tool(wanted)), {}
 
     def _contrast(self, wanted: int) -> list[Example]:
         owned: Callable[[int], list[Example]] | None = getattr(self._server, "owned_contrast", None)
@@ -92,17 +88,19 @@ class ServerTools:
 
     def _finetune(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         rows = examples(record(args, "examples")["examples"])
-        self._spent.on_training(rows)
+        self._budget.training(rows, self._server.examples)
         return None, {"adapter": self._server.finetune(self._adapter(tensors), rows)}
 
     def _shuffle(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         del tensors
-        return rows_of(self._server.shuffle(examples(record(args, "examples")["examples"]))), {}
+        rows = examples(record(args, "examples")["examples"])
+        self._budget.rows(len(rows), self._server.examples)
+        return rows_of(self._server.shuffle(rows)), {}
 
     def _question(self, args: Any) -> tuple[list[str], float]:
         found = record(args, "prompts", "temperature")
         prompts, temperature = texts(found["prompts"]), _temperature(found["temperature"])
-        self._spent.on_answers(prompts)
+        self._budget.answers(prompts, self._server.examples)
         return prompts, temperature
 
     def _adapter(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -122,11 +120,11 @@ class AttackerTools:
 
     Args:
         resources: Does the work.
+        budget: What the instance may have done, in this hook and in others.
     """
 
-    def __init__(self, resources: AttackerResources) -> None:
-        self._resources = resources
-        self._spent = _Spent()
+    def __init__(self, resources: AttackerResources, budget: Budget) -> None:
+        self._resources, self._budget = resources, budget
         self._tools: dict[str, Callable[[Any], Any]] = {"unaligned": self._unaligned, "generate": self._generate}
 
     @property
@@ -146,14 +144,16 @@ class AttackerTools:
 
     def _unaligned(self, args: Any) -> dict[str, Any]:
         found = record(args, "count", "rng")
+        wanted = count(found["count"])
+        self._budget.rows(wanted, ATTACK_EXAMPLES)
         rng = rng_from(random_state(found["rng"]))
-        rows = rows_of(self._resources.unaligned(count(found["count"]), rng))
+        rows = rows_of(self._resources.unaligned(wanted, rng))
         return {"value": rows, "rng": rng_state(rng)}
 
     def _generate(self, args: Any) -> dict[str, Any]:
         found = record(args, "prompts", "temperature", "rng")
         prompts, temperature = texts(found["prompts"]), _temperature(found["temperature"])
-        self._spent.on_answers(prompts)
+        self._budget.answers(prompts, ATTACK_EXAMPLES)
         rng = rng_from(random_state(found["rng"]))
         answers = self._resources.generate(prompts, rng, temperature=temperature)
         return {"value": answers, "rng": rng_state(rng)}
@@ -185,37 +185,3 @@ def _temperature(value: object) -> float:
     if temperature < 0:
         raise FedSafetyError(f"temperature is {temperature}; it is 0 for greedy answers, or positive")
     return temperature
-
-
-class _Spent:
-    """What one instance has had done; more than anybody needs is no use but an attack on the machine."""
-
-    def __init__(self) -> None:
-        self._prompts = self._characters = self._finetunes = 0
-
-    def on_answers(self, prompts: Sequence[str]) -> None:
-        """Count prompts.
-
-        Raises:
-            ChannelError: They are too many.
-        """
-        self._prompts += len(prompts)
-        if self._prompts > MAX_PROMPTS:
-            raise ChannelError(f"it has more than {MAX_PROMPTS:,} prompts answered")
-        self._read(map(len, prompts))
-
-    def on_training(self, rows: Sequence[Example]) -> None:
-        """Count a fine-tuning.
-
-        Raises:
-            ChannelError: They are too many.
-        """
-        self._finetunes += 1
-        if self._finetunes > MAX_FINETUNES:
-            raise ChannelError(f"it fine-tunes more than {MAX_FINETUNES} times")
-        self._read(len(row.instruction) + len(row.response) for row in rows)
-
-    def _read(self, lengths: Iterable[int]) -> None:
-        self._characters += sum(lengths)
-        if self._characters > MAX_CHARACTERS:
-            raise ChannelError(f"it has more than {MAX_CHARACTERS:,} characters read")

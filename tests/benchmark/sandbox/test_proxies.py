@@ -397,7 +397,71 @@ def test_tools_do_the_same_work_as_in_the_process(
     assert instance.usage().asked == 7
 
 
+def test_the_hooks_of_an_instance_share_one_budget(
+    defense: Make, server: MeteredServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.sandbox.budget.FINETUNES", 2)
+    instance = defense(
+        """
+        class Tuning(Defense):
+            def prepare(self, server):
+                self.tuned(torch.zeros(server.layout.dimension), server)
+            def finalize(self, adapter, server):
+                return self.tuned(adapter, server)
+            def tuned(self, adapter, server):
+                return server.finetune(adapter, server.owned_normal(2))
+        """
+    )
+    instance.prepare(server)
+    adapter = torch.zeros(server.layout.dimension)
+    assert instance.finalize(adapter, server).shape == adapter.shape
+    with pytest.raises(SubmissionError, match="fine-tunes more than 2 times"):
+        instance.finalize(adapter, server)
+
+
+def test_pools_of_an_instance_share_one_budget(
+    write: Write, resources: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.sandbox.budget.ROWS_IN_ALL_PER_EXAMPLE", 1)
+    body = "class Greedy(Attack):\n    def pool(self, resources, rng):\n        return resources.unaligned(300, rng)\n"
+    with created(sandboxed_attack(write("sandboxed_greedy", body, ATTACK))) as instance:
+        assert len(instance.pool(resources, np.random.default_rng(1))) == 300
+        with pytest.raises(SubmissionError, match="asks for more than 500 rows"):
+            instance.pool(resources, np.random.default_rng(1))
+
+
+def test_imports_work_after_the_filter_too(defense: Make) -> None:
+    instance = defense(
+        """
+        class Importing(Defense):
+            def aggregate(self, updates, context):
+                import concurrent.futures, decimal, multiprocessing, sqlite3, subprocess, unittest.mock
+                import scipy.optimize, scipy.spatial.distance, scipy.stats, torch.nn.functional, torch.optim
+                import defenses.sandboxed_test as myself
+                from attacks.base import Attack
+                from defenses._krum import krum_scores
+                from defenses.trimmed_mean import TrimmedMean
+                from tasks.refusals import is_refusal
+                assert sys.modules[type(self).__module__] is myself
+                assert myself.__file__ == "/submission/defenses/sandboxed_test.py"
+                weight = torch.nn.Parameter(torch.ones(2))
+                torch.optim.SGD([weight], lr=1.0).step()
+                assert np.isclose(scipy.stats.norm.cdf(0.0), 0.5)
+                products = torch.einsum("ij,jk,kl->il", torch.eye(2), torch.eye(2), torch.eye(2))
+                assert torch.equal(products, torch.eye(2))
+                return Aggregate(updates.matrix.mean(dim=0))
+        """
+    )
+    updates, context = one_round()
+    assert torch.equal(instance.aggregate(updates, context).update, updates.matrix.mean(dim=0))
+
+
 MISUSE = {
+    "server.generate(['w1'] * 2001, adapter=None, temperature=0.0)": "more than 2,000 prompts answered",
+    "server.generate(['x' * 20_000] * 201, adapter=None, temperature=0.0)": "more than 4,000,000 characters read",
+    "server.owned_normal(401)": "asks for 401 rows at a time; at most 400 are given or taken",
+    "server.shuffle(server.owned_normal(201) * 2)": "asks for 402 rows at a time",
+    "server.finetune(adapter, server.owned_normal(201) * 2)": "asks for 402 rows at a time",
     "server.owned_normal(-1)": "sent the number -1",
     "server.owned_normal(10**9)": "sent the number 1,000,000,000; it must be from 0 to 100,000",
     "server.generate([1], adapter=None, temperature=0.0)": "sent int where a text belongs",
