@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +110,10 @@ def _score_start(
     path = plan.world.model_path(start)
     chat = ChatFormat(path)
     longest = min(chat.max_length, LONGEST)
-    with open_engine(choice, path, max_lora_rank=plan.suite.lora.rank, max_length=longest) as engine:
-        model = FedSafetyLM(engine, chat, longest)
+    with (
+        open_engine(choice, path, max_lora_rank=plan.suite.lora.rank, max_length=longest) as engine,
+        closing(FedSafetyLM(engine, chat, longest)) as model,
+    ):
         for cell, works in cells:
             adapter = store.adapter_folder(cell.adapter_key)
             if not adapter.exists():

@@ -24,6 +24,7 @@ from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.generation.base import Engine, Request, TokenScore
 from benchmark.generation.select import choose_engine, open_engine
 from benchmark.pipeline import Pipeline
+from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 
 LONGEST = 4096
@@ -91,10 +92,18 @@ class FedSafetyLM(LM):  # type: ignore[misc]
 
     def serve(self, adapter: Path | None, stage: Pipeline | None = None) -> None:
         """Answer with ``adapter`` from now on, as the serving members of ``stage`` would have it served."""
+        self.close()
         self.adapter = adapter
         self.cut.clear()
         self._fixed.clear()
         self._servers = [(entry.info.id, entry.create()) for entry in stage.servers] if stage else []
+
+    def close(self) -> None:
+        """End the processes that stand for serving members; the engine stays open."""
+        for _, defense in self._servers:
+            if isinstance(defense, Sandboxed):
+                defense.close()
+        self._servers = []
 
     @property
     def tokenizer_name(self) -> str:

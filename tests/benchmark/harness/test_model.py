@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from benchmark.errors import NotApplicableError
 from benchmark.generation.base import Engine, Request
 from benchmark.harness.model import FedSafetyLM, TaskError, render
 from benchmark.pipeline import Pipeline, parse_pipeline
+from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 from tasks.base import ProbeKind, task_worlds
 
@@ -226,3 +228,25 @@ def test_the_model_is_registered_and_made_from_arguments(base: Path, adapters: t
         assert made.generate_until([generation(made, QUESTION)])[0]
     with pytest.raises(TaskError, match="needs base"):
         get_model("fedsafety").create_from_arg_string("pretrained=x")
+
+
+def test_processes_that_stand_for_serving_members_are_ended(plain_model: FedSafetyLM) -> None:
+    ended = []
+
+    class StandIn(Sandboxed, Defense):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            ended.append(self.name)
+
+    def stage(name: str) -> Any:
+        entry = SimpleNamespace(info=SimpleNamespace(id=name), create=lambda: StandIn(name))
+        return SimpleNamespace(servers=[entry])
+
+    plain_model.serve(None, stage("first"))
+    plain_model.serve(None, stage("second"))
+    assert ended == ["first"]
+    plain_model.close()
+    plain_model.close()
+    assert ended == ["first", "second"]
