@@ -439,7 +439,7 @@ def prepared_bundle(folder: Path) -> Path:
     command = [str(Path(sys.prefix) / "bin" / "fedsafety")]
     for arguments in (
         ["new", "sample_rule"],
-        ["run", "--defense", "sample_rule", "--scenario", "clean", "--seed", "1"],
+        ["run", "--defense", "sample_rule", "--scenario", "clean", "--seed", "11"],
         ["submit", "sample_rule"],
     ):
         done = subprocess.run(command + arguments, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
