@@ -420,14 +420,14 @@ def test_the_hooks_of_an_instance_share_one_budget(
 
 
 def test_pools_of_an_instance_share_one_budget(
-    write: Write, resources: Attacker, monkeypatch: pytest.MonkeyPatch
+    write: Write, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmark.sandbox.budget.ROWS_IN_ALL_PER_EXAMPLE", 1)
     body = "class Greedy(Attack):\n    def pool(self, resources, rng):\n        return resources.unaligned(300, rng)\n"
     with created(sandboxed_attack(write("sandboxed_greedy", body, ATTACK))) as instance:
-        assert len(instance.pool(resources, np.random.default_rng(1))) == 300
+        assert len(instance.pool(attacker, np.random.default_rng(1))) == 300
         with pytest.raises(SubmissionError, match="asks for more than 500 rows"):
-            instance.pool(resources, np.random.default_rng(1))
+            instance.pool(attacker, np.random.default_rng(1))
 
 
 def test_imports_work_after_the_filter_too(defense: Make) -> None:
