@@ -274,7 +274,7 @@ class _Verification:
                 f"rows were made by other source"
             )
         reached = source_files(submission.module, submission.files)
-        if unread := sorted(reached.keys() ^ dict(submission.files).keys()):
+        if unread := sorted(dict(submission.files).keys() - reached.keys()):
             raise FedSafetyError(
                 f"module {unread[0]!r} is not one that {submission.module!r} imports by name, so that no digest covers "
                 f"it; import it where it is used, or leave it out"

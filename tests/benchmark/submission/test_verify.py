@@ -260,7 +260,7 @@ def test_an_honest_submission_is_sampled_even_if_the_verification_was_stopped(
     monkeypatch.setattr(verifying, "compare", stopped)
     with pytest.raises(KeyboardInterrupt):
         verified(bundle, suite_file, tmp_path, "sampled", cells=2, seed=None)
-    runs = Store(tmp_path / "verifying" / read_bundle(bundle).digest[:16] / "runs")
+    runs = Store(tmp_path / "verifying" / read_bundle(bundle).digest / "runs")
     seed = json.loads((runs.root.parent / "seed.json").read_text())["seed"]
     trained = {key: runs.written_at("rounds", key) for key in runs.keys("rounds")}
     assert len(trained) == 4
@@ -476,6 +476,47 @@ def _hides_python(manifest: dict[str, Any], tables: Tables, content: dict[str, b
     manifest.update(module="json", modules={"json": "source/json.py"})
 
 
+def _suite_by_path(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    manifest["suite"] = "/etc/hosts.yml"
+
+
+def _many_seeds(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    tables["cells"] += [tables["cells"][0] | {"cell_key": f"{i:032x}", "seed": 1000 + i} for i in range(5000)]
+
+
+def _many_defenses(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    tables["cells"] += [tables["cells"][0] | {"cell_key": f"{i:032x}", "defense": f"d{i}"} for i in range(100)]
+
+
+def _no_environment(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    tables["cells"][0]["environment"] = "[]"
+
+
+def _weights_of_nobody(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    tables["rounds"][0]["weights"] = [0.5, 0.5]
+
+
+def _large_source(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    content["source/defenses/my_mean.py"] += b"a\n" * 300_000
+
+
+def _large_manifest(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    manifest["info"] = {"title": "x" * 2_000_000}
+
+
+def _commands_for_terminals(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    tables["cells"][0].update(origin="committed", scenario="\x1b[31mX\x1b]0;t\n::error::all is lost")
+
+
+def _hidden_module(manifest: dict[str, Any], tables: Tables, content: dict[str, bytes]) -> None:
+    content["source/my_means/__init__.py"] = b""
+    content["source/my_means/hidden.py"] = b"SCALE = 2"
+    content["source/my_means/rule.py"] = content.pop("source/defenses/my_mean.py")
+    modules = {f"my_means.{name}": f"source/my_means/{name}.py" for name in ("hidden", "rule")}
+    manifest.update(module="my_means.rule", modules={"my_means": "source/my_means/__init__.py", **modules})
+    manifest["source_digest"] = DIGESTS["package"]
+
+
 DIGESTS: dict[str, str] = {}
 
 
@@ -505,6 +546,15 @@ DIGESTS: dict[str, str] = {}
         (_base_module, "identity", "is one of the benchmark's own"),
         (_hides_torch, "identity", "would hide the package 'torch'"),
         (_hides_python, "identity", "would hide Python's own 'json'"),
+        (_suite_by_path, "archive", "suite: String should match pattern"),
+        (_many_seeds, "keys", "rows of seed 1000, which suite '.*' does not have"),
+        (_many_defenses, "keys", "rows of 101 defenses and compositions; 64 are allowed"),
+        (_no_environment, "keys", "has an environment that is no short JSON object"),
+        (_weights_of_nobody, "keys", "does not have one possible value for each of its clients"),
+        (_large_source, "archive", "524288 a file and 2097152 together are allowed"),
+        (_large_manifest, "archive", "bytes; 1048576 are allowed"),
+        (_commands_for_terminals, "keys", r"^the row of \[31mX \]0;t ::error::all is lost / .* calls itself committed"),
+        (_hidden_module, "keys", "module 'my_means.hidden' is not one that 'my_means.rule' imports by name"),
     ],
 )
 def test_edited_bundles_are_told_what_is_wrong(
@@ -519,7 +569,14 @@ def test_edited_bundles_are_told_what_is_wrong(
     changed.write_text(HONEST.replace("mean(dim=0)", "median(dim=0).values"))
     files = (("defenses.my_mean", changed),)
     DIGESTS["median"] = Submission("defense", "my_mean", "defenses.my_mean", files, "file").digest
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "rule.py").write_text(HONEST)
+    (package / "__init__.py").touch()
+    files = (("my_means", package / "__init__.py"), ("my_means.rule", package / "rule.py"))
+    DIGESTS["package"] = Submission("defense", "my_mean", "my_means.rule", files, "file").digest
     report = verified(edited(bundle, change), suite_file, tmp_path)
+    shutil.rmtree(package)
     assert report.failed is not None
     assert report.failed.step == step, report.failed.found
     assert re.search(found, report.failed.found), report.failed.found
