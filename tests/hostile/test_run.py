@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -156,6 +157,26 @@ def test_a_method_that_cannot_be_known_stops_the_run_before_it_begins(
     assert reason in result.stderr
     assert "Traceback" not in result.stderr
     assert not list((tmp_path / "runs").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("metadata_missing", "description: Field required"),
+        ("exits", "raised SystemExit: 0"),
+        ("patches_everything", "patches_everything"),
+    ],
+)
+def test_check_reports_the_reason_to_people_and_machines(
+    tmp_path: Path, fedsafety: Fedsafety, method: str, reason: str
+) -> None:
+    isolation_called("auto")
+    result = fedsafety("check", path_of(method), "--json", tmp_path / "report.json")
+    assert result.returncode == 1, result.stderr
+    assert f"{method}: FAILED" in result.stdout
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    failed = [finding["found"] for finding in report["findings"] if finding["verdict"] == "failed"]
+    assert any(reason in found for found in failed), failed
 
 
 @pytest.mark.parametrize("name", ["krum", "base"])

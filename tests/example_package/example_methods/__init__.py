@@ -1,0 +1,1 @@
+"""Methods from outside, offered by entry points."""

@@ -1,0 +1,1 @@
+"""Attacks, inside the package, so that no top-level package is hidden."""
