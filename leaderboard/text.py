@@ -70,9 +70,11 @@ def board_table(board: Board, scenario: str = "") -> Table:
     table.add_column("defense", min_width=18)
     for heading in ("safety", *(["worst"] if view == OVERALL else []), *_best(board), "clean", "refuses", "utility"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("vs", style="dim", no_wrap=True)
-    for standing in _shown(board, view):
-        table.add_row(*_line(board, view, standing), style="" if standing.group == RANKED else "dim")
+    lines = [(standing, _line(board, view, standing)) for standing in _shown(board, view)]
+    # Its last word tells whose rows they are: it is the last to be cut where the terminal is narrow.
+    table.add_column("vs", style="dim", no_wrap=True, min_width=max(len(line[-1]) for _, line in lines))
+    for standing, line in lines:
+        table.add_row(*line, style="" if standing.group == RANKED else "dim")
     return table
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,10 +111,17 @@ def _print_next(files: Scaffold, name: str, base: str) -> None:
     console.print(f"wrote {files.method} and {files.test}; next:", highlight=False, markup=False, soft_wrap=True)
     scope = f"--attack {method} --base {base}" if base else f"--defense {method}"
     for command, purpose in (
-        (f"python -m pytest {shlex.quote(str(files.test))}", "its own test"),
+        (f"{_python()} -m pytest {shlex.quote(str(files.test))}", "its own test; change it with the rule"),
         (f"fedsafety check {method}", "the contract, and a run on one seed"),
         (f"fedsafety run {scope} --suite micro", "its rows"),
         ("fedsafety leaderboard --diff", "what they would change on the board"),
         (f"fedsafety submit {method}", "a bundle for verification"),
     ):
         console.print(f"  {command:<60} {purpose}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _python() -> str:
+    """Return the interpreter that has what the test needs, as short as it can be called here."""
+    if (found := shutil.which("python")) and Path(found).parent == Path(sys.executable).parent:
+        return "python"
+    return shlex.quote(sys.executable)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, UsageError
 
 if TYPE_CHECKING:
     from benchmark.submission.verify_report import VerifyReport
@@ -49,6 +49,8 @@ def submit_command(
 
     submission = find_submission(method)
     place = out or Path(f"{submission.id}.zip")
+    if not place.parent.is_dir():
+        raise UsageError(f"there is no folder {str(place.parent)!r} to write {place.name} to; make it, or name another")
     bundle = submit(
         submission,
         find_suite(suite),
@@ -67,9 +69,7 @@ def submit_command(
         highlight=False,
         soft_wrap=True,
     )
-    console.print(
-        f"try what a verifier does: fedsafety verify {place} --level checked", highlight=False, soft_wrap=True
-    )
+    console.print(f"try what a verifier does: fedsafety verify {place}", highlight=False, soft_wrap=True)
 
 
 def verify_command(

@@ -114,6 +114,11 @@ class Finding:
     threshold: float
     text: str
 
+    @property
+    def tested(self) -> bool:
+        """Whether there was anything to test."""
+        return "not tested" not in self.text
+
 
 def find_inconsistencies(
     cells: Sequence[ComparedCell],

@@ -126,7 +126,7 @@ def _print_end(report: CheckReport, console: Console) -> None:
         f"{count} {words}"
         for verdict, words in (
             (Verdict.PASSED, "passed"),
-            (Verdict.WARNING, "warnings"),
+            (Verdict.WARNING, "with a warning"),
             (Verdict.FAILED, "failed"),
             (Verdict.NOT_APPLICABLE, "not applicable"),
             (Verdict.NOT_RUN, "left out"),

@@ -193,4 +193,8 @@ def read_report(path: Path) -> CheckReport:
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}; make one with `fedsafety check`") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no report of `fedsafety check`, version {REPORT_VERSION}: {error}") from error
+        first = f"{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
+        raise UsageError(
+            f"{path} is no report of `fedsafety check`, version {REPORT_VERSION} ({first}); make one with "
+            f"`fedsafety check METHOD --json {path}`"
+        ) from error

@@ -62,6 +62,9 @@ def find_submission(text: str, kind: str = "") -> Submission:
         UsageError: There is no such method (names the nearest one), the file is missing or not one of a method's, its
             name is no id, or it is of the other kind.
     """
+    if ":" in text or "+" in text:
+        what = "another library's" if ":" in text else "a composition"
+        raise UsageError(f"{text!r} is {what}; it can be run, and its parts alone can be checked or submitted")
     if text.endswith(".py") or "/" in text:
         return _from_file(Path(text), kind)
     kinds = [kind] if kind else [DEFENSE, ATTACK]
@@ -72,7 +75,7 @@ def find_submission(text: str, kind: str = "") -> Submission:
     if ID_PATTERN.fullmatch(text) and beside.is_file():
         return _from_file(beside, kind)
     known = {name for each in kinds for name in REGISTRIES[each].names()}
-    known |= {path.stem for path in Path().glob("*.py") if ID_PATTERN.fullmatch(path.stem)}
+    known |= {path.stem for path in Path().glob("*.py") if ID_PATTERN.fullmatch(path.stem) and not _is_test(path)}
     raise unknown_name(" or ".join(kinds), text, known)
 
 
@@ -142,8 +145,14 @@ def _from_file(path: Path, kind: str) -> Submission:
         raise UsageError(
             f"{path} has the name of a module that others import, {PACKAGES[found]}/{path.stem}.py; rename the file"
         )
+    if _is_test(path):
+        raise UsageError(f"{path} is a test and no method; name the file that it tests")
     source_files(module, files)  # a file that is no Python shows here
     return Submission(found, path.stem, module, files, f"file {path.name}")
+
+
+def _is_test(path: Path) -> bool:
+    return path.stem.startswith("test_")
 
 
 def _kind_of(path: Path) -> str:

@@ -188,7 +188,11 @@ class _Verification:
             self.findings = compare(found)
             if failed := [finding.text for finding in self.findings if not finding.passed]:
                 raise FedSafetyError("; ".join(failed))
-            say(f"{len(self.findings)} tests of claimed against re-run scores")
+            idle = sum(not finding.tested for finding in self.findings)
+            say(
+                f"{len(self.findings) - idle} tests of claimed against re-run scores"
+                + (f"; {idle} not possible with so few cells" if idle else "")
+            )
         if everything:
             self.tables = rerun_tables(own, self.cells, plan.probe_set, catalog)
 

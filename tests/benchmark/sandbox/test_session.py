@@ -299,7 +299,7 @@ def test_a_tool_that_a_hook_does_not_have_is_refused(opened: Any) -> None:
     [
         (FedSafetyError("give at least one"), {"type": "FedSafetyError", "text": "give at least one"}),
         (
-            OSError(2, "No such file", "/home/somebody/secret"),
+            OSError(2, "No such file", "/somewhere/secret"),
             {"type": "FileNotFoundError", "text": "FileNotFoundError"},
         ),
     ],
