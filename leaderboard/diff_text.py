@@ -137,8 +137,9 @@ def _remarks(diff: BoardDiff, name: _Name) -> list[tuple[str, list[str]]]:
 
 
 def _attack(attack: AttackLine, name: _Name) -> str:
-    text = f"{name(attack.id)} on {name(attack.base)}, {attack.rung}: run against {_names(attack.attacked, name)}"
-    return f"{text}; not run against {_names(attack.spared, name)}" if attack.spared else text
+    text = f"{name(attack.id)} on {name(attack.base)}, {attack.rung}: on all seeds against "
+    text += _names(attack.attacked, name)
+    return f"{text}; not on all of them against {_names(attack.spared, name)}" if attack.spared else text
 
 
 def _items(view: ViewDiff, name: _Name) -> list[str]:

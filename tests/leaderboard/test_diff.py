@@ -205,7 +205,7 @@ def test_an_own_attack_shows_whom_it_lowers(results: Path, tmp_path: Path) -> No
         "suite micro: if your own rows of storm were published as reproduced\n"
         "\n"
         "Submitted attacks\n"
-        "  storm on aligned_start, reproduced: run against fedavg, krum; not run against median\n"
+        "  storm on aligned_start, reproduced: on all seeds against fedavg, krum; not on all of them against median\n"
         "\n"
         "Mean over 2 scenarios\n"
         "  best known of krum: 71.2 → 20.0 % by storm on aligned_start\n"
