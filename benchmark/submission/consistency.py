@@ -28,9 +28,9 @@ deviation guards against scores that are all or nothing by seed; its price is th
 square root of the number of scenarios, so that few seeds prove nothing.
 
 An honest submission raises any alarm with probability at most :data:`FALSE_ALARM`, shared evenly by the tests; a
-simulation among the tests finds how often it does. The bound rests on rounding that turns answers on both machines alike.
-Where only the verifier's machine turned some (2 % of answers, scores at their ceiling), up to 7 % of honest submissions
-raised one in simulation; rows made on the verifier's kind of machine settle such a case.
+simulation among the tests finds how often it does. The bound rests on rounding that turns answers on both machines
+alike. Where only the verifier's machine turned some (2 % of answers, scores at their ceiling), up to 7 % of honest
+submissions raised one in simulation; rows made on the verifier's kind of machine settle such a case.
 
 What a cheater can still do: claim up to what these tests cannot see (a few points on safety with six cells); know the
 world's whole grammar instead of the committed probes; name another environment than the rows come from, so that equal
