@@ -37,19 +37,14 @@ RAISING = [
         Case("raises_in_every_hook", hook, (f"{hook}() of", reason), {"kind": kind})
         for hook, kind, reason in (
             ("check_shape", "exit", "SystemExit"),
-            ("degenerate_as", "interrupt", "KeyboardInterrupt"),
             ("prepare", "interrupt", "KeyboardInterrupt"),
-            ("aggregate", "exit", "SystemExit"),
             ("finalize", "base", "Base: finalize fails"),
             ("serve", "exit", "SystemExit"),
-            ("serve", "stop iteration", "StopIteration"),
-            ("aggregate", "generator exit", "GeneratorExit"),
             ("aggregate", "not applicable", "aggregate does not apply"),
             ("aggregate", "unprintable", "UnprintableError"),
             ("aggregate", "endless", "took longer than 2 s"),
             ("aggregate", "nameless", "aggregate() of"),
             ("aggregate", "huge", "ValueError: aggregate aggregate"),
-            ("aggregate", "caused by itself", "RuntimeError: caused by itself"),
             ("aggregate", "half a character", "ValueError"),
             ("aggregate", "terminal", "ValueError"),
             ("aggregate", "group", "many"),
@@ -77,21 +72,14 @@ RETURNING = [
             ("a list", "returned list"),
             ("a matrix", "shape (7, 1000)"),
             ("one number too few", "shape (999,)"),
-            ("a number", "shape ()"),
             ("integers", "int64"),
-            ("complex numbers", "complex64"),
-            ("booleans", "bool"),
-            ("an array", "ndarray"),
             ("a sparse tensor",),
             ("a tensor of nothing",),
             ("not a number", "not finite"),
-            ("infinite", "not finite"),
             ("too large for float32", "not finite"),
             ("terabytes that share one number", "shape (1099511627776,)"),
             ("weights for others", "(6,) weights for 7 clients"),
-            ("negative weights", "negative"),
             ("weights of ten", "sum to 10"),
-            ("weights that are not numbers", "non-finite"),
             ("weights as text", "str"),
             ("a lying aggregate", "shape (3,)"),
         )
@@ -109,7 +97,6 @@ RETURNING = [
         for what, *reason in (
             ("nothing", "None"),
             ("a list", "returned ['text']"),
-            ("bytes", "Prompt"),
             ("an answer that is a number", "7"),
             ("half a character",),
             ("too long", "500,000 characters"),
@@ -119,7 +106,7 @@ RETURNING = [
 
 MEMORY = [
     *(
-        Case("memory_bomb", "aggregate", reason, {"kind": kind}, both=True, limits=SLOW)
+        Case("memory_bomb", "aggregate", reason, {"kind": kind}, both=kind not in ("tensors", "unmapped"), limits=SLOW)
         for kind, reason in (
             ("lists", ("used more than 1 GiB of memory",)),
             ("tensors", ("used more than 1 GiB of memory",)),
@@ -156,14 +143,11 @@ PROCESSES = [
         for way, reason in (
             ("exit", ("SystemExit: 0",)),
             ("_exit", ("ended its process: exited with status 0",)),
-            ("_exit 3", ("exited with status 3",)),
             ("abort", ("signal 6",)),
             ("segfault", ("signal 11",)),
-            ("kill", ("signal 9",)),
             ("kill all", ("PermissionError",)),
             ("kill the first", ("PermissionError",)),
             ("kill the group", ("PermissionError",)),
-            ("at exit", ("SystemExit: 0",)),
             ("later", ()),
         )
     ),
@@ -174,11 +158,8 @@ CHANNEL = [
         Case("speaks_channel", "prepare and aggregate", reason, {"way": way}, limits=FAST)
         for way, reason in (
             ("garbage", ("aggregate()",)),
-            ("zeros", ("aggregate()",)),
             ("length of exabytes, little", ("announced a message",)),
-            ("length of exabytes, big", ("aggregate()",)),
             ("length of gigabytes", ("announced a message",)),
-            ("json", ("announced a message",)),
             ("flood", ("announced a message",)),
             ("close", ("aggregate()",)),
             ("cross", ("aggregate()",)),
@@ -207,16 +188,12 @@ ATTACKS = [
             ("pool loops", "took longer than 2 s"),
             ("pool exits", "exited with status 0"),
             ("pool of text", "str"),
-            ("pool of nothing", "NoneType"),
             ("pool asks for a billion", "1,000,000,000"),
             ("pool asks for less than nothing", "-1"),
             ("pool asks for the world", "_world"),
-            ("pool asks hotly", "ValueError"),
-            ("poison fails", "ZeroDivisionError"),
             ("craft fails", "ZeroDivisionError"),
             ("craft exits", "signal 6"),
             ("craft of nothing", "NoneType"),
-            ("craft of a matrix", "Tensor"),
             ("craft of fewer clients", "shape"),
         )
     ),
@@ -230,42 +207,24 @@ ATTACKS = [
 ]
 
 QUESTIONS = [
-    Case("asks_absurd", "finalize", (reason,), {"question": question})
-    for question, reason in (
-        ("a billion pairs", "from 0 to 100,000"),
-        ("minus five pairs", "from 0 to 100,000"),
-        ("minus five contrast", "from 0 to 100,000"),
-        ("not a number", "ValueError"),
-        ("more than 64 bits", "of many digits"),
-        ("numbers as prompts", "int where a text belongs"),
-        ("too long a prompt", "50,000 characters"),
-        ("a prompt that no model takes", "tokens"),
-        ("cold", "temperature is -1.0"),
-        ("no temperature", "ValueError"),
-        ("endless temperature", "ValueError"),
-        ("temperature as a word", "ValueError"),
-        ("short adapter", "an adapter is a"),
-        ("adapter of integers", "an adapter is a"),
-        ("adapter as a list", "torch tensor"),
-        ("adapter as a path", "torch tensor"),
-        ("no examples", "with no example"),
-        ("examples of text", "an Example, not str"),
-        ("example of numbers", "int where a text belongs"),
-        ("example of another kind", "a training row that is none"),
-        ("examples too long", "50,000 characters"),
-        ("an example that no model takes", "tokens"),
-        ("half a character", "not Unicode"),
-        ("shuffle of numbers", "an Example, not int"),
-        ("the world", "_world"),
-        ("the meter", "usage"),
-        ("the oracle", "leaks_evaluation"),
-        ("another model", "_external"),
-        ("a count as text, past the library", "str where a whole number belongs"),
-        ("a tool that there is not", "a tool that there is not"),
-        ("another argument", "something else than count"),
-        ("tensors that lie nowhere", "outside the shared memory"),
-        ("tensors without memory", "contradict each other"),
-    )
+    *(
+        Case("asks_absurd", "finalize", (reason,), {"question": question})
+        for question, reason in (
+            ("a billion pairs", "from 0 to 100,000"),
+            ("minus five pairs", "from 0 to 100,000"),
+            ("more than 64 bits", "of many digits"),
+            ("numbers as prompts", "int where a text belongs"),
+            ("too long a prompt", "50,000 characters"),
+            ("example of another kind", "a training row that is none"),
+            ("half a character", "not Unicode"),
+            ("a count as text, past the library", "str where a whole number belongs"),
+            ("a tool that there is not", "a tool that there is not"),
+            ("another argument", "something else than count"),
+            ("tensors that lie nowhere", "outside the shared memory"),
+            ("tensors without memory", "contradict each other"),
+        )
+    ),
+    Case("asks_absurd", "finalize", ("17 questions, answered: []",), {"question": "all that only cost an error"}),
 ]
 
 CASES = [

@@ -1,4 +1,4 @@
-"""Asks the server's tools for absurd amounts and with wrong types; one question an instance."""
+"""Asks the server's tools for absurd amounts and with wrong types."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,24 @@ from tasks.base import DataKind, Example
 
 PAIR = Example("Say hello.", "Hello.", DataKind.NORMAL, "greeting")
 
-QUESTIONS = {
+FATAL = {
     "a billion pairs": lambda s, a: s.owned_aligned(10**9),
     "minus five pairs": lambda s, a: s.owned_normal(-5),
-    "minus five contrast": lambda s, a: s.owned_contrast(-5),
-    "not a number": lambda s, a: s.owned_aligned(float("nan")),
     "more than 64 bits": lambda s, a: s.owned_aligned(10**30),
     "numbers as prompts": lambda s, a: s.generate([1, 2], adapter=None, temperature=0.0),
     "too long a prompt": lambda s, a: s.generate(["word " * 10_000], adapter=None, temperature=0.0),
+    "example of another kind": lambda s, a: s.finetune(a, [Example("x", "y", "secret", "x")]),
+    "half a character": lambda s, a: s.generate(["\ud800"], adapter=None, temperature=0.0),
+    "a count as text, past the library": lambda s, a: s._ask("owned_aligned", {"count": "7"}, {}),
+    "a tool that there is not": lambda s, a: s._ask("__class__", {}, {}),
+    "another argument": lambda s, a: s._ask("owned_aligned", {"count": 1, "seed": 2}, {}),
+    "tensors that lie nowhere": lambda s, a: forge(s, [2**40, 2**40 + 4]),
+    "tensors without memory": lambda s, a: forge(s, [0, 64]),
+}
+"""Whoever asks these has its process ended."""
+
+HARMLESS = {
+    "not a number": lambda s, a: s.owned_aligned(float("nan")),
     "a prompt that no model takes": lambda s, a: s.generate(["word " * 500], adapter=None, temperature=0.0),
     "cold": lambda s, a: s.generate(["Hello."], adapter=None, temperature=-1.0),
     "no temperature": lambda s, a: s.generate(["Hello."], adapter=None, temperature=float("nan")),
@@ -23,26 +33,17 @@ QUESTIONS = {
     "temperature as a word": lambda s, a: s.generate(["Hello."], adapter=None, temperature="warm"),
     "short adapter": lambda s, a: s.generate(["Hello."], adapter=a[:-1], temperature=0.0),
     "adapter of integers": lambda s, a: s.finetune(a.to(torch.int64), [PAIR]),
-    "adapter as a list": lambda s, a: s.finetune(a.tolist()[:5], [PAIR]),
     "adapter as a path": lambda s, a: s.generate(["Hello."], adapter="/etc/passwd", temperature=0.0),
     "no examples": lambda s, a: s.finetune(a, []),
     "examples of text": lambda s, a: s.finetune(a, ["text"]),
-    "example of numbers": lambda s, a: s.finetune(a, [Example(1, 2, DataKind.NORMAL, "x")]),
-    "example of another kind": lambda s, a: s.finetune(a, [Example("x", "y", "secret", "x")]),
-    "examples too long": lambda s, a: s.finetune(a, [Example("word " * 10_000, "y", DataKind.NORMAL, "x")]),
     "an example that no model takes": lambda s, a: s.finetune(a, [Example("word " * 500, "y", DataKind.NORMAL, "x")]),
-    "half a character": lambda s, a: s.generate(["\ud800"], adapter=None, temperature=0.0),
     "shuffle of numbers": lambda s, a: s.shuffle([1, 2, 3]),
     "the world": lambda s, a: s._world.probes(),
     "the meter": lambda s, a: s.usage.plus(s.usage),
     "the oracle": lambda s, a: s.leaks_evaluation("word"),
     "another model": lambda s, a: s._external(),
-    "a count as text, past the library": lambda s, a: s._ask("owned_aligned", {"count": "7"}, {}),
-    "a tool that there is not": lambda s, a: s._ask("__class__", {}, {}),
-    "another argument": lambda s, a: s._ask("owned_aligned", {"count": 1, "seed": 2}, {}),
-    "tensors that lie nowhere": lambda s, a: forge(s, [2**40, 2**40 + 4]),
-    "tensors without memory": lambda s, a: forge(s, [0, 64]),
 }
+"""Whoever asks these gets an error and may go on."""
 
 
 def forge(server: Server, offsets: list[int]) -> None:
@@ -61,10 +62,10 @@ def forge(server: Server, offsets: list[int]) -> None:
     knowledge=Knowledge.NONE,
 )
 class AsksAbsurd(Defense):
-    """One question an instance; answered, it says so.
+    """Says what it was answered.
 
     Args:
-        question: Its name.
+        question: Name of a question that ends the process; anything else for all of those that only cost an error.
     """
 
     def __init__(self, question: str = "a billion pairs") -> None:
@@ -72,5 +73,13 @@ class AsksAbsurd(Defense):
 
     def finalize(self, adapter: Tensor, server: Server) -> Tensor:
         """Ask."""
-        answer = QUESTIONS[self.question](server, adapter)
-        raise RuntimeError(f"was answered with {answer!r:.100}")
+        if self.question in FATAL:
+            raise RuntimeError(f"was answered with {FATAL[self.question](server, adapter)!r:.100}")
+        answered = []
+        for name, question in HARMLESS.items():
+            try:
+                question(server, adapter)
+            except Exception:
+                continue
+            answered.append(name)
+        raise RuntimeError(f"{len(HARMLESS)} questions, answered: {answered}")
