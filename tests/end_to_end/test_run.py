@@ -251,11 +251,12 @@ def test_a_runs_folder_that_cannot_be_written_stops_with_one_error(
     assert not Store(tmp_path).keys("cells"), "no method is to blame, so no cell may be called failed"
 
 
-def test_the_defense_of_the_readme_is_listed_runs_and_gets_a_row(
+def test_the_defense_of_the_guide_is_listed_runs_and_gets_a_row(
     tmp_path: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
 ) -> None:
     root = Path(__file__).resolve().parents[2]
-    (code,) = (block for block in (root / "README.md").read_text().split("```python\n")[1:] if "SmallHalf" in block)
+    guide = (root / "docs" / "submit.md").read_text()
+    (code,) = (block for block in guide.split("```python\n")[1:] if "Small half" in block)
     shutil.copytree(root / "defenses", tmp_path / "packages" / "defenses")
     (tmp_path / "packages" / "defenses" / "small_half.py").write_text(code.partition("```")[0])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
