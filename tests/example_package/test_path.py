@@ -122,17 +122,17 @@ from defenses.base import Defense, Knowledge, Stage, register, selection
 
 @register(
     title="Same way",
-    description="Averages the half of the updates that point most in the direction of the coordinate-wise median.",
+    description="Averages the half of the updates that point most in the direction of the lower median.",
     stages=(Stage.AGGREGATE,),
     knowledge=Knowledge.NONE,
 )
 class SameWay(Defense):
-    """Keeps the ceil(n / 2) updates of largest cosine with the median."""
+    """Keeps the ceil(n / 2) updates of largest cosine with the lower median of each coordinate."""
 
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
         """Return the mean of the kept updates."""
         units = updates.matrix / updates.matrix.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        alike = units @ updates.matrix.quantile(0.5, dim=0)
+        alike = units @ updates.matrix.median(dim=0).values
         kept = alike.argsort(descending=True, stable=True)[: (len(updates) + 1) // 2]
         return Aggregate(updates.matrix[kept].mean(dim=0), selection(kept, len(updates)))
 '''
