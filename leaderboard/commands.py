@@ -95,7 +95,7 @@ def leaderboard(
     console.print(render_table(report.boards, suite, scenario))
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
     if root is None:
-        console.print("no folder results/ here, so these are your own rows only; name committed ones with --results")
+        _say("no folder results/ here, so these are your own rows only; name committed ones with --results")
 
 
 def results_folder(results: Path | None) -> Path | None:
