@@ -48,9 +48,9 @@ def main() -> None:
     _find_submission(start["folder"])
     method = _Method(start, channel)
     try:
-        channel.reply(method.describe())
+        channel.send(channel.answer(method.describe()))
     except BaseException as error:  # whatever loading raises is told; the run ends this process
-        channel.fail(error, start["module"])
+        channel.send(channel.failure(error, start["module"]))
     gc.collect()
     gc.freeze()
     while True:
@@ -61,13 +61,15 @@ def main() -> None:
             os._exit(0)
         try:
             value, result = method.run(request["call"], request["args"], tensors)
-            del tensors
-            channel.reply(value, result)
+            answer = channel.answer(value, result)
             del value, result
         except BaseException as error:  # a hook may raise anything, SystemExit too
-            channel.fail(error, start["module"])
+            answer = channel.failure(error, start["module"])
             traceback.clear_frames(error.__traceback__)
+        del tensors
+        # Before the answer goes: with it, the run may write its next request over what the method still holds.
         channel.settle()
+        channel.send(answer)
 
 
 def _find_submission(folder: str) -> None:
@@ -100,13 +102,19 @@ class Channel:
         """Let the request's tensors be overwritten, except what the method kept."""
         self._requests.settle()
 
-    def reply(self, value: Any, tensors: Tensors | None = None) -> None:
-        """Answer the request."""
-        self._send({"value": value}, tensors or {})
+    def answer(self, value: Any, tensors: Tensors | None = None) -> dict[str, Any]:
+        """Return the answer to the request; its tensors are copied into shared memory."""
+        return self._message({"value": value}, tensors or {})
 
-    def fail(self, error: BaseException, module: str) -> None:
-        """Answer the request with what went wrong."""
-        self._send({"error": {"type": type(error).__name__, "text": _text(error), "where": _where(error, module)}}, {})
+    def failure(self, error: BaseException, module: str) -> dict[str, Any]:
+        """Return the answer that says what went wrong."""
+        return self._message(
+            {"error": {"type": type(error).__name__, "text": _text(error), "where": _where(error, module)}}, {}
+        )
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send an answer."""
+        self._pipe.send(message)
 
     def ask(self, tool: str, args: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
         """Return the answer of one of the run's tools.
@@ -114,17 +122,17 @@ class Channel:
         Raises:
             Exception: What the tool raised.
         """
-        self._send({"ask": tool, "args": args}, tensors)
+        self.send(self._message({"ask": tool, "args": args}, tensors))
         answer = self._pipe.receive()
         if "error" in answer:
             raise remote.exception_from(answer["error"]["type"], answer["error"]["text"])
         return answer["value"], self._requests.take(answer["tensors"])
 
-    def _send(self, message: dict[str, Any], tensors: Tensors) -> None:
+    def _message(self, message: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"{name} is of type {type(tensor).__name__}; it must be a torch tensor")
-        self._pipe.send({**message, "serial": self._serial, "tensors": self._replies.put(tensors)})
+        return {**message, "serial": self._serial, "tensors": self._replies.put(tensors)}
 
 
 class _Method:
