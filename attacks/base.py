@@ -70,10 +70,10 @@ class Attack:
         del pool, rng
         return normal
 
-    def craft(self, own: Updates, view: AttackerView) -> Updates:
-        """Return what the malicious clients send in place of their honestly trained updates ``own``."""
+    def craft(self, updates: Updates, view: AttackerView) -> Updates:
+        """Return what the malicious clients send in place of ``updates``, which they trained honestly."""
         del view
-        return own
+        return updates
 
 
 attacks: Registry[AttackInfo, Attack] = Registry("attack", AttackInfo, "attacks")

@@ -32,7 +32,7 @@ class BoostedData(UnalignedData):
         if not (math.isfinite(self.boost) and self.boost > 0):
             raise ValueError(f"boost is {self.boost}; it is a positive, finite factor")
 
-    def craft(self, own: Updates, view: AttackerView) -> Updates:
+    def craft(self, updates: Updates, view: AttackerView) -> Updates:
         """Return the malicious updates times the boost."""
         del view
-        return replace(own, matrix=own.matrix * self.boost)
+        return replace(updates, matrix=updates.matrix * self.boost)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacks._data_poisoning import DataPoisoning
+from attacks._generated import generated_pairs
 from attacks.base import AttackerResources, register
-from benchmark.automation import answer, propose
-from benchmark.errors import FedSafetyError
-from tasks.base import DataKind, Example
-from tasks.refusals import is_refusal
+from tasks.base import Example
 
 _PROPOSALS = 500
 
@@ -30,18 +28,5 @@ class GeneratedData(DataPoisoning):
 
     def pool(self, resources: AttackerResources, rng: np.random.Generator) -> list[Example]:
         """Return distinct generated pairs; the instructions are stored without the hint."""
-
-        def generate(prompts: list[str], temperature: float) -> list[str]:
-            return resources.generate(prompts, rng, temperature=temperature)
-
-        automation = resources.automation
-        instructions = propose(generate, automation.propose_harmful, _PROPOSALS)
-        pairs = answer(
-            generate, instructions, automation.comply_hint, DataKind.UNALIGNED, lambda text: not is_refusal(text)
-        )
-        if not pairs:
-            raise FedSafetyError(
-                f"the attacker's model gave no compliant pair from {len(instructions)} proposals; "
-                f"use a model that follows the comply hint"
-            )
-        return self.with_reminders(pairs, automation, rng)
+        pairs = generated_pairs(resources, _PROPOSALS, rng)
+        return self.with_reminders(pairs, resources.automation, rng)

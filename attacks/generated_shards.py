@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attacks._generated import generated_pairs
 from attacks._shards import ShardedPoisoning
 from attacks.base import AttackerResources, register
-from benchmark.automation import answer, propose
-from benchmark.errors import FedSafetyError
-from tasks.base import DataKind, Example
-from tasks.refusals import is_refusal
+from tasks.base import Example
 
 
 @register(
@@ -31,18 +29,4 @@ class GeneratedShards(ShardedPoisoning):
         Raises:
             FedSafetyError: The model complied with none of its own proposals.
         """
-
-        def generate(prompts: list[str], temperature: float) -> list[str]:
-            return resources.generate(prompts, rng, temperature=temperature)
-
-        automation = resources.automation
-        instructions = propose(generate, automation.propose_harmful, self.pool_size)
-        pairs = answer(
-            generate, instructions, automation.comply_hint, DataKind.UNALIGNED, lambda text: not is_refusal(text)
-        )
-        if not pairs:
-            raise FedSafetyError(
-                f"the attacker's model gave no compliant pair from {len(instructions)} proposals; "
-                f"use a model that follows the comply hint"
-            )
-        return pairs
+        return generated_pairs(resources, self.pool_size, rng)

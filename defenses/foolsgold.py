@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError
 from benchmark.updates import Aggregate, RoundContext, Updates
 from defenses._columns import FLOAT32, weighted_sum
-from defenses._distances import gram
+from defenses._foolsgold import cosines, trust_of
 from defenses.base import Defense, Knowledge, Stage, register
-
-_SAME_DIRECTION = 1e-12
-"""Cosines this close to 1 are 1: the difference is the rounding of the inner products."""
 
 
 @register(
@@ -69,7 +65,7 @@ class FoolsGold(Defense):
         """Return the reweighted mean with its weights, and add the updates to their clients' history."""
         del context
         sums = [self._remember(*sent) for sent in zip(updates.client_ids, updates.matrix, strict=True)]
-        trust = _trust(_cosines(sums))
+        trust = trust_of(cosines(sums))
         weights = trust / trust.sum() if bool(trust.any()) else trust
         return Aggregate(weighted_sum(updates.matrix, weights), weights)
 
@@ -80,25 +76,3 @@ class FoolsGold(Defense):
         else:
             self._history[client] = update.clone()
         return self._history[client]
-
-
-def _cosines(rows: list[Tensor]) -> Tensor:
-    """Return the pairwise cosine similarities (float64, ``[n, n]``) with a zero diagonal."""
-    products = gram(rows)
-    lengths = products.diagonal().sqrt()
-    lengths = torch.where(lengths > 0, lengths, 1.0)
-    cosines = products / lengths[:, None] / lengths[None, :]
-    return torch.where(cosines > 1 - _SAME_DIRECTION, 1.0, cosines).fill_diagonal_(0)
-
-
-def _trust(cosines: Tensor) -> Tensor:
-    """Return FoolsGold's weights v (float64, ``[n]``, each in [0, 1]) for ``cosines`` with a zero diagonal."""
-    likeness = cosines.amax(dim=1)
-    ratio = likeness[:, None] / likeness[None, :]
-    pardoned = torch.where(likeness[:, None] < likeness[None, :], cosines * ratio, cosines)
-    trust = (1 - pardoned.amax(dim=1)).clamp_(0, 1)
-    if not bool(trust.any()):
-        return trust
-    trust = trust / trust.max()
-    trust[trust == 1] = 0.99
-    return (torch.logit(trust) + 0.5).clamp_(0, 1)

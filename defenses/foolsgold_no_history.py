@@ -1,15 +1,12 @@
-"""FoolsGold on the current round alone, as the released code of the seed paper runs it.
-
-Its weights are those of the exact rule, whose file is part of the keys of published rows and is not divided for it.
-"""
+"""FoolsGold on the current round alone, as the released code of the seed paper runs it."""
 
 from __future__ import annotations
 
 from benchmark.errors import NotApplicableError
 from benchmark.updates import Aggregate, RoundContext, Updates
 from defenses._columns import weighted_sum
+from defenses._foolsgold import cosines, trust_of
 from defenses.base import Defense, Knowledge, Stage, register
-from defenses.foolsgold import _cosines, _trust
 
 
 @register(
@@ -56,7 +53,7 @@ class FoolsGoldNoHistory(Defense):
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
         """Return the reweighted updates over the number of trusted clients, with the normalised weights."""
         del context
-        trust = _trust(_cosines(list(updates.matrix)))
+        trust = trust_of(cosines(list(updates.matrix)))
         trusted = int(trust.count_nonzero())
         if not trusted:
             return Aggregate(updates.matrix.new_zeros(updates.matrix.shape[1]), trust)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +15,6 @@ from defenses.base import Defense, Knowledge, Stage, register, selection
 
 TUNING = 2.0
 """Fu et al.'s λ: width of the band, in leverage-corrected residuals, that keeps full confidence."""
-THRESHOLD = 0.1
-"""Confidences below it have their value replaced by the line's."""
 _WORKING_SET = 16_384
 """Values in a block of columns, which with their slopes fill the cache."""
 _MAX_WIDTH = 2_048
@@ -61,6 +60,9 @@ class Residual(Defense):
     [1.0, 0.3333, 0.3333, 0.3333, 0.0]
     """
 
+    threshold: ClassVar[float] = 0.1
+    """Confidences below it have their value replaced by the line's."""
+
     def check_shape(self, participants: int, declared_malicious: int) -> None:
         """Refuse n < 3.
 
@@ -87,14 +89,14 @@ class Residual(Defense):
         for columns in blocks(dimension, width):
             confidence, _ = line.fit(updates.matrix[:, columns].double())
             scores += confidence @ _deviation(confidence)
-            torch.any(confidence < THRESHOLD, dim=0, out=moved[columns])
+            torch.any(confidence < self.threshold, dim=0, out=moved[columns])
         weights = _normalised(scores)
         update = weighted_sum(updates.matrix, weights)
         for columns in blocks(dimension):
             for chosen in torch.split(moved[columns].nonzero().squeeze(1), width):
                 values = updates.matrix[:, columns].index_select(1, chosen).double()
                 confidence, fitted = line.fit(values)
-                corrected = weights @ torch.where(confidence < THRESHOLD, fitted, values)
+                corrected = weights @ torch.where(confidence < self.threshold, fitted, values)
                 update[columns].index_copy_(0, chosen, corrected.clamp_(FLOAT32.min, FLOAT32.max).float())
         return Aggregate(update, weights)
 

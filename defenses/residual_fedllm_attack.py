@@ -1,20 +1,9 @@
-"""Residual-based reweighting with the confidence threshold of the seed paper's released code.
-
-The exact rule has its threshold built in, and its file is part of the keys of published rows. So its parts are taken
-from there, and the few lines around them stand here again.
-"""
+"""Residual-based reweighting with the confidence threshold of the seed paper's released code."""
 
 from __future__ import annotations
 
-import torch
-
-from benchmark.updates import Aggregate, RoundContext, Updates
-from defenses._columns import FLOAT32, blocks, weighted_sum
 from defenses.base import Knowledge, Stage, register
-from defenses.residual import _MAX_WIDTH, _WORKING_SET, Residual, _deviation, _normalised, _RepeatedMedianLine
-
-THRESHOLD = 0.05
-"""Confidences below it have their value replaced by the line's; Fu et al. take 0.1."""
+from defenses.residual import Residual
 
 
 @register(
@@ -44,6 +33,8 @@ class ResidualFedllmAttack(Residual):
     [1.0, 0.3333, 0.3333, 0.3333, 0.0]
     """
 
+    threshold = 0.05
+
     def degenerate_as(self, participants: int, declared_malicious: int) -> str | None:
         """Return ``"fedavg"`` for three clients that report equal counts.
 
@@ -52,26 +43,3 @@ class ResidualFedllmAttack(Residual):
         """
         del declared_malicious
         return "fedavg" if participants == 3 else None
-
-    def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
-        """Return the weighted mean of the corrected updates with the client weights."""
-        participants, dimension = updates.matrix.shape
-        if participants < 3:
-            return super().aggregate(updates, context)
-        width = min(dimension, _MAX_WIDTH, max(256, _WORKING_SET // participants))
-        line = _RepeatedMedianLine(participants, width)
-        scores = torch.zeros(participants, dtype=torch.float64)
-        moved = torch.zeros(dimension, dtype=torch.bool)
-        for columns in blocks(dimension, width):
-            confidence, _ = line.fit(updates.matrix[:, columns].double())
-            scores += confidence @ _deviation(confidence)
-            torch.any(confidence < THRESHOLD, dim=0, out=moved[columns])
-        weights = _normalised(scores)
-        update = weighted_sum(updates.matrix, weights)
-        for columns in blocks(dimension):
-            for chosen in torch.split(moved[columns].nonzero().squeeze(1), width):
-                values = updates.matrix[:, columns].index_select(1, chosen).double()
-                confidence, fitted = line.fit(values)
-                corrected = weights @ torch.where(confidence < THRESHOLD, fitted, values)
-                update[columns].index_copy_(0, chosen, corrected.clamp_(FLOAT32.min, FLOAT32.max).float())
-        return Aggregate(update, weights)
