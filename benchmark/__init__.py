@@ -4,7 +4,7 @@ import logging
 
 __version__ = "0.1.0"
 
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "2.0"
 """Changes whenever a score could change for the same inputs; part of every key and every row."""
 
 # On some processors bitsandbytes, which PEFT imports, looks for a faster kernel on the hub, does not find the package

@@ -1,8 +1,19 @@
-"""Content-derived keys: an old result can never stand for changed settings, data, models or method code.
+"""Content-derived keys: an old result never stands for changed settings, data, models or method code.
 
-A method enters by the syntax tree of its module and of the modules of its own package that it imports, without
-comments, docstrings and registration metadata: rewording changes nothing, changing behaviour changes the key.
-The engine's own code enters through the protocol version.
+What the key of a method covers:
+
+- *Covered*, so that a change gives another key: the normal form (:mod:`benchmark.syntax`) of the method's module and of
+  each module of its room that it imports. A room is ``attacks``, ``defenses``, ``benchmark.judges``, a package below
+  ``tasks``, or the top-level package of a plug-in. A changed constant, call, default, condition or loop changes the
+  key; so does a renamed parameter, attribute or module-level name.
+- *Not covered*, so that a change keeps the key: comments, docstrings, layout, registration metadata, names of local
+  variables, the order of imports, and from which module of this project an imported name comes. A helper that moves
+  from one file of a room to another, whole and alone, keeps the key. A file that moves keeps it too.
+- *Covered by the protocol version instead*: the engine and the interfaces (``attacks.base``, ``defenses.base``,
+  ``tasks.base``, ``benchmark.judges.base``). One part of an interface is behaviour of every method: the default
+  aggregate, FedAvg. :func:`definition_digest` gives its digest, and the plan puts it into every training's key.
+
+A module that names a way to look at its own text (``__doc__``, ``inspect``, ``open``, …) enters as it is written.
 """
 
 from __future__ import annotations
@@ -18,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UsageError
+from benchmark.syntax import mentions, normal_form
 
 
 def content_key(content: Any) -> str:
@@ -39,29 +51,31 @@ Files = tuple[tuple[str, Path], ...]
 OWN_PACKAGES = frozenset({"attacks", "benchmark", "defenses", "leaderboard", "tasks"})
 """Top-level packages of this distribution."""
 _ENGINE = OWN_PACKAGES - {"attacks", "defenses"}
-"""Those that hold no methods. They may look for their own files; what they do is in the protocol version."""
+"""Packages that hold no submissions. Their modules may look for files of their own."""
+_INTERFACES = frozenset({"attacks.base", "benchmark.judges.base", "defenses.base", "tasks.base"})
+"""Modules that define what a method is. The protocol version covers them."""
 
 
 @lru_cache(maxsize=256)
 def source_digest(module: str, files: Files = ()) -> str:
-    """Return the digest of ``module``'s normalised source, with all it imports from its own top-level package.
-
-    The source of a method that names a way to look at its own text (``__doc__``, ``inspect``, ``open``, …) counts as it
-    is written, comments and all.
+    """Return the digest of a method's code; the docstring of this module states what the digest covers.
 
     Args:
-        module: Name of the module; it is not imported.
+        module: Name of the method's module; it is not imported.
         files: Modules that are read from these files.
 
     Raises:
         UsageError: As for :func:`source_files`.
     """
     sources = source_files(module, files)
-    return content_key({name: _normalised(name, sources[name]) for name in sorted(sources)})
+    digests = _Digests(sources)
+    # The faces of a plug-in's packages run whenever one of its modules is imported, although none of them names them.
+    faces = [digests.of(name) for name, path in sources.items() if path.name == "__init__.py" and name != module]
+    return content_key([digests.of(module), sorted(faces)])
 
 
 def source_files(module: str, files: Files = ()) -> dict[str, Path]:
-    """Return the file of ``module`` and of each module of its own top-level package that it imports, by module name.
+    """Return the file of ``module`` and of each module of its room that it imports, by module name.
 
     Of a package that is not this distribution's, the ``__init__`` files above these modules belong to them, too: they
     run whenever the modules are imported.
@@ -74,69 +88,97 @@ def source_files(module: str, files: Files = ()) -> dict[str, Path]:
         UsageError: There is no such module, or one of the files is not Python.
     """
     given = dict(files)
+    room = _room(module)
     package = module.partition(".")[0]
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in sources:
             continue
         path = _path(name, given)
         if path is None:
             raise UsageError(f"there is no module {name!r} to read; install its package or mend the entry point")
-        found[name] = path
+        sources[name] = path
         targets = _imported(name, path)
         if package not in OWN_PACKAGES:
             parents = name.split(".")[:-1]
             targets += [".".join(parents[: i + 1]) for i in range(len(parents))]
-        waiting += [t for t in targets if t.partition(".")[0] == package and _path(t, given) is not None]
-    return found
+        waiting += [t for t in targets if _inside(t, room) and t not in _INTERFACES and _path(t, given) is not None]
+    return sources
+
+
+def definition_digest(module: str, name: str) -> str:
+    """Return the digest of one function of a module, for example ``Defense.aggregate`` of ``defenses.base``.
+
+    Raises:
+        UsageError: The module holds no such definition.
+    """
+    path = _path(module, {})
+    found: ast.AST | None = _parsed(path) if path else None
+    for part in name.split("."):
+        inner = [n for n in getattr(found, "body", []) if getattr(n, "name", "") == part]
+        found = inner[0] if inner else None
+    if found is None:
+        raise UsageError(f"module {module!r} defines no {name!r}; name a function or a method by its dotted name")
+    return content_key(normal_form(found, _without_place))
+
+
+class _Digests:
+    """Digests of modules, in which an import from the same room stands for the digest of the imported module."""
+
+    def __init__(self, sources: Mapping[str, Path]) -> None:
+        self._sources = sources
+        self._digests: dict[str, str] = {}
+        self._begun: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """Return the digest of one module; within a circle of imports a fixed word stands for it."""
+        if name in self._begun and name not in self._digests:
+            return "circle"
+        if name not in self._digests:
+            self._begun.add(name)
+            self._digests[name] = content_key(self._form(name, self._sources[name]))
+        return self._digests[name]
+
+    def _form(self, name: str, path: Path) -> Any:
+        tree = _parsed(path)
+        try:
+            if name.partition(".")[0] not in _ENGINE and mentions(tree, _MIRRORS):
+                return [_text(path), [self.of(target) for target in _imported(name, path) if target in self._sources]]
+            return normal_form(tree, self._resolve, lambda level, text: _absolute(name, path, level, text))
+        except (RecursionError, MemoryError) as error:
+            raise _too_deep(path) from error
+
+    def _resolve(self, module: str, name: str) -> Any:
+        whole = f"{module}.{name}" if name else module
+        if whole in self._sources:
+            return ["module", self.of(whole)]
+        if module in self._sources:
+            return ["of", self.of(module), name]
+        return _without_place(module, name)
+
+
+def _without_place(module: str, name: str) -> Any:
+    """Return what stands for an imported name: of this project the name alone, of others the module too."""
+    return ["project", name] if module.partition(".")[0] in OWN_PACKAGES else ["foreign", module, name]
+
+
+def _room(module: str) -> str:
+    """Return the package whose modules are part of a method's code."""
+    package, *rest = module.split(".")
+    if package == "benchmark" or (package == "tasks" and len(rest) > 1):
+        return ".".join([package, *rest[:1]])
+    return package
+
+
+def _inside(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
 
 
 def normalised_source(text: str) -> str:
-    """Return a dump of the syntax tree of ``text`` without docstrings and ``@register(...)`` decorators.
-
-    A string that stands alone documents wherever it stands: attributes and constants have their docstrings below them.
-    """
-    return ast.dump(_Normaliser().visit(ast.parse(text)))
-
-
-class _Normaliser(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        documents = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if documents else self.generic_visit(node)
-
-    def visit_Pass(self, node: ast.Pass) -> None:
-        # A body that holds nothing but a docstring does the same as one that passes.
-        del node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        node.decorator_list = [d for d in node.decorator_list if not _is_registration(d)]
-        return self.generic_visit(node)
-
-
-def _is_registration(decorator: ast.expr) -> bool:
-    """Whether a decorator does nothing but hand over metadata: what it is given is written down and not computed."""
-    if not isinstance(decorator, ast.Call):
-        return False
-    called = decorator.func
-    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
-    values = [*decorator.args, *(keyword.value for keyword in decorator.keywords)]
-    return name == "register" and all(isinstance(node, _WRITTEN) for value in values for node in ast.walk(value))
-
-
-_WRITTEN = (ast.Constant, ast.Tuple, ast.List, ast.Name, ast.Attribute, ast.BinOp, ast.Add, ast.Load)
-
-
-def _reads_itself(text: str) -> bool:
-    """Whether code names what looks at its own text, so that even comments may be part of what it does."""
-    return any(
-        (isinstance(node, ast.Name) and node.id in _MIRRORS)
-        or (isinstance(node, ast.Attribute) and node.attr in _MIRRORS)
-        or (isinstance(node, ast.alias) and node.name.partition(".")[0] in _MIRRORS)
-        or (isinstance(node, ast.Constant) and node.value in _MIRRORS)
-        for node in ast.walk(ast.parse(text))
-    )
+    """Return the normal form of a text as JSON; imports stand for names alone."""
+    return json.dumps(normal_form(ast.parse(text), _without_place))
 
 
 _MIRRORS = frozenset(
@@ -150,15 +192,24 @@ def _imported(name: str, path: Path) -> list[str]:
     targets: list[str] = []
     for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.ImportFrom):
-            here = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            try:
-                source = importlib.util.resolve_name("." * node.level + (node.module or ""), here)
-            except ImportError as error:
-                raise UsageError(f"{path} imports from above its package in line {node.lineno}; mend it") from error
+            source = _absolute(name, path, node.level, node.module or "", node.lineno)
             targets += [source, *(f"{source}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             targets += [alias.name for alias in node.names]
     return targets
+
+
+def _absolute(name: str, path: Path, level: int, module: str, line: int = 0) -> str:
+    """Return the full name of the module that ``from <level dots><module> import`` in module ``name`` names.
+
+    Raises:
+        UsageError: The dots lead above the package.
+    """
+    here = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    try:
+        return importlib.util.resolve_name("." * level + module, here)
+    except ImportError as error:
+        raise UsageError(f"{path} imports from above its package in line {line}; mend it") from error
 
 
 def _path(name: str, given: Mapping[str, Path]) -> Path | None:
@@ -221,16 +272,6 @@ def _parsed(path: Path) -> ast.Module:
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} is not a Python file that can be read: {error}") from error
     except (RecursionError, MemoryError) as error:  # what the parser raises, whatever memory there is
-        raise _too_deep(path) from error
-
-
-def _normalised(name: str, path: Path) -> str:
-    try:
-        text = _text(path)
-        if name.partition(".")[0] not in _ENGINE and _reads_itself(text):
-            return text
-        return normalised_source(text)
-    except (RecursionError, MemoryError) as error:
         raise _too_deep(path) from error
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from benchmark.errors import UsageError
+from benchmark.keys import definition_digest
 from benchmark.registry import Entry
 from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
 
@@ -111,6 +112,12 @@ def _entry(name: str) -> Entry[DefenseInfo, Defense]:
 def method_digest(entries: Sequence[Entry[DefenseInfo, Defense]]) -> list[list[str]]:
     """Return what identifies the behaviour of ``entries``: id, normalised source and knowledge level of each."""
     return [[e.info.id, e.source_digest, e.info.knowledge] for e in entries]
+
+
+@cache
+def default_aggregate_digest() -> str:
+    """Return the digest of FedAvg, by which a pipeline aggregates if no member does and which any member may call."""
+    return definition_digest(Defense.__module__, Defense.aggregate.__qualname__)
 
 
 def _acts_in_training(entry: Entry[DefenseInfo, Defense]) -> bool:

@@ -15,8 +15,8 @@ from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError, InputsMissingError, NotApplicableError, SubmissionError, UsageError
 from benchmark.judges.base import judges
-from benchmark.keys import content_key, source_digest
-from benchmark.pipeline import Pipeline, method_digest, parse_pipeline
+from benchmark.keys import content_key
+from benchmark.pipeline import Pipeline, default_aggregate_digest, method_digest, parse_pipeline
 from benchmark.sandbox.proxy import created
 from benchmark.sensitivity import Axis, SensitivityScenario
 from benchmark.suite import Scenario, Suite
@@ -29,7 +29,7 @@ from benchmark.worlds import (
     open_world,
     world_revision,
 )
-from defenses.base import Defense, defenses
+from defenses.base import defenses
 from tasks.base import Probe, TaskWorld
 from tasks.hub.sourced import SourcedWorld
 
@@ -350,8 +350,8 @@ class _Keys:
                 "shape": shape,
                 "refusal_share": scenario.refusal_share,
                 "attack": [attack.info.id, attack.source_digest, scenario.attack.params],
-                # Without an aggregator of its own a pipeline averages by the base class.
-                "aggregator": method_digest(aggregator) or source_digest(Defense.__module__),
+                "aggregator": method_digest(aggregator),
+                "default_aggregate": default_aggregate_digest(),
                 "seed": seed,
             }
         )
@@ -423,8 +423,8 @@ class _Keys:
 
 def _reattacked(adapter: str, rounds: int) -> str:
     """Return the key of an adapter after a second federation, by the base class's FedAvg, that starts from it."""
-    code = source_digest(Defense.__module__)
-    return content_key({"artefact": "reattacked", "adapter": adapter, "rounds": rounds, "aggregator": code})
+    average = default_aggregate_digest()
+    return content_key({"artefact": "reattacked", "adapter": adapter, "rounds": rounds, "default_aggregate": average})
 
 
 def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str, ...]]:

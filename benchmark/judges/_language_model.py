@@ -48,7 +48,6 @@ class LanguageModelJudge(Judge):
         opened: An engine over the judge's model that is already open; the judge uses it and leaves it open.
     """
 
-    reads_world = False
     exact = False
     role: ClassVar[str]
     """The judge's id: the role of its model in a suite."""

@@ -64,7 +64,7 @@ class JudgeInfo(Info):
 class Judge(ABC):
     """Base of all judges."""
 
-    reads_world: ClassVar[bool] = True
+    reads_world: ClassVar[bool] = False
     """Whether a verdict may follow from the task world's own code, which then is part of the verdict key."""
 
     exact: ClassVar[bool] = True
@@ -87,7 +87,7 @@ class Judge(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the judging so far; no verdict hangs on it."""
+        """What a user should know of the judging so far; it does not affect any verdict."""
         return ()
 
     def close(self) -> None:  # noqa: B027 - most judges hold nothing
@@ -99,12 +99,12 @@ def identity_of(*modules: str, **content: str) -> str:
 
     Only the named modules enter, not what they import: how a prompt reaches a model does not decide a verdict.
     """
-    sources = {}
+    sources = []
     for module in modules:
         spec = importlib.util.find_spec(module)
         assert spec is not None
         assert spec.origin is not None
-        sources[module] = normalised_source(Path(spec.origin).read_text(encoding="utf-8"))
+        sources.append(normalised_source(Path(spec.origin).read_text(encoding="utf-8")))
     return content_key({"sources": sources, "content": content})
 
 

@@ -27,7 +27,9 @@ _VERDICTS = {
     judges=(ProbeKind.HARMFUL, ProbeKind.OVER_REFUSAL, ProbeKind.UTILITY),
 )
 class Oracle(Judge):
-    """Exact judge; what the world's grammar says enters the verdict key by the world's revision, not by identity."""
+    """Exact judge. The grammar of the world decides its verdicts, so the world's code is part of their key."""
+
+    reads_world = True
 
     @property
     def identity(self) -> str:

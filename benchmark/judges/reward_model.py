@@ -34,7 +34,6 @@ class RewardModel(Judge):
         world: Its role ``reward_model`` is the model, if it has one; else :attr:`default` is.
     """
 
-    reads_world = False
     exact = False
     sets_at_once: ClassVar[int] = 4
     role: ClassVar[str] = "reward_model"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.errors import UsageError
-from benchmark.keys import content_key, file_digest, normalised_source, source_digest
+from benchmark.keys import content_key, definition_digest, file_digest, normalised_source, source_digest, source_files
 
 RULE = '''
 """A rule."""
@@ -125,6 +125,94 @@ def test_a_changed_helper_changes_the_digest(digest: Callable[..., str], imports
     before = digest(rule)
     assert digest(rule, "def scale(x):\n    return 3 * x\n") != before
     assert digest(rule, "def scale(x):\n    # twice\n    return 2 * x\n") == before
+
+
+RULE_OF_THIS_PROJECT = """
+from benchmark.updates import Updates
+from defenses.base import Defense
+
+class Rule(Defense):
+    def aggregate(self, updates: Updates, context):
+        total = updates.matrix.sum(dim=0)
+        return total
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("from benchmark.updates import", "from benchmark.records.updates import"),
+        ("from defenses.base import", "from benchmark.methods.defense import"),
+        ("total", "summed"),
+        (
+            "from benchmark.updates import Updates\nfrom defenses.base import Defense",
+            "from defenses.base import Defense\nfrom benchmark.updates import Updates",
+        ),
+    ],
+)
+def test_a_moved_module_and_a_renamed_local_change_nothing(digest: Callable[..., str], old: str, new: str) -> None:
+    assert old in RULE_OF_THIS_PROJECT
+    assert digest(RULE_OF_THIS_PROJECT.replace(old, new)) == digest(RULE_OF_THIS_PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sum(dim=0)", "sum(dim=1)"),
+        ("import Updates", "import Aggregate as Updates"),
+        ("(Defense)", "(object)"),
+        ("return total", "return total * 1.5"),
+        ("context", "round_context"),
+        ("from defenses.base import Defense", "from strangers import Defense"),
+    ],
+)
+def test_what_a_rule_of_this_project_does_changes_its_digest(digest: Callable[..., str], old: str, new: str) -> None:
+    assert old in RULE_OF_THIS_PROJECT
+    assert digest(RULE_OF_THIS_PROJECT.replace(old, new)) != digest(RULE_OF_THIS_PROJECT)
+
+
+def test_a_helper_that_moves_to_another_file_keeps_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for place in ("helper", "deeper.helper"):
+        package = tmp_path / place / "moved_package"
+        folder = package.joinpath(*place.split(".")[:-1])
+        folder.mkdir(parents=True)
+        for parent in {package, folder}:
+            (parent / "__init__.py").touch()
+        (folder / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
+        (package / "rule.py").write_text(f"from moved_package.{place} import scale\n\nY = scale(1)\n")
+        files = tuple((f"moved_package.{n}", package / f"{n.replace('.', '/')}.py") for n in ("rule", place))
+        digests.append(source_digest("moved_package.rule", files))
+    assert digests[0] == digests[1]
+
+
+def test_of_two_helpers_of_one_name_the_imported_one_counts(digest: Callable[..., str], tmp_path: Path) -> None:
+    digest()
+    (tmp_path / "digested_package" / "other.py").write_text("def scale(x):\n    return 3 * x\n")
+    both = RULE + "\nfrom {package} import helper, other\n"
+    assert digest(both) != digest(
+        both.replace("from {package}.helper import scale", "from {package}.other import scale")
+    )
+
+
+def test_modules_that_import_each_other_have_a_digest(digest: Callable[..., str]) -> None:
+    circle = "def scale(x):\n    from digested_package.rule import LIMIT\n    return LIMIT * x\n"
+    assert digest(helper=circle) == digest(helper=circle)
+    assert digest(RULE.replace("LIMIT = 3", "LIMIT = 4"), circle) != digest(helper=circle)
+
+
+def test_the_interface_is_no_part_of_a_methods_digest_but_the_default_aggregate_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not {"defenses.base", "benchmark.updates"} & set(source_files("defenses.krum"))
+    assert set(source_files("defenses.krum")) == {
+        "defenses.krum", "defenses._krum", "defenses._distances", "defenses._columns"
+    }  # fmt: skip
+    assert definition_digest("defenses.base", "Defense.aggregate") != definition_digest(
+        "defenses.base", "Defense.serve"
+    )
+    with pytest.raises(UsageError, match=r"'defenses.base' defines no 'Defense.agregate'"):
+        definition_digest("defenses.base", "Defense.agregate")
 
 
 def test_a_string_that_is_used_is_no_docstring() -> None:
