@@ -202,7 +202,7 @@ def run(
     from benchmark.records.store import Store
     from benchmark.submission.adopt import adopt
     from benchmark.submission.source import ATTACK, find_members, find_submission
-    from benchmark.suite import find_suite
+    from benchmark.suites.suite import find_suite
 
     del data_root, model_root
     chosen = find_suite(suite)
@@ -289,7 +289,7 @@ def judge(
     from benchmark.judging import judge_responses, responses_to
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
-    from benchmark.suite import find_suite
+    from benchmark.suites.suite import find_suite
     from benchmark.worlds import open_world
 
     del data_root, model_root
@@ -414,7 +414,7 @@ def _find_tasks(names: list[str], folders: list[Path]) -> tuple[list[Any], list[
 
 
 def _print_plan(plan: Any, store: Any) -> None:
-    from benchmark.sensitivity import SensitivityScenario
+    from benchmark.suites.sensitivity import SensitivityScenario
     from benchmark.worker import adapter_is_complete
 
     table = Table()
@@ -456,7 +456,7 @@ def _print_prediction(prediction: Prediction) -> None:
 def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
     """Return the metadata of everything of a kind; what cannot be loaded is named in ``broken``."""
     if kind == "suites":
-        from benchmark.suite import suites
+        from benchmark.suites.suite import suites
 
         return [
             {
@@ -473,7 +473,7 @@ def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
             for s in suites.entries()
         ]
     if kind == "axes":
-        from benchmark.suite import suites
+        from benchmark.suites.suite import suites
 
         return [
             {
@@ -495,7 +495,7 @@ def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
             for axis in section.axes
         ]
     if kind == "scenarios":
-        from benchmark.suite import scenarios
+        from benchmark.suites.suite import scenarios
 
         return [
             {

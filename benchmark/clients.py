@@ -14,7 +14,7 @@ from benchmark.schedule import Federation
 from benchmark.seeds import stream, torch_stream
 from benchmark.server import ServedModel
 from benchmark.stacked import TokenRow
-from benchmark.suite import Scenario, TrainingSettings
+from benchmark.suites.suite import Scenario, TrainingSettings
 from tasks.base import Automation, Example, TaskWorld
 from tasks.hub.sourced import SourcedWorld
 

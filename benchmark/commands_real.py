@@ -59,7 +59,7 @@ def overlaps(
     data_root: DataRootOption = None,
 ) -> None:
     """Report which prompts the data sets of a suite share, and what is left out of whom for it."""
-    from benchmark.suite import find_suite
+    from benchmark.suites.suite import find_suite
     from tasks.hub.overlaps import suite_overlaps
 
     del data_root
@@ -126,7 +126,7 @@ def examine_suite(name: str, engine: str, console: Console) -> list[str]:
     """Print what a suite needs; return what keeps it from running here."""
     from benchmark.evaluation import check_prompts
     from benchmark.plan import make_plan
-    from benchmark.suite import find_suite
+    from benchmark.suites.suite import find_suite
 
     plan = make_plan(find_suite(name), engine, unresolved=True)
     problems = print_forecast(plan, console)

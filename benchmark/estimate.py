@@ -27,7 +27,7 @@ from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.run import pending_jobs
 from benchmark.submission.source import Submission
-from benchmark.suite import Scenario, Suite
+from benchmark.suites.suite import Scenario, Suite
 from benchmark.worker import run_job, worker_start
 
 _SHORT, _LONG = 2, 8

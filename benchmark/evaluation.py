@@ -28,7 +28,7 @@ from benchmark.records.store import Store
 from benchmark.sandbox.defense import SandboxedDefense
 from benchmark.sandbox.proxy import created
 from benchmark.seeds import integer
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from benchmark.worker import adapter_is_complete, read_record, reason_of
 from benchmark.worlds import model_identity, open_chat
 from defenses.base import Defense, Prompt

@@ -18,7 +18,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.schedule import Federation, learning_rate
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.stacked import LocalTraining, TokenRow
-from benchmark.suite import Scenario, TrainingSettings
+from benchmark.suites.suite import Scenario, TrainingSettings
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server
 

@@ -15,7 +15,7 @@ from benchmark.plan import probe_set_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.registry import Entry
-from benchmark.suite import Compute
+from benchmark.suites.suite import Compute
 from tasks.base import Probe, TaskWorld
 
 

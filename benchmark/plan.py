@@ -18,8 +18,8 @@ from benchmark.judges.base import judges
 from benchmark.keys import content_key
 from benchmark.pipeline import Pipeline, default_aggregate_digest, method_digest, parse_pipeline
 from benchmark.sandbox.proxy import created
-from benchmark.sensitivity import Axis, SensitivityScenario
-from benchmark.suite import Scenario, Suite
+from benchmark.suites.sensitivity import Axis, SensitivityScenario
+from benchmark.suites.suite import Scenario, Suite
 from benchmark.worlds import (
     ATTACKER_MODEL,
     EXTERNAL_MODEL,

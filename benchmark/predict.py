@@ -42,7 +42,7 @@ from benchmark.predict_memory import (
 from benchmark.predict_roles import Model, find_model, generating_roles, judge_source
 from benchmark.predict_step import Operations, Step, training_operations
 from benchmark.seeds import stream
-from benchmark.suite import Scenario, Suite
+from benchmark.suites.suite import Scenario, Suite
 from benchmark.worlds import open_chat
 
 SHARE = 0.4

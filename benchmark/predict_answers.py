@@ -11,7 +11,7 @@ from benchmark.judges.base import judges
 from benchmark.plan import Plan
 from benchmark.predict_memory import held_quantization
 from benchmark.predict_roles import Model
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from tasks.base import ProbeKind
 
 PROMPT_TOKENS = 128

@@ -11,7 +11,7 @@ from benchmark.microbatches import divide
 from benchmark.predict_device import Device
 from benchmark.predict_model import BYTES, Decoder
 from benchmark.predict_step import Step, activation_bytes, adapter_state_bytes
-from benchmark.suite import Compute
+from benchmark.suites.suite import Compute
 
 GIB = 1 << 30
 

@@ -19,7 +19,7 @@ from benchmark.plan import TrainingJob
 from benchmark.predict_memory import Precision
 from benchmark.predict_model import Decoder, decoder_of, read_decoder
 from benchmark.registry import Entry
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from benchmark.worlds import EXTERNAL_MODEL, attacker_role
 from tasks.base import TaskWorld
 from tasks.hub.models import resolve_model

@@ -11,7 +11,7 @@ from benchmark.predict_answers import Reading
 from benchmark.predict_memory import gib
 from benchmark.predict_roles import judge_source
 from benchmark.predict_step import Operations
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 
 
 def forecast_lines(forecast: Forecast) -> list[str]:

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 
 from benchmark.seeds import stream
-from benchmark.suite import Partition, Scenario, TrainingSettings
+from benchmark.suites.suite import Partition, Scenario, TrainingSettings
 
 
 @dataclass(frozen=True)

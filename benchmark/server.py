@@ -14,7 +14,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.sampling import sample
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.stacked import StackedModel, TokenRow
-from benchmark.suite import PosthocSettings
+from benchmark.suites.suite import PosthocSettings
 from benchmark.updates import AdapterLayout
 from tasks.base import Automation, Example, TaskWorld
 from tasks.hub.sourced import SourcedWorld

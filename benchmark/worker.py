@@ -49,7 +49,7 @@ from benchmark.stacked import StackedModel
 from benchmark.step_memory import free_memory
 from benchmark.submission.adopt import adopt
 from benchmark.submission.source import Submission
-from benchmark.suite import Scenario, Suite
+from benchmark.suites.suite import Scenario, Suite
 from benchmark.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
 from defenses.base import Defense, Knowledge
 from tasks.base import TaskWorld

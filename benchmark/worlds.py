@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.chat import ChatFormat
 from benchmark.keys import file_digest
-from benchmark.suite import Scenario, Suite
+from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 from tasks.hub.sourced import SourcedWorld
 

@@ -15,7 +15,7 @@ import pytest
 from benchmark import PROTOCOL_VERSION
 from benchmark.plan import make_plan
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from leaderboard.rungs import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]

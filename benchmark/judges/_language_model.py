@@ -25,7 +25,7 @@ from tasks.base import TaskWorld
 from tasks.hub.settings import ModelSource
 
 if TYPE_CHECKING:
-    from benchmark.suite import Compute
+    from benchmark.suites.suite import Compute
 
 Messages = Sequence[Mapping[str, str]]
 """Turns with ``role`` and ``content``."""
@@ -191,7 +191,7 @@ class LanguageModelJudge(Judge):
             return self._opened
         if self._own is None:
             # Here, because a listing of judges needs neither suites nor PyTorch.
-            from benchmark.suite import Compute
+            from benchmark.suites.suite import Compute
 
             compute = self._compute or Compute()
             self._own = open_engine(
@@ -217,7 +217,7 @@ class LanguageModelJudge(Judge):
         from benchmark.predict_device import this_device
         from benchmark.predict_memory import answering_memory, judge_too_large
         from benchmark.predict_roles import source_model
-        from benchmark.suite import Compute
+        from benchmark.suites.suite import Compute
 
         model = None
         with suppress(UsageError):  # of sizes that cannot be predicted: it is tried

@@ -19,7 +19,7 @@ from tasks.base import ProbeKind, TaskWorld
 from tasks.hub.settings import ModelShape, ModelSource
 
 if TYPE_CHECKING:
-    from benchmark.suite import Compute
+    from benchmark.suites.suite import Compute
 
 _ADAPTER = "adapter_config.json"
 _GRADES = ("1", "2", "3", "4", "5")

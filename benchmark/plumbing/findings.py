@@ -36,7 +36,7 @@ from benchmark.publish import publish
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.seeds import stream
-from benchmark.suite import Scenario
+from benchmark.suites.suite import Scenario
 from benchmark.worker import open_role, read_record
 from benchmark.worlds import open_chat, open_world
 from tasks.hub.datasets import data_identity, load_rows

@@ -30,7 +30,7 @@ from benchmark.keys import content_key, normalised_source
 from benchmark.progress import Reporter, Step
 from benchmark.records.store import scratch_beside, writing
 from benchmark.stacked import TokenRow
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from tasks.base import Example
 from tasks.hub.datasets import data_identity, load_rows
 from tasks.hub.world import HubWorld

@@ -22,7 +22,7 @@ from benchmark.plumbing.findings import Evidence, Finding, examine
 from benchmark.plumbing.model import Recipe, make_models
 from benchmark.progress import Reporter, duration
 from benchmark.records.store import Store
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from tasks.hub.overlaps import suite_overlaps
 from tasks.hub.roots import DATA_ROOT, MODEL_ROOT
 

@@ -33,7 +33,7 @@ from benchmark.submission.report import CheckReport, Finding, Isolation, Part, S
 from benchmark.submission.robustness import PATIENCE, SCALES
 from benchmark.submission.smoke import SMOKE_SEED, Scorer, smoke_run
 from benchmark.submission.source import ATTACK, REGISTRIES, Submission
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 
 NO_ISOLATION = (
     "the method's code ran in this process, with all rights of the user who started it: nothing kept it from reading, "

@@ -19,7 +19,7 @@ from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
 from benchmark.submission.scenario import attacked_suite
 from benchmark.submission.source import ATTACK, DEFENSE, Submission
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 
 GENERATORS = ("vllm", "transformers")
 Params = dict[str, float | int | str | bool]

@@ -45,7 +45,7 @@ def submit_command(
     from benchmark.records.store import Store
     from benchmark.submission.source import find_submission
     from benchmark.submission.submit import submit
-    from benchmark.suite import find_suite
+    from benchmark.suites.suite import find_suite
 
     submission = find_submission(method)
     place = out or Path(f"{submission.id}.zip")

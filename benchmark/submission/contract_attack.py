@@ -23,7 +23,7 @@ from benchmark.submission.memory import peak_memory
 from benchmark.submission.practice import PRACTICE_SEED, practice_resources
 from benchmark.submission.report import Part, ShapeCost, Verdict
 from benchmark.submission.rounds import ROUNDS, client_names, layout_of, sent
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 from benchmark.updates import Updates
 from tasks.base import DataKind, Example, TaskWorld, task_worlds
 

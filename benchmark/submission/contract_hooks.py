@@ -17,7 +17,7 @@ from benchmark.submission.examination import Check, Examination, Outcome, Subjec
 from benchmark.submission.inputs import left_behind, same_bits
 from benchmark.submission.practice import PRACTICE_SEED, practice_server
 from benchmark.submission.report import Part
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 from defenses.base import Defense, DefenseInfo, Prompt
 from tasks.base import task_worlds
 

@@ -16,7 +16,7 @@ from benchmark.clients import Attacker
 from benchmark.server import MeteredServer
 from benchmark.submission.adopt import adopt
 from benchmark.submission.source import ATTACK, DEFENSE, find_submission
-from benchmark.suite import PosthocSettings, find_suite
+from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from benchmark.worker import open_model
 from benchmark.worlds import ATTACKER_MODEL, EXTERNAL_MODEL

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from attacks.base import attacks
 from benchmark.errors import UsageError, unknown_name
-from benchmark.scenario import Scenario
-from benchmark.suite import Suite
+from benchmark.suites.scenario import Scenario
+from benchmark.suites.suite import Suite
 
 
 class AttackScenario(Scenario):

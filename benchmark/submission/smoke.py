@@ -17,7 +17,7 @@ from benchmark.submission.adopt import adopt
 from benchmark.submission.report import Finding, Part, SmokeScore, Verdict
 from benchmark.submission.scenario import attacked_id, attacked_suite
 from benchmark.submission.source import ATTACK, Submission
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 
 SMOKE_SEED = 1
 """A development seed: no scored row uses it."""

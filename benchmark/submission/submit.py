@@ -13,7 +13,7 @@ from benchmark.submission.bundle import Bundle, pack, write_bundle
 from benchmark.submission.claim import collect, environments
 from benchmark.submission.report import read_report
 from benchmark.submission.source import BUILT_IN, REGISTRIES, Submission
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 
 
 def submit(

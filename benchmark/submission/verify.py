@@ -58,7 +58,7 @@ from benchmark.submission.verify_rerun import Runner
 from benchmark.submission.verify_rows import check_extent, checked_cells
 from benchmark.submission.verify_scores import claimed_cells, compare, run_again
 from benchmark.submission.verify_verdicts import judge_again
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 
 LEVELS = (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)
 DEFAULT_CELLS = 6

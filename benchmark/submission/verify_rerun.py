@@ -18,7 +18,7 @@ from benchmark.run import run_plan
 from benchmark.submission.consistency import Verdicts
 from benchmark.submission.scenario import AttackScenario
 from benchmark.submission.source import ATTACK, Submission
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 
 REFERENCE = "fedavg"

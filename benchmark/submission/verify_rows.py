@@ -16,7 +16,7 @@ from benchmark.judges.base import judges
 from benchmark.plan import CellPlan, Plan
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE
 from benchmark.submission.claim import seeds_of
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from tasks.base import Probe
 
 Tables = Mapping[str, pa.Table]

@@ -15,7 +15,7 @@ from benchmark.judging import judge_responses
 from benchmark.plan import Plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 
 SAME_VERDICTS = 0.995
 """Share of a language model's verdicts that come out again on any machine; exact judges' all do."""

@@ -1,1 +1,1 @@
-"""Bundled suites, one YAML file each; the file name is the registry id."""
+"""Suites: their settings, and the bundled ones, one YAML file each, whose file name is the registry id."""

@@ -17,7 +17,7 @@ from benchmark.loading import load_causal_lm
 from benchmark.lora import LoraSettings
 from benchmark.server import ServedModel
 from benchmark.stacked import StackedModel
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from tasks.base import Automation, DataKind, Example, Outcome, Probe, ProbeKind, TaskWorld
 from tasks.micro import MicroWorld
 

@@ -12,7 +12,7 @@ from benchmark.chat import ChatFormat, cut
 from benchmark.errors import FedSafetyError
 from benchmark.evaluation import check_prompts
 from benchmark.plan import make_plan
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from benchmark.worker import canary_sequences
 from benchmark.worlds import open_chat
 from tasks.base import DataKind, Example, Probe, ProbeKind

@@ -16,7 +16,7 @@ from benchmark import cli
 from benchmark.judging import verdict_key
 from benchmark.plan import make_plan, probe_set_digest
 from benchmark.records.store import Store
-from benchmark.suite import Suite, suites
+from benchmark.suites.suite import Suite, suites
 from tasks.micro import MicroWorld
 
 

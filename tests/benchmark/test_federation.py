@@ -19,7 +19,7 @@ from benchmark.schedule import Federation
 from benchmark.schedule import cast as cast_roles
 from benchmark.server import ServedModel
 from benchmark.stacked import LocalTraining, TokenRow
-from benchmark.suite import Scenario, TrainingSettings, find_suite
+from benchmark.suites.suite import Scenario, TrainingSettings, find_suite
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server, defenses
 from tasks.base import Example, TaskWorld

@@ -23,7 +23,7 @@ from benchmark.seeds import torch_stream
 from benchmark.server import ServedModel
 from benchmark.stacked import StackedModel
 from benchmark.step_memory import free_memory
-from benchmark.suite import Suite
+from benchmark.suites.suite import Suite
 from tests.benchmark.test_sourced_suites import changed, root
 
 __all__ = ["root"]

@@ -12,7 +12,7 @@ import pytest
 from benchmark import plan as plan_module
 from benchmark.errors import SubmissionError, UsageError
 from benchmark.plan import CellPlan, Plan, make_plan, suite_pipelines
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from defenses.base import defenses
 from tasks.base import Probe
 from tasks.micro import MicroWorld

@@ -20,7 +20,7 @@ from benchmark.predict_memory import GIB
 from benchmark.predict_model import decoder_of
 from benchmark.predict_step import Step, training_operations
 from benchmark.predict_text import forecast_lines, settings_lines
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from tasks.hub import HubWorld
 from tasks.hub.settings import ModelShape, ModelSource
 

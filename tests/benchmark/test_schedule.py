@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.schedule import Federation, cast, learning_rate, partition
 from benchmark.seeds import stream
-from benchmark.suite import Partition, Scenario, TrainingSettings, find_suite
+from benchmark.suites.suite import Partition, Scenario, TrainingSettings, find_suite
 
 TASKS = ("a", "b", "c", "d")
 SEEDS = range(2000)

@@ -11,7 +11,7 @@ import torch
 from benchmark.plan import make_plan
 from benchmark.records.store import Store
 from benchmark.run import default_workers
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 from benchmark.worker import adapter_is_complete, keep_freed_memory, run_job
 
 

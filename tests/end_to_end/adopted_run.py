@@ -15,7 +15,7 @@ from benchmark.records.store import Store
 from benchmark.run import run_plan
 from benchmark.submission.adopt import adopt
 from benchmark.submission.source import find_submission
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 
 
 def main(mode: str, suite: str, runs: str, *arguments: str) -> None:

@@ -13,7 +13,7 @@ from benchmark.generation.select import choose_engine
 from benchmark.plan import make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 
 from .conftest import Fedsafety
 

@@ -31,7 +31,7 @@ from benchmark.plumbing.proof import QUICK, TASK, Size, prove
 from benchmark.progress import Reporter, Step
 from benchmark.records.store import Store
 from benchmark.run import RunReport, pending_jobs, run_plan
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from tasks.hub.roots import DATA_ROOT, MODEL_ROOT
 
 from .made_up_root import write_data_root

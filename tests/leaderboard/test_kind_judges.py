@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.judges.base import judges
 from benchmark.records.schemas import TABLES
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 from leaderboard.board import Board
 from leaderboard.kind_judges import kind_judges
 from leaderboard.page import environment, render

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import FedSafetyError
-from benchmark.suite import suites
+from benchmark.suites.suite import suites
 from leaderboard.board import NOT_RUN, Scenario, Summary
 from leaderboard.catalog import settings_of
 from leaderboard.ranking import boards

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmark import PROTOCOL_VERSION
 from benchmark.plan import make_plan, suite_pipelines
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 from leaderboard.build import build
 from leaderboard.ranking import boards
 from leaderboard.rows import Rows, load_rows

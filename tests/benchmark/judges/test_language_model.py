@@ -26,7 +26,7 @@ from benchmark.judges.mt_bench import MtBenchFirstTurn
 from benchmark.judges.strong_reject import StrongReject
 from benchmark.judges.strong_reject_rubric import StrongRejectRubric
 from benchmark.judges.xstest_judge import XSTestJudge
-from benchmark.suite import Compute
+from benchmark.suites.suite import Compute
 from tasks.base import Probe, ProbeKind
 from tasks.hub import HubWorld
 

@@ -20,7 +20,7 @@ from benchmark.keys import source_digest
 from benchmark.predict_device import Device
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.suite import Compute
+from benchmark.suites.suite import Compute
 from tasks.base import Probe, ProbeKind
 from tasks.hub import HubWorld
 from tasks.hub.settings import ModelShape, ModelSource

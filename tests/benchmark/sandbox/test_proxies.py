@@ -28,7 +28,7 @@ from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, created
 from benchmark.server import MeteredServer, ServedModel
 from benchmark.submission.source import Submission, find_submission
-from benchmark.suite import PosthocSettings
+from benchmark.suites.suite import PosthocSettings
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Prompt, Stage
 from tasks.base import DataKind, Example, TaskWorld

@@ -30,7 +30,7 @@ from benchmark.submission.report import CheckReport, Part, Verdict, read_report
 from benchmark.submission.scaffold import new_attack, new_defense
 from benchmark.submission.smoke import BASELINE, SCENARIO, SMOKE_SEED
 from benchmark.submission.source import find_submission
-from benchmark.suite import Suite, find_suite, suites
+from benchmark.suites.suite import Suite, find_suite, suites
 from defenses.base import defenses
 
 SMALL = ((3, 1, 4096), (10, 3, 4096))

@@ -8,7 +8,7 @@ from benchmark.catalog import catalog_rows
 from benchmark.errors import UsageError
 from benchmark.plan import make_plan
 from benchmark.submission.scenario import AttackScenario, attacked_id, attacked_suite, parse_params
-from benchmark.suite import Suite, find_suite
+from benchmark.suites.suite import Suite, find_suite
 
 
 @pytest.fixture

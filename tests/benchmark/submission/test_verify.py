@@ -38,7 +38,7 @@ from benchmark.submission.submit import submit
 from benchmark.submission.verify import Options, verify
 from benchmark.submission.verify_report import Step, VerifyReport
 from benchmark.submission.verify_scores import Repetition, compare
-from benchmark.suite import find_suite
+from benchmark.suites.suite import find_suite
 from leaderboard.rows import load_rows
 from tasks.base import ProbeKind
 from tasks.micro import MicroWorld

@@ -15,7 +15,7 @@ HIDDEN_MODULES = (
     "benchmark.records.store",
     "benchmark.worker",
     "benchmark.federation",
-    "benchmark.suite",
+    "benchmark.suites.suite",
     "benchmark.server",
     "leaderboard.rows",
     "tasks.micro",

@@ -20,13 +20,13 @@ from benchmark.lora import import_peft
 from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.records.store import Store
 from benchmark.schedule import cast
-from benchmark.sensitivity import SensitivityScenario
-from benchmark.suite import Suite, find_suite, read_suite, suites
+from benchmark.suites.sensitivity import SensitivityScenario
+from benchmark.suites.suite import Suite, find_suite, read_suite, suites
 from benchmark.worker import _Bench, _client_rows, read_record, run_job
 from defenses.base import Defense
 
 MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))
-TINY = Path(__file__).resolve().parents[1] / "end_to_end" / "tiny.yaml"
+TINY = Path(__file__).resolve().parents[2] / "end_to_end" / "tiny.yaml"
 
 
 def plan_of(suite: Suite, **choice: Any) -> Plan:

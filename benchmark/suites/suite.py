@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from benchmark.errors import UsageError, unknown_name
 from benchmark.lora import LoraSettings
 from benchmark.registry import NameIndex
-from benchmark.scenario import (
+from benchmark.suites.scenario import (
     AttackSettings,
     DefenseIds,
     Partition,
@@ -24,7 +24,7 @@ from benchmark.scenario import (
     Settings,
     TrainingSettings,
 )
-from benchmark.sensitivity import Sensitivity, SensitivityScenario, expand
+from benchmark.suites.sensitivity import Sensitivity, SensitivityScenario, expand
 from tasks.hub.settings import DataChoice, HubData, Identifier, ModelSource
 
 __all__ = [

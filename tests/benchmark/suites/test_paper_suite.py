@@ -12,8 +12,8 @@ from attacks.base import attacks
 from benchmark.errors import NotApplicableError
 from benchmark.lora import LoraSettings
 from benchmark.plan import suite_pipelines
-from benchmark.sensitivity import SensitivityScenario
-from benchmark.suite import Scenario, Suite, find_suite, suites
+from benchmark.suites.sensitivity import SensitivityScenario
+from benchmark.suites.suite import Scenario, Suite, find_suite, suites
 from defenses.base import defenses
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

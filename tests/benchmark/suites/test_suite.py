@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from benchmark.errors import UsageError
-from benchmark.suite import find_suite, read_suite, scenarios, suites
+from benchmark.suites.suite import find_suite, read_suite, scenarios, suites
 
 MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))
 UNIT = "^suite .*suite.yaml is not valid: "
@@ -62,7 +62,7 @@ def test_the_bundled_suite_is_valid_and_complete() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    from benchmark import suite as module
+    from benchmark.suites import suite as module
 
     models = (module.Suite, module.Scenario, module.TrainingSettings, module.PosthocSettings, module.Partition)
     lacking = [(m.__name__, n) for m in models for n, field in m.model_fields.items() if not field.description]
@@ -239,7 +239,7 @@ def test_params_keep_their_types(tmp_path: Path) -> None:
 ASK = """
 import json
 from benchmark.errors import UsageError
-from benchmark.suite import find_suite, scenarios, suites
+from benchmark.suites.suite import find_suite, scenarios, suites
 try:
     found = [suites.names(), scenarios.names(), scenarios.get("their_attack").title, find_suite("theirs").title]
     print(json.dumps(found))
