@@ -197,11 +197,11 @@ def run(
 
     Only what the folder of your runs (--runs) lacks is done; committed rows do not count.
     """
+    from benchmark.methods.source import ATTACK, find_members, find_submission
     from benchmark.plan import make_plan
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
     from benchmark.submission.adopt import adopt
-    from benchmark.submission.source import ATTACK, find_members, find_submission
     from benchmark.suites.suite import find_suite
 
     del data_root, model_root

@@ -22,11 +22,11 @@ from benchmark.errors import FedSafetyError
 from benchmark.evaluation import evaluate
 from benchmark.generation.select import EngineChoice
 from benchmark.judging import judge_responses
+from benchmark.methods.source import Submission
 from benchmark.plan import Plan, TrainingJob, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.run import pending_jobs
-from benchmark.submission.source import Submission
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.worker import run_job, worker_start
 

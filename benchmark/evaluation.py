@@ -20,7 +20,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, check_fit
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
-from benchmark.pipeline import Pipeline
+from benchmark.methods.pipeline import Pipeline
 from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE

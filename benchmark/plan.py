@@ -16,7 +16,7 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError, InputsMissingError, NotApplicableError, SubmissionError, UsageError
 from benchmark.judges.base import judges
 from benchmark.keys import content_key
-from benchmark.pipeline import Pipeline, default_aggregate_digest, method_digest, parse_pipeline
+from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest, parse_pipeline
 from benchmark.sandbox.proxy import created
 from benchmark.suites.sensitivity import Axis, SensitivityScenario
 from benchmark.suites.suite import Scenario, Suite

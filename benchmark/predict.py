@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from benchmark.errors import FedSafetyError
-from benchmark.pipeline import parse_pipeline
+from benchmark.methods.pipeline import parse_pipeline
 from benchmark.plan import Plan, TrainingJob
 from benchmark.predict_answers import (
     JUDGE_TOKENS,

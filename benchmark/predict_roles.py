@@ -14,7 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from attacks.base import attacks
 from benchmark.errors import InputsMissingError
 from benchmark.judges.base import judges
-from benchmark.pipeline import parse_pipeline
+from benchmark.methods.pipeline import parse_pipeline
 from benchmark.plan import TrainingJob
 from benchmark.predict_memory import Precision
 from benchmark.predict_model import Decoder, decoder_of, read_decoder

@@ -17,11 +17,11 @@ from benchmark.errors import FedSafetyError
 from benchmark.evaluation import check_prompts, evaluate
 from benchmark.generation.select import EngineChoice
 from benchmark.judging import judge_responses
+from benchmark.methods.source import Submission
 from benchmark.plan import Plan, TrainingJob
 from benchmark.progress import Reporter
 from benchmark.readiness import check_inputs
 from benchmark.records.store import Store
-from benchmark.submission.source import Submission
 from benchmark.worker import JobReport, adapter_is_complete, run_job, worker_start
 
 

@@ -36,7 +36,8 @@ from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
 from benchmark.loading import load_causal_lm
 from benchmark.lora import LoraSettings, export_peft, import_peft, initial_adapter
-from benchmark.pipeline import Pipeline, parse_pipeline
+from benchmark.methods.pipeline import Pipeline, parse_pipeline
+from benchmark.methods.source import Submission
 from benchmark.plan import TrainingJob
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
@@ -48,7 +49,6 @@ from benchmark.server import MeteredServer, ServedModel, Usage
 from benchmark.stacked import StackedModel
 from benchmark.step_memory import free_memory
 from benchmark.submission.adopt import adopt
-from benchmark.submission.source import Submission
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
 from defenses.base import Defense, Knowledge

@@ -23,7 +23,7 @@ from benchmark.chat import ChatFormat
 from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.generation.base import LONGEST, Engine, Request, TokenScore
 from benchmark.generation.select import choose_engine, open_engine
-from benchmark.pipeline import Pipeline
+from benchmark.methods.pipeline import Pipeline
 from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 

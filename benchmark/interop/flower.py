@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UsageError
-from benchmark.pipeline import parse_pipeline
+from benchmark.methods.pipeline import parse_pipeline
 from defenses.base import Defense, Knowledge, Server, defenses
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from attacks.base import Attack, AttackerResources, AttackerView, AttackInfo
+from benchmark.methods.source import Submission
 from benchmark.registry import Entry
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.description import describe
@@ -18,7 +19,6 @@ from benchmark.sandbox.proxy import Sandboxed, stand_in
 from benchmark.sandbox.remote import rng_state, rows_of, set_rng_state
 from benchmark.sandbox.tools import AttackerTools, layout_of
 from benchmark.sandbox.untrusted import examples, random_state, record
-from benchmark.submission.source import Submission
 from benchmark.updates import Updates
 from tasks.base import Example
 

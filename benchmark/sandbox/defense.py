@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError, SubmissionError
+from benchmark.methods.source import Submission
 from benchmark.registry import Entry
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.description import describe
@@ -16,7 +17,6 @@ from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, stand_in
 from benchmark.sandbox.tools import ServerTools, layout_of
 from benchmark.sandbox.untrusted import items, text
-from benchmark.submission.source import Submission
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Knowledge, Prompt, Server
 

@@ -11,13 +11,13 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from benchmark.errors import SubmissionError
+from benchmark.methods.source import Submission
 from benchmark.registry import Info
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.session import Session
 from benchmark.sandbox.untrusted import items, printable, record, text
-from benchmark.submission.source import Submission
 
 _MAX_PARAMETERS = 100
 _MAX_METADATA = 5000

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from benchmark.methods.source import Submission
 from benchmark.registry import Entry
 from benchmark.sandbox.budget import Budget
 from benchmark.sandbox.description import Description
 from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.session import RefusedError, SandboxUsage, Session
-from benchmark.submission.source import Submission
 
 T = TypeVar("T")
 

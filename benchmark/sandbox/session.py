@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError, NotApplicableError, StorageError, SubmissionError
+from benchmark.methods.source import Submission
 from benchmark.sandbox.channel import Arena, ChannelError, EndedError, Header, Pipe, TimedOutError, size_of
 from benchmark.sandbox.isolation import IsolatedProcess, Isolation, find_isolation, start
 from benchmark.sandbox.layout import SUBMISSION
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.untrusted import printable, text
 from benchmark.sandbox.visible import visible_files
-from benchmark.submission.source import Submission
 
 _ROOM = 1 << 16
 """Bytes for small tensors beside an answer's large ones."""

@@ -14,7 +14,7 @@ from benchmark.errors import SubmissionError
 from benchmark.sandbox.layout import LIBRARY, SUBMISSION, is_hidden
 
 if TYPE_CHECKING:
-    from benchmark.submission.source import Submission
+    from benchmark.methods.source import Submission
 
 LIBRARY_MODULES = (
     "attacks",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attacks.base import attacks
-from benchmark.submission.source import ATTACK, REGISTRIES, Submission
+from benchmark.methods.source import ATTACK, REGISTRIES, Submission
 from defenses.base import defenses
 
 

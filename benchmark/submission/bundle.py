@@ -22,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import FedSafetyError
 from benchmark.keys import OWN_PACKAGES
+from benchmark.methods.source import ID_PATTERN, PACKAGES, Submission
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 from benchmark.submission.archive import ArchiveError, read_archive, write_archive
 from benchmark.submission.claim import LONGEST_NOTICE, MOST_NOTICES
-from benchmark.submission.source import ID_PATTERN, PACKAGES, Submission
 
 MANIFEST, CHECK, SOURCE, ROWS = "manifest.json", "check.json", "source", "rows"
 BUNDLED = ("catalog", "cells", "probes", "responses", "rounds", "verdicts")

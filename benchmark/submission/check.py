@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.environment import environment
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError
+from benchmark.methods.source import ATTACK, REGISTRIES, Submission
 from benchmark.progress import Reporter
 from benchmark.registry import Entry
 from benchmark.sandbox.attack import sandboxed_attack
@@ -32,7 +33,6 @@ from benchmark.submission.examination import Examination, Subject, perform, reas
 from benchmark.submission.report import CheckReport, Finding, Isolation, Part, SmokeScore, Verdict, passed
 from benchmark.submission.robustness import PATIENCE, SCALES
 from benchmark.submission.smoke import SMOKE_SEED, Scorer, smoke_run
-from benchmark.submission.source import ATTACK, REGISTRIES, Submission
 from benchmark.suites.suite import Suite
 
 NO_ISOLATION = (

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from benchmark.catalog import catalog_rows
 from benchmark.errors import UsageError
-from benchmark.pipeline import members
+from benchmark.methods.pipeline import members
+from benchmark.methods.source import ATTACK, DEFENSE, Submission
 from benchmark.plan import Plan, make_plan
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
 from benchmark.submission.scenario import attacked_suite
-from benchmark.submission.source import ATTACK, DEFENSE, Submission
 from benchmark.suites.suite import Suite
 
 GENERATORS = ("vllm", "transformers")

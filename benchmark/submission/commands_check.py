@@ -73,10 +73,10 @@ def check(
 
     Exits 0 if nothing failed, 1 if something did, 2 on wrong usage.
     """
+    from benchmark.methods.source import find_submission
     from benchmark.progress import Reporter
     from benchmark.submission.check import Options, check_submission
     from benchmark.submission.printing import print_report
-    from benchmark.submission.source import find_submission
 
     submission = find_submission(method)
     options = Options(sandbox=sandbox, isolation=isolation, workers=workers)

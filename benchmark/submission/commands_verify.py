@@ -42,8 +42,8 @@ def submit_command(
     licence: Annotated[str, typer.Option("--licence", help="Licence of the source; left out if not given.")] = "",
 ) -> None:
     """Make one bundle of a method's source and of the rows that you have run of it."""
+    from benchmark.methods.source import find_submission
     from benchmark.records.store import Store
-    from benchmark.submission.source import find_submission
     from benchmark.submission.submit import submit
     from benchmark.suites.suite import find_suite
 

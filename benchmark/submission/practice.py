@@ -13,9 +13,9 @@ from torch import Tensor
 
 from attacks.base import Attack, attacks
 from benchmark.clients import Attacker
+from benchmark.methods.source import ATTACK, DEFENSE, find_submission
 from benchmark.server import MeteredServer
 from benchmark.submission.adopt import adopt
-from benchmark.submission.source import ATTACK, DEFENSE, find_submission
 from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from benchmark.worker import open_model

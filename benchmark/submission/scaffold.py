@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.submission.source import ATTACK, DEFENSE, ID_PATTERN, PACKAGES, REGISTRIES
+from benchmark.methods.source import ATTACK, DEFENSE, ID_PATTERN, PACKAGES, REGISTRIES
 from defenses.base import Stage
 
 STAGES = tuple(stage.value for stage in Stage)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark.generation.select import choose_engine
+from benchmark.methods.source import ATTACK, Submission
 from benchmark.plan import Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
@@ -16,7 +17,6 @@ from benchmark.run import default_workers, run_plan
 from benchmark.submission.adopt import adopt
 from benchmark.submission.report import Finding, Part, SmokeScore, Verdict
 from benchmark.submission.scenario import attacked_id, attacked_suite
-from benchmark.submission.source import ATTACK, Submission
 from benchmark.suites.suite import Suite, find_suite
 
 SMOKE_SEED = 1

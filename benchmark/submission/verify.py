@@ -33,6 +33,7 @@ from benchmark.environment import environment
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError, UsageError, unknown_name
 from benchmark.generation.select import EngineChoice, choose_engine
 from benchmark.keys import source_files
+from benchmark.methods.source import Submission
 from benchmark.plan import CellPlan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
@@ -44,7 +45,6 @@ from benchmark.submission.bundle import BUNDLED, Bundle, read_bundle
 from benchmark.submission.check import check_contract
 from benchmark.submission.claim import own_catalog, plan_of
 from benchmark.submission.consistency import Finding
-from benchmark.submission.source import Submission
 from benchmark.submission.verify_identity import check_identity
 from benchmark.submission.verify_output import (
     check_place,

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.select import EngineChoice
+from benchmark.methods.source import ATTACK, Submission
 from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE
@@ -17,7 +18,6 @@ from benchmark.records.store import Store
 from benchmark.run import run_plan
 from benchmark.submission.consistency import Verdicts
 from benchmark.submission.scenario import AttackScenario
-from benchmark.submission.source import ATTACK, Submission
 from benchmark.suites.suite import Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 

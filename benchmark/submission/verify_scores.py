@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
+from benchmark.methods.source import ATTACK
 from benchmark.plan import CellPlan, Plan
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
@@ -25,7 +26,6 @@ from benchmark.submission.consistency import (
     same_answers,
     scores,
 )
-from benchmark.submission.source import ATTACK
 from benchmark.submission.verify_report import RerunCell
 from benchmark.submission.verify_rerun import (
     Rerun,

@@ -165,7 +165,7 @@ class Anything(Defense):
 ASK = """
 import json, sys
 from benchmark.errors import UsageError
-from benchmark.pipeline import parse_pipeline
+from benchmark.methods.pipeline import parse_pipeline
 from defenses.base import defenses
 try:
     names = defenses.names()

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.methods.source import find_submission
 from benchmark.sandbox.defense import sandboxed_defense
-from benchmark.submission.source import find_submission
 from benchmark.updates import Aggregate, RoundContext, Updates
 from defenses.base import Defense
 

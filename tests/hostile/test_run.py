@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UsageError
+from benchmark.methods.source import find_submission
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
-from benchmark.submission.source import find_submission
 
 from .conftest import isolation_called
 from .play import METHODS

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import SubmissionError
+from benchmark.methods.source import Submission
 from benchmark.sandbox.defense import sandboxed_defense
 from benchmark.sandbox.isolation import Isolation, start
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import created
 from benchmark.sandbox.visible import visible_files
-from benchmark.submission.source import Submission
 
 from .conftest import isolation_called
 from .play import TIGHT, one_round

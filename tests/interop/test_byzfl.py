@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.errors import FedSafetyError, NotApplicableError, UsageError
 from benchmark.interop import byzfl
 from benchmark.interop.byzfl import aggregator_names, bridged_entry
-from benchmark.pipeline import method_digest, parse_pipeline
+from benchmark.methods.pipeline import method_digest, parse_pipeline
 from benchmark.updates import Aggregate, RoundContext, Updates
 from defenses._examples import one_round
 from defenses.base import Defense, Knowledge, Stage, defenses

@@ -20,7 +20,7 @@ from benchmark.chat import ChatFormat
 from benchmark.errors import NotApplicableError
 from benchmark.generation.base import Engine, Request
 from benchmark.harness.model import FedSafetyLM, TaskError, render
-from benchmark.pipeline import Pipeline, parse_pipeline
+from benchmark.methods.pipeline import Pipeline, parse_pipeline
 from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 from tasks.base import ProbeKind, task_worlds

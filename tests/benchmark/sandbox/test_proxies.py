@@ -21,13 +21,13 @@ from attacks.base import Attack, AttackerView
 from benchmark.clients import Attacker
 from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError, UsageError
 from benchmark.federation import checked_aggregate
+from benchmark.methods.source import Submission, find_submission
 from benchmark.registry import Entry
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import SandboxedDefense, sandboxed_defense
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, created
 from benchmark.server import MeteredServer, ServedModel
-from benchmark.submission.source import Submission, find_submission
 from benchmark.suites.suite import PosthocSettings
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Prompt, Stage
@@ -643,7 +643,7 @@ def test_no_process_outlives_a_run_that_is_killed(write: Write) -> None:
 import sys
 from pathlib import Path
 from benchmark.sandbox.defense import sandboxed_defense
-from benchmark.submission.source import find_submission
+from benchmark.methods.source import find_submission
 from defenses._examples import one_round
 defense = sandboxed_defense(find_submission({str(submission.files[0][1])!r})).create()
 defense.start()

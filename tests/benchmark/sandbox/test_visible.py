@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import SubmissionError
+from benchmark.methods.source import Submission, find_submission
 from benchmark.sandbox.visible import is_free, visible_files
-from benchmark.submission.source import Submission, find_submission
 
 ROOT = Path(__file__).resolve().parents[3]
 

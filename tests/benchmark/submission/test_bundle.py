@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark.errors import FedSafetyError
+from benchmark.methods.source import Submission
 from benchmark.records.schemas import TABLES
 from benchmark.submission.archive import ArchiveError, write_archive
 from benchmark.submission.bundle import BUNDLED, MANIFEST, Bundle, pack, read_bundle, write_bundle
-from benchmark.submission.source import Submission
 
 FIELDS: dict[str, Any] = {
     "kind": "defense",

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
+from benchmark.methods.source import find_submission
 from benchmark.progress import Reporter
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.submission import check as check_module
@@ -29,7 +30,6 @@ from benchmark.submission.printing import print_report
 from benchmark.submission.report import CheckReport, Part, Verdict, read_report
 from benchmark.submission.scaffold import new_attack, new_defense
 from benchmark.submission.smoke import BASELINE, SCENARIO, SMOKE_SEED
-from benchmark.submission.source import find_submission
 from benchmark.suites.suite import Suite, find_suite, suites
 from defenses.base import defenses
 

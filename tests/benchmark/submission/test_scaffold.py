@@ -13,10 +13,10 @@ import torch
 
 from attacks.base import attacks
 from benchmark.errors import UsageError
+from benchmark.methods.source import find_submission
 from benchmark.submission import scaffold
 from benchmark.submission.practice import load_attack, load_defense, one_round, practice_resources
 from benchmark.submission.scaffold import STAGES, new_attack, new_defense
-from benchmark.submission.source import find_submission
 from defenses.base import Defense, Stage, defenses
 from tasks.base import DataKind, Example
 

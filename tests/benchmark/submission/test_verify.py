@@ -24,6 +24,7 @@ from rich.console import Console
 
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
 from benchmark.keys import source_digest
+from benchmark.methods.source import Submission, find_submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
@@ -33,7 +34,6 @@ from benchmark.submission.archive import write_archive
 from benchmark.submission.bundle import MANIFEST, read_bundle
 from benchmark.submission.consistency import Finding
 from benchmark.submission.report import CheckReport
-from benchmark.submission.source import Submission, find_submission
 from benchmark.submission.submit import submit
 from benchmark.submission.verify import Options, verify
 from benchmark.submission.verify_report import Step, VerifyReport

@@ -13,7 +13,7 @@ from typing import Any
 from attacks.base import attacks
 from benchmark.errors import UsageError, unknown_name
 from benchmark.keys import OWN_PACKAGES, Files, source_digest, source_files
-from benchmark.pipeline import members
+from benchmark.methods.pipeline import members
 from benchmark.registry import Registry
 from defenses.base import defenses
 

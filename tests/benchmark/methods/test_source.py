@@ -10,8 +10,8 @@ import pytest
 
 from benchmark.errors import UsageError
 from benchmark.keys import source_digest
-from benchmark.pipeline import members
-from benchmark.submission.source import find_members, find_submission
+from benchmark.methods.pipeline import members
+from benchmark.methods.source import find_members, find_submission
 from defenses.base import defenses
 
 RULE = '''
@@ -64,7 +64,7 @@ def test_an_imported_file_has_the_digest_that_it_had_before(folder: Path) -> Non
     write(folder / "my_rule.py")
     program = (
         "from benchmark.submission.adopt import adopt\n"
-        "from benchmark.submission.source import find_submission\n"
+        "from benchmark.methods.source import find_submission\n"
         "from defenses.base import defenses\n"
         "found = find_submission('my_rule')\n"
         "adopt([found, found], isolated=False)\n"

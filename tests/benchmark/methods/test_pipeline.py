@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.pipeline import method_digest, parse_pipeline
+from benchmark.methods.pipeline import method_digest, parse_pipeline
 from defenses.base import Defense, Knowledge, Stage, defenses
 
 
