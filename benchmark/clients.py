@@ -9,7 +9,7 @@ import numpy as np
 
 from attacks.base import Attack
 from benchmark.errors import FedSafetyError
-from benchmark.sampling import sample
+from benchmark.models.sampling import sample
 from benchmark.schedule import Federation
 from benchmark.seeds import stream, torch_stream
 from benchmark.server import ServedModel

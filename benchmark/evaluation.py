@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.chat import ChatFormat
 from benchmark.environment import environment
 from benchmark.errors import FedSafetyError
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, check_fit
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
 from benchmark.methods.pipeline import Pipeline
+from benchmark.models.chat import ChatFormat
 from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE

@@ -22,8 +22,8 @@ import typer
 from benchmark.environment import package_versions
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
-from benchmark.loading import is_out_of_memory
-from benchmark.lora import LoraSettings, initial_adapter
+from benchmark.models.loading import is_out_of_memory
+from benchmark.models.lora import LoraSettings, initial_adapter
 from benchmark.predict_device import Device, Rate, measure_rate, this_device
 from benchmark.predict_model import decoder_of
 from benchmark.predict_step import Step, training_operations

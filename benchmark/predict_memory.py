@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from benchmark.errors import UsageError
 from benchmark.generation.rounding import rounding_obstacle
-from benchmark.lora import LoraSettings
 from benchmark.microbatches import divide
+from benchmark.models.lora import LoraSettings
 from benchmark.predict_device import Device
 from benchmark.predict_model import BYTES, Decoder
 from benchmark.predict_step import Step, activation_bytes, adapter_state_bytes
@@ -23,7 +23,7 @@ _CPU_CACHE = 8 * GIB
 
 _SAMPLED_BATCH, _SAMPLED_CACHE = 256, 8 * GIB
 """Most sequences that are sampled at once during a run, and their largest key-value cache; as in
-:mod:`benchmark.sampling`."""
+:mod:`benchmark.models.sampling`."""
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM has buffers for."""

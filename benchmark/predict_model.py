@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmark.errors import UsageError
-from benchmark.lora import LoraSettings, target_layers
+from benchmark.models.lora import LoraSettings, target_layers
 from tasks.hub.settings import ModelShape
 
 Reads = Literal["block", "attention", "feed", "inner"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.lora import LoraSettings
+from benchmark.models.head import most_logits
+from benchmark.models.lora import LoraSettings
 from benchmark.predict_model import BYTES, Decoder, Linear, Reads
-from benchmark.token_loss import most_logits
 
 _MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
 """Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are; as in

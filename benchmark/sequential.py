@@ -12,8 +12,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from benchmark.dropout import DropoutRow, RowDropout, client_seeds
-from benchmark.loading import recomputing
-from benchmark.lora import LoraSettings, adapter_layout
+from benchmark.models.loading import recomputing
+from benchmark.models.lora import LoraSettings, adapter_layout
 from benchmark.stacked import LocalTraining, TokenRow
 from benchmark.updates import AdapterLayout
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import FedSafetyError
-from benchmark.sampling import sample
+from benchmark.models.chat import ChatFormat
+from benchmark.models.sampling import sample
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.stacked import StackedModel, TokenRow
 from benchmark.suites.suite import PosthocSettings

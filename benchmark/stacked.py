@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 
 from benchmark.dropout import DropoutRow, RowDropout, client_seeds
 from benchmark.errors import FedSafetyError
-from benchmark.loading import is_out_of_memory, recomputing
-from benchmark.lora import LoraSettings, adapter_layout, target_layers
 from benchmark.microbatches import MicroBatch, divide
+from benchmark.models.head import losses_of, token_losses
+from benchmark.models.loading import is_out_of_memory, recomputing
+from benchmark.models.lora import LoraSettings, adapter_layout, target_layers
 from benchmark.stacked_layers import AtPositions, Pass, StackedLinear
 from benchmark.step_memory import StepMemory, first_line
-from benchmark.token_loss import losses_of, token_losses
 from benchmark.updates import AdapterLayout
 
 _LOSS_SCALE = {torch.float16: 1024.0}

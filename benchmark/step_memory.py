@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from benchmark.dropout import DropoutRow, RowDropout
 from benchmark.errors import FedSafetyError
-from benchmark.loading import computing_once, recomputes
+from benchmark.models.head import most_logits
+from benchmark.models.loading import computing_once, recomputes
 from benchmark.stacked_layers import Pass
-from benchmark.token_loss import most_logits
 
 _GIB = 1 << 30
 _SHARE = 0.8

@@ -27,17 +27,17 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, attacks
-from benchmark.chat import ChatFormat
 from benchmark.clients import Attacker, ClientRows, make_client_rows
 from benchmark.environment import TRAINING_THREADS
 from benchmark.errors import FedSafetyError, StorageError, SubmissionError
 from benchmark.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
 from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
-from benchmark.loading import load_causal_lm
-from benchmark.lora import LoraSettings, export_peft, import_peft, initial_adapter
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
 from benchmark.methods.source import Submission
+from benchmark.models.chat import ChatFormat
+from benchmark.models.loading import load_causal_lm
+from benchmark.models.lora import LoraSettings, export_peft, import_peft, initial_adapter
 from benchmark.plan import TrainingJob
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn

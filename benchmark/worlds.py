@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.chat import ChatFormat
 from benchmark.keys import file_digest
+from benchmark.models.chat import ChatFormat
 from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 from tasks.hub.sourced import SourcedWorld

@@ -1,9 +1,9 @@
 """Quantised base models for vLLM: the rounded weights that training works with, held in the engine's own format.
 
 Training in 8 or 4 bits multiplies with weights that are rounded by bitsandbytes and scaled back, in the precision of
-the activations (:mod:`benchmark.loading`). vLLM's main package no longer has bitsandbytes, and its own quantisers round
-otherwise, hence make other models. So the weights are rounded and scaled back once, while they are loaded: the answers
-are those of the model that was trained, at the memory and the speed of an unquantised one.
+the activations (:mod:`benchmark.models.loading`). vLLM's main package no longer has bitsandbytes, and its own
+quantisers round otherwise, hence make other models. So the weights are rounded and scaled back once, while they are
+loaded: the answers are those of the model that was trained, at the memory and the speed of an unquantised one.
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ def _loaded(path: Path, dtype: str, quantization: str, device: torch.device) -> 
 
     if quantization:
         # The one that training loads, since a quantised model is a model of its own.
-        from benchmark.loading import load_causal_lm
+        from benchmark.models.loading import load_causal_lm
 
         quantised: Any = load_causal_lm(path, dtype=dtype, quantization=quantization, device=str(device))
         return quantised.eval()

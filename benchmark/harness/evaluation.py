@@ -14,7 +14,6 @@ from lm_eval.api.metrics import acc_all, mean, stderr_for_metric
 from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.evaluation import check_chat, open_start
 from benchmark.generation.base import LONGEST, Engine
@@ -23,6 +22,7 @@ from benchmark.generation.select import EngineChoice
 from benchmark.harness.model import FedSafetyLM, TaskError
 from benchmark.harness.tasks import HARNESS_VERSION, Identity, Probe, quiet
 from benchmark.keys import content_key
+from benchmark.models.chat import ChatFormat
 from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store

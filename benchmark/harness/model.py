@@ -19,11 +19,11 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.generation.base import LONGEST, Engine, Request, TokenScore
 from benchmark.generation.select import choose_engine, open_engine
 from benchmark.methods.pipeline import Pipeline
+from benchmark.models.chat import ChatFormat
 from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 

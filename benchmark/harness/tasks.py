@@ -31,10 +31,10 @@ from torch.random import fork_rng
 from transformers import set_seed
 
 import tasks as own
-from benchmark.chat import ChatFormat
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.harness.model import render
 from benchmark.keys import content_key, normalised_source, source_digest
+from benchmark.models.chat import ChatFormat
 
 HARNESS_VERSION = version("lm_eval")
 """Version of lm-evaluation-harness; part of every score's identity."""

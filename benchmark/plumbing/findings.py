@@ -28,8 +28,8 @@ from benchmark.generation.base import Engine
 from benchmark.generation.canary import Canary, check_canaries, check_canary
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Verdict, judges
-from benchmark.loading import load_causal_lm
-from benchmark.lora import import_peft
+from benchmark.models.loading import load_causal_lm
+from benchmark.models.lora import import_peft
 from benchmark.plan import Plan
 from benchmark.progress import Reporter
 from benchmark.publish import publish

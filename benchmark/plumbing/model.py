@@ -24,9 +24,9 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from benchmark.chat import ChatFormat, cut
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key, normalised_source
+from benchmark.models.chat import ChatFormat, cut
 from benchmark.progress import Reporter, Step
 from benchmark.records.store import scratch_beside, writing
 from benchmark.stacked import TokenRow

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError
-from benchmark.lora import initial_adapter
+from benchmark.models.lora import initial_adapter
 from benchmark.seeds import stream, torch_stream
 from benchmark.server import MeteredServer
 from benchmark.submission.examination import Check, Examination, Outcome, Subject, fails, passes

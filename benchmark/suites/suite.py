@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.lora import LoraSettings
+from benchmark.models.lora import LoraSettings
 from benchmark.registry import NameIndex
 from benchmark.suites.scenario import (
     AttackSettings,

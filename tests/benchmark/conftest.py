@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmark.chat import ChatFormat
 from benchmark.keys import file_digest
-from benchmark.loading import load_causal_lm
-from benchmark.lora import LoraSettings
+from benchmark.models.chat import ChatFormat
+from benchmark.models.loading import load_causal_lm
+from benchmark.models.lora import LoraSettings
 from benchmark.server import ServedModel
 from benchmark.stacked import StackedModel
 from benchmark.suites.suite import Suite, find_suite

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmark.gpu_benchmark import Measured, Work, main, table_lines
 from benchmark.gpu_trainers import PeftLoop, StackedRound, random_llama
-from benchmark.lora import LoraSettings, initial_adapter
+from benchmark.models.lora import LoraSettings, initial_adapter
 from benchmark.predict_device import Rate
 from tasks.hub.settings import ModelShape
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark import clients, server, worker
 from benchmark.clients import Attacker, ClientRows
 from benchmark.errors import SubmissionError
-from benchmark.lora import initial_adapter
+from benchmark.models.lora import initial_adapter
 from benchmark.seeds import torch_stream
 from benchmark.server import ServedModel
 from benchmark.stacked import StackedModel

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
 
 from benchmark.errors import UsageError
-from benchmark.lora import LoraSettings
+from benchmark.models.lora import LoraSettings
 from benchmark.predict_model import Decoder, decoder_of, read_decoder
 from benchmark.predict_step import Step, activation_bytes, adapter_state_bytes, training_operations
 from benchmark.stacked import StackedModel, TokenRow

@@ -13,12 +13,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from benchmark.chat import ChatFormat, cut
 from benchmark.commands_real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
 from benchmark.evaluation import evaluate
 from benchmark.generation.select import EngineChoice
-from benchmark.lora import LoraSettings
+from benchmark.models.chat import ChatFormat, cut
+from benchmark.models.lora import LoraSettings
 from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store

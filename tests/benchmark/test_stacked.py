@@ -16,7 +16,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from benchmark.lora import LoraSettings, adapter_layout, export_peft, import_peft, initial_adapter
+from benchmark.models.lora import LoraSettings, adapter_layout, export_peft, import_peft, initial_adapter
 from benchmark.sequential import SequentialModel
 from benchmark.stacked import StackedModel, TokenRow
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from benchmark import token_loss
 from benchmark.dropout import DropoutRow, RowDropout
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.loading import recomputing
-from benchmark.lora import LoraSettings, target_layers
+from benchmark.models import head as token_loss
+from benchmark.models.loading import recomputing
+from benchmark.models.lora import LoraSettings, target_layers
 from benchmark.sequential import SequentialModel
 from benchmark.stacked import LocalTraining, StackedModel, TokenRow
 from tests.benchmark.tiny_models import CONFIGS, make_batches, make_model, start_adapter

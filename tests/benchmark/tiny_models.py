@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from benchmark.lora import LoraSettings, adapter_layout, initial_adapter
+from benchmark.models.lora import LoraSettings, adapter_layout, initial_adapter
 from benchmark.stacked import TokenRow
 
 _SHAPE = {

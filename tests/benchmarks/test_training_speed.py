@@ -26,8 +26,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmark.chat import ChatFormat
-from benchmark.lora import LoraSettings, initial_adapter
+from benchmark.models.chat import ChatFormat
+from benchmark.models.lora import LoraSettings, initial_adapter
 from benchmark.sequential import SequentialModel
 from benchmark.stacked import StackedModel, TokenRow
 from benchmark.worker import keep_freed_memory

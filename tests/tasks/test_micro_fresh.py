@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import UsageError
 from benchmark.generation.base import Request
 from benchmark.generation.select import choose_engine, open_engine
+from benchmark.models.chat import ChatFormat
 from tasks.base import Outcome, Probe, ProbeKind, task_worlds
 from tasks.micro import MicroWorld, grammar
 from tasks.micro_fresh import MicroFresh

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmark.chat import ChatFormat
 from benchmark.generation.base import Engine
 from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.harness.model import FedSafetyLM
+from benchmark.models.chat import ChatFormat
 from tasks.base import task_worlds
 
 RANK = 4

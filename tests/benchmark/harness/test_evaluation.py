@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from benchmark.chat import ChatFormat
 from benchmark.generation.base import Engine
 from benchmark.harness.evaluation import _rows, _Work
 from benchmark.harness.model import FedSafetyLM, TaskError
 from benchmark.harness.tasks import find_tasks
+from benchmark.models.chat import ChatFormat
 from tasks.base import Outcome, ProbeKind, task_worlds
 
 

@@ -16,11 +16,11 @@ from lm_eval.api.registry import get_model
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import NotApplicableError
 from benchmark.generation.base import Engine, Request
 from benchmark.harness.model import FedSafetyLM, TaskError, render
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
+from benchmark.models.chat import ChatFormat
 from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 from tasks.base import ProbeKind, task_worlds

@@ -9,10 +9,10 @@ import pytest
 from lm_eval.evaluator import evaluate
 from lm_eval.utils import hash_string
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import UsageError
 from benchmark.harness.model import FedSafetyLM
 from benchmark.harness.tasks import Identity, Probe, find_tasks, quiet
+from benchmark.models.chat import ChatFormat
 
 from .conftest import write_tasks
 

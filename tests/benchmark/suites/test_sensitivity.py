@@ -16,7 +16,7 @@ from attacks.base import attacks
 from benchmark.catalog import catalog_rows
 from benchmark.errors import UsageError
 from benchmark.federation import run_federation
-from benchmark.lora import import_peft
+from benchmark.models.lora import import_peft
 from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.records.store import Store
 from benchmark.schedule import cast

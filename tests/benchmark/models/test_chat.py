@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import chat as chat_module
-from benchmark.chat import ChatFormat, cut
 from benchmark.errors import FedSafetyError
 from benchmark.evaluation import check_prompts
+from benchmark.models import chat as chat_module
+from benchmark.models.chat import ChatFormat, cut
 from benchmark.plan import make_plan
 from benchmark.suites.suite import Suite
 from benchmark.worker import canary_sequences

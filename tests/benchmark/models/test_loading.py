@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from benchmark import loading
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.loading import load_causal_lm
-from benchmark.lora import LoraSettings
+from benchmark.models import loading
+from benchmark.models.loading import load_causal_lm
+from benchmark.models.lora import LoraSettings
 from benchmark.sequential import SequentialModel
 from benchmark.stacked import LocalTraining, StackedModel
 from tests.benchmark.tiny_models import make_batches, make_model, start_adapter

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.peft_config import check_config
+from benchmark.models.peft import check_config
 from benchmark.records.store import scratch_beside, writing
 from benchmark.updates import AdapterLayout
 

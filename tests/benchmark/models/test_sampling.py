@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from benchmark import sampling, token_loss
 from benchmark.errors import FedSafetyError
-from benchmark.sampling import _PerPrompt, cache_bytes, sample
+from benchmark.models import head as token_loss
+from benchmark.models import sampling
+from benchmark.models.sampling import _PerPrompt, cache_bytes, sample
 from benchmark.seeds import integer, torch_stream
 from benchmark.server import ServedModel
 from tests.benchmark.tiny_models import CONFIGS, make_model

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from benchmark.chat import ChatFormat
 from benchmark.errors import FedSafetyError
-from benchmark.loading import is_out_of_memory
+from benchmark.models.chat import ChatFormat
+from benchmark.models.head import most_logits
+from benchmark.models.loading import is_out_of_memory
 from benchmark.seeds import integer
 from benchmark.step_memory import first_line, free_memory, gib
-from benchmark.token_loss import most_logits
 
 _BATCH = 256
 

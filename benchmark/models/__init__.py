@@ -1,0 +1,1 @@
+"""Language models: checkpoints, chat formats, LoRA adapters, sampling and the output head."""
