@@ -28,7 +28,7 @@ from benchmark.predict_device import Device, Rate, measure_rate, this_device
 from benchmark.predict_model import decoder_of
 from benchmark.predict_step import Step, training_operations
 from benchmark.predict_text import duration
-from benchmark.stacked import TokenRow
+from benchmark.training.stacked import TokenRow
 from tasks.hub.settings import ModelShape
 
 _ROUNDS_OF_A_CELL = 100

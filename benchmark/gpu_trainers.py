@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmark.errors import UsageError
 from benchmark.models.loading import _steady_products
 from benchmark.models.lora import LoraSettings, adapter_layout
-from benchmark.stacked import StackedModel, TokenRow
+from benchmark.training.stacked import StackedModel, TokenRow
 from benchmark.updates import AdapterLayout
 from tasks.hub.settings import ModelShape
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from benchmark.errors import UsageError
 from benchmark.generation.rounding import rounding_obstacle
-from benchmark.microbatches import divide
 from benchmark.models.lora import LoraSettings
 from benchmark.predict_device import Device
 from benchmark.predict_model import BYTES, Decoder
 from benchmark.predict_step import Step, activation_bytes, adapter_state_bytes
 from benchmark.suites.suite import Compute
+from benchmark.training.microbatches import divide
 
 GIB = 1 << 30
 

@@ -1,8 +1,8 @@
 """What a training step costs, from sizes alone: matrix operations and bytes.
 
-The formulas count what :class:`benchmark.stacked.StackedModel` does with a Llama-like decoder and fused attention;
-``tests/benchmark/test_predict_step.py`` holds them against what PyTorch counts. An operation is one addition or
-multiplication, so a product of ``[a, b]`` and ``[b, c]`` has ``2abc``.
+The formulas count what :class:`benchmark.training.stacked.StackedModel` does with a Llama-like decoder and fused
+attention; ``tests/benchmark/test_predict_step.py`` holds them against what PyTorch counts. An operation is one addition
+or multiplication, so a product of ``[a, b]`` and ``[b, c]`` has ``2abc``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmark.predict_model import BYTES, Decoder, Linear, Reads
 
 _MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
 """Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are; as in
-:class:`benchmark.stacked_layers.StackedLinear`."""
+:class:`benchmark.training.layers.StackedLinear`."""
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, attacks
-from benchmark.clients import Attacker, ClientRows, make_client_rows
 from benchmark.environment import TRAINING_THREADS
 from benchmark.errors import FedSafetyError, StorageError, SubmissionError
-from benchmark.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
 from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
@@ -42,14 +40,16 @@ from benchmark.plan import TrainingJob
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
 from benchmark.sandbox.proxy import created
-from benchmark.schedule import cast
 from benchmark.seeds import torch_stream
-from benchmark.sequential import SequentialModel
-from benchmark.server import MeteredServer, ServedModel, Usage
-from benchmark.stacked import StackedModel
-from benchmark.step_memory import free_memory
 from benchmark.submission.adopt import adopt
 from benchmark.suites.suite import Scenario, Suite
+from benchmark.training.clients import Attacker, ClientRows, make_client_rows
+from benchmark.training.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
+from benchmark.training.memory import free_memory
+from benchmark.training.schedule import cast
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.server import MeteredServer, ServedModel, Usage
+from benchmark.training.stacked import StackedModel
 from benchmark.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
 from defenses.base import Defense, Knowledge
 from tasks.base import TaskWorld

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key
-from benchmark.stacked import TokenRow
+from benchmark.training.stacked import TokenRow
 from tasks.base import Example
 
 _FAR = 4

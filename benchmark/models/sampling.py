@@ -19,7 +19,7 @@ from benchmark.models.chat import ChatFormat
 from benchmark.models.head import most_logits
 from benchmark.models.loading import is_out_of_memory
 from benchmark.seeds import integer
-from benchmark.step_memory import first_line, free_memory, gib
+from benchmark.training.memory import first_line, free_memory, gib
 
 _BATCH = 256
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError
-from benchmark.federation import checked_aggregate
 from benchmark.registry import Trait
 from benchmark.submission.examination import Check, Outcome, Subject, fails, passes, warns
 from benchmark.submission.inputs import changed_inputs
@@ -31,6 +30,7 @@ from benchmark.submission.rounds import (
     sent,
     trial,
 )
+from benchmark.training.federation import checked_aggregate
 from benchmark.updates import AdapterLayout, Aggregate
 from defenses.base import Defense, DefenseInfo, Knowledge, Server, defenses
 

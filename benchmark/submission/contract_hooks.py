@@ -12,12 +12,12 @@ from torch import Tensor
 from benchmark.errors import FedSafetyError
 from benchmark.models.lora import initial_adapter
 from benchmark.seeds import stream, torch_stream
-from benchmark.server import MeteredServer
 from benchmark.submission.examination import Check, Examination, Outcome, Subject, fails, passes
 from benchmark.submission.inputs import left_behind, same_bits
 from benchmark.submission.practice import PRACTICE_SEED, practice_server
 from benchmark.submission.report import Part
 from benchmark.suites.suite import find_suite
+from benchmark.training.server import MeteredServer
 from defenses.base import Defense, DefenseInfo, Prompt
 from tasks.base import task_worlds
 

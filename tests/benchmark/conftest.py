@@ -15,9 +15,9 @@ from benchmark.keys import file_digest
 from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import LoraSettings
-from benchmark.server import ServedModel
-from benchmark.stacked import StackedModel
 from benchmark.suites.suite import Suite, find_suite
+from benchmark.training.server import ServedModel
+from benchmark.training.stacked import StackedModel
 from tasks.base import Automation, DataKind, Example, Outcome, Probe, ProbeKind, TaskWorld
 from tasks.micro import MicroWorld
 

@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark import clients, server, worker
-from benchmark.clients import Attacker, ClientRows
+from benchmark import worker
 from benchmark.errors import SubmissionError
 from benchmark.models.lora import initial_adapter
 from benchmark.seeds import torch_stream
-from benchmark.server import ServedModel
-from benchmark.stacked import StackedModel
-from benchmark.step_memory import free_memory
 from benchmark.suites.suite import Suite
+from benchmark.training import clients, server
+from benchmark.training.clients import Attacker, ClientRows
+from benchmark.training.memory import free_memory
+from benchmark.training.server import ServedModel
+from benchmark.training.stacked import StackedModel
 from tests.benchmark.test_sourced_suites import changed, root
 
 __all__ = ["root"]

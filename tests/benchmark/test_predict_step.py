@@ -17,7 +17,7 @@ from benchmark.errors import UsageError
 from benchmark.models.lora import LoraSettings
 from benchmark.predict_model import Decoder, decoder_of, read_decoder
 from benchmark.predict_step import Step, activation_bytes, adapter_state_bytes, training_operations
-from benchmark.stacked import StackedModel, TokenRow
+from benchmark.training.stacked import StackedModel, TokenRow
 from tasks.hub.settings import ModelShape
 
 Batches = list[list[list[TokenRow]]]

@@ -23,10 +23,10 @@ from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.run import run_plan
-from benchmark.server import MeteredServer
-from benchmark.stacked import LocalTraining, TokenRow
 from benchmark.suites.scenario import PosthocSettings, TrainingSettings
 from benchmark.suites.suite import Suite, find_suite, read_suite
+from benchmark.training.server import MeteredServer
+from benchmark.training.stacked import LocalTraining, TokenRow
 from benchmark.worker import run_job
 from benchmark.worlds import SourcedWorld, generation_limit, open_chat, open_world
 from defenses.base import Prompt

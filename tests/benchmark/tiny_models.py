@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from benchmark.models.lora import LoraSettings, adapter_layout, initial_adapter
-from benchmark.stacked import TokenRow
+from benchmark.training.stacked import TokenRow
 
 _SHAPE = {
     "vocab_size": 97,

@@ -28,8 +28,8 @@ from transformers import (
 
 from benchmark.models.chat import ChatFormat
 from benchmark.models.lora import LoraSettings, initial_adapter
-from benchmark.sequential import SequentialModel
-from benchmark.stacked import StackedModel, TokenRow
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.stacked import StackedModel, TokenRow
 from benchmark.worker import keep_freed_memory
 from tasks.base import task_worlds
 

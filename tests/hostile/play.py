@@ -14,7 +14,6 @@ import torch
 
 from attacks.base import AttackerView
 from benchmark.errors import FedSafetyError
-from benchmark.federation import checked_aggregate
 from benchmark.methods.source import Submission, find_submission
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import sandboxed_defense
@@ -22,6 +21,7 @@ from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import GIB, MIB, Limits
 from benchmark.sandbox.proxy import created
 from benchmark.submission.practice import practice_resources, practice_server
+from benchmark.training.federation import checked_aggregate
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Prompt
 from tasks.base import DataKind, Example

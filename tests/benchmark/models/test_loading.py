@@ -16,8 +16,8 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models import loading
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import LoraSettings
-from benchmark.sequential import SequentialModel
-from benchmark.stacked import LocalTraining, StackedModel
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.stacked import LocalTraining, StackedModel
 from tests.benchmark.tiny_models import make_batches, make_model, start_adapter
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])

@@ -18,17 +18,17 @@ import pytest
 import torch
 
 from attacks.base import Attack, AttackerView
-from benchmark.clients import Attacker
 from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError, UsageError
-from benchmark.federation import checked_aggregate
 from benchmark.methods.source import Submission, find_submission
 from benchmark.registry import Entry
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import SandboxedDefense, sandboxed_defense
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, created
-from benchmark.server import MeteredServer, ServedModel
 from benchmark.suites.suite import PosthocSettings
+from benchmark.training.clients import Attacker
+from benchmark.training.federation import checked_aggregate
+from benchmark.training.server import MeteredServer, ServedModel
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Prompt, Stage
 from tasks.base import DataKind, Example, TaskWorld

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from benchmark.dropout import DropoutRow, RowDropout
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models import head as token_loss
 from benchmark.models.loading import recomputing
 from benchmark.models.lora import LoraSettings, target_layers
-from benchmark.sequential import SequentialModel
-from benchmark.stacked import LocalTraining, StackedModel, TokenRow
+from benchmark.training.dropout import DropoutRow, RowDropout
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.stacked import LocalTraining, StackedModel, TokenRow
 from tests.benchmark.tiny_models import CONFIGS, make_batches, make_model, start_adapter
 
 SETTINGS = LoraSettings(rank=4, alpha=8)

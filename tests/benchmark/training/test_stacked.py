@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from benchmark.models.lora import LoraSettings, adapter_layout, export_peft, import_peft, initial_adapter
-from benchmark.sequential import SequentialModel
-from benchmark.stacked import StackedModel, TokenRow
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.stacked import StackedModel, TokenRow
 
 CONFIGS = {
     "llama": LlamaConfig(

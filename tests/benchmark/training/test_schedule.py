@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.schedule import Federation, cast, learning_rate, partition
 from benchmark.seeds import stream
 from benchmark.suites.suite import Partition, Scenario, TrainingSettings, find_suite
+from benchmark.training.schedule import Federation, cast, learning_rate, partition
 
 TASKS = ("a", "b", "c", "d")
 SEEDS = range(2000)

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.microbatches import MicroBatch, divide
+from benchmark.training.microbatches import MicroBatch, divide
 
 
 def need(rows: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""The layers that :mod:`benchmark.stacked` puts into a base model."""
+"""The layers that :mod:`benchmark.training.stacked` puts into a base model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.dropout import RowDropout
+from benchmark.training.dropout import RowDropout
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmark.errors import FedSafetyError
-from benchmark.server import MeteredServer, ServedModel, Usage
 from benchmark.suites.suite import PosthocSettings
+from benchmark.training.server import MeteredServer, ServedModel, Usage
 from tasks.base import DataKind, Example, TaskWorld
 
 SETTINGS = PosthocSettings(examples=6, steps=4, batch_size=3, learning_rate=1e-2)

@@ -13,8 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmark.errors import UsageError
 from benchmark.models.lora import LoraSettings, adapter_layout, export_peft, import_peft, target_layers
-from benchmark.sequential import SequentialModel
-from benchmark.stacked import StackedModel
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.stacked import StackedModel
 from tests.benchmark.tiny_models import ATTENTION_TARGETS, CONFIGS, LAYERS, make_batches, make_model, start_adapter
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])

@@ -3,7 +3,7 @@
 Every adapted linear layer holds the clients' factors stacked, A ``[clients, rank, in]`` and B ``[clients, out, rank]``,
 and applies client c's factors to client c's rows only. The loss is the sum of the clients' own mean losses, so each
 client's gradient is the one it would have alone; AdamW acts element by element, so its whole trajectory is too.
-:mod:`benchmark.sequential` is the reference that tests compare with.
+:mod:`benchmark.training.sequential` is the reference that tests compare with.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmark.dropout import DropoutRow, RowDropout, client_seeds
 from benchmark.errors import FedSafetyError
-from benchmark.microbatches import MicroBatch, divide
 from benchmark.models.head import losses_of, token_losses
 from benchmark.models.loading import is_out_of_memory, recomputing
 from benchmark.models.lora import LoraSettings, adapter_layout, target_layers
-from benchmark.stacked_layers import AtPositions, Pass, StackedLinear
-from benchmark.step_memory import StepMemory, first_line
+from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds
+from benchmark.training.layers import AtPositions, Pass, StackedLinear
+from benchmark.training.memory import StepMemory, first_line
+from benchmark.training.microbatches import MicroBatch, divide
 from benchmark.updates import AdapterLayout
 
 _LOSS_SCALE = {torch.float16: 1024.0}

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
-from benchmark.dropout import DropoutRow, RowDropout
 from benchmark.errors import FedSafetyError
 from benchmark.models.head import most_logits
 from benchmark.models.loading import computing_once, recomputes
-from benchmark.stacked_layers import Pass
+from benchmark.training.dropout import DropoutRow, RowDropout
+from benchmark.training.layers import Pass
 
 _GIB = 1 << 30
 _SHARE = 0.8

@@ -1,4 +1,4 @@
-"""The reference for :mod:`benchmark.stacked`: PEFT adapters trained one client after the other."""
+"""The reference for :mod:`benchmark.training.stacked`: PEFT adapters trained one client after the other."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from benchmark.dropout import DropoutRow, RowDropout, client_seeds
 from benchmark.models.loading import recomputing
 from benchmark.models.lora import LoraSettings, adapter_layout
-from benchmark.stacked import LocalTraining, TokenRow
+from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds
+from benchmark.training.stacked import LocalTraining, TokenRow
 from benchmark.updates import AdapterLayout
 
 
@@ -53,7 +53,7 @@ class SequentialModel:
         clip_norm: float | None = None,
         dropout_seed: int | Sequence[int] | None = None,
     ) -> LocalTraining:
-        """Return every client's adapter after local training; see :meth:`benchmark.stacked.StackedModel.train`."""
+        """Return every client's adapter after training; see :meth:`benchmark.training.stacked.StackedModel.train`."""
         adapters, losses = [], []
         seeds = client_seeds(dropout_seed, len(batches), self.settings.dropout)
         for seed, client in zip(seeds, batches, strict=True):

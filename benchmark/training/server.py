@@ -13,8 +13,8 @@ from benchmark.errors import FedSafetyError
 from benchmark.models.chat import ChatFormat
 from benchmark.models.sampling import sample
 from benchmark.seeds import integer, stream, torch_stream
-from benchmark.stacked import StackedModel, TokenRow
 from benchmark.suites.suite import PosthocSettings
+from benchmark.training.stacked import StackedModel, TokenRow
 from benchmark.updates import AdapterLayout
 from tasks.base import Automation, Example, TaskWorld
 from tasks.hub.sourced import SourcedWorld

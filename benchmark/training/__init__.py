@@ -1,0 +1,1 @@
+"""Local training of clients' adapters and the federated round loop."""
