@@ -32,7 +32,7 @@ from benchmark.submission import commands_check, commands_verify
 from leaderboard import commands
 
 if TYPE_CHECKING:
-    from benchmark.estimate import Prediction
+    from benchmark.prediction.measured import Prediction
 
 app = typer.Typer(
     name="fedsafety",
@@ -243,7 +243,7 @@ def run(
     from benchmark.run import default_workers, run_plan
 
     if estimate:
-        from benchmark.estimate import predict
+        from benchmark.prediction.measured import predict
 
         with resumable():
             _print_prediction(

@@ -74,11 +74,12 @@ def overlaps(
 def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
     """Print settings and cost of a plan on real models, and what keeps any plan from running here; return the latter.
 
-    The cost of worlds that bring their own models is measured on samples instead; see :mod:`benchmark.estimate`.
+    The cost of worlds that bring their own models is measured on samples instead; see
+    :mod:`benchmark.prediction.measured`.
     """
-    from benchmark.predict import predict
-    from benchmark.predict_device import measure_rate, this_device
-    from benchmark.predict_text import forecast_lines, settings_lines
+    from benchmark.prediction.device import measure_rate, this_device
+    from benchmark.prediction.forecast import predict
+    from benchmark.prediction.text import forecast_lines, settings_lines
     from benchmark.readiness import missing_inputs
     from tasks.hub.sourced import SourcedWorld
 
@@ -110,8 +111,8 @@ def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None
     Raises:
         UsageError: It cannot; gives the numbers and the way out.
     """
-    from benchmark.predict import check_fits, predict
-    from benchmark.predict_device import this_device
+    from benchmark.prediction.device import this_device
+    from benchmark.prediction.forecast import check_fits, predict
     from benchmark.run import default_workers
     from tasks.hub.sourced import SourcedWorld
 

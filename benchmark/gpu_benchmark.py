@@ -24,10 +24,10 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
 from benchmark.models.loading import is_out_of_memory
 from benchmark.models.lora import LoraSettings, initial_adapter
-from benchmark.predict_device import Device, Rate, measure_rate, this_device
-from benchmark.predict_model import decoder_of
-from benchmark.predict_step import Step, training_operations
-from benchmark.predict_text import duration
+from benchmark.prediction.device import Device, Rate, measure_rate, this_device
+from benchmark.prediction.model import decoder_of
+from benchmark.prediction.step import Step, training_operations
+from benchmark.prediction.text import duration
 from benchmark.training.stacked import TokenRow
 from tasks.hub.settings import ModelShape
 

@@ -214,9 +214,9 @@ class LanguageModelJudge(Judge):
         Raises:
             MemoryShortageError: It cannot; gives the numbers and the way out.
         """
-        from benchmark.predict_device import this_device
-        from benchmark.predict_memory import answering_memory, judge_too_large
-        from benchmark.predict_roles import source_model
+        from benchmark.prediction.device import this_device
+        from benchmark.prediction.memory import answering_memory, judge_too_large
+        from benchmark.prediction.roles import source_model
         from benchmark.suites.suite import Compute
 
         model = None

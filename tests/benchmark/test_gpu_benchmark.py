@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from benchmark.gpu_benchmark import Measured, Work, main, table_lines
 from benchmark.gpu_trainers import PeftLoop, StackedRound, random_llama
 from benchmark.models.lora import LoraSettings, initial_adapter
-from benchmark.predict_device import Rate
+from benchmark.prediction.device import Rate
 from tasks.hub.settings import ModelShape
 
 SHAPE = ModelShape(layers=2, hidden=32, intermediate=64, heads=4, kv_heads=2, vocabulary=100)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark import judging, predict_device, predict_roles
+from benchmark import judging
 from benchmark.errors import InputsMissingError
 from benchmark.generation.memory import MemoryShortageError
 from benchmark.generation.select import EngineChoice
@@ -17,7 +17,9 @@ from benchmark.judges import _language_model
 from benchmark.judges.oracle import Oracle
 from benchmark.judging import check_judges, judge_responses
 from benchmark.keys import source_digest
-from benchmark.predict_device import Device
+from benchmark.prediction import device as predict_device
+from benchmark.prediction import roles as predict_roles
+from benchmark.prediction.device import Device
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.suites.suite import Compute

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from benchmark.errors import InputsMissingError
 from benchmark.judges.base import judges
 from benchmark.plan import Plan
-from benchmark.predict_memory import held_quantization
-from benchmark.predict_roles import Model
+from benchmark.prediction.memory import held_quantization
+from benchmark.prediction.roles import Model
 from benchmark.suites.suite import Suite
 from tasks.base import ProbeKind
 

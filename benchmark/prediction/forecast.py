@@ -1,8 +1,8 @@
 """What a plan will cost, before anything is loaded: operations, time, memory and disk, from sizes alone.
 
-Where a suite runs large models, samples of its own work (:mod:`benchmark.estimate`) would take as long as others' whole
-runs. This prediction needs no weights and no data: models are known by the sizes that the suite gives or by a
-configuration that is here, and everything else is counted from the settings. What it assumes is named in
+Where a suite runs large models, samples of its own work (:mod:`benchmark.prediction.measured`) would take as long as
+others' whole runs. This prediction needs no weights and no data: models are known by the sizes that the suite gives or
+by a configuration that is here, and everything else is counted from the settings. What it assumes is named in
 :data:`ASSUMPTIONS`; the only thing that is measured is how fast this machine multiplies matrices and copies memory.
 """
 
@@ -15,7 +15,7 @@ from functools import cached_property
 from benchmark.errors import FedSafetyError
 from benchmark.methods.pipeline import parse_pipeline
 from benchmark.plan import Plan, TrainingJob
-from benchmark.predict_answers import (
+from benchmark.prediction.answers import (
     JUDGE_TOKENS,
     PROMPT_TOKENS,
     UNKNOWN_PROBES,
@@ -28,8 +28,8 @@ from benchmark.predict_answers import (
     longest_sequence,
     probe_sets,
 )
-from benchmark.predict_device import Device, Rate
-from benchmark.predict_memory import (
+from benchmark.prediction.device import Device, Rate
+from benchmark.prediction.memory import (
     AnsweringMemory,
     TrainingMemory,
     answering_memory,
@@ -39,8 +39,8 @@ from benchmark.predict_memory import (
     sampling_memory,
     training_memory,
 )
-from benchmark.predict_roles import Model, find_model, generating_roles, judge_source
-from benchmark.predict_step import Operations, Step, training_operations
+from benchmark.prediction.roles import Model, find_model, generating_roles, judge_source
+from benchmark.prediction.step import Operations, Step, training_operations
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.worlds import open_chat

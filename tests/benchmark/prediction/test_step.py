@@ -15,8 +15,8 @@ from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
 
 from benchmark.errors import UsageError
 from benchmark.models.lora import LoraSettings
-from benchmark.predict_model import Decoder, decoder_of, read_decoder
-from benchmark.predict_step import Step, activation_bytes, adapter_state_bytes, training_operations
+from benchmark.prediction.model import Decoder, decoder_of, read_decoder
+from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes, training_operations
 from benchmark.training.stacked import StackedModel, TokenRow
 from tasks.hub.settings import ModelShape
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import BaseModel
 
-from benchmark.predict import ASSUMPTIONS, Forecast
-from benchmark.predict_answers import Reading
-from benchmark.predict_memory import gib
-from benchmark.predict_roles import judge_source
-from benchmark.predict_step import Operations
+from benchmark.prediction.answers import Reading
+from benchmark.prediction.forecast import ASSUMPTIONS, Forecast
+from benchmark.prediction.memory import gib
+from benchmark.prediction.roles import judge_source
+from benchmark.prediction.step import Operations
 from benchmark.suites.suite import Suite
 
 

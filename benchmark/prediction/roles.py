@@ -16,8 +16,8 @@ from benchmark.errors import InputsMissingError
 from benchmark.judges.base import judges
 from benchmark.methods.pipeline import parse_pipeline
 from benchmark.plan import TrainingJob
-from benchmark.predict_memory import Precision
-from benchmark.predict_model import Decoder, decoder_of, read_decoder
+from benchmark.prediction.memory import Precision
+from benchmark.prediction.model import Decoder, decoder_of, read_decoder
 from benchmark.registry import Entry
 from benchmark.suites.suite import Suite
 from benchmark.worlds import EXTERNAL_MODEL, attacker_role

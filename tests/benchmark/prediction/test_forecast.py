@@ -10,16 +10,16 @@ import pytest
 from rich.console import Console
 from transformers import LlamaConfig
 
-from benchmark import predict_device
 from benchmark.commands_real import refuse_if_too_large
 from benchmark.errors import UsageError
 from benchmark.plan import Plan, make_plan
-from benchmark.predict import Forecast, check_fits, predict
-from benchmark.predict_device import Device, Rate, measure_rate, this_device
-from benchmark.predict_memory import GIB
-from benchmark.predict_model import decoder_of
-from benchmark.predict_step import Step, training_operations
-from benchmark.predict_text import forecast_lines, settings_lines
+from benchmark.prediction import device as predict_device
+from benchmark.prediction.device import Device, Rate, measure_rate, this_device
+from benchmark.prediction.forecast import Forecast, check_fits, predict
+from benchmark.prediction.memory import GIB
+from benchmark.prediction.model import decoder_of
+from benchmark.prediction.step import Step, training_operations
+from benchmark.prediction.text import forecast_lines, settings_lines
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub import HubWorld
 from tasks.hub.settings import ModelShape, ModelSource

@@ -1,8 +1,8 @@
 """What a training step costs, from sizes alone: matrix operations and bytes.
 
 The formulas count what :class:`benchmark.training.stacked.StackedModel` does with a Llama-like decoder and fused
-attention; ``tests/benchmark/test_predict_step.py`` holds them against what PyTorch counts. An operation is one addition
-or multiplication, so a product of ``[a, b]`` and ``[b, c]`` has ``2abc``.
+attention; ``tests/benchmark/prediction/test_step.py`` holds them against what PyTorch counts. An operation is one
+addition or multiplication, so a product of ``[a, b]`` and ``[b, c]`` has ``2abc``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmark.models.head import most_logits
 from benchmark.models.lora import LoraSettings
-from benchmark.predict_model import BYTES, Decoder, Linear, Reads
+from benchmark.prediction.model import BYTES, Decoder, Linear, Reads
 
 _MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
 """Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are; as in
