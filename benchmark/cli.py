@@ -197,8 +197,8 @@ def run(
 
     Only what the folder of your runs (--runs) lacks is done; committed rows do not count.
     """
+    from benchmark.execution.plan import make_plan
     from benchmark.methods.source import ATTACK, find_members, find_submission
-    from benchmark.plan import make_plan
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
     from benchmark.submission.adopt import adopt
@@ -240,7 +240,7 @@ def run(
         return
     refuse_if_too_large(plan, workers)
     probes, problems = _find_tasks([*chosen.tasks, *(task or [])], task_path or [])
-    from benchmark.run import default_workers, run_plan
+    from benchmark.execution.run import default_workers, run_plan
 
     if estimate:
         from benchmark.prediction.measured import predict
@@ -285,12 +285,12 @@ def judge(
     model_root: ModelRootOption = None,
 ) -> None:
     """Judge stored responses that lack verdicts. Nothing is trained or generated anew."""
+    from benchmark.execution.judging import judge_responses, responses_to
+    from benchmark.execution.worlds import open_world
     from benchmark.judges.base import judges
-    from benchmark.judging import judge_responses, responses_to
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
     from benchmark.suites.suite import find_suite
-    from benchmark.worlds import open_world
 
     del data_root, model_root
     chosen = find_suite(suite)
@@ -414,8 +414,8 @@ def _find_tasks(names: list[str], folders: list[Path]) -> tuple[list[Any], list[
 
 
 def _print_plan(plan: Any, store: Any) -> None:
+    from benchmark.execution.worker import adapter_is_complete
     from benchmark.suites.sensitivity import SensitivityScenario
-    from benchmark.worker import adapter_is_complete
 
     table = Table()
     for column in ("scenario", "stage"):

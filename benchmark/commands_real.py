@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmark.plan import Plan
+    from benchmark.execution.plan import Plan
 
 
 def _set_root(variable: str) -> Callable[[Path | None], Path | None]:
@@ -77,10 +77,10 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
     The cost of worlds that bring their own models is measured on samples instead; see
     :mod:`benchmark.prediction.measured`.
     """
+    from benchmark.execution.readiness import missing_inputs
     from benchmark.prediction.device import measure_rate, this_device
     from benchmark.prediction.forecast import predict
     from benchmark.prediction.text import forecast_lines, settings_lines
-    from benchmark.readiness import missing_inputs
     from tasks.hub.sourced import SourcedWorld
 
     if isinstance(plan.world, SourcedWorld):
@@ -111,9 +111,9 @@ def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None
     Raises:
         UsageError: It cannot; gives the numbers and the way out.
     """
+    from benchmark.execution.run import default_workers
     from benchmark.prediction.device import this_device
     from benchmark.prediction.forecast import check_fits, predict
-    from benchmark.run import default_workers
     from tasks.hub.sourced import SourcedWorld
 
     if isinstance(plan.world, SourcedWorld):
@@ -125,8 +125,8 @@ def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None
 
 def examine_suite(name: str, engine: str, console: Console) -> list[str]:
     """Print what a suite needs; return what keeps it from running here."""
-    from benchmark.evaluation import check_prompts
-    from benchmark.plan import make_plan
+    from benchmark.execution.answering import check_prompts
+    from benchmark.execution.plan import make_plan
     from benchmark.suites.suite import find_suite
 
     plan = make_plan(find_suite(name), engine, unresolved=True)

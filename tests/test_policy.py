@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.plan import make_plan
+from benchmark.execution.plan import make_plan
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 from benchmark.suites.suite import Suite, find_suite
 from leaderboard.rungs import FOLDER

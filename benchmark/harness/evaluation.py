@@ -15,7 +15,9 @@ from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from benchmark.errors import FedSafetyError, NotApplicableError
-from benchmark.evaluation import check_chat, open_start
+from benchmark.execution.answering import check_chat, open_start
+from benchmark.execution.plan import CellPlan, Plan
+from benchmark.execution.worlds import open_chat
 from benchmark.generation.base import LONGEST, Engine
 from benchmark.generation.canary import Canary, check_canary
 from benchmark.generation.select import EngineChoice
@@ -23,10 +25,8 @@ from benchmark.harness.model import FedSafetyLM, TaskError
 from benchmark.harness.tasks import HARNESS_VERSION, Identity, Probe, quiet
 from benchmark.keys import content_key
 from benchmark.models.chat import ChatFormat
-from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.worlds import open_chat
 
 TABLE = "task_scores"
 

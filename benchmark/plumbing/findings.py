@@ -22,7 +22,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.evaluation import open_start
+from benchmark.execution.answering import open_start
+from benchmark.execution.plan import Plan
+from benchmark.execution.worker import open_role, read_record
+from benchmark.execution.worlds import open_chat, open_world
 from benchmark.generation.adapters import WEIGHTS
 from benchmark.generation.base import Engine
 from benchmark.generation.canary import Canary, check_canaries, check_canary
@@ -30,15 +33,12 @@ from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Verdict, judges
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import import_peft
-from benchmark.plan import Plan
 from benchmark.progress import Reporter
 from benchmark.publish import publish
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario
-from benchmark.worker import open_role, read_record
-from benchmark.worlds import open_chat, open_world
 from tasks.hub.datasets import data_identity, load_rows
 from tasks.hub.world import HubWorld
 

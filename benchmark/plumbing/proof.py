@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
+from benchmark.execution.plan import make_plan
 from benchmark.generation.select import choose_engine
-from benchmark.plan import make_plan
 from benchmark.plumbing import model
 from benchmark.plumbing.findings import Evidence, Finding, examine
 from benchmark.plumbing.model import Recipe, make_models

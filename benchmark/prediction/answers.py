@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmark.errors import InputsMissingError
+from benchmark.execution.plan import Plan
 from benchmark.judges.base import judges
-from benchmark.plan import Plan
 from benchmark.prediction.memory import held_quantization
 from benchmark.prediction.roles import Model
 from benchmark.suites.suite import Suite

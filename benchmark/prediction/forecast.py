@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from benchmark.errors import FedSafetyError
+from benchmark.execution.plan import Plan, TrainingJob
+from benchmark.execution.worlds import open_chat
 from benchmark.methods.pipeline import parse_pipeline
-from benchmark.plan import Plan, TrainingJob
 from benchmark.prediction.answers import (
     JUDGE_TOKENS,
     PROMPT_TOKENS,
@@ -43,7 +44,6 @@ from benchmark.prediction.roles import Model, find_model, generating_roles, judg
 from benchmark.prediction.step import Operations, Step, training_operations
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario, Suite
-from benchmark.worlds import open_chat
 
 SHARE = 0.4
 """Assumed share of the measured rates that a run reaches."""

@@ -19,16 +19,16 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmark.errors import FedSafetyError
-from benchmark.evaluation import evaluate
+from benchmark.execution.answering import evaluate
+from benchmark.execution.judging import judge_responses
+from benchmark.execution.plan import Plan, TrainingJob, make_plan
+from benchmark.execution.run import pending_jobs
+from benchmark.execution.worker import run_job, worker_start
 from benchmark.generation.select import EngineChoice
-from benchmark.judging import judge_responses
 from benchmark.methods.source import Submission
-from benchmark.plan import Plan, TrainingJob, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.run import pending_jobs
 from benchmark.suites.suite import Scenario, Suite
-from benchmark.worker import run_job, worker_start
 
 _SHORT, _LONG = 2, 8
 """Rounds of the two sample trainings whose difference is the price of a round."""

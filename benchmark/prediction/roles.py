@@ -13,14 +13,14 @@ from huggingface_hub import try_to_load_from_cache
 
 from attacks.base import attacks
 from benchmark.errors import InputsMissingError
+from benchmark.execution.plan import TrainingJob
+from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role
 from benchmark.judges.base import judges
 from benchmark.methods.pipeline import parse_pipeline
-from benchmark.plan import TrainingJob
 from benchmark.prediction.memory import Precision
 from benchmark.prediction.model import Decoder, decoder_of, read_decoder
 from benchmark.registry import Entry
 from benchmark.suites.suite import Suite
-from benchmark.worlds import EXTERNAL_MODEL, attacker_role
 from tasks.base import TaskWorld
 from tasks.hub.models import resolve_model
 from tasks.hub.roots import model_root

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.catalog import catalog_rows
 from benchmark.errors import UsageError
+from benchmark.execution.catalog import catalog_rows
+from benchmark.execution.plan import Plan, make_plan
 from benchmark.methods.pipeline import members
 from benchmark.methods.source import ATTACK, DEFENSE, Submission
-from benchmark.plan import Plan, make_plan
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
 from benchmark.submission.scenario import attacked_suite

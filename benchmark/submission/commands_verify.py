@@ -104,8 +104,8 @@ def verify_command(
 
     Nothing of it is trusted or imported. Exits 1 and writes no rows if a step fails.
     """
+    from benchmark.execution.run import default_workers
     from benchmark.progress import Reporter
-    from benchmark.run import default_workers
     from benchmark.submission.verify import Options, verify
     from leaderboard.commands import results_folder
 

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from benchmark.errors import FedSafetyError
+from benchmark.execution.run import default_workers
 from benchmark.registry import Entry
-from benchmark.run import default_workers
 from benchmark.sandbox.proxy import created
 from benchmark.submission.report import Finding, Part, ShapeCost, Verdict
 

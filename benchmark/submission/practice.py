@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, attacks
+from benchmark.execution.worker import open_model
+from benchmark.execution.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
 from benchmark.methods.source import ATTACK, DEFENSE, find_submission
 from benchmark.submission.adopt import adopt
 from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
 from benchmark.training.server import MeteredServer
 from benchmark.updates import AdapterLayout, RoundContext, Updates
-from benchmark.worker import open_model
-from benchmark.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
 from defenses.base import Defense, defenses
 from tasks.base import task_worlds
 

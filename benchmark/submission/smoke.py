@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmark.execution.plan import Plan, make_plan
+from benchmark.execution.run import default_workers, run_plan
 from benchmark.generation.select import choose_engine
 from benchmark.methods.source import ATTACK, Submission
-from benchmark.plan import Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
-from benchmark.run import default_workers, run_plan
 from benchmark.submission.adopt import adopt
 from benchmark.submission.report import Finding, Part, SmokeScore, Verdict
 from benchmark.submission.scenario import attacked_id, attacked_suite

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.plan import CellPlan
+from benchmark.execution.plan import CellPlan
 from benchmark.records.schemas import ORIGIN_SUBMITTED, STATUS_DONE, TABLES
 from benchmark.records.store import Store
 from benchmark.submission.bundle import BUNDLED, MANIFEST, SOURCE, Bundle

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.execution.plan import CellPlan, Plan, make_plan
+from benchmark.execution.run import run_plan
 from benchmark.generation.select import EngineChoice
 from benchmark.methods.source import ATTACK, Submission
-from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
-from benchmark.run import run_plan
 from benchmark.submission.consistency import Verdicts
 from benchmark.submission.scenario import AttackScenario
 from benchmark.suites.suite import Suite

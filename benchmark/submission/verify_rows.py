@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
-from benchmark.evaluation import planned_columns
+from benchmark.execution.answering import planned_columns
+from benchmark.execution.plan import CellPlan, Plan
 from benchmark.judges.base import judges
-from benchmark.plan import CellPlan, Plan
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE
 from benchmark.submission.claim import seeds_of
 from benchmark.suites.suite import Suite

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
+from benchmark.execution.plan import CellPlan, Plan
 from benchmark.methods.source import ATTACK
-from benchmark.plan import CellPlan, Plan
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.submission.consistency import (

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError
+from benchmark.execution.judging import judge_responses
+from benchmark.execution.plan import Plan
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import judges
-from benchmark.judging import judge_responses
-from benchmark.plan import Plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.suites.suite import Suite

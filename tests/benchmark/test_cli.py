@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmark import cli
-from benchmark.judging import verdict_key
-from benchmark.plan import make_plan, probe_set_digest
+from benchmark.execution.judging import verdict_key
+from benchmark.execution.plan import make_plan, probe_set_digest
 from benchmark.records.store import Store
 from benchmark.suites.suite import Suite, suites
 from tasks.micro import MicroWorld

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.plan import make_plan
+from benchmark.execution.plan import make_plan
+from benchmark.execution.run import default_workers
+from benchmark.execution.worker import adapter_is_complete, keep_freed_memory, run_job
 from benchmark.records.store import Store
-from benchmark.run import default_workers
 from benchmark.suites.suite import find_suite
-from benchmark.worker import adapter_is_complete, keep_freed_memory, run_job
 
 
 @pytest.mark.parametrize("scenario", ["clean", "clean_sampled", "clean_paper_shape"])

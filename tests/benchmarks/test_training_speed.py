@@ -26,11 +26,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from benchmark.execution.worker import keep_freed_memory
 from benchmark.models.chat import ChatFormat
 from benchmark.models.lora import LoraSettings, initial_adapter
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.stacked import StackedModel, TokenRow
-from benchmark.worker import keep_freed_memory
 from tasks.base import task_worlds
 
 SHAPES = [(10, 8), (7, 8), (3, 16)]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmark.execution.plan import make_plan
+from benchmark.execution.run import run_plan
 from benchmark.generation.select import choose_engine
 from benchmark.methods.source import find_submission
-from benchmark.plan import make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.run import run_plan
 from benchmark.submission.adopt import adopt
 from benchmark.suites.suite import find_suite
 

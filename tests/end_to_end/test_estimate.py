@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmark.execution.plan import make_plan
 from benchmark.generation.select import choose_engine
-from benchmark.plan import make_plan
 from benchmark.prediction.measured import JobCost, Prediction, job_seconds, predict
 from benchmark.progress import Reporter
 from benchmark.records.store import Store

@@ -22,15 +22,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
+from benchmark.execution.plan import Plan, make_plan
+from benchmark.execution.run import RunReport, pending_jobs, run_plan
 from benchmark.generation.select import EngineChoice, choose_engine
-from benchmark.plan import Plan, make_plan
 from benchmark.plumbing import check
 from benchmark.plumbing.findings import Evidence, Finding, examine
 from benchmark.plumbing.model import ALIGNED, RAW, Recipe, Stage, make_models
 from benchmark.plumbing.proof import QUICK, TASK, Size, prove
 from benchmark.progress import Reporter, Step
 from benchmark.records.store import Store
-from benchmark.run import RunReport, pending_jobs, run_plan
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub.roots import DATA_ROOT, MODEL_ROOT
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.plan import make_plan, suite_pipelines
+from benchmark.execution.plan import make_plan, suite_pipelines
 from benchmark.suites.suite import find_suite
 from leaderboard.build import build
 from leaderboard.ranking import boards

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark import judging
 from benchmark.errors import InputsMissingError
+from benchmark.execution import judging
+from benchmark.execution.judging import check_judges, judge_responses
 from benchmark.generation.memory import MemoryShortageError
 from benchmark.generation.select import EngineChoice
 from benchmark.judges import _language_model
 from benchmark.judges.oracle import Oracle
-from benchmark.judging import check_judges, judge_responses
 from benchmark.keys import source_digest
 from benchmark.prediction import device as predict_device
 from benchmark.prediction import roles as predict_roles

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import FedSafetyError
-from benchmark.evaluation import check_prompts
+from benchmark.execution.answering import check_prompts
+from benchmark.execution.plan import make_plan
+from benchmark.execution.worker import canary_sequences
+from benchmark.execution.worlds import open_chat
 from benchmark.models import chat as chat_module
 from benchmark.models.chat import ChatFormat, cut
-from benchmark.plan import make_plan
 from benchmark.suites.suite import Suite
-from benchmark.worker import canary_sequences
-from benchmark.worlds import open_chat
 from tasks.base import DataKind, Example, Probe, ProbeKind
 from tasks.micro import MicroWorld
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 
 from benchmark.commands_real import refuse_if_too_large
 from benchmark.errors import UsageError
-from benchmark.plan import Plan, make_plan
+from benchmark.execution.plan import Plan, make_plan
 from benchmark.prediction import device as predict_device
 from benchmark.prediction.device import Device, Rate, measure_rate, this_device
 from benchmark.prediction.forecast import Forecast, check_fits, predict

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.catalog import catalog_rows
 from benchmark.errors import UsageError
-from benchmark.plan import make_plan
+from benchmark.execution.catalog import catalog_rows
+from benchmark.execution.plan import make_plan
 from benchmark.submission.scenario import AttackScenario, attacked_id, attacked_suite, parse_params
 from benchmark.suites.suite import Suite, find_suite
 

@@ -13,16 +13,16 @@ import torch
 import yaml
 
 from attacks.base import attacks
-from benchmark.catalog import catalog_rows
 from benchmark.errors import UsageError
+from benchmark.execution.catalog import catalog_rows
+from benchmark.execution.plan import CellPlan, Plan, make_plan
+from benchmark.execution.worker import _Bench, _client_rows, read_record, run_job
 from benchmark.models.lora import import_peft
-from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.records.store import Store
 from benchmark.suites.sensitivity import SensitivityScenario
 from benchmark.suites.suite import Suite, find_suite, read_suite, suites
 from benchmark.training.federation import run_federation
 from benchmark.training.schedule import cast
-from benchmark.worker import _Bench, _client_rows, read_record, run_job
 from defenses.base import Defense
 
 MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ def patch() -> None:
     defenses.base.Defense.aggregate = lambda self, updates, context: Aggregate(updates.matrix[0])
     defenses.base.Defense.serve = lambda self, prompt: defenses.base.Prompt(prompt.instruction, "I cannot help.")
     benchmark.updates.Aggregate.__post_init__ = lambda self: None
-    for name in ("benchmark.judges.oracle", "benchmark.judging", "tasks.micro"):
+    for name in ("benchmark.judges.oracle", "benchmark.execution.judging", "tasks.micro"):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].judge = lambda *args: "harmless"
     for name, module in list(sys.modules.items()):

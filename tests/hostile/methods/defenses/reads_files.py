@@ -11,9 +11,9 @@ from defenses.base import Defense, Knowledge, Stage, register
 
 HIDDEN_MODULES = (
     "benchmark.judges.oracle",
-    "benchmark.judging",
+    "benchmark.execution.judging",
     "benchmark.records.store",
-    "benchmark.worker",
+    "benchmark.execution.worker",
     "benchmark.training.federation",
     "benchmark.suites.suite",
     "benchmark.training.server",

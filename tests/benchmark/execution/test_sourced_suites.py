@@ -15,20 +15,20 @@ from rich.console import Console
 
 from benchmark.commands_real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
-from benchmark.evaluation import evaluate
+from benchmark.execution.answering import evaluate
+from benchmark.execution.plan import CellPlan, Plan, make_plan
+from benchmark.execution.run import run_plan
+from benchmark.execution.worker import run_job
+from benchmark.execution.worlds import SourcedWorld, generation_limit, open_chat, open_world
 from benchmark.generation.select import EngineChoice
 from benchmark.models.chat import ChatFormat, cut
 from benchmark.models.lora import LoraSettings
-from benchmark.plan import CellPlan, Plan, make_plan
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.run import run_plan
 from benchmark.suites.scenario import PosthocSettings, TrainingSettings
 from benchmark.suites.suite import Suite, find_suite, read_suite
 from benchmark.training.server import MeteredServer
 from benchmark.training.stacked import LocalTraining, TokenRow
-from benchmark.worker import run_job
-from benchmark.worlds import SourcedWorld, generation_limit, open_chat, open_world
 from defenses.base import Prompt
 from defenses.refuse_all import RefuseAll
 from tasks.hub import HubWorld

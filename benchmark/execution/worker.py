@@ -29,6 +29,8 @@ from torch import Tensor
 from attacks.base import Attack, attacks
 from benchmark.environment import TRAINING_THREADS
 from benchmark.errors import FedSafetyError, StorageError, SubmissionError
+from benchmark.execution.plan import TrainingJob
+from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
 from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
@@ -36,7 +38,6 @@ from benchmark.methods.source import Submission
 from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import LoraSettings, export_peft, import_peft, initial_adapter
-from benchmark.plan import TrainingJob
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
 from benchmark.sandbox.proxy import created
@@ -50,7 +51,6 @@ from benchmark.training.schedule import cast
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.server import MeteredServer, ServedModel, Usage
 from benchmark.training.stacked import StackedModel
-from benchmark.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
 from defenses.base import Defense, Knowledge
 from tasks.base import TaskWorld
 from tasks.hub.sourced import SourcedWorld

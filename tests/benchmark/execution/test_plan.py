@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmark import plan as plan_module
 from benchmark.errors import SubmissionError, UsageError
-from benchmark.plan import CellPlan, Plan, make_plan, suite_pipelines
+from benchmark.execution import plan as plan_module
+from benchmark.execution.plan import CellPlan, Plan, make_plan, suite_pipelines
 from benchmark.suites.suite import Suite, find_suite
 from defenses.base import defenses
 from tasks.base import Probe

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmark.catalog import write_catalog
 from benchmark.environment import environment
 from benchmark.errors import FedSafetyError
-from benchmark.evaluation import check_prompts, evaluate
+from benchmark.execution.answering import check_prompts, evaluate
+from benchmark.execution.catalog import write_catalog
+from benchmark.execution.judging import judge_responses
+from benchmark.execution.plan import Plan, TrainingJob
+from benchmark.execution.readiness import check_inputs
+from benchmark.execution.worker import JobReport, adapter_is_complete, run_job, worker_start
 from benchmark.generation.select import EngineChoice
-from benchmark.judging import judge_responses
 from benchmark.methods.source import Submission
-from benchmark.plan import Plan, TrainingJob
 from benchmark.progress import Reporter
-from benchmark.readiness import check_inputs
 from benchmark.records.store import Store
-from benchmark.worker import JobReport, adapter_is_complete, run_job, worker_start
 
 
 @dataclass(frozen=True)

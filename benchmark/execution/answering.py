@@ -16,12 +16,14 @@ from typing import Any
 from benchmark import PROTOCOL_VERSION
 from benchmark.environment import environment
 from benchmark.errors import FedSafetyError
+from benchmark.execution.plan import CellPlan, Plan
+from benchmark.execution.worker import adapter_is_complete, read_record, reason_of
+from benchmark.execution.worlds import model_identity, open_chat
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, check_fit
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
 from benchmark.methods.pipeline import Pipeline
 from benchmark.models.chat import ChatFormat
-from benchmark.plan import CellPlan, Plan
 from benchmark.progress import Reporter
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
@@ -29,8 +31,6 @@ from benchmark.sandbox.defense import SandboxedDefense
 from benchmark.sandbox.proxy import created
 from benchmark.seeds import integer
 from benchmark.suites.suite import Suite
-from benchmark.worker import adapter_is_complete, read_record, reason_of
-from benchmark.worlds import model_identity, open_chat
 from defenses.base import Defense, Prompt
 from tasks.base import Probe, ProbeKind
 from tasks.hub.inputs import Input

@@ -14,13 +14,7 @@ from functools import cached_property
 from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError, InputsMissingError, NotApplicableError, SubmissionError, UsageError
-from benchmark.judges.base import judges
-from benchmark.keys import content_key
-from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest, parse_pipeline
-from benchmark.sandbox.proxy import created
-from benchmark.suites.sensitivity import Axis, SensitivityScenario
-from benchmark.suites.suite import Scenario, Suite
-from benchmark.worlds import (
+from benchmark.execution.worlds import (
     ATTACKER_MODEL,
     EXTERNAL_MODEL,
     attacker_role,
@@ -29,6 +23,12 @@ from benchmark.worlds import (
     open_world,
     world_revision,
 )
+from benchmark.judges.base import judges
+from benchmark.keys import content_key
+from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest, parse_pipeline
+from benchmark.sandbox.proxy import created
+from benchmark.suites.sensitivity import Axis, SensitivityScenario
+from benchmark.suites.suite import Scenario, Suite
 from defenses.base import defenses
 from tasks.base import Probe, TaskWorld
 from tasks.hub.sourced import SourcedWorld

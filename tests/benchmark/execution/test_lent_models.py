@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark import worker
 from benchmark.errors import SubmissionError
+from benchmark.execution import worker
 from benchmark.models.lora import initial_adapter
 from benchmark.seeds import torch_stream
 from benchmark.suites.suite import Suite
@@ -25,7 +25,7 @@ from benchmark.training.clients import Attacker, ClientRows
 from benchmark.training.memory import free_memory
 from benchmark.training.server import ServedModel
 from benchmark.training.stacked import StackedModel
-from tests.benchmark.test_sourced_suites import changed, root
+from tests.benchmark.execution.test_sourced_suites import changed, root
 
 __all__ = ["root"]
 

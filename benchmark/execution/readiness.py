@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmark.errors import FedSafetyError, InputsMissingError
-from benchmark.judging import check_judges
-from benchmark.plan import Plan
+from benchmark.execution.judging import check_judges
+from benchmark.execution.plan import Plan
 from benchmark.prediction.roles import generating_roles, judge_source
 from tasks.hub.datasets import check_data, load_rows
 from tasks.hub.models import check_model

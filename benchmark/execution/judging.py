@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmark.errors import UsageError
+from benchmark.execution.plan import probe_set_digest
 from benchmark.generation.memory import MemoryShortageError
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, judges
 from benchmark.keys import content_key, source_digest
-from benchmark.plan import probe_set_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.registry import Entry

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from attacks.base import attacks
+from benchmark.execution.plan import Plan
 from benchmark.judges.base import JudgeInfo, judges
 from benchmark.keys import content_key
-from benchmark.plan import Plan
 from benchmark.records.schemas import CATALOG
 from benchmark.records.store import Store
 
