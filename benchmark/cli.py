@@ -323,7 +323,7 @@ def publish(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Copy finished rows of your runs into the committed results, as new immutable files."""
-    from benchmark.publish import publish as publish_rows
+    from benchmark.records.publish import publish as publish_rows
     from benchmark.records.store import Store
 
     added = publish_rows(Store(runs), results, suite)
@@ -342,7 +342,7 @@ def doctor(
     """Tell what is installed, which generation engine will be used, and why."""
     import shutil
 
-    from benchmark.environment import environment
+    from benchmark.records.environment import environment
     from tasks.base import task_worlds
 
     del data_root, model_root

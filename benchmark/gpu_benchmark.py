@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import typer
 
-from benchmark.environment import package_versions
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
 from benchmark.models.loading import is_out_of_memory
@@ -28,6 +27,7 @@ from benchmark.prediction.device import Device, Rate, measure_rate, this_device
 from benchmark.prediction.model import decoder_of
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import duration
+from benchmark.records.environment import package_versions
 from benchmark.training.stacked import TokenRow
 from tasks.hub.settings import ModelShape
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.environment import environment
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.execution.worker import adapter_is_complete, read_record, reason_of
@@ -25,6 +24,7 @@ from benchmark.generation.select import EngineChoice, open_engine
 from benchmark.methods.pipeline import Pipeline
 from benchmark.models.chat import ChatFormat
 from benchmark.progress import Reporter
+from benchmark.records.environment import environment
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
 from benchmark.sandbox.defense import SandboxedDefense

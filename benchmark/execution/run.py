@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmark.environment import environment
 from benchmark.errors import FedSafetyError
 from benchmark.execution.answering import check_prompts, evaluate
 from benchmark.execution.catalog import write_catalog
@@ -22,6 +21,7 @@ from benchmark.execution.worker import JobReport, adapter_is_complete, run_job, 
 from benchmark.generation.select import EngineChoice
 from benchmark.methods.source import Submission
 from benchmark.progress import Reporter
+from benchmark.records.environment import environment
 from benchmark.records.store import Store
 
 

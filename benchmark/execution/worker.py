@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, attacks
-from benchmark.environment import TRAINING_THREADS
 from benchmark.errors import FedSafetyError, StorageError, SubmissionError
 from benchmark.execution.plan import TrainingJob
 from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
@@ -38,6 +37,7 @@ from benchmark.methods.source import Submission
 from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import LoraSettings, export_peft, import_peft, initial_adapter
+from benchmark.records.environment import TRAINING_THREADS
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
 from benchmark.sandbox.proxy import created

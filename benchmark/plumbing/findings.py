@@ -34,7 +34,7 @@ from benchmark.judges.base import Verdict, judges
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import import_peft
 from benchmark.progress import Reporter
-from benchmark.publish import publish
+from benchmark.records.publish import publish
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.seeds import stream

@@ -17,10 +17,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.environment import environment
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError
 from benchmark.methods.source import ATTACK, REGISTRIES, Submission
 from benchmark.progress import Reporter
+from benchmark.records.environment import environment
 from benchmark.registry import Entry
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import sandboxed_defense

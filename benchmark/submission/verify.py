@@ -29,13 +29,13 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.environment import environment
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError, UsageError, unknown_name
 from benchmark.execution.plan import CellPlan
 from benchmark.generation.select import EngineChoice, choose_engine
 from benchmark.keys import source_files
 from benchmark.methods.source import Submission
 from benchmark.progress import Reporter
+from benchmark.records.environment import environment
 from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
 from benchmark.records.store import Store
 from benchmark.sandbox.isolation import find_isolation

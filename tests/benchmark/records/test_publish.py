@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.publish import publish
+from benchmark.records.publish import publish
 from benchmark.records.store import Store
 
-from ..leaderboard.synthetic import catalog_row, cell_row
+from ...leaderboard.synthetic import catalog_row, cell_row
 
 
 def files(folder: Path) -> dict[str, bytes]:

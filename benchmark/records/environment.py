@@ -49,7 +49,7 @@ def environment() -> str:
 @cache
 def source_revision() -> str:
     """Return the commit of the source checkout, with ``+changes`` if it has any; empty outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
     try:
