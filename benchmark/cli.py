@@ -201,7 +201,7 @@ def run(
     from benchmark.methods.source import ATTACK, find_members, find_submission
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
-    from benchmark.submission.adopt import adopt
+    from benchmark.sandbox.adopt import adopt
     from benchmark.suites.suite import find_suite
 
     del data_root, model_root

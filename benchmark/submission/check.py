@@ -22,11 +22,11 @@ from benchmark.methods.source import ATTACK, REGISTRIES, Submission
 from benchmark.progress import Reporter
 from benchmark.records.environment import environment
 from benchmark.registry import Entry
+from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import sandboxed_defense
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.limits import Limits
-from benchmark.submission.adopt import adopt
 from benchmark.submission.contract import attack_contract, defense_contract
 from benchmark.submission.contract_attack import SCALES as ATTACK_SCALES
 from benchmark.submission.examination import Examination, Subject, perform, reason_of, threads

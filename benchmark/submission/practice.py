@@ -15,7 +15,7 @@ from attacks.base import Attack, attacks
 from benchmark.execution.worker import open_model
 from benchmark.execution.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
 from benchmark.methods.source import ATTACK, DEFENSE, find_submission
-from benchmark.submission.adopt import adopt
+from benchmark.sandbox.adopt import adopt
 from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
 from benchmark.training.server import MeteredServer

@@ -14,7 +14,7 @@ from benchmark.methods.source import ATTACK, Submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
-from benchmark.submission.adopt import adopt
+from benchmark.sandbox.adopt import adopt
 from benchmark.submission.report import Finding, Part, SmokeScore, Verdict
 from benchmark.submission.scenario import attacked_id, attacked_suite
 from benchmark.suites.suite import Suite, find_suite

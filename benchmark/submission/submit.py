@@ -9,7 +9,7 @@ from benchmark.errors import UsageError
 from benchmark.methods.source import BUILT_IN, REGISTRIES, Submission
 from benchmark.records.schemas import SCHEMA_VERSION
 from benchmark.records.store import Store
-from benchmark.submission.adopt import adopt
+from benchmark.sandbox.adopt import adopt
 from benchmark.submission.bundle import Bundle, pack, write_bundle
 from benchmark.submission.claim import collect, environments
 from benchmark.submission.report import read_report

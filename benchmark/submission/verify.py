@@ -38,9 +38,9 @@ from benchmark.progress import Reporter
 from benchmark.records.environment import environment
 from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
 from benchmark.records.store import Store
+from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.untrusted import printable
-from benchmark.submission.adopt import adopt
 from benchmark.submission.bundle import BUNDLED, Bundle, read_bundle
 from benchmark.submission.check import check_contract
 from benchmark.submission.claim import own_catalog, plan_of

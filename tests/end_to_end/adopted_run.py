@@ -14,7 +14,7 @@ from benchmark.generation.select import choose_engine
 from benchmark.methods.source import find_submission
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.submission.adopt import adopt
+from benchmark.sandbox.adopt import adopt
 from benchmark.suites.suite import find_suite
 
 

@@ -63,7 +63,7 @@ def test_an_imported_file_has_the_digest_that_it_had_before(folder: Path) -> Non
     """In a process of its own: the registry keeps what it has adopted."""
     write(folder / "my_rule.py")
     program = (
-        "from benchmark.submission.adopt import adopt\n"
+        "from benchmark.sandbox.adopt import adopt\n"
         "from benchmark.methods.source import find_submission\n"
         "from defenses.base import defenses\n"
         "found = find_submission('my_rule')\n"
