@@ -15,8 +15,8 @@ from rich.console import Console
 from benchmark.errors import SandboxUnavailableError
 
 if TYPE_CHECKING:
+    from benchmark.submission.contract.smoke import ScoredCell
     from benchmark.submission.scaffold import Scaffold
-    from benchmark.submission.smoke import ScoredCell
 
 console = Console()
 errors = Console(stderr=True)
@@ -75,8 +75,8 @@ def check(
     """
     from benchmark.methods.source import find_submission
     from benchmark.progress import Reporter
-    from benchmark.submission.check import Options, check_submission
-    from benchmark.submission.printing import print_report
+    from benchmark.submission.contract.check import Options, check_submission
+    from benchmark.submission.contract.printing import print_report
 
     submission = find_submission(method)
     options = Options(sandbox=sandbox, isolation=isolation, workers=workers)

@@ -12,7 +12,7 @@ from benchmark.records.store import Store
 from benchmark.sandbox.adopt import adopt
 from benchmark.submission.bundle import Bundle, pack, write_bundle
 from benchmark.submission.claim import collect, environments
-from benchmark.submission.report import read_report
+from benchmark.submission.contract.report import read_report
 from benchmark.suites.suite import Suite
 
 

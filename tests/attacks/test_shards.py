@@ -10,9 +10,9 @@ import pytest
 
 from attacks.base import Attack, AttackInfo, attacks
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.submission.contract import attack_contract
-from benchmark.submission.examination import Subject, perform
-from benchmark.submission.report import Verdict
+from benchmark.submission.contract.base import attack_contract
+from benchmark.submission.contract.examination import Subject, perform
+from benchmark.submission.contract.report import Verdict
 from tasks.base import Automation, DataKind, Example
 
 NAMES = ["unaligned_shards", "generated_shards"]

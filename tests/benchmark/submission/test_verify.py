@@ -28,12 +28,13 @@ from benchmark.methods.source import Submission, find_submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
-from benchmark.submission import check, verify_output
 from benchmark.submission import verify as verifying
+from benchmark.submission import verify_output
 from benchmark.submission.archive import write_archive
 from benchmark.submission.bundle import MANIFEST, read_bundle
 from benchmark.submission.consistency import Finding
-from benchmark.submission.report import CheckReport
+from benchmark.submission.contract import check
+from benchmark.submission.contract.report import CheckReport
 from benchmark.submission.submit import submit
 from benchmark.submission.verify import Options, verify
 from benchmark.submission.verify_report import Step, VerifyReport

@@ -13,11 +13,11 @@ import torch
 
 from benchmark.errors import NotApplicableError
 from benchmark.registry import Entry, Trait
-from benchmark.submission.contract import defense_contract
-from benchmark.submission.examination import Examination, Subject, perform
-from benchmark.submission.report import Finding, Part, Verdict
-from benchmark.submission.robustness import PATIENCE, SMALL_SCALES
-from benchmark.submission.rounds import layout_of
+from benchmark.submission.contract.base import defense_contract
+from benchmark.submission.contract.examination import Examination, Subject, perform
+from benchmark.submission.contract.report import Finding, Part, Verdict
+from benchmark.submission.contract.robustness import PATIENCE, SMALL_SCALES
+from benchmark.submission.contract.rounds import layout_of
 from benchmark.updates import Aggregate
 from defenses.base import Defense, DefenseInfo, Knowledge, Prompt, Stage, defenses
 
@@ -406,7 +406,7 @@ def test_a_shape_that_does_not_fit_is_reported_with_its_reason() -> None:
 
 def test_shapes_are_left_out_when_the_time_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count(step=PATIENCE * 0.6)
-    monkeypatch.setattr("benchmark.submission.robustness.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("benchmark.submission.contract.robustness.time.monotonic", lambda: next(now))
     findings, examination = examined(subject_of(Average))
     verdicts = [shape.verdict for shape in examination.shapes]
     assert verdicts == [Verdict.PASSED, Verdict.PASSED, Verdict.NOT_RUN, Verdict.NOT_RUN]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from attacks.base import Attack, AttackInfo
-from benchmark.submission.contract_aggregate import AggregateTrials, aggregate_checks
-from benchmark.submission.contract_attack import SCALES as ATTACK_SCALES
-from benchmark.submission.contract_attack import attack_checks
-from benchmark.submission.contract_hooks import finalize_checks, prepare_checks, serve_checks, server_maker
-from benchmark.submission.examination import Examination, Subject
-from benchmark.submission.metadata import attack_metadata_checks, defense_metadata_checks
-from benchmark.submission.robustness import SCALES, robustness_checks, scale_checks
+from benchmark.submission.contract.aggregate import AggregateTrials, aggregate_checks
+from benchmark.submission.contract.attack import SCALES as ATTACK_SCALES
+from benchmark.submission.contract.attack import attack_checks
+from benchmark.submission.contract.examination import Examination, Subject
+from benchmark.submission.contract.hooks import finalize_checks, prepare_checks, serve_checks, server_maker
+from benchmark.submission.contract.metadata import attack_metadata_checks, defense_metadata_checks
+from benchmark.submission.contract.robustness import SCALES, robustness_checks, scale_checks
 from defenses.base import Defense, DefenseInfo
 
 

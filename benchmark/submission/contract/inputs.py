@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmark.sandbox.proxy import Sandboxed
-from benchmark.submission.rounds import Trial
+from benchmark.submission.contract.rounds import Trial
 
 
 def changed_inputs(rule: object, given: Trial, copy: Trial) -> set[str]:

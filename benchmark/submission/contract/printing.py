@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.progress import duration
-from benchmark.submission.report import CheckReport, Finding, Part, ShapeCost, SmokeScore, Verdict
+from benchmark.submission.contract.report import CheckReport, Finding, Part, ShapeCost, SmokeScore, Verdict
 
 _MARKS = {
     Verdict.PASSED: ("ok", "green"),

@@ -23,13 +23,13 @@ from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
 from benchmark.methods.source import find_submission
 from benchmark.progress import Reporter
 from benchmark.sandbox.isolation import find_isolation
-from benchmark.submission import check as check_module
-from benchmark.submission.check import NO_ISOLATION, Options, check_contract, check_submission
 from benchmark.submission.commands_check import _scored
-from benchmark.submission.printing import print_report
-from benchmark.submission.report import CheckReport, Part, Verdict, read_report
+from benchmark.submission.contract import check as check_module
+from benchmark.submission.contract.check import NO_ISOLATION, Options, check_contract, check_submission
+from benchmark.submission.contract.printing import print_report
+from benchmark.submission.contract.report import CheckReport, Part, Verdict, read_report
+from benchmark.submission.contract.smoke import BASELINE, SCENARIO, SMOKE_SEED
 from benchmark.submission.scaffold import new_attack, new_defense
-from benchmark.submission.smoke import BASELINE, SCENARIO, SMOKE_SEED
 from benchmark.suites.suite import Suite, find_suite, suites
 from defenses.base import defenses
 

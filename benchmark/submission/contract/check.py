@@ -27,12 +27,12 @@ from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import sandboxed_defense
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.limits import Limits
-from benchmark.submission.contract import attack_contract, defense_contract
-from benchmark.submission.contract_attack import SCALES as ATTACK_SCALES
-from benchmark.submission.examination import Examination, Subject, perform, reason_of, threads
-from benchmark.submission.report import CheckReport, Finding, Isolation, Part, SmokeScore, Verdict, passed
-from benchmark.submission.robustness import PATIENCE, SCALES
-from benchmark.submission.smoke import SMOKE_SEED, Scorer, smoke_run
+from benchmark.submission.contract.attack import SCALES as ATTACK_SCALES
+from benchmark.submission.contract.base import attack_contract, defense_contract
+from benchmark.submission.contract.examination import Examination, Subject, perform, reason_of, threads
+from benchmark.submission.contract.report import CheckReport, Finding, Isolation, Part, SmokeScore, Verdict, passed
+from benchmark.submission.contract.robustness import PATIENCE, SCALES
+from benchmark.submission.contract.smoke import SMOKE_SEED, Scorer, smoke_run
 from benchmark.suites.suite import Suite
 
 NO_ISOLATION = (

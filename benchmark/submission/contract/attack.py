@@ -17,12 +17,21 @@ from torch import Tensor
 from attacks.base import Attack, AttackerView, AttackInfo
 from benchmark.errors import FedSafetyError
 from benchmark.seeds import stream
-from benchmark.submission.examination import Check, Examination, Outcome, Subject, all_threads, fails, passes, warns
-from benchmark.submission.inputs import left_behind, same_bits
-from benchmark.submission.memory import peak_memory
+from benchmark.submission.contract.examination import (
+    Check,
+    Examination,
+    Outcome,
+    Subject,
+    all_threads,
+    fails,
+    passes,
+    warns,
+)
+from benchmark.submission.contract.inputs import left_behind, same_bits
+from benchmark.submission.contract.memory import peak_memory
+from benchmark.submission.contract.report import Part, ShapeCost, Verdict
+from benchmark.submission.contract.rounds import ROUNDS, client_names, layout_of, sent
 from benchmark.submission.practice import PRACTICE_SEED, practice_resources
-from benchmark.submission.report import Part, ShapeCost, Verdict
-from benchmark.submission.rounds import ROUNDS, client_names, layout_of, sent
 from benchmark.suites.suite import find_suite
 from benchmark.updates import Updates
 from tasks.base import DataKind, Example, TaskWorld, task_worlds

@@ -13,9 +13,9 @@ import torch
 
 from attacks.base import Attack, AttackInfo, attacks
 from benchmark.registry import Entry
-from benchmark.submission.contract import attack_contract
-from benchmark.submission.examination import Examination, Subject, perform
-from benchmark.submission.report import Finding, Verdict
+from benchmark.submission.contract.base import attack_contract
+from benchmark.submission.contract.examination import Examination, Subject, perform
+from benchmark.submission.contract.report import Finding, Verdict
 from tasks.base import DataKind, Example
 from tasks.micro import MicroWorld
 

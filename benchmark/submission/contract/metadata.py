@@ -5,8 +5,8 @@ from __future__ import annotations
 from attacks.base import Attack, AttackInfo
 from benchmark.errors import UsageError
 from benchmark.registry import Info
-from benchmark.submission.examination import Check, Outcome, Subject, fails, passes, warns
-from benchmark.submission.report import Part
+from benchmark.submission.contract.examination import Check, Outcome, Subject, fails, passes, warns
+from benchmark.submission.contract.report import Part
 from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
 
 _LEFT_OVER = ("Say here", "say in one sentence")

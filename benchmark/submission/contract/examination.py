@@ -15,7 +15,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.execution.run import default_workers
 from benchmark.registry import Entry
 from benchmark.sandbox.proxy import created
-from benchmark.submission.report import Finding, Part, ShapeCost, Verdict
+from benchmark.submission.contract.report import Finding, Part, ShapeCost, Verdict
 
 InfoT = TypeVar("InfoT")
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmark.errors import FedSafetyError
 from benchmark.models.lora import initial_adapter
 from benchmark.seeds import stream, torch_stream
-from benchmark.submission.examination import Check, Examination, Outcome, Subject, fails, passes
-from benchmark.submission.inputs import left_behind, same_bits
+from benchmark.submission.contract.examination import Check, Examination, Outcome, Subject, fails, passes
+from benchmark.submission.contract.inputs import left_behind, same_bits
+from benchmark.submission.contract.report import Part
 from benchmark.submission.practice import PRACTICE_SEED, practice_server
-from benchmark.submission.report import Part
 from benchmark.suites.suite import find_suite
 from benchmark.training.server import MeteredServer
 from defenses.base import Defense, DefenseInfo, Prompt

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchmark.errors import NotApplicableError
 from benchmark.registry import Trait
-from benchmark.submission.examination import Check, Outcome, Subject, fails, passes, warns
-from benchmark.submission.inputs import changed_inputs
-from benchmark.submission.report import Part, Verdict
-from benchmark.submission.rounds import (
+from benchmark.submission.contract.examination import Check, Outcome, Subject, fails, passes, warns
+from benchmark.submission.contract.inputs import changed_inputs
+from benchmark.submission.contract.report import Part, Verdict
+from benchmark.submission.contract.rounds import (
     ROUNDS,
     Trial,
     client_names,

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError, SubmissionError
-from benchmark.submission.contract_aggregate import AggregateTrials, is_defined
-from benchmark.submission.examination import Check, Outcome, all_threads, fails, passes, warns
-from benchmark.submission.memory import peak_memory
-from benchmark.submission.report import Part, ShapeCost, Verdict
-from benchmark.submission.rounds import Trial, copy_of, layout_of, sent, trial
+from benchmark.submission.contract.aggregate import AggregateTrials, is_defined
+from benchmark.submission.contract.examination import Check, Outcome, all_threads, fails, passes, warns
+from benchmark.submission.contract.memory import peak_memory
+from benchmark.submission.contract.report import Part, ShapeCost, Verdict
+from benchmark.submission.contract.rounds import Trial, copy_of, layout_of, sent, trial
 from benchmark.training.federation import checked_aggregate
 from benchmark.updates import Aggregate
 from defenses.base import Defense
