@@ -214,7 +214,7 @@ def run(
         raise UsageError(f"{'--base' if base else '--attack-param'} goes with an attack; name one with --attack")
     adopt(submissions, isolated=sandbox)
     if attack:
-        from benchmark.submission.scenario import attacked_id, attacked_suite, parse_params
+        from benchmark.submission.bundle.scenario import attacked_id, attacked_suite, parse_params
 
         replacing = submissions[-1].id
         chosen = attacked_suite(chosen, replacing, base or (), parse_params(attack_param or ()))

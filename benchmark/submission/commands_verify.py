@@ -44,7 +44,7 @@ def submit_command(
     """Make one bundle of a method's source and of the rows that you have run of it."""
     from benchmark.methods.source import find_submission
     from benchmark.records.store import Store
-    from benchmark.submission.submit import submit
+    from benchmark.submission.bundle.submit import submit
     from benchmark.suites.suite import find_suite
 
     submission = find_submission(method)

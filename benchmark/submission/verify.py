@@ -41,8 +41,8 @@ from benchmark.records.store import Store
 from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.untrusted import printable
-from benchmark.submission.bundle import BUNDLED, Bundle, read_bundle
-from benchmark.submission.claim import own_catalog, plan_of
+from benchmark.submission.bundle.bundle import BUNDLED, Bundle, read_bundle
+from benchmark.submission.bundle.claim import own_catalog, plan_of
 from benchmark.submission.consistency import Finding
 from benchmark.submission.contract.check import check_contract
 from benchmark.submission.verify_identity import check_identity

@@ -13,7 +13,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.keys import OWN_PACKAGES
 from benchmark.methods.source import BUILT_IN, REGISTRIES, find_submission
 from benchmark.records.store import read_table
-from benchmark.submission.bundle import Bundle
+from benchmark.submission.bundle.bundle import Bundle
 
 BUNDLED = "bundle "
 """How the origin of a method begins that came in a bundle."""

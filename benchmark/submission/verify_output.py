@@ -20,7 +20,7 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.plan import CellPlan
 from benchmark.records.schemas import ORIGIN_SUBMITTED, STATUS_DONE, TABLES
 from benchmark.records.store import Store
-from benchmark.submission.bundle import BUNDLED, MANIFEST, SOURCE, Bundle
+from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, SOURCE, Bundle
 from benchmark.submission.verify_identity import SUBMITTED
 from benchmark.submission.verify_report import RerunCell, VerifyReport
 

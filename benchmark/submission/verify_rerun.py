@@ -16,8 +16,8 @@ from benchmark.methods.source import ATTACK, Submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
+from benchmark.submission.bundle.scenario import AttackScenario
 from benchmark.submission.consistency import Verdicts
-from benchmark.submission.scenario import AttackScenario
 from benchmark.suites.suite import Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 

@@ -15,7 +15,7 @@ from benchmark.execution.answering import planned_columns
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.judges.base import judges
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE
-from benchmark.submission.claim import seeds_of
+from benchmark.submission.bundle.claim import seeds_of
 from benchmark.suites.suite import Suite
 from tasks.base import Probe
 

@@ -15,8 +15,8 @@ from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import adopt
+from benchmark.submission.bundle.scenario import attacked_id, attacked_suite
 from benchmark.submission.contract.report import Finding, Part, SmokeScore, Verdict
-from benchmark.submission.scenario import attacked_id, attacked_suite
 from benchmark.suites.suite import Suite, find_suite
 
 SMOKE_SEED = 1

@@ -30,12 +30,12 @@ from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
 from benchmark.submission import verify as verifying
 from benchmark.submission import verify_output
-from benchmark.submission.archive import write_archive
-from benchmark.submission.bundle import MANIFEST, read_bundle
+from benchmark.submission.bundle.archive import write_archive
+from benchmark.submission.bundle.bundle import MANIFEST, read_bundle
+from benchmark.submission.bundle.submit import submit
 from benchmark.submission.consistency import Finding
 from benchmark.submission.contract import check
 from benchmark.submission.contract.report import CheckReport
-from benchmark.submission.submit import submit
 from benchmark.submission.verify import Options, verify
 from benchmark.submission.verify_report import Step, VerifyReport
 from benchmark.submission.verify_scores import Repetition, compare

@@ -18,7 +18,7 @@ from benchmark.methods.pipeline import members
 from benchmark.methods.source import ATTACK, DEFENSE, Submission
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
-from benchmark.submission.scenario import attacked_suite
+from benchmark.submission.bundle.scenario import attacked_suite
 from benchmark.suites.suite import Suite
 
 GENERATORS = ("vllm", "transformers")

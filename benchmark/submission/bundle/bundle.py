@@ -25,8 +25,8 @@ from benchmark.keys import OWN_PACKAGES
 from benchmark.methods.source import ID_PATTERN, PACKAGES, Submission
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
-from benchmark.submission.archive import ArchiveError, read_archive, write_archive
-from benchmark.submission.claim import LONGEST_NOTICE, MOST_NOTICES
+from benchmark.submission.bundle.archive import ArchiveError, read_archive, write_archive
+from benchmark.submission.bundle.claim import LONGEST_NOTICE, MOST_NOTICES
 
 MANIFEST, CHECK, SOURCE, ROWS = "manifest.json", "check.json", "source", "rows"
 BUNDLED = ("catalog", "cells", "probes", "responses", "rounds", "verdicts")

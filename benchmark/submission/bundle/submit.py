@@ -10,8 +10,8 @@ from benchmark.methods.source import BUILT_IN, REGISTRIES, Submission
 from benchmark.records.schemas import SCHEMA_VERSION
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import adopt
-from benchmark.submission.bundle import Bundle, pack, write_bundle
-from benchmark.submission.claim import collect, environments
+from benchmark.submission.bundle.bundle import Bundle, pack, write_bundle
+from benchmark.submission.bundle.claim import collect, environments
 from benchmark.submission.contract.report import read_report
 from benchmark.suites.suite import Suite
 

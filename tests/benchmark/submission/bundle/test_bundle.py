@@ -16,8 +16,8 @@ import pytest
 from benchmark.errors import FedSafetyError
 from benchmark.methods.source import Submission
 from benchmark.records.schemas import TABLES
-from benchmark.submission.archive import ArchiveError, write_archive
-from benchmark.submission.bundle import BUNDLED, MANIFEST, Bundle, pack, read_bundle, write_bundle
+from benchmark.submission.bundle.archive import ArchiveError, write_archive
+from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, Bundle, pack, read_bundle, write_bundle
 
 FIELDS: dict[str, Any] = {
     "kind": "defense",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.submission import archive
-from benchmark.submission.archive import MAX_FILES, ArchiveError, read_archive, write_archive
+from benchmark.submission.bundle import archive
+from benchmark.submission.bundle.archive import MAX_FILES, ArchiveError, read_archive, write_archive
 
 
 def zipped(path: Path, content: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
