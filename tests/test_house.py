@@ -123,7 +123,7 @@ LAYERS = {
 def test_packages_import_only_what_their_layer_may_know(package: str) -> None:
     # Who checks or verifies a submission scores its rows, too.
     commands = ("benchmark/submission/commands_check.py", "benchmark/submission/commands_verify.py")
-    above = ("benchmark/cli.py", "benchmark/submission/verify.py", *commands)
+    above = ("benchmark/cli.py", "benchmark/submission/verify/verify.py", *commands)
     exempt = {"benchmark": above, "tasks": ("tasks/micro/train.py", "tasks/micro/check.py")}
     assert offences(package, LAYERS[package], exempt.get(package, ())) == []
 

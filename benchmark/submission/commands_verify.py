@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmark.errors import FedSafetyError, UsageError
 
 if TYPE_CHECKING:
-    from benchmark.submission.verify_report import VerifyReport
+    from benchmark.submission.verify.report import VerifyReport
 
 console = Console()
 errors = Console(stderr=True)
@@ -106,7 +106,7 @@ def verify_command(
     """
     from benchmark.execution.run import default_workers
     from benchmark.progress import Reporter
-    from benchmark.submission.verify import Options, verify
+    from benchmark.submission.verify.verify import Options, verify
     from leaderboard.commands import results_folder
 
     options = Options(

@@ -17,7 +17,7 @@ from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.submission.bundle.scenario import AttackScenario
-from benchmark.submission.consistency import Verdicts
+from benchmark.submission.verify.consistency import Verdicts
 from benchmark.suites.suite import Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 

@@ -7,7 +7,7 @@ repeated, and nothing else:
 - *checked*: the bundle is whole, its rows are those that its source makes under this protocol, the method keeps its
   contract, and the judges give these verdicts to these answers;
 - *sampled*: a random sample of cells was run again, on the committed probes and on probes drawn from a fresh seed, and
-  the claimed scores agree with it (:mod:`benchmark.submission.consistency`);
+  the claimed scores agree with it (:mod:`benchmark.submission.verify.consistency`);
 - *reproduced*: every claimed cell was run again, and the rows are the verifier's own.
 
 A verification that was stopped goes on with the same sample when it is started again.
@@ -43,21 +43,21 @@ from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.untrusted import printable
 from benchmark.submission.bundle.bundle import BUNDLED, Bundle, read_bundle
 from benchmark.submission.bundle.claim import own_catalog, plan_of
-from benchmark.submission.consistency import Finding
 from benchmark.submission.contract.check import check_contract
-from benchmark.submission.verify_identity import check_identity
-from benchmark.submission.verify_output import (
+from benchmark.submission.verify.consistency import Finding
+from benchmark.submission.verify.identity import check_identity
+from benchmark.submission.verify.output import (
     check_place,
     claimed_tables,
     rerun_tables,
     verification_rows,
     write_output,
 )
-from benchmark.submission.verify_report import MEANING, Consistency, RerunCell, Step, StepResult, VerifyReport
-from benchmark.submission.verify_rerun import Runner
-from benchmark.submission.verify_rows import check_extent, checked_cells
-from benchmark.submission.verify_scores import claimed_cells, compare, run_again
-from benchmark.submission.verify_verdicts import judge_again
+from benchmark.submission.verify.report import MEANING, Consistency, RerunCell, Step, StepResult, VerifyReport
+from benchmark.submission.verify.rerun import Runner
+from benchmark.submission.verify.rows import check_extent, checked_cells
+from benchmark.submission.verify.scores import claimed_cells, compare, run_again
+from benchmark.submission.verify.verdicts import judge_again
 from benchmark.suites.suite import Suite, find_suite
 
 LEVELS = (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)

@@ -28,23 +28,23 @@ from benchmark.methods.source import Submission, find_submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
-from benchmark.submission import verify as verifying
-from benchmark.submission import verify_output
 from benchmark.submission.bundle.archive import write_archive
 from benchmark.submission.bundle.bundle import MANIFEST, read_bundle
 from benchmark.submission.bundle.submit import submit
-from benchmark.submission.consistency import Finding
 from benchmark.submission.contract import check
 from benchmark.submission.contract.report import CheckReport
-from benchmark.submission.verify import Options, verify
-from benchmark.submission.verify_report import Step, VerifyReport
-from benchmark.submission.verify_scores import Repetition, compare
+from benchmark.submission.verify import output as verify_output
+from benchmark.submission.verify import verify as verifying
+from benchmark.submission.verify.consistency import Finding
+from benchmark.submission.verify.report import Step, VerifyReport
+from benchmark.submission.verify.scores import Repetition, compare
+from benchmark.submission.verify.verify import Options, verify
 from benchmark.suites.suite import find_suite
 from leaderboard.rows import load_rows
 from tasks.base import ProbeKind
 from tasks.micro import MicroWorld
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 QUIET = Reporter(Console(file=StringIO()))
 HONEST = '''
 """Plain mean."""

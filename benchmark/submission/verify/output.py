@@ -21,8 +21,8 @@ from benchmark.execution.plan import CellPlan
 from benchmark.records.schemas import ORIGIN_SUBMITTED, STATUS_DONE, TABLES
 from benchmark.records.store import Store
 from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, SOURCE, Bundle
-from benchmark.submission.verify_identity import SUBMITTED
-from benchmark.submission.verify_report import RerunCell, VerifyReport
+from benchmark.submission.verify.identity import SUBMITTED
+from benchmark.submission.verify.report import RerunCell, VerifyReport
 
 REPORT = "report.json"
 _NAMES = {"scenario", "defense", "stage", "seed"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.submission.consistency import (
+from benchmark.submission.verify.consistency import (
     FALSE_ALARM,
     OF_ATTACKS,
     OF_DEFENSES,

@@ -15,7 +15,7 @@ from benchmark.execution.plan import CellPlan, Plan
 from benchmark.methods.source import ATTACK
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
-from benchmark.submission.consistency import (
+from benchmark.submission.verify.consistency import (
     OF_ATTACKS,
     OF_DEFENSES,
     SAME_ANSWERS,
@@ -26,8 +26,8 @@ from benchmark.submission.consistency import (
     same_answers,
     scores,
 )
-from benchmark.submission.verify_report import RerunCell
-from benchmark.submission.verify_rerun import (
+from benchmark.submission.verify.report import RerunCell
+from benchmark.submission.verify.rerun import (
     Rerun,
     Runner,
     check_endings,
