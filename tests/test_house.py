@@ -122,15 +122,19 @@ LAYERS = {
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_import_only_what_their_layer_may_know(package: str) -> None:
     # Who checks or verifies a submission scores its rows, too.
-    commands = ("benchmark/submission/commands_check.py", "benchmark/submission/commands_verify.py")
-    above = ("benchmark/cli.py", "benchmark/submission/verify/verify.py", *commands)
+    commands = ("benchmark/cli/check.py", "benchmark/cli/verify.py")
+    above = ("benchmark/cli/main.py", "benchmark/submission/verify/verify.py", *commands)
     exempt = {"benchmark": above, "tasks": ("tasks/micro/train.py", "tasks/micro/check.py")}
     assert offences(package, LAYERS[package], exempt.get(package, ())) == []
 
 
 def test_the_commands_that_stand_above_the_layers_know_no_method_either() -> None:
     method = re.compile(r"(attacks|defenses)(?!\.base(\.|$))\..*")
-    upper = (path for path in sources("benchmark", "tasks") if path.name in {"cli.py", "train.py", "check.py"})
+    upper = (
+        path
+        for path in sources("benchmark", "tasks")
+        if path.parts[:2] == ("benchmark", "cli") or path.name in {"train.py", "check.py"}
+    )
     assert [f"{p} imports {m}" for p in upper for m in imported_modules(p) if method.fullmatch(m)] == []
 
 

@@ -21,7 +21,7 @@ import pytest
 import typer
 import yaml
 
-from benchmark.cli import app
+from benchmark.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -153,7 +153,7 @@ def _fedsafety(*arguments: object) -> None:
     Raises:
         FedSafetyError: It failed.
     """
-    command = [sys.executable, "-P", "-m", "benchmark.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
     status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command
     if status:
         raise FedSafetyError(

@@ -19,7 +19,7 @@ def fedsafety() -> Fedsafety:
     """Run the console command in a process of its own; returns what it printed."""
 
     def call(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "benchmark.cli", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
     return call

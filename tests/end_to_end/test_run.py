@@ -85,7 +85,7 @@ def test_the_same_command_again_does_nothing(finished_run: Path, tiny_suite: Pat
 
 def test_killed_run_resumes_to_equal_rows(tmp_path: Path, finished_run: Path, tiny_suite: Path) -> None:
     runs = tmp_path / "runs"
-    command = [sys.executable, "-P", "-m", "benchmark.cli", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
     command += ["--engine", "transformers", "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -214,7 +214,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_resumes(
     tmp_path: Path, finished_run: Path, tiny_suite: Path
 ) -> None:
     runs = tmp_path / "runs"
-    command = [sys.executable, "-P", "-m", "benchmark.cli", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
     command += ["--engine", "transformers", "--workers", "1"]
     # A terminal sends Ctrl-C to the whole process group, so the workers get it too. A parent that ignores it, such as a
     # background job, would hand that down.

@@ -116,7 +116,7 @@ def test_the_same_command_again_scores_nothing(scored_run: Path, fedsafety: Feds
 def test_killed_scoring_resumes_to_equal_rows(tmp_path: Path, finished_run: Path, scored_run: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished_run, runs)
-    command = [sys.executable, "-P", "-m", "benchmark.cli", "run", "--suite", str(SUITE), "--runs", str(runs)]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--suite", str(SUITE), "--runs", str(runs)]
     command += ["--engine", "transformers", *MICRO]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120

@@ -38,7 +38,7 @@ class Stranger:
 
     def __call__(self, *arguments: str | Path) -> str:
         """Run a command of ``fedsafety``, which succeeds; returns what it printed."""
-        return self.python("-m", "benchmark.cli", *arguments)
+        return self.python("-m", "benchmark.cli.main", *arguments)
 
     def python(self, *arguments: str | Path) -> str:
         """Run Python, which succeeds; returns what it printed."""

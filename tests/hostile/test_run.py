@@ -41,7 +41,7 @@ def fedsafety(tmp_path_factory: pytest.TempPathFactory) -> Fedsafety:
     folder = tmp_path_factory.mktemp("here")
 
     def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "benchmark.cli", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "200"}
         return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
 

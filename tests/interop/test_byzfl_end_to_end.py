@@ -21,7 +21,7 @@ DEGENERATE = "byzfl:TrMean(f=4)"
 
 
 def fedsafety(*arguments: str | Path, status: int = 0) -> str:
-    command = [sys.executable, "-P", "-m", "benchmark.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli
+from benchmark.cli import main as cli
 from leaderboard import commands
 from leaderboard.rows import load_rows
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_a_committed_cell_comes_out_again(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "benchmark.cli", "run", "--runs", str(tmp_path), "--engine", "vllm"]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--runs", str(tmp_path), "--engine", "vllm"]
     chosen = ["--scenario", "clean_paper_shape", "--defense", "fedavg", "--seed", "11"]
     done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

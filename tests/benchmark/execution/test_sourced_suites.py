@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from benchmark.commands_real import examine_suite, print_forecast
+from benchmark.cli.real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
 from benchmark.execution.answering import evaluate
 from benchmark.execution.plan import CellPlan, Plan, make_plan

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from transformers import LlamaConfig
 
-from benchmark.commands_real import refuse_if_too_large
+from benchmark.cli.real import refuse_if_too_large
 from benchmark.errors import UsageError
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.prediction import device as predict_device

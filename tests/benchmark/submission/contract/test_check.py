@@ -19,11 +19,11 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from benchmark.cli.check import _scored
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
 from benchmark.methods.source import find_submission
 from benchmark.progress import Reporter
 from benchmark.sandbox.isolation import find_isolation
-from benchmark.submission.commands_check import _scored
 from benchmark.submission.contract import check as check_module
 from benchmark.submission.contract.check import NO_ISOLATION, Options, check_contract, check_submission
 from benchmark.submission.contract.printing import print_report
@@ -307,7 +307,7 @@ def test_the_sandbox_hides_no_fault(
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "benchmark.cli", *arguments]
+    return [sys.executable, "-P", "-m", "benchmark.cli.main", *arguments]
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -144,7 +144,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, suite_file: Path) -> Path:
 
 def fedsafety(root: Path, *arguments: str | Path) -> str:
     """Run the console command in a process of its own, which knows methods that this one must not know."""
-    command = [sys.executable, "-P", "-m", "benchmark.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,7 +1,7 @@
 """The command line: ``fedsafety list | run | judge | publish | doctor``, and where the other commands come from.
 
 Those that read rows are in :mod:`leaderboard.commands`; the way of a submission is in
-:mod:`benchmark.submission.commands_check` and :mod:`benchmark.submission.commands_verify`.
+:mod:`benchmark.cli.check` and :mod:`benchmark.cli.verify`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import PROTOCOL_VERSION, __version__, commands_real
-from benchmark.commands_real import (
+from benchmark import PROTOCOL_VERSION, __version__
+from benchmark.cli import check as commands_check
+from benchmark.cli import real as commands_real
+from benchmark.cli import verify as commands_verify
+from benchmark.cli.real import (
     DataRootOption,
     ModelRootOption,
     examine_suite,
@@ -28,7 +31,6 @@ from benchmark.commands_real import (
     refuse_if_too_large,
 )
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError, unknown_name
-from benchmark.submission import commands_check, commands_verify
 from leaderboard import commands
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmark import cli
+from benchmark.cli import main as cli
 from benchmark.execution.judging import verdict_key
 from benchmark.execution.plan import make_plan, probe_set_digest
 from benchmark.records.store import Store
