@@ -43,7 +43,7 @@ bench: env ## Measure speed against the peers (pytest-benchmark); reports, asser
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
 
 gpu-bench: env ## Measure training of a 7B-shaped model on this machine's GPU beside sequential PEFT.
-	$(BIN)/python -m benchmark.gpu_benchmark
+	$(BIN)/python -m benchmark.speed.gpu_benchmark
 
 real-data-check: env ## Train a small model on the public files in DATA_ROOT and run a small federation on real text.
 	$(BIN)/python -m benchmark.plumbing.check --data-root "$(DATA_ROOT)"

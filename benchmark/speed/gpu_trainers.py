@@ -1,4 +1,4 @@
-"""The two ways of training that :mod:`benchmark.gpu_benchmark` times, and the random model that they train."""
+"""The two ways of training that :mod:`benchmark.speed.gpu_benchmark` times, and the random model that they train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m benchmark.gpu_benchmark``: how fast large models train here, and beside sequential PEFT in the same run.
+"""Speed of training large models, beside sequential PEFT: ``python -m benchmark.speed.gpu_benchmark``.
 
 A Llama of random weights, by default of Llama-2-7B's shape, is made on the device, and one federated round is timed at
 the seed paper's settings: stacked, and client after client in a bare PEFT loop. The matrix rate is measured in the same
@@ -20,7 +20,6 @@ import torch
 import typer
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
 from benchmark.models.loading import is_out_of_memory
 from benchmark.models.lora import LoraSettings, initial_adapter
 from benchmark.prediction.device import Device, Rate, measure_rate, this_device
@@ -28,6 +27,7 @@ from benchmark.prediction.model import decoder_of
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import duration
 from benchmark.records.environment import package_versions
+from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
 from benchmark.training.stacked import TokenRow
 from tasks.hub.settings import ModelShape
 

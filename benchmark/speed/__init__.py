@@ -1,0 +1,1 @@
+"""Speed of training large models on this machine's GPU."""
