@@ -46,7 +46,7 @@ gpu-bench: env ## Measure training of a 7B-shaped model on this machine's GPU be
 	$(BIN)/python -m benchmark.speed.gpu_benchmark
 
 real-data-check: env ## Train a small model on the public files in DATA_ROOT and run a small federation on real text.
-	$(BIN)/python -m benchmark.plumbing.check --data-root "$(DATA_ROOT)"
+	$(BIN)/python -m benchmark.proof.check --data-root "$(DATA_ROOT)"
 
 results: env ## Run the whole scored micro suite; rows go to runs/ until they are committed to results/.
 	$(BIN)/fedsafety run --suite micro

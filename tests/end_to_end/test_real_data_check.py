@@ -25,11 +25,11 @@ from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.execution.run import RunReport, pending_jobs, run_plan
 from benchmark.generation.select import EngineChoice, choose_engine
-from benchmark.plumbing import check
-from benchmark.plumbing.findings import Evidence, Finding, examine
-from benchmark.plumbing.model import ALIGNED, RAW, Recipe, Stage, make_models
-from benchmark.plumbing.proof import QUICK, TASK, Size, prove
 from benchmark.progress import Reporter, Step
+from benchmark.proof import check
+from benchmark.proof.findings import Evidence, Finding, examine
+from benchmark.proof.model import ALIGNED, RAW, Recipe, Stage, make_models
+from benchmark.proof.proof import QUICK, TASK, Size, prove
 from benchmark.records.store import Store
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub.roots import DATA_ROOT, MODEL_ROOT

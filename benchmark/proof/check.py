@@ -1,4 +1,4 @@
-"""The real-data check: ``python -m benchmark.plumbing.check --data-root DIR [--work DIR] [--quick]``.
+"""The real-data check: ``python -m benchmark.proof.check --data-root DIR [--work DIR] [--quick]``.
 
 Trains a small model on real text and takes a small federation of it from local files to a page, by the commands that a
 user types, then examines what they left. Exits 0 if everything holds, 1 if something does not, 2 on wrong usage.
@@ -18,7 +18,7 @@ from benchmark.errors import FedSafetyError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check with command-line arguments; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.plumbing.check", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m benchmark.proof.check", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the public data files")
     parser.add_argument("--work", type=Path, default=Path("runs/plumbing"), help="folder of model, rows and page")
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings about memory binding, inside the display
     from rich.console import Console
 
-    from benchmark.plumbing.proof import FULL, QUICK, prove
     from benchmark.progress import Reporter
+    from benchmark.proof.proof import FULL, QUICK, prove
 
     try:
         findings = prove(

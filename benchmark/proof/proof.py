@@ -17,10 +17,10 @@ from typing import Final
 from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
 from benchmark.execution.plan import make_plan
 from benchmark.generation.select import choose_engine
-from benchmark.plumbing import model
-from benchmark.plumbing.findings import Evidence, Finding, examine
-from benchmark.plumbing.model import Recipe, make_models
 from benchmark.progress import Reporter, duration
+from benchmark.proof import model
+from benchmark.proof.findings import Evidence, Finding, examine
+from benchmark.proof.model import Recipe, make_models
 from benchmark.records.store import Store
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub.overlaps import suite_overlaps
@@ -48,7 +48,7 @@ class Size:
     documents: int
 
 
-_SUITE: Final = str(resources.files("benchmark.plumbing") / "suite.yaml")
+_SUITE: Final = str(resources.files("benchmark.proof") / "suite.yaml")
 FULL: Final = Size(_SUITE, model.FULL, documents=8)
 QUICK: Final = Size(f"{_SUITE}:quick", model.QUICK, documents=2)
 
@@ -116,7 +116,7 @@ def _check_places(suite: Suite, data_root: Path, work: Path) -> None:
     if missing:
         raise InputsMissingError(
             f"{len(missing)} of {len(wanted)} files are not in the data root {data_root}: {', '.join(missing)}; put "
-            f"them there under these names (benchmark/plumbing/suite.yaml has the repositories that they come from)"
+            f"them there under these names (benchmark/proof/suite.yaml has the repositories that they come from)"
         )
 
 
@@ -139,7 +139,7 @@ def _task(data_root: Path, work: Path) -> Path:
     """Write the task's YAML file with this machine's places; return its folder."""
     folder = work / "lm_eval"
     folder.mkdir(parents=True, exist_ok=True)
-    text = (resources.files("benchmark.plumbing") / "gsm8k.yaml").read_text(encoding="utf-8")
+    text = (resources.files("benchmark.proof") / "gsm8k.yaml").read_text(encoding="utf-8")
     places = {"DATA_ROOT/gsm8k/test.jsonl": data_root / _DOCUMENTS, "WORK/datasets": work / "datasets"}
     for name, place in places.items():
         text = text.replace(name, json.dumps(str(place)))
