@@ -35,7 +35,7 @@ from benchmark.records.schemas import STATUS_DONE
 from leaderboard.coefficients import cohen_kappa, krippendorff_alpha, over_seeds
 from leaderboard.joint_verdicts import BAD, GOOD, KINDS, UNPARSABLE, JointVerdicts, Stratum, joint_verdicts
 from leaderboard.rank_agreement import RankAgreement, rank_agreement
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 from leaderboard.stats import Estimate, estimate
 from leaderboard.tables import EXACT_JUDGE, STATUS_RETRACTED, CellScore
 

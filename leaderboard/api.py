@@ -15,7 +15,7 @@ from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from leaderboard.board import Board
 from leaderboard.cite import Citation, cite_score, find_board, find_standing, find_view
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.stats import Difference, Estimate
 from leaderboard.views import view_rows
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.board import Entry, Scenario, Summary
-from leaderboard.catalog import Catalog, settings_of
-from leaderboard.rungs import Rung
+from leaderboard.rows.catalog import Catalog, settings_of
+from leaderboard.rows.rungs import Rung
 from leaderboard.stats import Estimate
 from leaderboard.tables import CellScore
 

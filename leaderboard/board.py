@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leaderboard.agreement import AgreementView
     from leaderboard.best_known import BestKnown, SubmittedAttack
     from leaderboard.detection import DetectionView
-    from leaderboard.rungs import Rung
+    from leaderboard.rows.rungs import Rung
     from leaderboard.sensitivity import Axis
 
 OVERALL = "*"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leaderboard.board import Board
 from leaderboard.ranking import boards
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 from leaderboard.site import write_pages
 
 
@@ -43,7 +43,7 @@ def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str],
     Raises:
         UsageError: A folder is missing or lies inside another, or there are no cells at all.
         StorageError: A page cannot be written.
-        FedSafetyError: Rows cannot be read faithfully; see :func:`leaderboard.rows.load_rows`.
+        FedSafetyError: Rows cannot be read faithfully; see :func:`leaderboard.rows.rows.load_rows`.
     """
     start = time.perf_counter()
     runs = [Path(root) for root in runs_roots if Path(root).exists()]

@@ -25,7 +25,7 @@ from benchmark.records.schemas import (
 from leaderboard.bibtex import benchmark_entry, method_entries
 from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
 from leaderboard.ranking import BASELINE, boards
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 from leaderboard.stats import ALPHA, EXACT, Estimate
 
 DIGEST_SHOWN = 16
@@ -108,7 +108,7 @@ def cite_score(board: Board, rows: Rows, defense: str = "", scenario: str = "") 
 
 
 def cited_digest(board: Board, rows: Rows, defense: str) -> str:
-    """Return SHA-256 (hex) over the rows that a score of ``defense`` rests on; see :class:`leaderboard.rows.Rows`."""
+    """Return SHA-256 (hex) over the rows behind a score of ``defense``; see :class:`leaderboard.rows.rows.Rows`."""
     return rows.cited_digest(pending=any(entry.id == defense and entry.pending for entry in board.entries))
 
 

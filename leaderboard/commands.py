@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from leaderboard.reproduce import Check
-    from leaderboard.rows import Rows
+    from leaderboard.rows.rows import Rows
 
 console = Console()
 
@@ -127,7 +127,7 @@ def _print_diff(results: Path | None, runs: Path, added: list[Path], defense: st
     from leaderboard.diff import as_json, diff_boards
     from leaderboard.diff_text import as_markdown, as_text
     from leaderboard.ranking import boards
-    from leaderboard.rows import load_rows
+    from leaderboard.rows.rows import load_rows
 
     forms = ("text", "markdown", "json")
     if form not in forms:
@@ -235,7 +235,7 @@ def reproduce_command(
     if release is not None:
         _report(reproduce_release(release, _rows(results, submitted=False)), str(release))
     elif page is not None:
-        from leaderboard.rows import load_rows
+        from leaderboard.rows.rows import load_rows
 
         local, root = [runs] if runs.exists() else [], results_folder(results)
         _report(reproduce_page(page, load_rows([root] if root and root.is_dir() else [], local=local)), str(page))
@@ -254,7 +254,7 @@ def _rows(results: Path | None, *, submitted: bool = True) -> Rows:
     Raises:
         FedSafetyError: There are none.
     """
-    from leaderboard.rows import load_rows
+    from leaderboard.rows.rows import load_rows
 
     root = results_folder(results) or Path("results")
     rows = load_rows([root], submitted=submitted)

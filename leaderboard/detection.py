@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 from leaderboard.stats import Estimate, estimate
 from leaderboard.tables import STATUS_RETRACTED, CellScore
 from leaderboard.tallies import COLUMNS, Tally, tallies_of

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import ORIGIN_LOCAL
-from leaderboard.canonical import codes_and_values
-from leaderboard.rows import Rows, Tables
+from leaderboard.rows.canonical import codes_and_values
+from leaderboard.rows.rows import Rows, Tables
 from leaderboard.tables import CellScore
 
 Floats = npt.NDArray[np.float64]

@@ -20,15 +20,15 @@ from markupsafe import Markup
 from leaderboard import formats, plots
 from leaderboard.answers import answers
 from leaderboard.board import OVERALL
-from leaderboard.catalog import settings_of
 from leaderboard.curves import drawings
 from leaderboard.page_cite import citations
 from leaderboard.page_data import page_data
 from leaderboard.page_views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.published import published
 from leaderboard.ranking import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
-from leaderboard.rows import Rows
-from leaderboard.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
+from leaderboard.rows.catalog import settings_of
+from leaderboard.rows.rows import Rows
+from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 
 SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "detection.js", "sheets.js", "page.js")
 """Parts of the page's one script, in order."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from leaderboard.board import OVERALL, Board
 from leaderboard.cite import Citation, cite_score, is_own
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 
 _CUT = re.compile(r"(?<=; )|(?<=\), )|(?<= \()|(?<=\. )|(?=, \d+ seeds?\b)|(?= --)|(?<=\n\n)")
 

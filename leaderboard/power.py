@@ -19,7 +19,7 @@ import numpy as np
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from leaderboard.board import OVERALL, RANKED, Board
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 from leaderboard.stats import ALPHA, EQUAL
 
 POWER = 0.8

@@ -27,8 +27,8 @@ roster is not applicable or degenerate. Else a rule would gain by being inapplic
 cell that failed or is missing leaves its defense without a mean, never the others. Seeds are those of the committed
 rows: further seeds of a submission neither help it nor make others incomplete.
 
-A submission is ranked once it is reproduced (:mod:`leaderboard.rungs`); until then it stands in a group of its own and
-is part of no family, no choice of scenarios or seeds, and of nothing that is said of judges or of other defenses.
+A submission is ranked once it is reproduced (:mod:`leaderboard.rows.rungs`); until then it stands in a group of its own
+and is part of no family, no choice of scenarios or seeds, and of nothing that is said of judges or of other defenses.
 """
 
 from __future__ import annotations
@@ -72,12 +72,11 @@ from leaderboard.board import (
     Summary,
     estimates,
 )
-from leaderboard.catalog import Catalog, settings_of
 from leaderboard.detection import detection
-from leaderboard.rows import Rows
-from leaderboard.rungs import Rung
-from leaderboard.sensitivity import axes
-from leaderboard.sources import (
+from leaderboard.rows.catalog import Catalog, settings_of
+from leaderboard.rows.rows import Rows
+from leaderboard.rows.rungs import Rung
+from leaderboard.rows.sources import (
     ATTACKS,
     COMMITTED,
     FEDERATION_SHAPE,
@@ -90,6 +89,7 @@ from leaderboard.sources import (
     federation,
     identity,
 )
+from leaderboard.sensitivity import axes
 from leaderboard.stats import Difference, Estimate, compare_all, estimate, ranks
 from leaderboard.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
 

@@ -24,7 +24,7 @@ from benchmark.errors import UsageError, unknown_name
 from leaderboard.cite import NO_SCORE, find_standing, find_view
 from leaderboard.ranking import Board, boards
 from leaderboard.release import MANIFEST, checked_version, file_digests, fill_release
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 from leaderboard.site import write_pages
 
 SHORTEST_DIGEST = 12

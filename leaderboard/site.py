@@ -22,7 +22,7 @@ from benchmark.records.store import scratch_beside
 from leaderboard.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page import environment, render
 from leaderboard.ranking import Board, boards
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 
 
 def build_site(rows: Rows, out_dir: Path | str) -> Path:

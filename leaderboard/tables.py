@@ -37,10 +37,10 @@ import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_DONE
-from leaderboard.canonical import codes_and_values
-from leaderboard.catalog import Catalog, settings_of
 from leaderboard.kind_judges import KINDS, Candidates, kind_judges
-from leaderboard.rows import Rows, Tables
+from leaderboard.rows.canonical import codes_and_values
+from leaderboard.rows.catalog import Catalog, settings_of
+from leaderboard.rows.rows import Rows, Tables
 
 Floats = npt.NDArray[np.float64]
 

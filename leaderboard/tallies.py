@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError
-from leaderboard.canonical import codes_and_values
+from leaderboard.rows.canonical import codes_and_values
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from leaderboard.board import (
 from leaderboard.cite import find_view, of_suite
 from leaderboard.formats import DASH, percent
 from leaderboard.ranking import BASELINE
-from leaderboard.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
+from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 from leaderboard.stats import EXACT, Estimate
 
 _HOW_TO_READ = (

@@ -16,7 +16,7 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.execution.plan import make_plan
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 from benchmark.suites.suite import Suite, find_suite
-from leaderboard.rungs import FOLDER
+from leaderboard.rows.rungs import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -98,7 +98,7 @@ def check(
 
 
 def _scored(runs: Path) -> Sequence[ScoredCell]:
-    from leaderboard.rows import load_rows
+    from leaderboard.rows.rows import load_rows
     from leaderboard.tables import scores
 
     return scores(load_rows([], local=[runs]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.records.store import Store
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 from leaderboard.tables import CellScore, scores
 
 from .conftest import Fedsafety

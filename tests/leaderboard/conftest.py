@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 
 from .synthetic import LOCAL, SMALL, write_rows
 

@@ -16,7 +16,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
 from leaderboard.agreement import Agreement, AgreementView, Calibration, Parsing, RankAgreement, agreement
 from leaderboard.board import OVERALL
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.tables import CellScore, scores
 
 from .synthetic import SMALL, cell_row, table_of, write_rows, write_tables

@@ -17,8 +17,8 @@ from leaderboard.board import OVERALL, Board
 from leaderboard.cite import cite_score
 from leaderboard.page import environment, render
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
-from leaderboard.rungs import RUNGS
+from leaderboard.rows.rows import Rows, load_rows
+from leaderboard.rows.rungs import RUNGS
 from leaderboard.views import view_csv
 
 from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables

@@ -17,7 +17,7 @@ from leaderboard.cite import cite
 from leaderboard.page import environment, refusing, render
 from leaderboard.page_data import COMPARED
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.site import build_site
 
 from .synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables

@@ -15,7 +15,7 @@ from leaderboard.bibtex import BENCHMARK, method_entries
 from leaderboard.board import Board
 from leaderboard.cite import Citation, cite
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 
 from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.cli import main as cli
 from leaderboard import commands
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 
 from .synthetic import exact_rows, write_submission, write_tables
 from .test_ranking import FEDAVG4, KRUM4, cells

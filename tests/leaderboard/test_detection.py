@@ -18,7 +18,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
 from leaderboard import tallies
 from leaderboard.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.tables import CellScore, scores
 from leaderboard.tallies import auc
 

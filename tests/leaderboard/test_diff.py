@@ -16,7 +16,7 @@ from leaderboard.board import OVERALL, Board
 from leaderboard.diff import BoardDiff, as_json, diff_boards
 from leaderboard.diff_text import LONGEST_COMMENT, as_markdown, as_text
 from leaderboard.ranking import boards
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 
 from .synthetic import catalog_row, exact_rows, table_of, write_submission, write_tables
 from .test_best_known import attacking

@@ -17,7 +17,7 @@ from leaderboard.board import Board
 from leaderboard.kind_judges import kind_judges
 from leaderboard.page import environment, render
 from leaderboard.ranking import boards
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 from leaderboard.tables import CellScore, scores
 from leaderboard.text import board_table
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from leaderboard.ranking import OVERALL, Board, Standing, boards, recovery
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 
 from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
 

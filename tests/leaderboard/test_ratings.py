@@ -15,7 +15,7 @@ from leaderboard.board import Board
 from leaderboard.formats import number
 from leaderboard.page import environment, render
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.tables import CellScore, scores
 from leaderboard.text import board_table
 from leaderboard.views import view_csv, view_rows

@@ -14,7 +14,7 @@ from benchmark.records.schemas import SCHEMA_VERSION
 from leaderboard import release as release_module
 from leaderboard.ranking import boards
 from leaderboard.release import file_digests, write_release
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.site import build_site
 
 from .synthetic import SMALL, cell_row, exact_rows, make_rows, table_of, write_tables

@@ -14,7 +14,7 @@ from leaderboard.cite import cite
 from leaderboard.ranking import Board, boards
 from leaderboard.release import write_release
 from leaderboard.reproduce import Check, reproduce_page, reproduce_release, reproduce_score
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.site import build_site
 
 from .synthetic import SMALL, write_rows

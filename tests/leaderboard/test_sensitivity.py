@@ -10,9 +10,9 @@ import pytest
 from benchmark.errors import FedSafetyError
 from benchmark.suites.suite import suites
 from leaderboard.board import NOT_RUN, Scenario, Summary
-from leaderboard.catalog import settings_of
 from leaderboard.ranking import boards
-from leaderboard.rows import load_rows
+from leaderboard.rows.catalog import settings_of
+from leaderboard.rows.rows import load_rows
 from leaderboard.sensitivity import Axis, Cell, Line, axes
 from leaderboard.tables import CellScore
 

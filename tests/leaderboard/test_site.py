@@ -17,7 +17,7 @@ from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
 from leaderboard.formats import DASH, MINUS, number, percent, settings, signed, spread
 from leaderboard.ranking import Estimate
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.site import build_site
 
 from .synthetic import (

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmark.errors import UsageError
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.text import render_table
 
 from .synthetic import cell_row, exact_rows, write_tables

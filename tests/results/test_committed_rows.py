@@ -14,7 +14,7 @@ from benchmark.execution.plan import make_plan, suite_pipelines
 from benchmark.suites.suite import find_suite
 from leaderboard.build import build
 from leaderboard.ranking import boards
-from leaderboard.rows import Rows, load_rows
+from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.text import render_table
 
 ROOT = Path(__file__).resolve().parents[2]

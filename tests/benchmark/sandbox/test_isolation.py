@@ -84,7 +84,7 @@ def test_the_benchmark_and_its_plug_ins_cannot_be_imported(answer: Answer) -> No
     found = answer(
         """
         import importlib, importlib.metadata
-        names = ["attacks.base", "benchmark.judges.base", "defenses.base", "leaderboard.rows", "tasks.micro"]
+        names = ["attacks.base", "benchmark.judges.base", "defenses.base", "leaderboard.rows.rows", "tasks.micro"]
         points = [point for each in importlib.metadata.distributions() for point in each.entry_points]
         own = [point.name for point in points if point.group.startswith("fedsafety")]
         print(json.dumps([[attempt(lambda: importlib.import_module(name)) for name in names], own]))

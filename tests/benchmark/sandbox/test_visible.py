@@ -102,7 +102,7 @@ def test_a_shared_package_that_cannot_be_seen_inside_is_free(tmp_path: Path, mon
         "ctypes",
         "defenses.krum",
         "json.decoder",
-        "leaderboard.rows",
+        "leaderboard.rows.rows",
         "no/name",
         "numpy",
         "sitecustomize",

@@ -40,7 +40,7 @@ from benchmark.submission.verify.report import Step, VerifyReport
 from benchmark.submission.verify.scores import Repetition, compare
 from benchmark.submission.verify.verify import Options, verify
 from benchmark.suites.suite import find_suite
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 from tasks.base import ProbeKind
 from tasks.micro import MicroWorld
 

@@ -17,7 +17,7 @@ HIDDEN_MODULES = (
     "benchmark.training.federation",
     "benchmark.suites.suite",
     "benchmark.training.server",
-    "leaderboard.rows",
+    "leaderboard.rows.rows",
     "tasks.micro",
     "tasks.micro.probes",
     "tasks.micro.words",

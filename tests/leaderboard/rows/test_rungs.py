@@ -22,22 +22,13 @@ from leaderboard.download import cell_table
 from leaderboard.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.reproduce import reproduce_score
-from leaderboard.rows import Rows, load_rows
-from leaderboard.rungs import MEANINGS, RUNGS
+from leaderboard.rows.rows import Rows, load_rows
+from leaderboard.rows.rungs import MEANINGS, RUNGS
 from leaderboard.views import view_csv, view_rows
 
-from .synthetic import (
-    SMALL,
-    catalog_row,
-    cell_row,
-    exact_rows,
-    make_rows,
-    table_of,
-    write_submission,
-    write_tables,
-)
-from .test_ranking import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
-from .test_text import printed
+from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_submission, write_tables
+from ..test_ranking import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
+from ..test_text import printed
 
 PENDING = RUNGS[:-1]
 BEST = [1.0, 0.95, 1.0, 1.0]

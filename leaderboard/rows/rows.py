@@ -25,10 +25,10 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
 from benchmark.records.store import SCRATCH
-from leaderboard.canonical import canonical_table, rows_digest
-from leaderboard.retractions import Retractions, retractions
-from leaderboard.rungs import Rung
-from leaderboard.submitted import (
+from leaderboard.rows.canonical import canonical_table, rows_digest
+from leaderboard.rows.retractions import Retractions, retractions
+from leaderboard.rows.rungs import Rung
+from leaderboard.rows.submitted import (
     Loaded,
     Submission,
     check_elsewhere,
@@ -139,7 +139,7 @@ def load_rows(
 
     Cells are published, pending or local by their own ``origin`` and rung. The other tables have no such column: they
     are local where their root holds local cells only. Each folder ``submitted/<id>/`` of a root is read by itself, see
-    :mod:`leaderboard.submitted`; so is a root of submitted cells alone.
+    :mod:`leaderboard.rows.submitted`; so is a root of submitted cells alone.
 
     Args:
         roots: Folders of rows; a folder that is named twice is read once.

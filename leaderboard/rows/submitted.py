@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError, unknown_name
 from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED, RUNG_REPRODUCED, TABLES
-from leaderboard.retractions import FILE_NAME
-from leaderboard.rungs import ATTACK, DEFENSE, FOLDER, RUNGS, Rung, lowest
+from leaderboard.rows.retractions import FILE_NAME
+from leaderboard.rows.rungs import ATTACK, DEFENSE, FOLDER, RUNGS, Rung, lowest
 
 LONGEST_TEXT = 10_000
 """Characters of a description, reason or flag of a submission: a page shows them whole."""
@@ -48,7 +48,7 @@ class Submission:
         id: What was submitted.
         path: Where its rows lie.
         tables: All its rows by table name.
-        previewed: In a preview, what its rows are really; see :class:`leaderboard.rungs.Rung`.
+        previewed: In a preview, what its rows are really; see :class:`leaderboard.rows.rungs.Rung`.
     """
 
     id: str

@@ -10,9 +10,9 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from leaderboard.ranking import Board, boards
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 
-from .synthetic import cell_row, exact_rows, table_of, write_submission, write_tables
+from ..synthetic import cell_row, exact_rows, table_of, write_submission, write_tables
 
 ATTACKED, CLEAN = ("aligned_start", "unaligned_data"), ("clean", "none")
 

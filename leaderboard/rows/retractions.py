@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_LOCAL
-from leaderboard.rungs import FOLDER
+from leaderboard.rows.rungs import FOLDER
 
 FILE_NAME = "retractions.yaml"
 

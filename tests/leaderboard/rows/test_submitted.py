@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from benchmark.errors import FedSafetyError
-from leaderboard.rows import Rows, load_rows
-from leaderboard.submitted import LONGEST_TEXT
+from leaderboard.rows.rows import Rows, load_rows
+from leaderboard.rows.submitted import LONGEST_TEXT
 from leaderboard.tables import scores
 
-from .synthetic import (
+from ..synthetic import (
     catalog_row,
     cell_row,
     exact_rows,

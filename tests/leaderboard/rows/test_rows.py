@@ -11,9 +11,9 @@ import pytest
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import SCRATCH
-from leaderboard.rows import load_rows
+from leaderboard.rows.rows import load_rows
 
-from .synthetic import LOCAL, SMALL, cell_row, exact_rows, make_rows, table_of, write_rows, write_table, write_tables
+from ..synthetic import LOCAL, SMALL, cell_row, exact_rows, make_rows, table_of, write_rows, write_table, write_tables
 
 
 def test_every_table_is_loaded_whole_and_split_by_origin(committed: Path, runs: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED
-from leaderboard.rungs import ATTACK, Rung
+from leaderboard.rows.rungs import ATTACK, Rung
 from leaderboard.tables import CellScore
 
 COMMITTED, REPRODUCED, OWN, PENDING, ATTACKS = "committed", "submitted", "own", "pending", "attacks"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from leaderboard.rows import Rows
+from leaderboard.rows.rows import Rows
 
 
 class Catalog:

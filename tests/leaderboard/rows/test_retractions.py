@@ -9,11 +9,11 @@ import pytest
 from benchmark.errors import FedSafetyError
 from leaderboard.cite import cite
 from leaderboard.ranking import boards
-from leaderboard.retractions import Retractions, retractions
-from leaderboard.rows import load_rows
+from leaderboard.rows.retractions import Retractions, retractions
+from leaderboard.rows.rows import load_rows
 from leaderboard.site import build_site
 
-from .synthetic import SMALL, cell_row, write_rows
+from ..synthetic import SMALL, cell_row, write_rows
 
 AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 CELLS = [cell_row(defense=defense, seed=seed, created_at=AT) for defense in ("fedavg", "dnc") for seed in (0, 1)]

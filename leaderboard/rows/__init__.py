@@ -1,0 +1,1 @@
+"""Rows: read from folders, put in canonical form, selected, retracted and described."""
