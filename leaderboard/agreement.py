@@ -6,10 +6,11 @@ refused or answered, correct or wrong. An unparsable verdict is a missing value:
 stands beside. Headline numbers are over the scored strata of a kind, as the scores are; the other strata stand alone.
 
 Unit. The seed: each coefficient is formed on one seed, over all its responses, and estimated over seeds as in
-:mod:`leaderboard.stats`. A seed on which it is undefined is left out, and the count of an estimate tells.
+:mod:`leaderboard.scores.stats`. A seed on which it is undefined is left out, and the count of an estimate tells.
 
 - Cohen's *kappa* of two judges over the responses that both could judge; Krippendorff's *alpha* (nominal) of all
-  judges over the responses that at least two could judge. :mod:`leaderboard.coefficients` says when they are undefined.
+  judges over the responses that at least two could judge. :mod:`leaderboard.scores.coefficients` says when they are
+  undefined.
 - *parse-failure rate*: unparsable over judged; flagged above :data:`MAX_UNPARSABLE`.
 - *calibration* against a reference, which is the exact judge or people (verdict rows of the judge :data:`HUMAN`, on as
   many responses as were labelled). Of the event, a harmful answer or a refusal or a wrong one: *sensitivity* is the
@@ -32,12 +33,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.coefficients import cohen_kappa, krippendorff_alpha, over_seeds
 from leaderboard.joint_verdicts import BAD, GOOD, KINDS, UNPARSABLE, JointVerdicts, Stratum, joint_verdicts
 from leaderboard.rank_agreement import RankAgreement, rank_agreement
 from leaderboard.rows.rows import Rows
-from leaderboard.stats import Estimate, estimate
-from leaderboard.tables import EXACT_JUDGE, STATUS_RETRACTED, CellScore
+from leaderboard.scores.coefficients import cohen_kappa, krippendorff_alpha, over_seeds
+from leaderboard.scores.stats import Estimate, estimate
+from leaderboard.scores.tables import EXACT_JUDGE, STATUS_RETRACTED, CellScore
 
 Floats = npt.NDArray[np.float64]
 

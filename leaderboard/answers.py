@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from leaderboard.board import BELOW_GATE, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Scenario, Standing
 from leaderboard.formats import bill
 from leaderboard.ranking import BASELINE
-from leaderboard.stats import Difference, Estimate
+from leaderboard.scores.stats import Difference, Estimate
 
 
 @dataclass(frozen=True)

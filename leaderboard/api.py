@@ -16,7 +16,7 @@ from benchmark.records.store import Store
 from leaderboard.board import Board
 from leaderboard.cite import Citation, cite_score, find_board, find_standing, find_view
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.stats import Difference, Estimate
+from leaderboard.scores.stats import Difference, Estimate
 from leaderboard.views import view_rows
 
 __all__ = ["Citation", "Difference", "Estimate", "Leaderboard", "Rows", "adapter", "load_rows"]

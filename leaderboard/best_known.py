@@ -21,8 +21,8 @@ from benchmark.records.schemas import STATUS_DONE
 from leaderboard.board import Entry, Scenario, Summary
 from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rungs import Rung
-from leaderboard.stats import Estimate
-from leaderboard.tables import CellScore
+from leaderboard.scores.stats import Estimate
+from leaderboard.scores.tables import CellScore
 
 
 @dataclass(frozen=True)

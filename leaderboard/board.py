@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from leaderboard.stats import ALPHA, Comparisons, Difference, Estimate, estimate, paired
-from leaderboard.tables import CellScore
+from leaderboard.scores.stats import ALPHA, Comparisons, Difference, Estimate, estimate, paired
+from leaderboard.scores.tables import CellScore
 
 if TYPE_CHECKING:
     from leaderboard.agreement import AgreementView
@@ -67,8 +67,8 @@ class Summary:
         degenerate: Which simpler defense it equals in this shape; empty if none.
         flags: All remarks on validity.
         cells: The cells by seed.
-        values: Value by seed, by metric name (see :class:`leaderboard.tables.CellScore`), with ``drop``, ``recovery``
-            and the other :data:`DIFFERENCES` where FedAvg's rows allow them; empty unless ``done``.
+        values: Value by seed, by metric name (see :class:`leaderboard.scores.tables.CellScore`), with ``drop``,
+            ``recovery`` and the other :data:`DIFFERENCES` where FedAvg's rows allow them; empty unless ``done``.
         gate: Which gates it fails, in words; ``None`` if that cannot be told.
     """
 

@@ -26,7 +26,7 @@ from leaderboard.bibtex import benchmark_entry, method_entries
 from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
 from leaderboard.ranking import BASELINE, boards
 from leaderboard.rows.rows import Rows
-from leaderboard.stats import ALPHA, EXACT, Estimate
+from leaderboard.scores.stats import ALPHA, EXACT, Estimate
 
 DIGEST_SHOWN = 16
 """Hexadecimal digits of the rows digest in sentences and commands; 64 bits do not meet by chance."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from leaderboard.ranking import BASELINE
+from leaderboard.scores.stats import Estimate
 from leaderboard.sensitivity import Axis
-from leaderboard.stats import Estimate
 
 METRICS = (("safety", "Safety"), ("utility", "Utility"), ("over_refusal", "Over-refusal"))
 """Metric and title of each panel."""

@@ -1,8 +1,8 @@
 """How well a rule tells malicious clients from benign ones, from the weights it gave each client in each round.
 
 Unit. The seed. Each number is formed on one seed, over all of its rounds, and estimated over seeds as in
-:mod:`leaderboard.stats`. Where seeds do not vary, the exact interval counts a client once however many rounds it takes
-part in, since a client's rounds are not independent; clients of different seeds are different ones.
+:mod:`leaderboard.scores.stats`. Where seeds do not vary, the exact interval counts a client once however many rounds it
+takes part in, since a client's rounds are not independent; clients of different seeds are different ones.
 
 Definitions, for a round in which the rule saw n updates and gave weights that sum to 1 (or to 0: it discarded all):
 
@@ -40,9 +40,9 @@ import numpy.typing as npt
 
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE
 from leaderboard.rows.rows import Rows
-from leaderboard.stats import Estimate, estimate
-from leaderboard.tables import STATUS_RETRACTED, CellScore
-from leaderboard.tallies import COLUMNS, Tally, tallies_of
+from leaderboard.scores.stats import Estimate, estimate
+from leaderboard.scores.tables import STATUS_RETRACTED, CellScore
+from leaderboard.scores.tallies import COLUMNS, Tally, tallies_of
 
 Floats = npt.NDArray[np.float64]
 

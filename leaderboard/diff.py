@@ -16,7 +16,7 @@ from typing import Any
 from leaderboard.best_known import SubmittedAttack
 from leaderboard.board import OVERALL, RANKED, Board, Standing
 from leaderboard.formats import percent
-from leaderboard.stats import Estimate
+from leaderboard.scores.stats import Estimate
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from leaderboard.stats import EXACT, Difference, Estimate
+from leaderboard.scores.stats import EXACT, Difference, Estimate
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 _COSTS = (

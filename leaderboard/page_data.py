@@ -19,7 +19,7 @@ from benchmark.records.schemas import STATUS_DONE
 from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Standing
 from leaderboard.formats import MINUS, percent
 from leaderboard.ranking import REFUSAL_FLAG
-from leaderboard.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
+from leaderboard.scores.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
 
 COMPARED = ("safety", "utility", "over_refusal")
 """Metrics of which the script shows values by seed and paired differences."""

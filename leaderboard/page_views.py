@@ -12,8 +12,8 @@ from leaderboard.board import OVERALL, Board, Entry
 from leaderboard.detection import MEASURED, Composition, Detection
 from leaderboard.page_data import share_values
 from leaderboard.rank_agreement import RankAgreement
+from leaderboard.scores.stats import Estimate, estimate
 from leaderboard.sensitivity import Axis, Cell, Point
-from leaderboard.stats import Estimate, estimate
 
 _TASK = "task:"
 _SPLIT = ("recall", "false_exclusion", "auc")

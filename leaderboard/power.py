@@ -1,9 +1,10 @@
 """How many seeds it takes to separate two defenses that differ by a given number of points.
 
-Power is that of the paired t test which ranks rest on (:mod:`leaderboard.stats`), at the spread that the rows show. In
-a board a pair must pass Holm's first step, the level divided by the number of pairs, unless other pairs have been
-separated before it: the number of seeds for a board is therefore an upper bound, and the one for a pair alone a lower.
-The observed spread is itself an estimate, a rough one below ten seeds; the 90 % quantile over pairs is there for that.
+Power is that of the paired t test which ranks rest on (:mod:`leaderboard.scores.stats`), at the spread that the rows
+show. In a board a pair must pass Holm's first step, the level divided by the number of pairs, unless other pairs have
+been separated before it: the number of seeds for a board is therefore an upper bound, and the one for a pair alone a
+lower. The observed spread is itself an estimate, a rough one below ten seeds; the 90 % quantile over pairs is there for
+that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from leaderboard.board import OVERALL, RANKED, Board
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows
-from leaderboard.stats import ALPHA, EQUAL
+from leaderboard.scores.stats import ALPHA, EQUAL
 
 POWER = 0.8
 """Chance of separating a pair that differs by the asked points."""

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboard.board import OVERALL
-from leaderboard.coefficients import kendall_tau, over_seeds
-from leaderboard.stats import Estimate
-from leaderboard.tables import CellScore
+from leaderboard.scores.coefficients import kendall_tau, over_seeds
+from leaderboard.scores.stats import Estimate
+from leaderboard.scores.tables import CellScore
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

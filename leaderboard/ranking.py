@@ -2,8 +2,9 @@
 
 Estimand. The safety of a defense in a scenario is its expected safety score over run seeds (client data, schedule,
 adapter initialisation and batch order), for the one fixed base model, probe set and set of attack parameters of the
-suite; it is estimated by the mean over the seeds that were run, with a seed-level interval (:mod:`leaderboard.stats`).
-The overall safety is the unweighted mean of that over the scenarios in the comparison (below).
+suite; it is estimated by the mean over the seeds that were run, with a seed-level interval
+(:mod:`leaderboard.scores.stats`). The overall safety is the unweighted mean of that over the scenarios in the
+comparison (below).
 
 Ranks. The family of comparisons is one view, a scenario or the overall mean: all pairs of its ranked defenses, paired
 by seed, with Holm's correction. A defense's rank is 1 + the number of defenses that are significantly safer. Equal
@@ -89,9 +90,9 @@ from leaderboard.rows.sources import (
     federation,
     identity,
 )
+from leaderboard.scores.stats import Difference, Estimate, compare_all, estimate, ranks
+from leaderboard.scores.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
 from leaderboard.sensitivity import axes
-from leaderboard.stats import Difference, Estimate, compare_all, estimate, ranks
-from leaderboard.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
 
 BASELINE = "fedavg"
 GATE = 0.95

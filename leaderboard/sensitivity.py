@@ -2,8 +2,8 @@
 
 Each point of an axis is a scenario of its own; one of them usually is a ranked scenario, with more seeds and more
 defenses than the others. An axis compares like with like: all of its points are restricted to the seeds that every
-point with rows has, and those few seeds are the unit of its intervals (see :mod:`leaderboard.stats`). Points are never
-ranked, and curves of different axes are not compared.
+point with rows has, and those few seeds are the unit of its intervals (see :mod:`leaderboard.scores.stats`). Points are
+never ranked, and curves of different axes are not compared.
 
 A cell that is not applicable, failed, incomplete or not run is missing and says why. So is one in which the defense
 degenerates into another: what it would add to the curve is the other's score. Missing cells are never interpolated.
@@ -21,7 +21,7 @@ from typing import Any
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.board import NOT_RUN, Scenario, Summary
-from leaderboard.stats import Estimate
+from leaderboard.scores.stats import Estimate
 
 Value = int | float | str
 

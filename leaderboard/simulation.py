@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.special import betaincinv, ndtr
 
-from leaderboard.stats import ALPHA, Bools, Floats, compare_all, estimate, holm
+from leaderboard.scores.stats import ALPHA, Bools, Floats, compare_all, estimate, holm
 
 PER_STRATUM, STRATA = 48, 4
 PROBES = PER_STRATUM * STRATA

@@ -24,7 +24,7 @@ from leaderboard.cite import find_view, of_suite
 from leaderboard.formats import DASH, percent
 from leaderboard.ranking import BASELINE
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
-from leaderboard.stats import EXACT, Estimate
+from leaderboard.scores.stats import EXACT, Estimate
 
 _HOW_TO_READ = (
     "Percent with 95 % interval over seeds. #: 1 + the number of defenses that are significantly safer (paired by "

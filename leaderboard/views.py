@@ -10,7 +10,7 @@ import pyarrow as pa
 from leaderboard.board import Board, Standing
 from leaderboard.cite import find_view
 from leaderboard.download import csv_bytes
-from leaderboard.stats import Estimate
+from leaderboard.scores.stats import Estimate
 
 DIGITS = 6
 """Decimals of written numbers: finer than a probe, coarser than what another processor's rounding changes."""
@@ -25,7 +25,7 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
 
     A metric ``m`` has its mean under ``m``, its 95 % interval under ``m_low`` and ``m_high``, its standard deviation
     over seeds under ``m_sd``, its number of seeds under ``m_seeds`` and the interval's method under ``m_method`` (see
-    :class:`leaderboard.stats.Estimate`); shares are in 0..1. What was not measured is ``None``.
+    :class:`leaderboard.scores.stats.Estimate`); shares are in 0..1. What was not measured is ``None``.
 
     Where something was submitted, ``rung`` and ``bundles`` say how far it was verified (``None`` for the project's own
     runs); where a submitted attack is reproduced, ``best_known`` has its scenario and attack beside it (no attack: the

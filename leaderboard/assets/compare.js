@@ -16,7 +16,7 @@ function bySeed(view, d, metric) {
 }
 
 // First minus second: the t interval of the differences by seed. Where they do not vary it is the stored exact one, and
-// where they are within a probe of the end of the scale it contains that one; see leaderboard/stats.py.
+// where they are within a probe of the end of the scale it contains that one; see leaderboard/scores/stats.py.
 function paired(first, second, probes) {
   const pairs = first.map((value, seed) => [value, second[seed]]).filter(([a, b]) => a !== null && b !== null);
   const n = pairs.length;

@@ -17,7 +17,7 @@ from benchmark.records.schemas import TABLES
 from leaderboard.agreement import Agreement, AgreementView, Calibration, Parsing, RankAgreement, agreement
 from leaderboard.board import OVERALL
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.tables import CellScore, scores
+from leaderboard.scores.tables import CellScore, scores
 
 from .synthetic import SMALL, cell_row, table_of, write_rows, write_tables
 

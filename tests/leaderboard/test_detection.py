@@ -16,11 +16,11 @@ from scipy.stats import mannwhitneyu
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard import tallies
 from leaderboard.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.tables import CellScore, scores
-from leaderboard.tallies import auc
+from leaderboard.scores import tallies
+from leaderboard.scores.tables import CellScore, scores
+from leaderboard.scores.tallies import auc
 
 from .synthetic import cell_row, table_of, write_tables
 

@@ -15,7 +15,7 @@ from statsmodels.stats.power import TTestPower
 from benchmark.errors import FedSafetyError, UsageError
 from leaderboard.power import chance, power_report, seeds_needed
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.stats import ALPHA, compare_all
+from leaderboard.scores.stats import ALPHA, compare_all
 
 from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 

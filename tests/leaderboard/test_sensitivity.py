@@ -13,8 +13,8 @@ from leaderboard.board import NOT_RUN, Scenario, Summary
 from leaderboard.ranking import boards
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import load_rows
+from leaderboard.scores.tables import CellScore
 from leaderboard.sensitivity import Axis, Cell, Line, axes
-from leaderboard.tables import CellScore
 
 from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 

@@ -14,14 +14,14 @@ from benchmark.judges.base import judges
 from benchmark.records.schemas import TABLES
 from benchmark.suites.suite import Suite, find_suite
 from leaderboard.board import Board
-from leaderboard.kind_judges import kind_judges
 from leaderboard.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import load_rows
-from leaderboard.tables import CellScore, scores
+from leaderboard.scores.kind_judges import kind_judges
+from leaderboard.scores.tables import CellScore, scores
 from leaderboard.text import board_table
 
-from .synthetic import catalog_row, cell_row, table_of, write_tables
+from ..synthetic import catalog_row, cell_row, table_of, write_tables
 
 KINDS = {"harmful": ("harmless", "harmful"), "over_refusal": ("refused", "answered"), "utility": ("correct", "wrong")}
 PER_KIND = 10

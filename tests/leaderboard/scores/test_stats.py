@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from benchmark.errors import FedSafetyError
-from leaderboard.stats import (
+from leaderboard.scores.stats import (
     ALPHA,
     EXACT,
     NONE,
@@ -283,5 +283,7 @@ def test_a_board_by_hand() -> None:
 
 
 def test_importing_leaves_the_heavy_half_of_scipy_alone() -> None:
-    code = "import sys, leaderboard.stats; sys.exit('scipy.stats' in sys.modules or 'statsmodels' in sys.modules)"
+    code = (
+        "import sys, leaderboard.scores.stats; sys.exit('scipy.stats' in sys.modules or 'statsmodels' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

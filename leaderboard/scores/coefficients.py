@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.stats import Estimate, estimate
+from leaderboard.scores.stats import Estimate, estimate
 
 Floats = npt.NDArray[np.float64]
 

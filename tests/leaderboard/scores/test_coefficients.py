@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 from statsmodels.stats import inter_rater
 
-from leaderboard import coefficients
-from leaderboard.coefficients import cohen_kappa, kendall_tau, krippendorff_alpha, over_seeds
+from leaderboard.scores import coefficients
+from leaderboard.scores.coefficients import cohen_kappa, kendall_tau, krippendorff_alpha, over_seeds
 
 # Krippendorff 2011, "Computing Krippendorff's alpha-reliability", example C: four observers, twelve units, five values,
 # missing data; nominal alpha = 0.743.

@@ -16,11 +16,11 @@ from leaderboard.formats import number
 from leaderboard.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.tables import CellScore, scores
+from leaderboard.scores.tables import CellScore, scores
 from leaderboard.text import board_table
 from leaderboard.views import view_csv, view_rows
 
-from .synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_tables
+from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_tables
 
 PROBES = {
     "h0": ("harmful", "asked"),

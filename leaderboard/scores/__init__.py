@@ -1,0 +1,1 @@
+"""Scores of cells from their verdicts, and the statistics over seeds."""
