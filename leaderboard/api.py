@@ -17,7 +17,7 @@ from leaderboard.board import Board
 from leaderboard.cite import Citation, cite_score, find_board, find_standing, find_view
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.stats import Difference, Estimate
-from leaderboard.views import view_rows
+from leaderboard.views.flat import view_rows
 
 __all__ = ["Citation", "Difference", "Estimate", "Leaderboard", "Rows", "adapter", "load_rows"]
 
@@ -46,7 +46,7 @@ class Leaderboard:
         return cls(rows, find_board(rows, suite))
 
     def table(self, scenario: str = "") -> list[dict[str, Any]]:
-        """Return the ranking, one mapping a defense; see :func:`leaderboard.views.view_rows` for its names.
+        """Return the ranking, one mapping a defense; see :func:`leaderboard.views.flat.view_rows` for its names.
 
         Args:
             scenario: An attacked scenario; empty for the mean over the compared ones.

@@ -13,11 +13,11 @@ from leaderboard.scores.stats import ALPHA, Comparisons, Difference, Estimate, e
 from leaderboard.scores.tables import CellScore
 
 if TYPE_CHECKING:
-    from leaderboard.agreement import AgreementView
-    from leaderboard.best_known import BestKnown, SubmittedAttack
-    from leaderboard.detection import DetectionView
     from leaderboard.rows.rungs import Rung
-    from leaderboard.sensitivity import Axis
+    from leaderboard.views.agreement import AgreementView
+    from leaderboard.views.best_known import BestKnown, SubmittedAttack
+    from leaderboard.views.detection import DetectionView
+    from leaderboard.views.sensitivity import Axis
 
 OVERALL = "*"
 """The view over all compared scenarios; every other view is an attacked scenario's id."""

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from leaderboard.ranking import BASELINE
 from leaderboard.scores.stats import Estimate
-from leaderboard.sensitivity import Axis
+from leaderboard.views.sensitivity import Axis
 
 METRICS = (("safety", "Safety"), ("utility", "Utility"), ("over_refusal", "Over-refusal"))
 """Metric and title of each panel."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from leaderboard.best_known import SubmittedAttack
 from leaderboard.board import OVERALL, RANKED, Board, Standing
 from leaderboard.formats import percent
 from leaderboard.scores.stats import Estimate
+from leaderboard.views.best_known import SubmittedAttack
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.agreement import Parsing
 from leaderboard.board import OVERALL, Board, Entry
-from leaderboard.detection import MEASURED, Composition, Detection
 from leaderboard.page_data import share_values
-from leaderboard.rank_agreement import RankAgreement
 from leaderboard.scores.stats import Estimate, estimate
-from leaderboard.sensitivity import Axis, Cell, Point
+from leaderboard.views.agreement import Parsing
+from leaderboard.views.detection import MEASURED, Composition, Detection
+from leaderboard.views.rank_agreement import RankAgreement
+from leaderboard.views.sensitivity import Axis, Cell, Point
 
 _TASK = "task:"
 _SPLIT = ("recall", "false_exclusion", "auc")

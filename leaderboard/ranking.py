@@ -51,8 +51,6 @@ from benchmark.records.schemas import (
     STATUS_FAILED,
     STATUS_NOT_APPLICABLE,
 )
-from leaderboard.agreement import agreement
-from leaderboard.best_known import BestKnown, SubmittedAttack, best_known, submitted_attacks
 from leaderboard.board import (
     BELOW_GATE,
     DEGENERATE,
@@ -73,7 +71,6 @@ from leaderboard.board import (
     Summary,
     estimates,
 )
-from leaderboard.detection import detection
 from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import Rung
@@ -92,7 +89,10 @@ from leaderboard.rows.sources import (
 )
 from leaderboard.scores.stats import Difference, Estimate, compare_all, estimate, ranks
 from leaderboard.scores.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
-from leaderboard.sensitivity import axes
+from leaderboard.views.agreement import agreement
+from leaderboard.views.best_known import BestKnown, SubmittedAttack, best_known, submitted_attacks
+from leaderboard.views.detection import detection
+from leaderboard.views.sensitivity import axes
 
 BASELINE = "fedavg"
 GATE = 0.95

@@ -21,8 +21,8 @@ from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.site import build_site
 
 from .synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables
-from .test_best_known import attacking, committed, write_attack
 from .test_ranking import _second_scenario, cells
+from .views.test_best_known import attacking, committed, write_attack
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
 

@@ -19,8 +19,8 @@ from leaderboard.ranking import boards
 from leaderboard.rows.rows import load_rows
 
 from .synthetic import catalog_row, exact_rows, table_of, write_submission, write_tables
-from .test_best_known import attacking
 from .test_ranking import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells
+from .views.test_best_known import attacking
 
 BASE = [
     *(FEDAVG4 + MEDIAN4 + KRUM4),

@@ -22,7 +22,7 @@ from leaderboard.page_data import page_data
 from leaderboard.page_views import detection_table, task_scores
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.sensitivity import Axis, Cell, Line, Point
+from leaderboard.views.sensitivity import Axis, Cell, Line, Point
 
 from .synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables
 

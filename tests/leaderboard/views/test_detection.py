@@ -16,15 +16,15 @@ from scipy.stats import mannwhitneyu
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores import tallies
 from leaderboard.scores.tables import CellScore, scores
 from leaderboard.scores.tallies import auc
+from leaderboard.views.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
 
-from .synthetic import cell_row, table_of, write_tables
+from ..synthetic import cell_row, table_of, write_tables
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 def _round(key: str, index: int, malicious: str, weights: Sequence[float] | None, **changes: Any) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from statsmodels.stats import inter_rater
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.agreement import Agreement, AgreementView, Calibration, Parsing, RankAgreement, agreement
 from leaderboard.board import OVERALL
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.tables import CellScore, scores
+from leaderboard.views.agreement import Agreement, AgreementView, Calibration, Parsing, RankAgreement, agreement
 
-from .synthetic import SMALL, cell_row, table_of, write_rows, write_tables
+from ..synthetic import SMALL, cell_row, table_of, write_rows, write_tables
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 LETTERS = {
     "harmful": {"+": "harmless", "-": "harmful", "?": "unparsable"},
     "over_refusal": {"+": "refused", "-": "answered", "?": "unparsable"},

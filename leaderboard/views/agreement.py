@@ -18,7 +18,7 @@ Unit. The seed: each coefficient is formed on one seed, over all its responses, 
   *Bias* is the error of the score that the judge would report (safety, over-refusal or utility, as a share; positive
   where it reports too much), formed for harmful probes as the unweighted mean over strata, else over all responses.
 - *rank agreement*: Kendall's τ-b between the orders in which two judges put the defenses by mean safety, see
-  :mod:`leaderboard.rank_agreement`.
+  :mod:`leaderboard.views.rank_agreement`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.joint_verdicts import BAD, GOOD, KINDS, UNPARSABLE, JointVerdicts, Stratum, joint_verdicts
-from leaderboard.rank_agreement import RankAgreement, rank_agreement
 from leaderboard.rows.rows import Rows
 from leaderboard.scores.coefficients import cohen_kappa, krippendorff_alpha, over_seeds
 from leaderboard.scores.stats import Estimate, estimate
 from leaderboard.scores.tables import EXACT_JUDGE, STATUS_RETRACTED, CellScore
+from leaderboard.views.joint_verdicts import BAD, GOOD, KINDS, UNPARSABLE, JointVerdicts, Stratum, joint_verdicts
+from leaderboard.views.rank_agreement import RankAgreement, rank_agreement
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from leaderboard.ranking import boards
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.tables import CellScore
-from leaderboard.sensitivity import Axis, Cell, Line, axes
+from leaderboard.views.sensitivity import Axis, Cell, Line, axes
 
-from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
+from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 def _settings(points: Sequence[Mapping[str, Any]], **changes: Any) -> dict[str, Any]:

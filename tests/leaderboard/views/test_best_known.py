@@ -19,11 +19,11 @@ from leaderboard.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import RUNGS
-from leaderboard.views import view_csv
+from leaderboard.views.flat import view_csv
 
-from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
-from .test_ranking import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing
-from .test_text import printed
+from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
+from ..test_ranking import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing
+from ..test_text import printed
 
 KRUM_ALONE = 0.8625
 """Krum's safety under the scenario's own attack."""

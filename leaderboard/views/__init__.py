@@ -1,0 +1,1 @@
+"""Views of a board: detection, agreement, sensitivity, power and the flat table."""
