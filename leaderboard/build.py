@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaderboard.board import Board
+from leaderboard.page.site import write_pages
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import load_rows
-from leaderboard.site import write_pages
 
 
 @dataclass(frozen=True)

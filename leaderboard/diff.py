@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any
 
 from leaderboard.board import OVERALL, RANKED, Board, Standing
-from leaderboard.formats import percent
+from leaderboard.page.formats import percent
 from leaderboard.scores.stats import Estimate
 from leaderboard.views.best_known import SubmittedAttack
 

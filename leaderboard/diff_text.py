@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, RANKED, REFERENCE, UNRANKED
 from leaderboard.diff import AttackLine, BoardDiff, Changed, Line, Lowered, Tie, ViewDiff
-from leaderboard.formats import interval, percent
+from leaderboard.page.formats import interval, percent
 
 LONGEST_COMMENT = 60_000
 """Characters of a comment; GitHub takes 65,536."""

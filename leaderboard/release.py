@@ -23,9 +23,9 @@ from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import StorageError, UsageError
 from benchmark.records.schemas import ORIGIN_COMMITTED, SCHEMA_VERSION
 from benchmark.records.store import scratch_beside
+from leaderboard.page.site import write_pages
 from leaderboard.ranking import Board, boards
 from leaderboard.rows.rows import Rows
-from leaderboard.site import write_pages
 from leaderboard.views.flat import view_csv
 
 MANIFEST = "release.json"

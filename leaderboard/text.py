@@ -21,7 +21,7 @@ from leaderboard.board import (
     Standing,
 )
 from leaderboard.cite import find_view, of_suite
-from leaderboard.formats import DASH, percent
+from leaderboard.page.formats import DASH, percent
 from leaderboard.ranking import BASELINE
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 from leaderboard.scores.stats import EXACT, Estimate

@@ -12,10 +12,10 @@ from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import StorageError, UsageError
 from benchmark.records.schemas import SCHEMA_VERSION
 from leaderboard import release as release_module
+from leaderboard.page.site import build_site
 from leaderboard.ranking import boards
 from leaderboard.release import file_digests, write_release
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.site import build_site
 
 from .synthetic import SMALL, cell_row, exact_rows, make_rows, table_of, write_tables
 

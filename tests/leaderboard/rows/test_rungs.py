@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaderboard.answers import answers
 from leaderboard.api import Leaderboard
 from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, Board
 from leaderboard.cite import cite_score
-from leaderboard.download import cell_table
-from leaderboard.page import environment, render
+from leaderboard.page.answers import answers
+from leaderboard.page.download import cell_table
+from leaderboard.page.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.reproduce import reproduce_score
 from leaderboard.rows.rows import Rows, load_rows

@@ -14,7 +14,7 @@ from benchmark.judges.base import judges
 from benchmark.records.schemas import TABLES
 from benchmark.suites.suite import Suite, find_suite
 from leaderboard.board import Board
-from leaderboard.page import environment, render
+from leaderboard.page.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.kind_judges import kind_judges

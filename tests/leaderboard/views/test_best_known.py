@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmark.errors import FedSafetyError
 from leaderboard.board import OVERALL, Board
 from leaderboard.cite import cite_score
-from leaderboard.page import environment, render
+from leaderboard.page.page import environment, render
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import RUNGS

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.board import BELOW_GATE, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Scenario, Standing
-from leaderboard.formats import bill
+from leaderboard.page.formats import bill
 from leaderboard.ranking import BASELINE
 from leaderboard.scores.stats import Difference, Estimate
 

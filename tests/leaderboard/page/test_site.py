@@ -15,12 +15,12 @@ import pytest
 
 from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
-from leaderboard.formats import DASH, MINUS, number, percent, settings, signed, spread
+from leaderboard.page.formats import DASH, MINUS, number, percent, settings, signed, spread
+from leaderboard.page.site import build_site
 from leaderboard.ranking import Estimate
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.site import build_site
 
-from .synthetic import (
+from ..synthetic import (
     LARGE,
     SMALL,
     catalog_row,

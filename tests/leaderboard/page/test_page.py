@@ -13,18 +13,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from leaderboard.answers import answers
 from leaderboard.board import Board, Summary
 from leaderboard.cite import cite
-from leaderboard.download import cell_table, csv_bytes, parquet_bytes
-from leaderboard.page import environment, render
-from leaderboard.page_data import page_data
-from leaderboard.page_views import detection_table, task_scores
+from leaderboard.page.answers import answers
+from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
+from leaderboard.page.page import environment, render
+from leaderboard.page.page_data import page_data
+from leaderboard.page.page_views import detection_table, task_scores
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.views.sensitivity import Axis, Cell, Line, Point
 
-from .synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables
+from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables
 
 SEEDS = range(4)
 

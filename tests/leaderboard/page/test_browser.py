@@ -14,15 +14,15 @@ import pytest
 
 from leaderboard.board import Board
 from leaderboard.cite import cite
-from leaderboard.page import environment, refusing, render
-from leaderboard.page_data import COMPARED
+from leaderboard.page.page import environment, refusing, render
+from leaderboard.page.page_data import COMPARED
+from leaderboard.page.site import build_site
 from leaderboard.ranking import boards
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.site import build_site
 
-from .synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables
-from .test_ranking import _second_scenario, cells
-from .views.test_best_known import attacking, committed, write_attack
+from ..synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables
+from ..test_ranking import _second_scenario, cells
+from ..views.test_best_known import attacking, committed, write_attack
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
 

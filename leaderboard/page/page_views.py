@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.board import OVERALL, Board, Entry
-from leaderboard.page_data import share_values
+from leaderboard.page.page_data import share_values
 from leaderboard.scores.stats import Estimate, estimate
 from leaderboard.views.agreement import Parsing
 from leaderboard.views.detection import MEASURED, Composition, Detection

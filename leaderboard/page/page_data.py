@@ -17,7 +17,7 @@ from scipy.special import stdtrit  # scipy.stats takes most of a second to impor
 
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Standing
-from leaderboard.formats import MINUS, percent
+from leaderboard.page.formats import MINUS, percent
 from leaderboard.ranking import REFUSAL_FLAG
 from leaderboard.scores.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
 

@@ -17,13 +17,13 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from leaderboard import formats, plots
-from leaderboard.answers import answers
 from leaderboard.board import OVERALL
-from leaderboard.curves import drawings
-from leaderboard.page_cite import citations
-from leaderboard.page_data import page_data
-from leaderboard.page_views import detection_data, detection_table, judging, points_of, retracted, task_scores
+from leaderboard.page import formats, plots
+from leaderboard.page.answers import answers
+from leaderboard.page.curves import drawings
+from leaderboard.page.page_cite import citations
+from leaderboard.page.page_data import page_data
+from leaderboard.page.page_views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.published import published
 from leaderboard.ranking import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
 from leaderboard.rows.catalog import settings_of
@@ -112,7 +112,7 @@ def _rating(board: Board, judge: str) -> Column:
 
 def environment() -> jinja2.Environment:
     """Return the template engine: everything is escaped, an unknown name is an error."""
-    folder = files("leaderboard") / "templates"
+    folder = files("leaderboard.page") / "templates"
     made = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,
@@ -261,7 +261,7 @@ def _known(board: Board) -> dict[str, Any]:
 @cache
 def _assets(submissions: bool) -> tuple[str, str]:
     """Return the style sheet and the script, with what only pages with ``submissions`` need."""
-    folder = files("leaderboard") / "assets"
+    folder = files("leaderboard.page") / "assets"
     scripts = [*SCRIPTS[:-1], *(["rungs.js"] if submissions else []), SCRIPTS[-1]]
     styles = ["page.css", *(["rungs.css"] if submissions else [])]
     script, style = ([(folder / name).read_text(encoding="utf-8") for name in names] for names in (scripts, styles))

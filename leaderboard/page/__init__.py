@@ -1,0 +1,1 @@
+"""Page: its templates, data, drawings, number formats and downloads."""
