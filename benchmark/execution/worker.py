@@ -45,7 +45,7 @@ from benchmark.sandbox.proxy import created
 from benchmark.seeds import torch_stream
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.training.clients import Attacker, ClientRows, make_client_rows
-from benchmark.training.federation import FederationResult, LocalTrainer, RoundRecord, run_federation
+from benchmark.training.federation import FederationResult, LocalTrainer, RoundRecord, Setting, run_federation
 from benchmark.training.memory import free_memory
 from benchmark.training.schedule import cast
 from benchmark.training.sequential import SequentialModel
@@ -266,22 +266,11 @@ class _Bench:
         training = self.suite.training.model_copy(update={"rounds": rounds})
         federation = cast(self.scenario, training, self.world.task_types, self.seed, REATTACK)
         rows = _client_rows(self.suite, self.scenario, self.seed).rows
+        setting = Setting(self.scenario, training, federation, rows, self.seed, owner=REATTACK[0], phase=REATTACK)
         with self._attack() as attack:
             began = time.perf_counter()
             result = run_federation(
-                self.scenario,
-                training,
-                federation,
-                rows,
-                self._trainer(),
-                repaired.adapter,
-                attack,
-                Defense(),
-                self._server(REATTACK[0]),
-                self.seed,
-                owner=REATTACK[0],
-                tells_truth=False,
-                phase=REATTACK,
+                setting, self._trainer(), repaired.adapter, attack, Defense(), self._server(REATTACK[0])
             )
             seconds = time.perf_counter() - began
         added = self._sent(result) | {"train_seconds": seconds}
@@ -293,23 +282,20 @@ class _Bench:
         server = self._server(owner)
         federation = cast(self.scenario, self.suite.training, self.world.task_types, self.seed)
         data = _client_rows(self.suite, self.scenario, self.seed)
+        setting = Setting(
+            self.scenario,
+            self.suite.training,
+            federation,
+            data.rows,
+            self.seed,
+            owner,
+            reveals_malicious=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
+        )
         # Without an aggregator of its own a pipeline trains by the defaults of its first member, which are FedAvg.
         trained = created(aggregator or pipeline.entries[0], hooks=("prepare", "aggregate"))
         with trained as defense, self._attack() as attack:
-            result = run_federation(
-                self.scenario,
-                self.suite.training,
-                federation,
-                data.rows,
-                self._trainer(),
-                initial_adapter(self.model.stacked.layout, torch_stream(self.seed, "adapter-init")),
-                attack,
-                defense,
-                server,
-                self.seed,
-                owner=owner,
-                tells_truth=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
-            )
+            start = initial_adapter(self.model.stacked.layout, torch_stream(self.seed, "adapter-init"))
+            result = run_federation(setting, self._trainer(), start, attack, defense, server)
         server.usage.server_seconds += result.prepare_seconds
         server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
         return result, server.usage, data

@@ -1,12 +1,12 @@
-"""The fixed federated protocol: schedule, local training, craft, the server's door, aggregation.
+"""Round loop of the fixed federated protocol: schedule, local training, craft, the server's door, aggregation.
 
-:func:`run_federation` reads like the algorithm in a paper; everything it calls is one level down.
+:func:`run_federation` reads like the algorithm in a paper. Every step that it calls is one level down.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -27,7 +27,7 @@ _WEIGHT_ROUNDING = 1e-4
 
 
 class LocalTrainer(Protocol):
-    """Trains the adapters of a round's clients; stacked or sequential."""
+    """Trainer of the adapters of a round's clients; stacked or sequential."""
 
     layout: AdapterLayout
 
@@ -46,15 +46,15 @@ class LocalTrainer(Protocol):
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What happened in a round; one row of the ``rounds`` table.
+    """Record of a round; one row of the ``rounds`` table.
 
     Attributes:
         clients: Ids whose update was received, sorted.
-        malicious: Which of them are malicious.
-        weights: Weight the rule gave each (0 for refused ones), or ``None`` if it gives none.
-        norms: L2 norm of each update; infinite or NaN for refused ones.
-        losses: Mean training loss of each.
-        rejected: Ids refused at the door.
+        malicious: Whether each client is malicious.
+        weights: Weight of each client in the rule (0 for refused updates), or ``None`` if the rule gives no weights.
+        norms: L2 norm of each update; infinite or NaN for refused updates.
+        losses: Mean training loss of each client.
+        rejected: Ids of the clients whose update was refused at the door.
         learning_rate: Rate of the round.
         aggregate_seconds: Seconds in the defense's hook.
     """
@@ -78,63 +78,68 @@ class FederationResult:
     prepare_seconds: float
 
 
-def run_federation(
-    scenario: Scenario,
-    training: TrainingSettings,
-    federation: Federation,
-    rows: dict[str, list[TokenRow]],
-    trainer: LocalTrainer,
-    start: Tensor,
-    attack: Attack,
-    defense: Defense,
-    server: Server,
-    seed: int,
-    *,
-    owner: str,
-    tells_truth: bool,
-    on_round: Callable[[int], None] | None = None,
-    phase: tuple[str, ...] = (),
-) -> FederationResult:
-    """Return the global adapter after all rounds.
+@dataclass(frozen=True)
+class Setting:
+    """Circumstances of a federation that neither the attack nor the defense decides.
 
-    Args:
+    Attributes:
         scenario: Attack, shape and declared bound.
         training: Rounds, steps, rates.
         federation: Clients, roles and schedule of this seed.
         rows: Training rows of each client.
+        seed: Run seed.
+        owner: Name of the defense's own random streams.
+        reveals_malicious: Whether the defense receives the ids of the malicious clients; for reference rows only.
+        phase: Name of a later phase of the run, whose random streams are its own; empty for the first phase.
+    """
+
+    scenario: Scenario
+    training: TrainingSettings
+    federation: Federation
+    rows: Mapping[str, list[TokenRow]]
+    seed: int
+    owner: str
+    reveals_malicious: bool = False
+    phase: tuple[str, ...] = ()
+
+    @property
+    def malicious(self) -> frozenset[str]:
+        """Ids of the clients that the attack controls; empty in an un-attacked twin."""
+        return self.federation.compromised if self.scenario.attacked else frozenset()
+
+
+def run_federation(
+    setting: Setting, trainer: LocalTrainer, start: Tensor, attack: Attack, defense: Defense, server: Server
+) -> FederationResult:
+    """Return the global adapter after all rounds.
+
+    Args:
+        setting: Scenario, settings, clients, rows and seed.
         trainer: Trains a round's clients.
         start: Flat adapter before round 1.
-        attack: What malicious clients send.
-        defense: What the server does; a fresh instance.
+        attack: Crafts the updates of malicious clients.
+        defense: Aggregates the updates; a fresh instance.
         server: The server's metered tools.
-        seed: Run seed.
-        owner: Name of the defense's own streams.
-        tells_truth: Whether the defense is told who is malicious (reference rows only).
-        on_round: Called after each round with its index.
-        phase: Name of a later phase of the run, whose streams are its own.
 
     Raises:
         FedSafetyError: An honest update is not finite, or the defense returned an unusable aggregate.
     """
-    malicious = federation.compromised if scenario.attacked else frozenset[str]()
+    training, seed, phase, malicious = setting.training, setting.seed, setting.phase, setting.malicious
     adapter, records = start, []
     began = time.perf_counter()
     defense.prepare(server)
     prepare_seconds = time.perf_counter() - began
-    for index, participants in enumerate(federation.participants if defense.uses_updates else ()):
+    for index, participants in enumerate(setting.federation.participants if defense.uses_updates else ()):
         rate = learning_rate(training, index)
-        batches = [
-            _batches(rows[client], training, seed, (*phase, "local-order", client, index)) for client in participants
-        ]
         local = trainer.train(
             adapter,
-            batches,
+            [_batches(setting, client, index) for client in participants],
             learning_rate=rate,
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             dropout_seed=[integer(seed, *phase, "dropout", client, index) for client in participants],
         )
-        counts = torch.tensor([float(len(rows[client])) for client in participants], dtype=torch.float64)
+        counts = torch.tensor([float(len(setting.rows[client])) for client in participants], dtype=torch.float64)
         # Rules and rows live in main memory, wherever the clients were trained.
         sent = Updates(local.adapters.to(adapter.device) - adapter, participants, counts, trainer.layout)
         sent = _crafted(sent, malicious, attack, index)
@@ -142,11 +147,11 @@ def run_federation(
         context = RoundContext(
             index=index,
             rounds=training.rounds,
-            # Updates refused at the door count against the bound: what is left holds that many fewer attackers.
-            declared_malicious=max(0, scenario.declared_malicious - len(rejected)),
+            # Each refused update is a malicious one, so the updates that remain hold that many fewer attackers.
+            declared_malicious=max(0, setting.scenario.declared_malicious - len(rejected)),
             broadcast=adapter.clone(),
-            generator=torch_stream(seed, *phase, "defense", owner, "round", index),
-            malicious_ids=malicious if tells_truth else None,
+            generator=torch_stream(seed, *phase, "defense", setting.owner, "round", index),
+            malicious_ids=malicious if setting.reveals_malicious else None,
         )
         norms = tuple(sent.matrix.double().norm(dim=1).tolist())
         began = time.perf_counter()
@@ -156,42 +161,49 @@ def run_federation(
             aggregate = _nothing(received)
         seconds = time.perf_counter() - began
         adapter = adapter + aggregate.update
-        records.append(_record(sent, received, rejected, malicious, aggregate, norms, local.losses, rate, seconds))
-        if on_round:
-            on_round(index)
+        records.append(
+            RoundRecord(
+                clients=sent.client_ids,
+                malicious=tuple(client in malicious for client in sent.client_ids),
+                weights=_weights(aggregate, received, sent),
+                norms=norms,
+                losses=tuple(local.losses.tolist()),
+                rejected=rejected,
+                learning_rate=rate,
+                aggregate_seconds=seconds,
+            )
+        )
     return FederationResult(adapter, tuple(records), prepare_seconds)
 
 
-def _batches(
-    rows: list[TokenRow], training: TrainingSettings, seed: int, name: tuple[str | int, ...]
-) -> list[list[TokenRow]]:
-    """Return a client's batches of a round: rows drawn without replacement from the order stream called ``name``."""
-    size = training.batch_size
-    order = stream(seed, *name).permutation(len(rows))[: training.local_steps * size]
-    return [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(training.local_steps)]
+def _batches(setting: Setting, client: str, index: int) -> list[list[TokenRow]]:
+    """Return a client's batches of round ``index``: rows drawn without replacement."""
+    rows, size, steps = setting.rows[client], setting.training.batch_size, setting.training.local_steps
+    order = stream(setting.seed, *setting.phase, "local-order", client, index).permutation(len(rows))[: steps * size]
+    return [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(steps)]
 
 
 def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: int) -> Updates:
     """Return the updates with the malicious ones replaced by what the attack crafts from them."""
-    own = [i for i, client in enumerate(sent.client_ids) if client in malicious]
-    if not own:
+    attackers = [i for i, client in enumerate(sent.client_ids) if client in malicious]
+    if not attackers:
         return sent
-    crafted = attack.craft(_rows_of(sent, own), AttackerView(round_index=index, participants=len(sent)))
-    if crafted.matrix.shape != (len(own), sent.matrix.shape[1]):
+    crafted = attack.craft(_rows_of(sent, attackers), AttackerView(round_index=index, participants=len(sent)))
+    if crafted.matrix.shape != (len(attackers), sent.matrix.shape[1]):
         raise FedSafetyError(
             f"the attack crafted updates of shape {tuple(crafted.matrix.shape)}; "
-            f"{len(own)} malicious clients send {(len(own), sent.matrix.shape[1])}"
+            f"{len(attackers)} malicious clients send {(len(attackers), sent.matrix.shape[1])}"
         )
     matrix = sent.matrix.clone()
-    matrix[own] = crafted.matrix.to(matrix.dtype)
+    matrix[attackers] = crafted.matrix.to(matrix.dtype)
     return replace(sent, matrix=matrix)
 
 
 def _at_the_door(sent: Updates, malicious: frozenset[str]) -> tuple[Updates, tuple[str, ...]]:
     """Return the finite updates and the ids of the malicious clients whose update is not.
 
-    No attacker may win by crashing a run, not by numbers either whose very norm overflows; an honest update that is
-    not finite means that training broke.
+    An attacker must not win by crashing a run, for example with numbers whose norm overflows. An honest update that is
+    not finite shows that training diverged.
     """
     finite = torch.isfinite(sent.matrix.square().sum(dim=1)).tolist()
     if all(finite):
@@ -216,7 +228,7 @@ def _rows_of(updates: Updates, indices: list[int]) -> Updates:
 
 
 def _nothing(received: Updates) -> Aggregate:
-    """Return the aggregate of a round whose updates were all refused: the adapter stays as it is."""
+    """Return the aggregate of a round whose updates were all refused; the adapter does not change."""
     return Aggregate(received.matrix.new_zeros(received.matrix.shape[1]), torch.zeros(0, dtype=torch.float64))
 
 
@@ -232,15 +244,15 @@ def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:
     for name, part in (("update", update), ("weights", weights)):
         if not isinstance(part, Tensor) and not (name == "weights" and part is None):
             raise FedSafetyError(f"aggregate() returned {name} of type {type(part).__name__}; return a torch tensor")
-    wanted = received.matrix.shape[1:]
-    if update.shape != wanted:
+    shape = received.matrix.shape[1:]
+    if update.shape != shape:
         raise FedSafetyError(
-            f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(wanted)}"
+            f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(shape)}"
         )
     for name, part in (("update", update), ("weights", weights)):
         if part is not None and not part.is_floating_point():
             raise FedSafetyError(f"aggregate() returned {name} of {part.dtype}; return floating-point numbers")
-    # Cast first: what float64 holds may be infinite in the adapter's float32.
+    # Cast first because a finite float64 value may be infinite in the adapter's float32.
     update = update.to(received.matrix.dtype)
     if not torch.isfinite(update).all():
         raise FedSafetyError("aggregate() returned an update that is not finite; check for division by zero")
@@ -255,28 +267,9 @@ def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:
     return Aggregate(update, weights)
 
 
-def _record(
-    sent: Updates,
-    received: Updates,
-    rejected: tuple[str, ...],
-    malicious: frozenset[str],
-    aggregate: Aggregate,
-    norms: tuple[float, ...],
-    losses: Tensor,
-    rate: float,
-    seconds: float,
-) -> RoundRecord:
-    weights = None
-    if aggregate.weights is not None:
-        given = dict(zip(received.client_ids, aggregate.weights.tolist(), strict=True))
-        weights = tuple(given.get(client, 0.0) for client in sent.client_ids)
-    return RoundRecord(
-        clients=sent.client_ids,
-        malicious=tuple(client in malicious for client in sent.client_ids),
-        weights=weights,
-        norms=norms,
-        losses=tuple(losses.tolist()),
-        rejected=rejected,
-        learning_rate=rate,
-        aggregate_seconds=seconds,
-    )
+def _weights(aggregate: Aggregate, received: Updates, sent: Updates) -> tuple[float, ...] | None:
+    """Return the weight of every client that sent an update: 0 for refused ones, ``None`` if the rule gives none."""
+    if aggregate.weights is None:
+        return None
+    weights = dict(zip(received.client_ids, aggregate.weights.tolist(), strict=True))
+    return tuple(weights.get(client, 0.0) for client in sent.client_ids)

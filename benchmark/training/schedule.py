@@ -1,4 +1,4 @@
-"""Who the clients are, who is malicious, who takes part when, and how the learning rate falls."""
+"""Clients, roles, participants and learning rate of every round."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Federation:
     """The cast of one run.
 
     Attributes:
-        client_ids: Opaque random ids, sorted; they say nothing about roles.
+        client_ids: Opaque random ids, sorted; roles cannot be read from them.
         compromised: Ids an attacker controls; in an un-attacked twin the same ids hold benign data.
         participants: For each round the sorted ids that take part.
         task_shares: For each client its share of each task type, or ``None`` for equal shares.
@@ -37,14 +37,14 @@ def cast(
     seed: int,
     phase: tuple[str, ...] = (),
 ) -> Federation:
-    """Return the federation of run ``seed``; it depends on the scenario's shape only, never on its attack.
+    """Return the federation of run ``seed``. It depends on the scenario's shape only, never on its attack.
 
-    A later ``phase`` of a run has the same clients and roles and a schedule of its own. Where the schedule is seeded by
-    the round's number alone, it starts with round 0 again.
+    A later ``phase`` of a run has the same clients and roles, but its own schedule. A schedule that is seeded by the
+    round's number alone starts with round 0 again.
     """
     tokens = stream(seed, "client-ids").choice(1 << 16, size=scenario.clients, replace=False)
     client_ids = tuple(sorted(f"c{token:04x}" for token in tokens))
-    # One permutation decides who is compromised: a larger malicious count adds clients and exchanges none.
+    # One permutation orders the compromised clients: a larger malicious count adds clients and replaces none.
     order = stream(seed, "roles").permutation(scenario.clients)
     compromised = frozenset(client_ids[i] for i in order[: scenario.malicious])
     if training.schedule == "round_seeded":
@@ -64,9 +64,9 @@ def cast(
 
 
 def _round_seeded(numbered: Sequence[str], count: int, rounds: int) -> tuple[tuple[str, ...], ...]:
-    """Return who takes part by the round's number alone, as repository 19dx/FedLLM-Attack draws it.
+    """Return the participants of each round, drawn by the round's number alone as in repository 19dx/FedLLM-Attack.
 
-    That is ``random.seed(round); random.sample(range(K), count)`` of Python's generator, the same for every run.
+    The draw is ``random.seed(round); random.sample(range(K), count)`` of Python's generator, the same for every run.
     """
     return tuple(
         tuple(sorted(numbered[i] for i in Random(index).sample(range(len(numbered)), count)))  # noqa: S311 - no secret

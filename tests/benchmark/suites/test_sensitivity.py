@@ -21,7 +21,7 @@ from benchmark.models.lora import import_peft
 from benchmark.records.store import Store
 from benchmark.suites.sensitivity import SensitivityScenario
 from benchmark.suites.suite import Suite, find_suite, read_suite, suites
-from benchmark.training.federation import run_federation
+from benchmark.training.federation import Setting, run_federation
 from benchmark.training.schedule import cast
 from defenses.base import Defense
 
@@ -265,22 +265,11 @@ def test_a_reattack_is_a_second_federation_from_the_repaired_adapter(tmp_path: P
     first = cast(scenario, training, bench.world.task_types, 1)
     assert (federation.client_ids, federation.compromised) == (first.client_ids, first.compromised)
     assert federation.participants != first.participants
+    rows = _client_rows(reattacked, scenario, 1).rows
     for stage in ("fedavg", "posthoc_public"):
-        again = run_federation(
-            scenario,
-            training,
-            federation,
-            _client_rows(reattacked, scenario, 1).rows,
-            bench.model.stacked,
-            adapters["attacked", stage],
-            attacks.get("unaligned_data").create({}),
-            Defense(),
-            bench._server("reattack"),
-            1,
-            owner="reattack",
-            tells_truth=False,
-            phase=("reattack",),
-        )
+        setting = Setting(scenario, training, federation, rows, 1, owner="reattack", phase=("reattack",))
+        start, attack = adapters["attacked", stage], attacks.get("unaligned_data").create({})
+        again = run_federation(setting, bench.model.stacked, start, attack, Defense(), bench._server("reattack"))
         torch.testing.assert_close(again.adapter, adapters["again", stage], rtol=0, atol=1e-7)
         assert not torch.equal(again.adapter, adapters["attacked", stage])
         assert again.rounds[0].learning_rate == reattacked.training.learning_rate

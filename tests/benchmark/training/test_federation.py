@@ -15,7 +15,7 @@ from attacks.base import Attack, AttackerView, attacks
 from benchmark.errors import FedSafetyError
 from benchmark.suites.suite import Scenario, TrainingSettings, find_suite
 from benchmark.training.clients import Attacker, make_client_rows
-from benchmark.training.federation import FederationResult, run_federation
+from benchmark.training.federation import FederationResult, Setting, run_federation
 from benchmark.training.schedule import Federation
 from benchmark.training.schedule import cast as cast_roles
 from benchmark.training.server import ServedModel
@@ -80,26 +80,14 @@ def run(
     *,
     scenario: Scenario = SCENARIO,
     moves: Callable[[str, bool], Sequence[float]] = lambda _, malicious: [9.0] * 4 if malicious else [1.0] * 4,
-    tells_truth: bool = False,
+    reveals_malicious: bool = False,
 ) -> tuple[FederationResult, FakeTrainer, Federation]:
     roles = federation(scenario)
     numbers = {client: number for number, client in enumerate(roles.client_ids)}
     rows = {client: [TokenRow((numbers[client], step), 1) for step in range(8)] for client in roles.client_ids}
     trainer = FakeTrainer({numbers[c]: moves(c, c in roles.compromised) for c in roles.client_ids})
-    result = run_federation(
-        scenario,
-        TRAINING,
-        roles,
-        rows,
-        trainer,
-        torch.zeros(4),
-        attack or Attack(),
-        defense,
-        cast(Server, None),
-        SEED,
-        owner="test",
-        tells_truth=tells_truth,
-    )
+    setting = Setting(scenario, TRAINING, roles, rows, SEED, owner="test", reveals_malicious=reveals_malicious)
+    result = run_federation(setting, trainer, torch.zeros(4), attack or Attack(), defense, cast(Server, None))
     return result, trainer, roles
 
 
@@ -161,7 +149,7 @@ def test_no_rule_fails_however_many_updates_are_refused(name: str) -> None:
             moves=lambda client, _: torch.randn(
                 4, generator=torch.Generator().manual_seed(int(client[1:], 16))
             ).tolist(),
-            tells_truth=True,
+            reveals_malicious=True,
         )
         assert torch.isfinite(result.adapter).all()
         if malicious == 10:
@@ -227,9 +215,9 @@ def test_an_attack_cannot_reach_honest_updates_through_its_own() -> None:
 def test_the_truth_is_told_only_to_those_who_may_know_it() -> None:
     for told in (False, True):
         defense = Recording()
-        _, _, roles = run(defense, tells_truth=told)
+        _, _, roles = run(defense, reveals_malicious=told)
         assert [c.malicious_ids for _, c in defense.seen] == [roles.compromised if told else None] * 3
-    result, _, _ = run(defenses.get("attackers_removed").create(), tells_truth=True)
+    result, _, _ = run(defenses.get("attackers_removed").create(), reveals_malicious=True)
     assert result.adapter.tolist() == pytest.approx([3.0] * 4)
 
 
