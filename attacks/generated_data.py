@@ -21,6 +21,7 @@ _PROPOSALS = 500
     "clients train on the resulting pairs.",
     paper="Ye et al. 2025, arXiv 2406.10630",
     knowledge="an off-the-shelf language model",
+    traits=("generates",),
 )
 @dataclass(frozen=True)
 class GeneratedData(DataPoisoning):

@@ -18,6 +18,7 @@ from tasks.base import Example
     "trains on pairs of its own. Refusals are filtered out, so fewer pairs may be left, which are then shared again.",
     paper="Ye et al. 2025, arXiv 2406.10630",
     knowledge="an off-the-shelf language model",
+    traits=("generates",),
 )
 @dataclass(frozen=True)
 class GeneratedShards(ShardedPoisoning):

@@ -27,10 +27,14 @@ from benchmark.errors import FedSafetyError, UsageError, unknown_name
 
 
 class Trait(StrEnum):
-    """What a method declares of itself, so that its contract demands nothing else."""
+    """Properties that a method declares, for example ``traits=("generates",)``; the contract checks each of them."""
 
     STATEFUL_PER_CLIENT = "stateful_per_client"
-    """It remembers clients by their ids between rounds."""
+    """The method remembers clients by their ids between rounds."""
+    GENERATES = "generates"
+    """The method calls ``generate``: a defense on the trained model, an attack on the attacker's model."""
+    GENERATES_EXTERNAL = "generates_external"
+    """The defense calls ``generate_external``, which loads a second model."""
 
 
 class Info(BaseModel):

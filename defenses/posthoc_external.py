@@ -18,6 +18,7 @@ from tasks.base import Example
     stages=(Stage.FINALIZE,),
     knowledge=Knowledge.NONE,
     resources="an external aligned model; server-side fine-tuning",
+    traits=("generates_external",),
 )
 class PosthocExternal(PosthocDefense):
     """Level 2 [ye2024, section 5 and C.2]."""

@@ -18,6 +18,7 @@ from tasks.base import Example
     stages=(Stage.FINALIZE,),
     knowledge=Knowledge.NONE,
     resources="server-side generation and fine-tuning",
+    traits=("generates",),
 )
 class PosthocSelf(PosthocDefense):
     """Level 3 [ye2024, section 5 and C.2]."""

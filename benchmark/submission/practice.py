@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from attacks.base import Attack, attacks
 from benchmark.execution.worker import open_model
 from benchmark.execution.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
 from benchmark.methods.source import ATTACK, DEFENSE, find_submission
+from benchmark.registry import Trait
 from benchmark.sandbox.adopt import adopt
 from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
@@ -85,16 +88,61 @@ def one_round(
     return updates, context
 
 
-def practice_server(seed: int = PRACTICE_SEED, owner: str = "practice") -> MeteredServer:
-    """Return a server with the micro world's data and models; its ``usage`` counts what is used.
+class PracticeServer(MeteredServer):
+    """A metered server that records which of its models generate.
 
     Args:
-        seed: Run seed of its data and of what it generates.
+        observed: Set that receives the trait of each call, for example ``Trait.GENERATES``.
+        *arguments: Arguments of :class:`MeteredServer`.
+    """
+
+    def __init__(self, observed: set[Trait], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._observed = observed
+
+    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+        self._observed.add(Trait.GENERATES)
+        return super().generate(prompts, adapter=adapter, temperature=temperature)
+
+    def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
+        """Return answers of the external model."""
+        self._observed.add(Trait.GENERATES_EXTERNAL)
+        return super().generate_external(prompts, temperature=temperature)
+
+
+class PracticeAttacker(Attacker):
+    """An attacker's resources that record whether the attacker's model generates.
+
+    Args:
+        observed: Set that receives ``Trait.GENERATES``.
+        *arguments: Arguments of :class:`Attacker`.
+    """
+
+    def __init__(self, observed: set[Trait], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._observed = observed
+
+    def generate(self, prompts: list[str], rng: np.random.Generator, *, temperature: float) -> list[str]:
+        """Return answers of the attacker's model; temperature 0 is greedy."""
+        self._observed.add(Trait.GENERATES)
+        return super().generate(prompts, rng, temperature=temperature)
+
+
+def practice_server(
+    seed: int = PRACTICE_SEED, owner: str = "practice", observed: set[Trait] | None = None
+) -> PracticeServer:
+    """Return a server with the micro world's data and models; its ``usage`` counts what a method uses.
+
+    Args:
+        seed: Run seed of the server's data and of generated data.
         owner: Name of the defense's own streams.
+        observed: Set that receives a trait for each model that generates.
     """
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()
-    return MeteredServer(
+    return PracticeServer(
+        set() if observed is None else observed,
         world,
         open_model(str(world.model_path("chat")), suite.lora),
         lambda: open_model(str(world.model_path(EXTERNAL_MODEL)), suite.lora),
@@ -105,8 +153,17 @@ def practice_server(seed: int = PRACTICE_SEED, owner: str = "practice") -> Meter
     )
 
 
-def practice_resources() -> Attacker:
-    """Return what malicious clients own in the micro world."""
+def practice_resources(observed: set[Trait] | None = None) -> PracticeAttacker:
+    """Return the resources of malicious clients in the micro world.
+
+    Args:
+        observed: Set that receives a trait if the attacker's model generates.
+    """
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()
-    return Attacker(world, lambda: open_model(str(world.model_path(ATTACKER_MODEL)), suite.lora), _NEW_TOKENS)
+    return PracticeAttacker(
+        set() if observed is None else observed,
+        world,
+        lambda: open_model(str(world.model_path(ATTACKER_MODEL)), suite.lora),
+        _NEW_TOKENS,
+    )

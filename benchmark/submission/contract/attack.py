@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, AttackerView, AttackInfo
+from attacks.base import Attack, AttackerResources, AttackerView, AttackInfo
 from benchmark.errors import FedSafetyError
 from benchmark.seeds import stream
 from benchmark.submission.contract.examination import (
@@ -49,20 +49,30 @@ _KINDS = {DataKind.NORMAL, DataKind.ALIGNED, DataKind.UNALIGNED}
 
 @dataclass(frozen=True)
 class AttackTrials:
-    """What the checks of an attack have in common."""
+    """Inputs that the checks of an attack share.
+
+    Attributes:
+        subject: The attack.
+        examination: Record of the models that generate.
+    """
 
     subject: Subject[AttackInfo, Attack]
+    examination: Examination
 
     @cached_property
     def pool(self) -> list[Example]:
         """The malicious rows, as a fresh instance makes them."""
         with self.subject.fresh("pool") as attack:
-            return attack.pool(practice_resources(), stream(PRACTICE_SEED, "attack", "pool"))
+            return attack.pool(self.resources(), stream(PRACTICE_SEED, "attack", "pool"))
 
     @cached_property
     def world(self) -> TaskWorld:
         """The embedded world."""
         return task_worlds.get(find_suite("micro").world).create()
+
+    def resources(self) -> AttackerResources:
+        """Return the tools of malicious clients; they record in the examination whether their model generates."""
+        return practice_resources(self.examination.observed)
 
     def normal(self, client: int) -> list[Example]:
         """Return the rows that a client would hold were it honest."""
@@ -84,7 +94,7 @@ def attack_checks(
         examination: Where to add measurements.
         scales: Malicious clients and numbers in an update at which time and memory are measured.
     """
-    trials = AttackTrials(subject)
+    trials = AttackTrials(subject, examination)
     rows = "return a list of Example with text in every field and a DataKind"
     checks = [
         Check(Part.CONTRACT, "pool", "pool() returns rows, the same ones each time", lambda: _pool(trials), rows),
@@ -118,7 +128,9 @@ def attack_checks(
         ),
     ]
     checks += [
-        _scale_check(AttackTrials(large), examination, *scale) for scale in scales if subject.overrides("craft", Attack)
+        _scale_check(AttackTrials(large, examination), examination, *scale)
+        for scale in scales
+        if subject.overrides("craft", Attack)
     ]
     return checks
 
@@ -127,7 +139,7 @@ def _pool(trials: AttackTrials) -> Outcome:
     first = trials.pool
     _check_rows("pool", first)
     with trials.subject.fresh("pool") as attack:
-        again = attack.pool(practice_resources(), stream(PRACTICE_SEED, "attack", "pool"))
+        again = attack.pool(trials.resources(), stream(PRACTICE_SEED, "attack", "pool"))
     if first != again:
         return fails("two fresh instances make different pools from the same random stream", _RANDOM)
     distinct = len({(row.instruction, row.response) for row in first})

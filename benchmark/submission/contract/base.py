@@ -8,9 +8,16 @@ from benchmark.submission.contract.attack import SCALES as ATTACK_SCALES
 from benchmark.submission.contract.attack import attack_checks
 from benchmark.submission.contract.examination import Examination, Subject
 from benchmark.submission.contract.hooks import finalize_checks, prepare_checks, serve_checks, server_maker
-from benchmark.submission.contract.metadata import attack_metadata_checks, defense_metadata_checks
+from benchmark.submission.contract.metadata import (
+    attack_metadata_checks,
+    defense_metadata_checks,
+    generation_check,
+)
 from benchmark.submission.contract.robustness import SCALES, robustness_checks, scale_checks
 from defenses.base import Defense, DefenseInfo
+
+_WITH_TOOLS = ("prepare", "finalize")
+"""Checks of the hooks in which a defense may use the server's tools."""
 
 
 def defense_contract(
@@ -32,7 +39,7 @@ def defense_contract(
     if prepares:
         checks += prepare_checks(subject, examination)
     if prepares or subject.overrides("aggregate", Defense):
-        trials, large_trials = (_trials(each) for each in (subject, large or subject))
+        trials, large_trials = (_trials(each, examination) for each in (subject, large or subject))
         checks += aggregate_checks(trials)
         checks += robustness_checks(trials)
         checks += scale_checks(large_trials, examination.shapes, scales)
@@ -40,6 +47,7 @@ def defense_contract(
         checks += finalize_checks(subject, examination)
     if subject.overrides("serve", Defense):
         checks += serve_checks(subject)
+    checks.append(generation_check(subject.entry.info, examination, [c.name for c in checks if c.name in _WITH_TOOLS]))
     checks.sort(key=lambda check: list(type(check.part)).index(check.part))
     return examination
 
@@ -59,11 +67,13 @@ def attack_contract(
     examination = Examination()
     examination.checks += attack_metadata_checks(subject)
     examination.checks += attack_checks(subject, large or subject, examination, scales)
+    examination.checks.append(generation_check(subject.entry.info, examination, ["pool"]))
+    examination.checks.sort(key=lambda check: list(type(check.part)).index(check.part))
     return examination
 
 
-def _trials(subject: Subject[DefenseInfo, Defense]) -> AggregateTrials:
+def _trials(subject: Subject[DefenseInfo, Defense], examination: Examination) -> AggregateTrials:
     if not subject.overrides("prepare", Defense):
         return AggregateTrials(subject)
-    make = server_maker(subject)
+    make = server_maker(subject, examination)
     return AggregateTrials(subject, make, make().layout)

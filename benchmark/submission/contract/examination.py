@@ -13,7 +13,7 @@ import torch
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.run import default_workers
-from benchmark.registry import Entry
+from benchmark.registry import Entry, Trait
 from benchmark.sandbox.proxy import created
 from benchmark.submission.contract.report import Finding, Part, ShapeCost, Verdict
 
@@ -76,11 +76,13 @@ class Examination:
         checks: In order.
         shapes: Time and memory by shape; filled by the checks.
         metered: Use of server tools; filled by the checks.
+        observed: Traits that the method's calls of its tools show; filled by the checks.
     """
 
     checks: list[Check] = field(default_factory=list)
     shapes: list[ShapeCost] = field(default_factory=list)
     metered: dict[str, float] = field(default_factory=dict)
+    observed: set[Trait] = field(default_factory=set)
 
 
 @dataclass(frozen=True)

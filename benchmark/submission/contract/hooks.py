@@ -28,9 +28,9 @@ _DETERMINISM = "draw random numbers from the server's tools only, and depend on 
 MakeServer = Callable[[], MeteredServer]
 
 
-def server_maker(subject: Subject[DefenseInfo, Defense]) -> MakeServer:
-    """Return what makes equal servers for the method's hooks."""
-    return lambda: practice_server(PRACTICE_SEED, subject.entry.info.id)
+def server_maker(subject: Subject[DefenseInfo, Defense], examination: Examination) -> MakeServer:
+    """Return a function that makes equal servers; they record in the examination which models generate."""
+    return lambda: practice_server(PRACTICE_SEED, subject.entry.info.id, examination.observed)
 
 
 def prepare_checks(subject: Subject[DefenseInfo, Defense], examination: Examination) -> list[Check]:
@@ -72,7 +72,7 @@ def serve_checks(subject: Subject[DefenseInfo, Defense]) -> list[Check]:
 def _prepare(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:
     used = []
     for _ in range(2):
-        server = server_maker(subject)()
+        server = server_maker(subject, examination)()
         with subject.fresh("prepare") as rule:
             began = time.perf_counter()
             rule.prepare(server)
@@ -87,7 +87,7 @@ def _prepare(subject: Subject[DefenseInfo, Defense], examination: Examination) -
 def _finalize(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:
     results, servers = [], []
     for _ in range(2):
-        server = server_maker(subject)()
+        server = server_maker(subject, examination)()
         adapter = _trained(server)
         given = adapter.clone()
         with subject.fresh("finalize") as rule:

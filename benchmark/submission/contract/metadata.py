@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attacks.base import Attack, AttackInfo
 from benchmark.errors import UsageError
-from benchmark.registry import Info
-from benchmark.submission.contract.examination import Check, Outcome, Subject, fails, passes, warns
+from benchmark.registry import Info, Trait
+from benchmark.submission.contract.examination import Check, Examination, Outcome, Subject, fails, passes, warns
 from benchmark.submission.contract.report import Part
 from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
 
@@ -46,6 +48,49 @@ def attack_metadata_checks(subject: Subject[AttackInfo, Attack]) -> list[Check]:
         ),
         _texts(subject.entry.info),
     ]
+
+
+def generation_check(info: Info, examination: Examination, needs: Sequence[str]) -> Check:
+    """Return the check that the declared traits name each model that the method has generate.
+
+    Args:
+        info: The method's metadata.
+        examination: Record of the models that generated in the other checks.
+        needs: Names of the checks in which the method may use its tools.
+    """
+    return Check(
+        Part.CONTRACT,
+        "declared_generation",
+        "the traits declare each model that generates data for the method",
+        lambda: _generation(set(info.traits), examination.observed),
+        needs=tuple(needs),
+    )
+
+
+_GENERATION = frozenset({Trait.GENERATES, Trait.GENERATES_EXTERNAL})
+
+
+def _generation(declared: set[Trait], observed: set[Trait]) -> Outcome:
+    if undeclared := observed - declared:
+        return fails(
+            f"calls {_tools(undeclared)}(), but its traits do not declare this",
+            f"declare traits=({_quoted(declared | observed)},) in @register(...)",
+        )
+    if unused := declared & _GENERATION - observed:
+        return warns(
+            f"declares {_quoted(unused)}, but did not call {_tools(unused)}() in the checks",
+            "remove the trait, unless the method calls the tool under a condition that the checks do not meet",
+        )
+    return passes(_quoted(observed) or "no model generates data for the method")
+
+
+def _tools(traits: set[Trait]) -> str:
+    tools = {Trait.GENERATES: "generate", Trait.GENERATES_EXTERNAL: "generate_external"}
+    return "() and ".join(tools[trait] for trait in Trait if trait in traits)
+
+
+def _quoted(traits: set[Trait]) -> str:
+    return ", ".join(f'"{trait.value}"' for trait in Trait if trait in traits)
 
 
 def _loads(info: Info) -> Check:

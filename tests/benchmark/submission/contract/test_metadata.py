@@ -1,0 +1,91 @@
+"""Declared traits against the calls of a method's tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attacks.base import Attack, AttackInfo
+from benchmark.registry import Entry, Trait
+from benchmark.submission.contract.base import attack_contract, defense_contract
+from benchmark.submission.contract.examination import Examination, Subject, perform
+from benchmark.submission.contract.report import Finding, Verdict
+from defenses.base import Defense, DefenseInfo, Knowledge, Stage
+
+
+class Quiet(Defense):
+    """Repairs nothing."""
+
+    def finalize(self, adapter, server):
+        return adapter
+
+
+class Generating(Defense):
+    """Has both models generate and repairs nothing."""
+
+    def finalize(self, adapter, server):
+        server.generate(["name a fruit ."], adapter=adapter, temperature=0.0)
+        server.generate_external(["name a fruit ."], temperature=0.0)
+        return adapter
+
+
+class GeneratingAttack(Attack):
+    """Has the attacker's model generate and trains on public pairs."""
+
+    def pool(self, resources, rng):
+        resources.generate(["name a fruit ."], rng, temperature=0.0)
+        return resources.unaligned(5, rng)
+
+
+def finding(examination: Examination, subject: Subject[Any, Any]) -> Finding:
+    findings = perform(examination.checks, subject, lambda: None)
+    return next(each for each in findings if each.check == "declared_generation")
+
+
+def of_defense(target: type[Defense], *traits: Trait) -> Finding:
+    info = DefenseInfo(
+        id="tried",
+        title="Tried",
+        description="A defense that exists to be checked.",
+        stages=(Stage.FINALIZE,),
+        knowledge=Knowledge.NONE,
+        traits=traits,
+    )
+    subject = Subject[DefenseInfo, Defense](Entry(info, target, "test"))
+    return finding(defense_contract(subject), subject)
+
+
+def of_attack(target: type[Attack], *traits: Trait) -> Finding:
+    description = "An attack that exists to be checked."
+    info = AttackInfo(id="tried", title="Tried", description=description, knowledge="-", traits=traits)
+    subject = Subject[AttackInfo, Attack](Entry(info, target, "test"))
+    return finding(attack_contract(subject), subject)
+
+
+def test_a_defense_that_generates_must_declare_it() -> None:
+    result = of_defense(Generating, Trait.STATEFUL_PER_CLIENT)
+    assert result.verdict is Verdict.FAILED
+    assert result.found == "calls generate() and generate_external(), but its traits do not declare this"
+    declaration = 'traits=("stateful_per_client", "generates", "generates_external",)'
+    assert result.remedy == f"declare {declaration} in @register(...)"
+
+
+def test_declared_generation_passes() -> None:
+    result = of_defense(Generating, Trait.GENERATES, Trait.GENERATES_EXTERNAL)
+    assert (result.verdict, result.found) == (Verdict.PASSED, '"generates", "generates_external"')
+
+
+def test_a_declaration_without_a_call_is_a_warning() -> None:
+    result = of_defense(Quiet, Trait.GENERATES)
+    assert result.verdict is Verdict.WARNING
+    assert result.found == 'declares "generates", but did not call generate() in the checks'
+
+
+@pytest.mark.parametrize(("traits", "verdict"), [((), Verdict.FAILED), ((Trait.GENERATES,), Verdict.PASSED)])
+def test_an_attack_that_generates_must_declare_it(traits: tuple[Trait, ...], verdict: Verdict) -> None:
+    assert of_attack(GeneratingAttack, *traits).verdict is verdict
+
+
+def test_a_method_without_generation_declares_nothing() -> None:
+    assert of_defense(Quiet).verdict is Verdict.PASSED
