@@ -22,6 +22,10 @@ class InputsMissingError(FedSafetyError):
     """A model or data set is not here and cannot be had now; the text names it and how to get it."""
 
 
+class MemoryShortageError(FedSafetyError):
+    """A model does not fit into memory with its settings; on a larger machine, or with smaller ones, it would."""
+
+
 class NotApplicableError(FedSafetyError):
     """A rule's condition does not hold in the given shape, so the cell is not scored."""
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class AdapterLayout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return named views into ``flat`` (shape ``[..., d]``); each view has shape ``[..., *shape]``."""
-        parts = torch.split(flat, list(self.sizes), dim=-1)
+        parts = flat.split_with_sizes(list(self.sizes), dim=-1)
         return {
             name: part.reshape(*part.shape[:-1], *shape)
             for name, shape, part in zip(self.names, self.shapes, parts, strict=True)

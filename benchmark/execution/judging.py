@@ -6,9 +6,8 @@ import inspect
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from benchmark.errors import UsageError
+from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.execution.plan import probe_set_digest
-from benchmark.generation.memory import MemoryShortageError
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, judges
 from benchmark.keys import content_key, source_digest

@@ -36,13 +36,14 @@ from benchmark.methods.pipeline import Pipeline, parse_pipeline
 from benchmark.methods.source import Submission
 from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
-from benchmark.models.lora import LoraSettings, export_peft, import_peft, initial_adapter
+from benchmark.models.lora import export_peft, import_peft, initial_adapter
 from benchmark.records.environment import TRAINING_THREADS
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
 from benchmark.sandbox.proxy import created
 from benchmark.seeds import torch_stream
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.training.clients import Attacker, ClientRows, make_client_rows
 from benchmark.training.federation import FederationResult, LocalTrainer, RoundRecord, Setting, run_federation

@@ -7,17 +7,13 @@ from collections.abc import Mapping
 
 import torch
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import MemoryShortageError
 
 _SIGNS = re.compile(
     r"out of memory|No available memory for the cache blocks|less than desired GPU memory utilization"
     r"|DefaultCPUAllocator: (can't|not enough) |larger than the (available|maximum number of tokens)",
     re.IGNORECASE,
 )
-
-
-class MemoryShortageError(FedSafetyError):
-    """A model does not fit into memory with what it is asked; on a larger machine, or with less, it would."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import TemplateError
 
-from benchmark.errors import UsageError
+from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.generation.checkpoints import read_checkpoint
-from benchmark.generation.memory import MemoryShortageError
 from benchmark.generation.select import choose_engine, open_engine
 from benchmark.judges._models import JudgeModel
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of
 from benchmark.keys import content_key
-from benchmark.models.chat import DATE
+from benchmark.models.date import DATE
 from tasks.base import TaskWorld
 from tasks.hub.settings import ModelSource
 

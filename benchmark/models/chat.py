@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key
-from benchmark.training.stacked import TokenRow
+from benchmark.models.date import DATE
+from benchmark.models.rows import TokenRow
 from tasks.base import Example
 
 _FAR = 4
@@ -24,10 +25,6 @@ _MARGIN = 64
 
 _KEPT_BYTES = 32 << 20
 """Memory for the prompts of one chat format that were seen, and as much for its rows."""
-
-DATE = "26 Jul 2024"
-"""What templates that tell the model a date tell it, always: prompts and answers do not change with the calendar. It is
-the date that those of Llama 3.1 fall back to."""
 
 
 class ChatFormat:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,37 +23,10 @@ from transformers import PreTrainedModel
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models.peft import check_config
 from benchmark.records.store import scratch_beside, writing
+from benchmark.suites.settings import LoraSettings
 from benchmark.updates import AdapterLayout
 
 _PEFT_PREFIX = "base_model.model."
-
-
-class LoraSettings(BaseModel):
-    """Shape of the adapters that clients train."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    rank: int = Field(ge=1)
-    """Rank r of both factors."""
-    alpha: float = Field(gt=0)
-    """Numerator of the scaling s = alpha / rank."""
-    targets: tuple[str, ...] | str = "all-linear"
-    """Last path components of the adapted linear layers, or ``all-linear``: every one but the output head."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the adapters' inputs that training drops."""
-
-    @model_serializer(mode="wrap")
-    def _without_default_dropout(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # It came later: at its default it is in no key, so that adapters that were trained before keep theirs.
-        written: dict[str, Any] = handler(self)
-        if self.dropout == 0:
-            written.pop("dropout", None)
-        return written
-
-    @property
-    def scaling(self) -> float:
-        """The factor s on the adapter's contribution."""
-        return self.alpha / self.rank
 
 
 def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, nn.Linear]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from benchmark.errors import UsageError
 from benchmark.generation.rounding import rounding_obstacle
-from benchmark.models.lora import LoraSettings
 from benchmark.prediction.device import Device
 from benchmark.prediction.model import BYTES, Decoder
 from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Compute
 from benchmark.training.microbatches import divide
 

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmark.errors import UsageError
-from benchmark.models.lora import LoraSettings, target_layers
+from benchmark.models.lora import target_layers
+from benchmark.suites.settings import LoraSettings
 from tasks.hub.settings import ModelShape
 
 Reads = Literal["block", "attention", "feed", "inner"]

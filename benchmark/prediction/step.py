@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.models.head import most_logits
-from benchmark.models.lora import LoraSettings
 from benchmark.prediction.model import BYTES, Decoder, Linear, Reads
+from benchmark.suites.settings import LoraSettings
 
 _MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
 """Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are; as in

@@ -27,10 +27,10 @@ from transformers.utils import logging as transformers_logging
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key, normalised_source
 from benchmark.models.chat import ChatFormat, cut
+from benchmark.models.rows import TokenRow
 from benchmark.progress import Reporter, Step
 from benchmark.records.store import scratch_beside, writing
 from benchmark.suites.suite import Suite
-from benchmark.training.stacked import TokenRow
 from tasks.base import Example
 from tasks.hub.datasets import data_identity, load_rows
 from tasks.hub.world import HubWorld

@@ -21,14 +21,15 @@ import typer
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models.loading import is_out_of_memory
-from benchmark.models.lora import LoraSettings, initial_adapter
+from benchmark.models.lora import initial_adapter
+from benchmark.models.rows import TokenRow
 from benchmark.prediction.device import Device, Rate, measure_rate, this_device
 from benchmark.prediction.model import decoder_of
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import duration
 from benchmark.records.environment import package_versions
 from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
-from benchmark.training.stacked import TokenRow
+from benchmark.suites.settings import LoraSettings
 from tasks.hub.settings import ModelShape
 
 _ROUNDS_OF_A_CELL = 100

@@ -17,8 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmark.errors import UsageError
 from benchmark.models.loading import _steady_products
-from benchmark.models.lora import LoraSettings, adapter_layout
-from benchmark.training.stacked import StackedModel, TokenRow
+from benchmark.models.lora import adapter_layout
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
+from benchmark.training.stacked import StackedModel
 from benchmark.updates import AdapterLayout
 from tasks.hub.settings import ModelShape
 

@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from benchmark.settings import Settings
+from benchmark.suites.settings import rule
 from tasks.hub.settings import DataChoice
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, nothing changes after reading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    added: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later. At their default they are left out of what is written and of keys, so that what was
-    run before they existed keeps its keys."""
-
-    @model_serializer(mode="wrap")
-    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        for name in self.added & written.keys():
-            if getattr(self, name) == fields[name].get_default(call_default_factory=True):
-                del written[name]
-        return written
-
-
-def rule(text: str) -> WrapValidator:
-    """Return a validator that says ``text`` instead of one message for each alternative of a union."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(text) from None
-
-    return WrapValidator(check)
-
 
 ParamValue = Annotated[float | int | str | bool, rule("must be a finite number, a text, true or false")]
 DefenseIds = Annotated[tuple[str, ...] | Literal["all"], rule("must be a list of defense ids, or 'all'")]
-
-
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-"""A run seed: what a row's 64-bit column holds."""
 
 
 class TrainingSettings(Settings):

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from benchmark.errors import unknown_name
-from benchmark.suites.scenario import AttackSettings, Scenario, Seed, Settings, rule
+from benchmark.settings import Settings
+from benchmark.suites.scenario import AttackSettings, Scenario
+from benchmark.suites.settings import Seed, rule
 from tasks.hub.settings import DataChoice
 
 _SETTABLE: Final = (

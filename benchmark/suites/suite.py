@@ -12,19 +12,18 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.models.lora import LoraSettings
 from benchmark.registry import NameIndex
+from benchmark.settings import Settings
 from benchmark.suites.scenario import (
     AttackSettings,
     DefenseIds,
     Partition,
     PosthocSettings,
     Scenario,
-    Seed,
-    Settings,
     TrainingSettings,
 )
 from benchmark.suites.sensitivity import Sensitivity, SensitivityScenario, expand
+from benchmark.suites.settings import LoraSettings, Seed
 from tasks.hub.settings import DataChoice, HubData, Identifier, ModelSource
 
 __all__ = [

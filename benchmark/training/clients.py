@@ -9,12 +9,12 @@ import numpy as np
 
 from attacks.base import Attack
 from benchmark.errors import FedSafetyError
+from benchmark.models.rows import TokenRow
 from benchmark.models.sampling import sample
 from benchmark.seeds import stream, torch_stream
 from benchmark.suites.suite import Scenario, TrainingSettings
 from benchmark.training.schedule import Federation
 from benchmark.training.server import ServedModel
-from benchmark.training.stacked import TokenRow
 from tasks.base import Automation, Example, TaskWorld
 from tasks.hub.sourced import SourcedWorld
 

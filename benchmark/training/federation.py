@@ -15,10 +15,11 @@ from torch import Tensor
 
 from attacks.base import Attack, AttackerView
 from benchmark.errors import FedSafetyError
+from benchmark.models.rows import TokenRow
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.suite import Scenario, TrainingSettings
 from benchmark.training.schedule import Federation, learning_rate
-from benchmark.training.stacked import LocalTraining, TokenRow
+from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server
 

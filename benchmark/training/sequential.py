@@ -12,9 +12,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from benchmark.models.loading import recomputing
-from benchmark.models.lora import LoraSettings, adapter_layout
+from benchmark.models.lora import adapter_layout
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds
-from benchmark.training.stacked import LocalTraining, TokenRow
+from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout
 
 

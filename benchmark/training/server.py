@@ -11,10 +11,11 @@ from torch import Tensor
 
 from benchmark.errors import FedSafetyError
 from benchmark.models.chat import ChatFormat
+from benchmark.models.rows import TokenRow
 from benchmark.models.sampling import sample
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.suite import PosthocSettings
-from benchmark.training.stacked import StackedModel, TokenRow
+from benchmark.training.stacked import StackedModel
 from benchmark.updates import AdapterLayout
 from tasks.base import Automation, Example, TaskWorld
 from tasks.hub.sourced import SourcedWorld

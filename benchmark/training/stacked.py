@@ -18,7 +18,9 @@ from transformers import PreTrainedModel
 from benchmark.errors import FedSafetyError
 from benchmark.models.head import losses_of, token_losses
 from benchmark.models.loading import is_out_of_memory, recomputing
-from benchmark.models.lora import LoraSettings, adapter_layout, target_layers
+from benchmark.models.lora import adapter_layout, target_layers
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds
 from benchmark.training.layers import AtPositions, Pass, StackedLinear
 from benchmark.training.memory import StepMemory, first_line
@@ -27,22 +29,6 @@ from benchmark.updates import AdapterLayout
 
 _LOSS_SCALE = {torch.float16: 1024.0}
 """Factor on the loss while gradients go back through half precision, whose smallest numbers they would fall below."""
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One tokenised training row; the loss is taken on the tokens from ``response_start`` on.
-
-    A row that was cut before its response has none; the first token of a row is never predicted.
-    """
-
-    ids: tuple[int, ...]
-    response_start: int
-
-    @property
-    def predicted(self) -> range:
-        """Places of the tokens with loss."""
-        return range(max(1, self.response_start), len(self.ids))
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from benchmark.errors import unknown_name
+from benchmark.settings import Settings
 from tasks.base import ProbeKind
 from tasks.hub.filters import FILTERS
 
@@ -16,13 +17,7 @@ Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 """``owner/name`` on the Hugging Face hub."""
 
 
-class _Settings(BaseModel):
-    """Unknown keys are refused, nothing changes after reading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class ModelShape(_Settings):
+class ModelShape(Settings):
     """Sizes of a Llama-like decoder, for predictions where its configuration is not at hand."""
 
     layers: int = Field(ge=1)
@@ -43,7 +38,7 @@ class ModelShape(_Settings):
     """Whether the output head is the embedding."""
 
 
-class ModelSource(_Settings):
+class ModelSource(Settings):
     """A causal language model, or another model that a judge needs."""
 
     repository: Repository
@@ -69,7 +64,7 @@ class ModelSource(_Settings):
     """For the reader."""
 
 
-class DatasetSource(_Settings):
+class DatasetSource(Settings):
     """Rows of a data set: where they come from, which are kept, and what their columns are called."""
 
     repository: Repository
@@ -119,7 +114,7 @@ class DatasetSource(_Settings):
         return self
 
 
-class ProbeSource(_Settings):
+class ProbeSource(Settings):
     """A set of evaluation prompts."""
 
     id: Identifier
@@ -140,7 +135,7 @@ class ProbeSource(_Settings):
     """Probes taken, spread evenly over the source; none for all."""
 
 
-class AutomationPrompts(_Settings):
+class AutomationPrompts(Settings):
     """How models are asked to propose and answer instructions; see :class:`tasks.base.Automation`."""
 
     propose_harmful: tuple[str, ...] = Field(min_length=1)
@@ -153,7 +148,7 @@ class AutomationPrompts(_Settings):
     """Suffix that reminds a model to answer safely."""
 
 
-class HubData(_Settings):
+class HubData(Settings):
     """Everything a suite on real data reads."""
 
     pools: dict[Identifier, DatasetSource] = Field(default_factory=dict)
@@ -185,7 +180,7 @@ Shares = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_sh
 """Pool → share of a client's rows; one name alone stands for all rows."""
 
 
-class DataChoice(_Settings):
+class DataChoice(Settings):
     """The pools that the roles of a scenario draw from."""
 
     benign: Shares

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmark.keys import file_digest
 from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
-from benchmark.models.lora import LoraSettings
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite, find_suite
 from benchmark.training.server import ServedModel
 from benchmark.training.stacked import StackedModel

@@ -17,8 +17,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from benchmark.models.lora import LoraSettings, adapter_layout, initial_adapter
-from benchmark.training.stacked import TokenRow
+from benchmark.models.lora import adapter_layout, initial_adapter
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
 
 _SHAPE = {
     "vocab_size": 97,

@@ -28,9 +28,11 @@ from transformers import (
 
 from benchmark.execution.worker import keep_freed_memory
 from benchmark.models.chat import ChatFormat
-from benchmark.models.lora import LoraSettings, initial_adapter
+from benchmark.models.lora import initial_adapter
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.sequential import SequentialModel
-from benchmark.training.stacked import StackedModel, TokenRow
+from benchmark.training.stacked import StackedModel
 from tasks.base import task_worlds
 
 SHAPES = [(10, 8), (7, 8), (3, 16)]

@@ -22,13 +22,14 @@ from benchmark.execution.worker import run_job
 from benchmark.execution.worlds import SourcedWorld, generation_limit, open_chat, open_world
 from benchmark.generation.select import EngineChoice
 from benchmark.models.chat import ChatFormat, cut
-from benchmark.models.lora import LoraSettings
+from benchmark.models.rows import TokenRow
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.suites.scenario import PosthocSettings, TrainingSettings
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite, find_suite, read_suite
 from benchmark.training.server import MeteredServer
-from benchmark.training.stacked import LocalTraining, TokenRow
+from benchmark.training.stacked import LocalTraining
 from defenses.base import Prompt
 from defenses.refuse_all import RefuseAll
 from tasks.hub import HubWorld

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark.errors import InputsMissingError
+from benchmark.errors import InputsMissingError, MemoryShortageError
 from benchmark.execution import judging
 from benchmark.execution.judging import check_judges, judge_responses
-from benchmark.generation.memory import MemoryShortageError
 from benchmark.generation.select import EngineChoice
 from benchmark.judges import _language_model
 from benchmark.judges.oracle import Oracle

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models import loading
 from benchmark.models.loading import load_causal_lm
-from benchmark.models.lora import LoraSettings
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.stacked import LocalTraining, StackedModel
 from tests.benchmark.tiny_models import make_batches, make_model, start_adapter

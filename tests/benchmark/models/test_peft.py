@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from benchmark.errors import FedSafetyError
-from benchmark.models.lora import LoraSettings, adapter_layout, export_peft, import_peft
+from benchmark.models.lora import adapter_layout, export_peft, import_peft
+from benchmark.suites.settings import LoraSettings
 from benchmark.updates import AdapterLayout
 from tests.benchmark.tiny_models import make_model, start_adapter
 

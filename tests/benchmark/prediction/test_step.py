@@ -14,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
 
 from benchmark.errors import UsageError
-from benchmark.models.lora import LoraSettings
+from benchmark.models.rows import TokenRow
 from benchmark.prediction.model import Decoder, decoder_of, read_decoder
 from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes, training_operations
-from benchmark.training.stacked import StackedModel, TokenRow
+from benchmark.suites.settings import LoraSettings
+from benchmark.training.stacked import StackedModel
 from tasks.hub.settings import ModelShape
 
 Batches = list[list[list[TokenRow]]]

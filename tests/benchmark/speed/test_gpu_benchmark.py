@@ -11,10 +11,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from benchmark.models.lora import LoraSettings, initial_adapter
+from benchmark.models.lora import initial_adapter
 from benchmark.prediction.device import Rate
 from benchmark.speed.gpu_benchmark import Measured, Work, main, table_lines
 from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, random_llama
+from benchmark.suites.settings import LoraSettings
 from tasks.hub.settings import ModelShape
 
 SHAPE = ModelShape(layers=2, hidden=32, intermediate=64, heads=4, kv_heads=2, vocabulary=100)

@@ -11,8 +11,8 @@ import yaml
 from attacks.base import attacks
 from benchmark.errors import NotApplicableError
 from benchmark.execution.plan import suite_pipelines
-from benchmark.models.lora import LoraSettings
 from benchmark.suites.sensitivity import SensitivityScenario
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Scenario, Suite, find_suite, suites
 from defenses.base import defenses
 

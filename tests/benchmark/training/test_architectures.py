@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmark.errors import UsageError
-from benchmark.models.lora import LoraSettings, adapter_layout, export_peft, import_peft, target_layers
+from benchmark.models.lora import adapter_layout, export_peft, import_peft, target_layers
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.stacked import StackedModel
 from tests.benchmark.tiny_models import ATTENTION_TARGETS, CONFIGS, LAYERS, make_batches, make_model, start_adapter

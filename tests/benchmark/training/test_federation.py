@@ -13,13 +13,14 @@ from torch import Tensor
 
 from attacks.base import Attack, AttackerView, attacks
 from benchmark.errors import FedSafetyError
+from benchmark.models.rows import TokenRow
 from benchmark.suites.suite import Scenario, TrainingSettings, find_suite
 from benchmark.training.clients import Attacker, make_client_rows
 from benchmark.training.federation import FederationResult, Setting, run_federation
 from benchmark.training.schedule import Federation
 from benchmark.training.schedule import cast as cast_roles
 from benchmark.training.server import ServedModel
-from benchmark.training.stacked import LocalTraining, TokenRow
+from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server, defenses
 from tasks.base import Example, TaskWorld

@@ -16,9 +16,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from benchmark.models.lora import LoraSettings, adapter_layout, export_peft, import_peft, initial_adapter
+from benchmark.models.lora import adapter_layout, export_peft, import_peft, initial_adapter
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.sequential import SequentialModel
-from benchmark.training.stacked import StackedModel, TokenRow
+from benchmark.training.stacked import StackedModel
 
 CONFIGS = {
     "llama": LlamaConfig(

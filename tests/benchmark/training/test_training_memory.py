@@ -13,10 +13,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models import head as token_loss
 from benchmark.models.loading import recomputing
-from benchmark.models.lora import LoraSettings, target_layers
+from benchmark.models.lora import target_layers
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout
 from benchmark.training.sequential import SequentialModel
-from benchmark.training.stacked import LocalTraining, StackedModel, TokenRow
+from benchmark.training.stacked import LocalTraining, StackedModel
 from tests.benchmark.tiny_models import CONFIGS, make_batches, make_model, start_adapter
 
 SETTINGS = LoraSettings(rank=4, alpha=8)
