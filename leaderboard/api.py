@@ -13,8 +13,8 @@ from typing import Any
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
-from leaderboard.board import Board
 from leaderboard.cite import Citation, cite_score, find_board, find_standing, find_view
+from leaderboard.ranking.board import Board
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.stats import Difference, Estimate
 from leaderboard.views.flat import view_rows
@@ -28,7 +28,7 @@ class Leaderboard:
 
     Attributes:
         rows: All rows, as Arrow tables under ``rows.published``, ``rows.local`` and ``rows.pending``.
-        board: Everything computed from them, see :class:`leaderboard.board.Board`.
+        board: Everything computed from them, see :class:`leaderboard.ranking.board.Board`.
     """
 
     rows: Rows

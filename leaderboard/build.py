@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard.board import Board
 from leaderboard.page.site import write_pages
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 
 

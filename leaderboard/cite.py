@@ -23,8 +23,8 @@ from benchmark.records.schemas import (
     RUNG_SAMPLED,
 )
 from leaderboard.bibtex import benchmark_entry, method_entries
-from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
-from leaderboard.ranking import BASELINE, boards
+from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
+from leaderboard.ranking.boards import BASELINE, boards
 from leaderboard.rows.rows import Rows
 from leaderboard.scores.stats import ALPHA, EXACT, Estimate
 

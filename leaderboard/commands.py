@@ -126,7 +126,7 @@ def _no_others(name: str, others: dict[str, object]) -> None:
 def _print_diff(results: Path | None, runs: Path, added: list[Path], defense: str, form: str) -> None:
     from leaderboard.diff import as_json, diff_boards
     from leaderboard.diff_text import as_markdown, as_text
-    from leaderboard.ranking import boards
+    from leaderboard.ranking.boards import boards
     from leaderboard.rows.rows import load_rows
 
     forms = ("text", "markdown", "json")

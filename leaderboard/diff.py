@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from leaderboard.board import OVERALL, RANKED, Board, Standing
 from leaderboard.page.formats import percent
+from leaderboard.ranking.board import OVERALL, RANKED, Board, Standing
 from leaderboard.scores.stats import Estimate
 from leaderboard.views.best_known import SubmittedAttack
 

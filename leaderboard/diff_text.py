@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from leaderboard.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, RANKED, REFERENCE, UNRANKED
 from leaderboard.diff import AttackLine, BoardDiff, Changed, Line, Lowered, Tie, ViewDiff
 from leaderboard.page.formats import interval, percent
+from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, RANKED, REFERENCE, UNRANKED
 
 LONGEST_COMMENT = 60_000
 """Characters of a comment; GitHub takes 65,536."""

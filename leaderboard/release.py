@@ -24,7 +24,7 @@ from benchmark.errors import StorageError, UsageError
 from benchmark.records.schemas import ORIGIN_COMMITTED, SCHEMA_VERSION
 from benchmark.records.store import scratch_beside
 from leaderboard.page.site import write_pages
-from leaderboard.ranking import Board, boards
+from leaderboard.ranking.boards import Board, boards
 from leaderboard.rows.rows import Rows
 from leaderboard.views.flat import view_csv
 

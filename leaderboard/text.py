@@ -9,7 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from leaderboard.board import (
+from leaderboard.cite import find_view, of_suite
+from leaderboard.page.formats import DASH, percent
+from leaderboard.ranking.board import (
     BELOW_GATE,
     DEGENERATE,
     NOT_REPRODUCED,
@@ -20,9 +22,7 @@ from leaderboard.board import (
     Board,
     Standing,
 )
-from leaderboard.cite import find_view, of_suite
-from leaderboard.page.formats import DASH, percent
-from leaderboard.ranking import BASELINE
+from leaderboard.ranking.boards import BASELINE
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 from leaderboard.scores.stats import EXACT, Estimate
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaderboard.board import BELOW_GATE, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Scenario, Standing
 from leaderboard.page.formats import bill
-from leaderboard.ranking import BASELINE
+from leaderboard.ranking.board import BELOW_GATE, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Scenario, Standing
+from leaderboard.ranking.boards import BASELINE
 from leaderboard.scores.stats import Difference, Estimate
 
 

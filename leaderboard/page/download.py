@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leaderboard.board import Board
+from leaderboard.ranking.board import Board
 from leaderboard.scores.tables import CellScore
 
 _TEXT = (

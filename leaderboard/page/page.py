@@ -17,7 +17,6 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from leaderboard.board import OVERALL
 from leaderboard.page import formats, plots
 from leaderboard.page.answers import answers
 from leaderboard.page.curves import drawings
@@ -25,7 +24,8 @@ from leaderboard.page.page_cite import citations
 from leaderboard.page.page_data import page_data
 from leaderboard.page.page_views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.published import published
-from leaderboard.ranking import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
+from leaderboard.ranking.board import OVERALL
+from leaderboard.ranking.boards import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from leaderboard.board import OVERALL, Board
 from leaderboard.cite import Citation, cite_score, is_own
+from leaderboard.ranking.board import OVERALL, Board
 from leaderboard.rows.rows import Rows
 
 _CUT = re.compile(r"(?<=; )|(?<=\), )|(?<= \()|(?<=\. )|(?=, \d+ seeds?\b)|(?= --)|(?<=\n\n)")

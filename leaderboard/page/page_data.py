@@ -16,9 +16,9 @@ import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes most of a second to import
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Standing
 from leaderboard.page.formats import MINUS, percent
-from leaderboard.ranking import REFUSAL_FLAG
+from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Standing
+from leaderboard.ranking.boards import REFUSAL_FLAG
 from leaderboard.scores.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
 
 COMPARED = ("safety", "utility", "over_refusal")

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.board import OVERALL, Board, Entry
 from leaderboard.page.page_data import share_values
+from leaderboard.ranking.board import OVERALL, Board, Entry
 from leaderboard.scores.stats import Estimate, estimate
 from leaderboard.views.agreement import Parsing
 from leaderboard.views.detection import MEASURED, Composition, Detection

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from leaderboard.ranking import BASELINE, NOT_REPRODUCED, RANKED, REFERENCE, Board, Estimate
+from leaderboard.ranking.boards import BASELINE, NOT_REPRODUCED, RANKED, REFERENCE, Board, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

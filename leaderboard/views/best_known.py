@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.board import Entry, Scenario, Summary
+from leaderboard.ranking.board import Entry, Scenario, Summary
 from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rungs import Rung
 from leaderboard.scores.stats import Estimate

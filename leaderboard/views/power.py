@@ -18,8 +18,8 @@ from statistics import stdev
 import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from leaderboard.board import OVERALL, RANKED, Board
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import OVERALL, RANKED, Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows
 from leaderboard.scores.stats import ALPHA, EQUAL
 

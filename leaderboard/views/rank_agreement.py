@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.board import OVERALL
+from leaderboard.ranking.board import OVERALL
 from leaderboard.scores.coefficients import kendall_tau, over_seeds
 from leaderboard.scores.stats import Estimate
 from leaderboard.scores.tables import CellScore

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.board import NOT_RUN, Scenario, Summary
+from leaderboard.ranking.board import NOT_RUN, Scenario, Summary
 from leaderboard.scores.stats import Estimate
 
 Value = int | float | str

@@ -12,9 +12,9 @@ import yaml
 
 from benchmark.errors import UsageError
 from leaderboard.bibtex import BENCHMARK, method_entries
-from leaderboard.board import Board
 from leaderboard.cite import Citation, cite
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 
 from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables

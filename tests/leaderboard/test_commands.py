@@ -14,8 +14,8 @@ from benchmark.cli import main as cli
 from leaderboard import commands
 from leaderboard.rows.rows import load_rows
 
+from .ranking.test_boards import FEDAVG4, KRUM4, cells
 from .synthetic import exact_rows, write_submission, write_tables
-from .test_ranking import FEDAVG4, KRUM4, cells
 
 Run = Callable[..., tuple[int, str, str]]
 

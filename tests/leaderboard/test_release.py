@@ -13,7 +13,7 @@ from benchmark.errors import StorageError, UsageError
 from benchmark.records.schemas import SCHEMA_VERSION
 from leaderboard import release as release_module
 from leaderboard.page.site import build_site
-from leaderboard.ranking import boards
+from leaderboard.ranking.boards import boards
 from leaderboard.release import file_digests, write_release
 from leaderboard.rows.rows import Rows, load_rows
 

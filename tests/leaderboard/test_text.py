@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmark.errors import UsageError
-from leaderboard.ranking import boards
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.text import render_table
 

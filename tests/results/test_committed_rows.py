@@ -13,7 +13,7 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.execution.plan import make_plan, suite_pipelines
 from benchmark.suites.suite import find_suite
 from leaderboard.build import build
-from leaderboard.ranking import boards
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.text import render_table
 

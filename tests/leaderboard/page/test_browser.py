@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from leaderboard.board import Board
 from leaderboard.cite import cite
 from leaderboard.page.page import environment, refusing, render
 from leaderboard.page.page_data import COMPARED
 from leaderboard.page.site import build_site
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 
+from ..ranking.test_boards import _second_scenario, cells
 from ..synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables
-from ..test_ranking import _second_scenario, cells
 from ..views.test_best_known import attacking, committed, write_attack
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")

@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from leaderboard.board import Board, Summary
 from leaderboard.cite import cite
 from leaderboard.page.answers import answers
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page.page import environment, render
 from leaderboard.page.page_data import page_data
 from leaderboard.page.page_views import detection_table, task_scores
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import Board, Summary
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.views.sensitivity import Axis, Cell, Line, Point
 

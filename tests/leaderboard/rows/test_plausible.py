@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import FedSafetyError
-from leaderboard.ranking import Board, boards
+from leaderboard.ranking.boards import Board, boards
 from leaderboard.rows.rows import load_rows
 
 from ..synthetic import cell_row, exact_rows, table_of, write_submission, write_tables

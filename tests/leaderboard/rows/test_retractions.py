@@ -9,7 +9,7 @@ import pytest
 from benchmark.errors import FedSafetyError
 from leaderboard.cite import cite
 from leaderboard.page.site import build_site
-from leaderboard.ranking import boards
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.retractions import Retractions, retractions
 from leaderboard.rows.rows import load_rows
 

@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaderboard.api import Leaderboard
-from leaderboard.board import GROUPS, NOT_REPRODUCED, OVERALL, Board
 from leaderboard.cite import cite_score
 from leaderboard.page.answers import answers
 from leaderboard.page.download import cell_table
 from leaderboard.page.page import environment, render
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, OVERALL, Board
+from leaderboard.ranking.boards import boards
 from leaderboard.reproduce import reproduce_score
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import MEANINGS, RUNGS
 from leaderboard.views.flat import view_csv, view_rows
 
+from ..ranking.test_boards import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_submission, write_tables
-from ..test_ranking import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
 from ..test_text import printed
 
 PENDING = RUNGS[:-1]

@@ -13,9 +13,9 @@ import pytest
 from benchmark.judges.base import judges
 from benchmark.records.schemas import TABLES
 from benchmark.suites.suite import Suite, find_suite
-from leaderboard.board import Board
 from leaderboard.page.page import environment, render
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.kind_judges import kind_judges
 from leaderboard.scores.tables import CellScore, scores

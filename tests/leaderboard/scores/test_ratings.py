@@ -11,10 +11,10 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.board import Board
 from leaderboard.page.formats import number
 from leaderboard.page.page import environment, render
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.tables import CellScore, scores
 from leaderboard.text import board_table

@@ -14,7 +14,7 @@ from statsmodels.stats import inter_rater
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.board import OVERALL
+from leaderboard.ranking.board import OVERALL
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.tables import CellScore, scores
 from leaderboard.views.agreement import Agreement, AgreementView, Calibration, Parsing, RankAgreement, agreement

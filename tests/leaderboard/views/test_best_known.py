@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import FedSafetyError
-from leaderboard.board import OVERALL, Board
 from leaderboard.cite import cite_score
 from leaderboard.page.page import environment, render
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import OVERALL, Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import RUNGS
 from leaderboard.views.flat import view_csv
 
+from ..ranking.test_boards import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing
 from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
-from ..test_ranking import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing
 from ..test_text import printed
 
 KRUM_ALONE = 0.8625

@@ -9,8 +9,8 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from benchmark.suites.suite import suites
-from leaderboard.board import NOT_RUN, Scenario, Summary
-from leaderboard.ranking import boards
+from leaderboard.ranking.board import NOT_RUN, Scenario, Summary
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.tables import CellScore

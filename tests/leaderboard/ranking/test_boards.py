@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboard.ranking import OVERALL, Board, Standing, boards, recovery
+from leaderboard.ranking.boards import OVERALL, Board, Standing, boards, recovery
 from leaderboard.rows.rows import load_rows
 
-from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
+from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
 
 Cell = tuple[dict[str, Any], Mapping[str, float]]
 

@@ -51,7 +51,7 @@ from benchmark.records.schemas import (
     STATUS_FAILED,
     STATUS_NOT_APPLICABLE,
 )
-from leaderboard.board import (
+from leaderboard.ranking.board import (
     BELOW_GATE,
     DEGENERATE,
     GROUPS,
@@ -71,10 +71,7 @@ from leaderboard.board import (
     Summary,
     estimates,
 )
-from leaderboard.rows.catalog import Catalog, settings_of
-from leaderboard.rows.rows import Rows
-from leaderboard.rows.rungs import Rung
-from leaderboard.rows.sources import (
+from leaderboard.ranking.sources import (
     ATTACKS,
     COMMITTED,
     FEDERATION_SHAPE,
@@ -87,6 +84,9 @@ from leaderboard.rows.sources import (
     federation,
     identity,
 )
+from leaderboard.rows.catalog import Catalog, settings_of
+from leaderboard.rows.rows import Rows
+from leaderboard.rows.rungs import Rung
 from leaderboard.scores.stats import Difference, Estimate, compare_all, estimate, ranks
 from leaderboard.scores.tables import STATUS_RETRACTED, STATUS_UNSCORED, CellScore, scores
 from leaderboard.views.agreement import agreement

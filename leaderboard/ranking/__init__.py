@@ -1,0 +1,1 @@
+"""Ranking: the choice of cells, gates, standings, and the board that holds them."""
