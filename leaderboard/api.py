@@ -13,7 +13,7 @@ from typing import Any
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
-from leaderboard.cite import Citation, cite_score, find_board, find_standing, find_view
+from leaderboard.citation.cite import Citation, cite_score, find_board, find_standing, find_view
 from leaderboard.ranking.board import Board
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.stats import Difference, Estimate
@@ -88,7 +88,7 @@ class Leaderboard:
         return difference
 
     def cite(self, defense: str, scenario: str = "") -> Citation:
-        """Return sentence, BibTeX and checking command of a score; see :func:`leaderboard.cite.cite`.
+        """Return sentence, BibTeX and checking command of a score; see :func:`leaderboard.citation.cite.cite`.
 
         Raises:
             UsageError: There is no such defense or attacked scenario.

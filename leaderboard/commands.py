@@ -158,7 +158,7 @@ def cite_command(
     """Print how to cite a defense's score: sentence, BibTeX, and the command that checks it."""
     if bibtex and as_json:
         raise UsageError("--bibtex and --json exclude each other; the JSON holds the BibTeX")
-    from leaderboard.cite import cite_score, find_board
+    from leaderboard.citation.cite import cite_score, find_board
 
     rows = _rows(results)
     found = cite_score(find_board(rows, suite), rows, defense, scenario)
@@ -229,7 +229,7 @@ def reproduce_command(
         )
     if defense and not (score and digest):
         raise UsageError("a cited score needs --score and --rows; `fedsafety cite` prints the whole command")
-    from leaderboard.cite import cite_score, cited_digest, find_board
+    from leaderboard.citation.cite import cite_score, cited_digest, find_board
     from leaderboard.reproduce import reproduce_page, reproduce_release, reproduce_score
 
     if release is not None:

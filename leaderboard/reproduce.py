@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UsageError, unknown_name
-from leaderboard.cite import NO_SCORE, find_standing, find_view
+from leaderboard.citation.cite import NO_SCORE, find_standing, find_view
 from leaderboard.page.site import write_pages
 from leaderboard.ranking.boards import Board, boards
 from leaderboard.release import MANIFEST, checked_version, file_digests, fill_release

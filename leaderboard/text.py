@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from leaderboard.cite import find_view, of_suite
+from leaderboard.citation.cite import find_view, of_suite
 from leaderboard.page.formats import DASH, percent
 from leaderboard.ranking.board import (
     BELOW_GATE,

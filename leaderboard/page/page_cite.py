@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from leaderboard.cite import Citation, cite_score, is_own
+from leaderboard.citation.cite import Citation, cite_score, is_own
 from leaderboard.ranking.board import OVERALL, Board
 from leaderboard.rows.rows import Rows
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from leaderboard.cite import find_view
+from leaderboard.citation.cite import find_view
 from leaderboard.page.download import csv_bytes
 from leaderboard.ranking.board import Board, Standing
 from leaderboard.scores.stats import Estimate

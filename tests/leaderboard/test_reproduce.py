@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UsageError
-from leaderboard.cite import cite
+from leaderboard.citation.cite import cite
 from leaderboard.page.site import build_site
 from leaderboard.ranking.boards import Board, boards
 from leaderboard.release import write_release

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from leaderboard.cite import cite
+from leaderboard.citation.cite import cite
 from leaderboard.page.page import environment, refusing, render
 from leaderboard.page.page_data import COMPARED
 from leaderboard.page.site import build_site

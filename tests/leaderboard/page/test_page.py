@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from leaderboard.cite import cite
+from leaderboard.citation.cite import cite
 from leaderboard.page.answers import answers
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page.page import environment, render

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import FedSafetyError
-from leaderboard.cite import cite
+from leaderboard.citation.cite import cite
 from leaderboard.page.site import build_site
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.retractions import Retractions, retractions

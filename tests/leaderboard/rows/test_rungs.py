@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaderboard.api import Leaderboard
-from leaderboard.cite import cite_score
+from leaderboard.citation.cite import cite_score
 from leaderboard.page.answers import answers
 from leaderboard.page.download import cell_table
 from leaderboard.page.page import environment, render

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import FedSafetyError
-from leaderboard.cite import cite_score
+from leaderboard.citation.cite import cite_score
 from leaderboard.page.page import environment, render
 from leaderboard.ranking.board import OVERALL, Board
 from leaderboard.ranking.boards import boards

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from benchmark import __version__
-from leaderboard.published import PAPERS, published
+from leaderboard.citation.published import PAPERS, published
 
 BENCHMARK = {
     "title": "FedSafetyBench",

@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from benchmark.errors import UsageError
-from leaderboard.bibtex import BENCHMARK, method_entries
-from leaderboard.cite import Citation, cite
+from leaderboard.citation.bibtex import BENCHMARK, method_entries
+from leaderboard.citation.cite import Citation, cite
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 
-from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
+from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DIGEST = "0123456789abcdef" * 4
 SAFETY = {
     "fedavg": (0.0, 0.05, 0.1),

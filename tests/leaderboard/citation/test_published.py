@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from benchmark.errors import UsageError
-from leaderboard.published import published
+from leaderboard.citation.published import published
 
 PAPER = published()
 

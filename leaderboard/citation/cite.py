@@ -22,7 +22,7 @@ from benchmark.records.schemas import (
     RUNG_REPRODUCED,
     RUNG_SAMPLED,
 )
-from leaderboard.bibtex import benchmark_entry, method_entries
+from leaderboard.citation.bibtex import benchmark_entry, method_entries
 from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
 from leaderboard.ranking.boards import BASELINE, boards
 from leaderboard.rows.rows import Rows

@@ -188,7 +188,7 @@ def published(paper: str = "ye2025") -> Published:
     """
     if paper not in PAPERS:
         raise unknown_name("published paper", paper, PAPERS)
-    text = (files("leaderboard") / "published" / f"{paper}.yaml").read_text(encoding="utf-8")
+    text = (files("leaderboard.citation") / "papers" / f"{paper}.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     metrics = {entry["id"]: Metric(**entry) for entry in content["metrics"]}
     methods = {id_: Method(id_, **{"note": "", **entry}) for id_, entry in content["methods"].items()}
