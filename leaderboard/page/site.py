@@ -2,7 +2,7 @@
 
 The rankings, the map, the methods and the static figures are rendered here and need no script. The script adds what a
 reader does with them: sorting, filtering, other scenarios, comparisons, cells by seed. Text from rows is escaped by
-the template engine, data for the script by :mod:`leaderboard.page.page_data`; a content policy with the script's own
+the template engine, data for the script by :mod:`leaderboard.page.data`; a content policy with the script's own
 hash stops whatever would slip through. No time of building and no path enters the page: the same rows give the same
 bytes.
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmark.errors import StorageError, UsageError
 from benchmark.records.store import scratch_beside
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
-from leaderboard.page.page import environment, render
+from leaderboard.page.render import environment, render
 from leaderboard.ranking.boards import Board, boards
 from leaderboard.rows.rows import Rows
 

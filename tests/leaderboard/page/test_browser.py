@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from leaderboard.citation.cite import cite
-from leaderboard.page.page import environment, refusing, render
-from leaderboard.page.page_data import COMPARED
+from leaderboard.page.data import COMPARED
+from leaderboard.page.render import environment, refusing, render
 from leaderboard.page.site import build_site
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards

@@ -18,7 +18,7 @@ from leaderboard.api import Leaderboard
 from leaderboard.citation.cite import cite_score
 from leaderboard.page.answers import answers
 from leaderboard.page.download import cell_table
-from leaderboard.page.page import environment, render
+from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, OVERALL, Board
 from leaderboard.ranking.boards import boards
 from leaderboard.reproduce import reproduce_score

@@ -13,7 +13,7 @@ import pytest
 from benchmark.judges.base import judges
 from benchmark.records.schemas import TABLES
 from benchmark.suites.suite import Suite, find_suite
-from leaderboard.page.page import environment, render
+from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows

@@ -12,7 +12,7 @@ import pytest
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
 from leaderboard.page.formats import number
-from leaderboard.page.page import environment, render
+from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows

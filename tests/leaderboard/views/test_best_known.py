@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmark.errors import FedSafetyError
 from leaderboard.citation.cite import cite_score
-from leaderboard.page.page import environment, render
+from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import OVERALL, Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows

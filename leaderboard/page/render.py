@@ -20,10 +20,10 @@ from markupsafe import Markup
 from leaderboard.citation.published import published
 from leaderboard.page import formats, plots
 from leaderboard.page.answers import answers
+from leaderboard.page.citations import citations
 from leaderboard.page.curves import drawings
-from leaderboard.page.page_cite import citations
-from leaderboard.page.page_data import page_data
-from leaderboard.page.page_views import detection_data, detection_table, judging, points_of, retracted, task_scores
+from leaderboard.page.data import page_data
+from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.ranking.board import OVERALL
 from leaderboard.ranking.boards import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
 from leaderboard.rows.catalog import settings_of

@@ -15,10 +15,10 @@ import pytest
 
 from leaderboard.citation.cite import cite
 from leaderboard.page.answers import answers
+from leaderboard.page.data import page_data
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
-from leaderboard.page.page import environment, render
-from leaderboard.page.page_data import page_data
-from leaderboard.page.page_views import detection_table, task_scores
+from leaderboard.page.render import environment, render
+from leaderboard.page.views import detection_table, task_scores
 from leaderboard.ranking.board import Board, Summary
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.page.page_data import share_values
+from leaderboard.page.data import share_values
 from leaderboard.ranking.board import OVERALL, Board, Entry
 from leaderboard.scores.stats import Estimate, estimate
 from leaderboard.views.agreement import Parsing
