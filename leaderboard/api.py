@@ -17,7 +17,7 @@ from leaderboard.citation.cite import Citation, cite_score, find_board, find_sta
 from leaderboard.ranking.board import Board
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.stats import Difference, Estimate
-from leaderboard.views.flat import view_rows
+from leaderboard.view_table import view_rows
 
 __all__ = ["Citation", "Difference", "Estimate", "Leaderboard", "Rows", "adapter", "load_rows"]
 
@@ -46,7 +46,7 @@ class Leaderboard:
         return cls(rows, find_board(rows, suite))
 
     def table(self, scenario: str = "") -> list[dict[str, Any]]:
-        """Return the ranking, one mapping a defense; see :func:`leaderboard.views.flat.view_rows` for its names.
+        """Return the ranking, one mapping a defense; see :func:`leaderboard.view_table.view_rows` for its names.
 
         Args:
             scenario: An attacked scenario; empty for the mean over the compared ones.

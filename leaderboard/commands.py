@@ -181,7 +181,7 @@ def power_command(
     results: ResultsOption = None,
 ) -> None:
     """Tell how many seeds separate a difference of so many points, at the variance seen in the rows."""
-    from leaderboard.views.power import power_report
+    from leaderboard.power import power_report
 
     found = power_report(_rows(results), suite, scenario or None, points, pair, metric=metric)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -26,7 +26,7 @@ from benchmark.records.store import scratch_beside
 from leaderboard.page.site import write_pages
 from leaderboard.ranking.boards import Board, boards
 from leaderboard.rows.rows import Rows
-from leaderboard.views.flat import view_csv
+from leaderboard.view_table import view_csv
 
 MANIFEST = "release.json"
 _VERSION = re.compile(r"(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})(\.(0|[1-9]\d{0,4}))?")

@@ -13,7 +13,7 @@ moves them together, by several points. Resampling probes measures how exchangea
 holds fixed, and resampling few seeds underestimates how far runs scatter: in a simulation of this design the percentile
 bootstrap over seeds and probes covered 81 / 89 / 95 % at 3 / 5 / 10 seeds, and for eleven equal defenses called 25 to
 89 % of boards separated at 5 seeds even after Holm; seed-level t with Holm 4 to 6 %.
-``leaderboard/views/simulation.py`` repeats that comparison; docs/statistics.md has its output.
+``leaderboard/scores/simulation.py`` repeats that comparison; docs/statistics.md has its output.
 
 Method. Student's t on the scores by seed, and on the differences by seed of two defenses, which share a seed's data and
 schedule. Where seeds do not vary (all 0 or all 1, or two defenses apart by the same amount on every seed) t would

@@ -1,1 +1,1 @@
-"""Views of a board: detection, agreement, sensitivity, power and the flat table."""
+"""Views of a board: detection, agreement of judges, sensitivity and best-known attacks."""

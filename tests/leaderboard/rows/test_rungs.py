@@ -24,7 +24,7 @@ from leaderboard.ranking.boards import boards
 from leaderboard.reproduce import reproduce_score
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import MEANINGS, RUNGS
-from leaderboard.views.flat import view_csv, view_rows
+from leaderboard.view_table import view_csv, view_rows
 
 from ..ranking.test_boards import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_submission, write_tables

@@ -18,7 +18,7 @@ from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.tables import CellScore, scores
 from leaderboard.text import board_table
-from leaderboard.views.flat import view_csv, view_rows
+from leaderboard.view_table import view_csv, view_rows
 
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_tables
 

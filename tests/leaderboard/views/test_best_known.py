@@ -19,7 +19,7 @@ from leaderboard.ranking.board import OVERALL, Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import RUNGS
-from leaderboard.views.flat import view_csv
+from leaderboard.view_table import view_csv
 
 from ..ranking.test_boards import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing
 from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables

@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from leaderboard.views.simulation import DESIGNS, PROBES, Design, Rates, draw, percentile_bootstrap, run, simulate
+from leaderboard.scores.simulation import DESIGNS, PROBES, Design, Rates, draw, percentile_bootstrap, run, simulate
 
 REGULAR = tuple(design for design in DESIGNS if design.regular)
 BOARDS = 40
@@ -82,7 +82,7 @@ def test_a_design_gives_the_same_alone_and_among_others() -> None:
 
 
 def test_the_command_reports_every_design() -> None:
-    command = [sys.executable, "-m", "leaderboard.views.simulation"]
+    command = [sys.executable, "-m", "leaderboard.scores.simulation"]
     command += ["--boards", "3", "--bootstrapped", "1", "--seeds", "3", "--defenses", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()

@@ -1,6 +1,6 @@
 """How often the intervals cover the truth and how often equal defenses are told apart, on data whose truth is known.
 
-``python -m leaderboard.views.simulation`` prints what docs/statistics.md quotes; tests run it at reduced size.
+``python -m leaderboard.scores.simulation`` prints what docs/statistics.md quotes; tests run it at reduced size.
 
 Data. Scores resemble the suite's: four equally weighted strata of 48 probes, several defenses on the same seeds. A
 seed's quality in a stratum is Beta distributed with the design's spread, strata differ in difficulty, and half of the
@@ -218,7 +218,7 @@ def _percent(rates: Sequence[Rates]) -> list[str]:
 def main() -> None:
     """Run the simulation that the arguments ask for."""
     parser = argparse.ArgumentParser(
-        prog="python -m leaderboard.views.simulation", description=(__doc__ or "").split("\n")[0]
+        prog="python -m leaderboard.scores.simulation", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--boards", type=int, default=1000, help="boards a design and number of seeds")
     parser.add_argument("--bootstrapped", type=int, default=100, help="how many of them to bootstrap as well")

@@ -13,11 +13,11 @@ from scipy.stats import norm, ttest_1samp
 from statsmodels.stats.power import TTestPower
 
 from benchmark.errors import FedSafetyError, UsageError
+from leaderboard.power import chance, power_report, seeds_needed
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.stats import ALPHA, compare_all
-from leaderboard.views.power import chance, power_report, seeds_needed
 
-from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
+from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables
 
 SAFETY = {
     "fedavg": [0.20, 0.30, 0.10, 0.25],
