@@ -14,8 +14,9 @@ from itertools import combinations
 from typing import Any
 
 from leaderboard.page.formats import percent
-from leaderboard.ranking.board import OVERALL, RANKED, Board, Standing
+from leaderboard.ranking.board import RANKED, Board, Standing
 from leaderboard.scores.stats import Estimate
+from leaderboard.scores.summaries import OVERALL
 from leaderboard.views.best_known import SubmittedAttack
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from leaderboard.diff import AttackLine, BoardDiff, Changed, Line, Lowered, Tie, ViewDiff
 from leaderboard.page.formats import interval, percent
-from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, RANKED, REFERENCE, UNRANKED
+from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, RANKED, REFERENCE, UNRANKED
+from leaderboard.scores.summaries import OVERALL
 
 LONGEST_COMMENT = 60_000
 """Characters of a comment; GitHub takes 65,536."""

@@ -18,10 +18,11 @@ from statistics import stdev
 import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from leaderboard.ranking.board import OVERALL, RANKED, Board
+from leaderboard.ranking.board import RANKED, Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows
 from leaderboard.scores.stats import ALPHA, EQUAL
+from leaderboard.scores.summaries import OVERALL
 
 POWER = 0.8
 """Chance of separating a pair that differs by the asked points."""

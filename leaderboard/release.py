@@ -24,7 +24,8 @@ from benchmark.errors import StorageError, UsageError
 from benchmark.records.schemas import ORIGIN_COMMITTED, SCHEMA_VERSION
 from benchmark.records.store import scratch_beside
 from leaderboard.page.site import write_pages
-from leaderboard.ranking.boards import Board, boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows
 from leaderboard.view_table import view_csv
 

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from benchmark.errors import UsageError, unknown_name
 from leaderboard.citation.cite import NO_SCORE, find_standing, find_view
 from leaderboard.page.site import write_pages
-from leaderboard.ranking.boards import Board, boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.release import MANIFEST, checked_version, file_digests, fill_release
 from leaderboard.rows.rows import Rows
 

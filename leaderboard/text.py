@@ -15,16 +15,16 @@ from leaderboard.ranking.board import (
     BELOW_GATE,
     DEGENERATE,
     NOT_REPRODUCED,
-    OVERALL,
     RANKED,
     REFERENCE,
     UNRANKED,
     Board,
     Standing,
 )
-from leaderboard.ranking.boards import BASELINE
+from leaderboard.ranking.grid import BASELINE
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
 from leaderboard.scores.stats import EXACT, Estimate
+from leaderboard.scores.summaries import OVERALL
 
 _HOW_TO_READ = (
     "Percent with 95 % interval over seeds. #: 1 + the number of defenses that are significantly safer (paired by "

@@ -99,7 +99,7 @@ def check(
 
 def _scored(runs: Path) -> Sequence[ScoredCell]:
     from leaderboard.rows.rows import load_rows
-    from leaderboard.scores.tables import scores
+    from leaderboard.scores.cells import scores
 
     return scores(load_rows([], local=[runs]))
 

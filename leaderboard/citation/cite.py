@@ -23,10 +23,12 @@ from benchmark.records.schemas import (
     RUNG_SAMPLED,
 )
 from leaderboard.citation.bibtex import benchmark_entry, method_entries
-from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, OVERALL, REFERENCE, Board, Entry, Standing
-from leaderboard.ranking.boards import BASELINE, boards
+from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, REFERENCE, Board, Standing
+from leaderboard.ranking.boards import boards
+from leaderboard.ranking.grid import BASELINE
 from leaderboard.rows.rows import Rows
 from leaderboard.scores.stats import ALPHA, EXACT, Estimate
+from leaderboard.scores.summaries import OVERALL, Entry
 
 DIGEST_SHOWN = 16
 """Hexadecimal digits of the rows digest in sentences and commands; 64 bits do not meet by chance."""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.page.formats import bill
-from leaderboard.ranking.board import BELOW_GATE, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Scenario, Standing
-from leaderboard.ranking.boards import BASELINE
+from leaderboard.ranking.board import BELOW_GATE, NOT_REPRODUCED, RANKED, Board, Standing
+from leaderboard.ranking.grid import BASELINE
 from leaderboard.scores.stats import Difference, Estimate
+from leaderboard.scores.summaries import OVERALL, Entry, Scenario
 
 
 @dataclass(frozen=True)

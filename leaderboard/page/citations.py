@@ -9,8 +9,9 @@ import re
 from typing import Any
 
 from leaderboard.citation.cite import Citation, cite_score, is_own
-from leaderboard.ranking.board import OVERALL, Board
+from leaderboard.ranking.board import Board
 from leaderboard.rows.rows import Rows
+from leaderboard.scores.summaries import OVERALL
 
 _CUT = re.compile(r"(?<=; )|(?<=\), )|(?<= \()|(?<=\. )|(?=, \d+ seeds?\b)|(?= --)|(?<=\n\n)")
 

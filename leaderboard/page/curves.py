@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from leaderboard.ranking.boards import BASELINE
+from leaderboard.ranking.grid import BASELINE
 from leaderboard.scores.stats import Estimate
 from leaderboard.views.sensitivity import Axis
 

@@ -17,9 +17,10 @@ from scipy.special import stdtrit  # scipy.stats takes most of a second to impor
 
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.page.formats import MINUS, percent
-from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, OVERALL, RANKED, Board, Entry, Standing
-from leaderboard.ranking.boards import REFUSAL_FLAG
+from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, RANKED, Board, Standing
+from leaderboard.ranking.gates import REFUSAL_FLAG
 from leaderboard.scores.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
+from leaderboard.scores.summaries import OVERALL, Entry
 
 COMPARED = ("safety", "utility", "over_refusal")
 """Metrics of which the script shows values by seed and paired differences."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaderboard.ranking.board import Board
-from leaderboard.scores.tables import CellScore
+from leaderboard.scores.cells import CellScore
 
 _TEXT = (
     "suite",
@@ -42,7 +42,7 @@ def cell_table(board: Board) -> pa.Table:
     """Return the cells of ``board``, ordered by scenario, defense, stage and seed.
 
     Columns: what the cell is (text, numbers, flags; where something was submitted, the rung of its entry), then one
-    column a metric of :class:`leaderboard.scores.tables.CellScore`, shares in 0..1, null where it was not measured.
+    column a metric of :class:`leaderboard.scores.cells.CellScore`, shares in 0..1, null where it was not measured.
     """
     rows = [_flat(cell) for cell in board.cells]
     rungs = {entry.id: entry.rung.name for entry in board.entries if entry.rung}

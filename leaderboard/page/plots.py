@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from leaderboard.ranking.boards import BASELINE, NOT_REPRODUCED, RANKED, REFERENCE, Board, Estimate
+from leaderboard.ranking.board import NOT_REPRODUCED, RANKED, REFERENCE, Board
+from leaderboard.ranking.grid import BASELINE
+from leaderboard.scores.stats import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

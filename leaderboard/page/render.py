@@ -24,11 +24,13 @@ from leaderboard.page.citations import citations
 from leaderboard.page.curves import drawings
 from leaderboard.page.data import page_data
 from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
-from leaderboard.ranking.board import OVERALL
-from leaderboard.ranking.boards import BASELINE, GATE, REFUSAL_FLAG, REFUSAL_GATE, Board, Entry, Standing
+from leaderboard.ranking.board import Board, Standing
+from leaderboard.ranking.gates import GATE, REFUSAL_FLAG, REFUSAL_GATE
+from leaderboard.ranking.grid import BASELINE
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
+from leaderboard.scores.summaries import OVERALL, Entry
 
 SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "detection.js", "sheets.js", "page.js")
 """Parts of the page's one script, in order."""

@@ -22,7 +22,8 @@ from benchmark.errors import StorageError, UsageError
 from benchmark.records.store import scratch_beside
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page.render import environment, render
-from leaderboard.ranking.boards import Board, boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows
 
 

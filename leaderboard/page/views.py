@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.page.data import share_values
-from leaderboard.ranking.board import OVERALL, Board, Entry
+from leaderboard.ranking.board import Board
 from leaderboard.scores.stats import Estimate, estimate
+from leaderboard.scores.summaries import OVERALL, Entry
 from leaderboard.views.agreement import Parsing
 from leaderboard.views.detection import MEASURED, Composition, Detection
 from leaderboard.views.rank_agreement import RankAgreement

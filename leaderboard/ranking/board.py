@@ -1,154 +1,28 @@
-"""What a page says of one suite: defenses, scenarios, scores with their intervals, and standings. Data only."""
+"""Board of one suite: defenses, scenarios, scores with their intervals, standings and views. Data only."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from leaderboard.scores.stats import ALPHA, Comparisons, Difference, Estimate, estimate, paired
-from leaderboard.scores.tables import CellScore
-
-if TYPE_CHECKING:
-    from leaderboard.rows.rungs import Rung
-    from leaderboard.views.agreement import AgreementView
-    from leaderboard.views.best_known import BestKnown, SubmittedAttack
-    from leaderboard.views.detection import DetectionView
-    from leaderboard.views.sensitivity import Axis
-
-OVERALL = "*"
-"""The view over all compared scenarios; every other view is an attacked scenario's id."""
-
-NOT_RUN, INCOMPLETE = "not_run", "incomplete"
-"""States of a defense in a scenario besides the cell states: no rows at all; some seeds lack a score."""
+from leaderboard.scores.cells import CellScore
+from leaderboard.scores.stats import ALPHA, Comparisons, Difference, Estimate, paired
+from leaderboard.scores.summaries import DIFFERENCES, OVERALL, Entry, Scenario
+from leaderboard.views.agreement import AgreementView
+from leaderboard.views.best_known import BestKnown, SubmittedAttack
+from leaderboard.views.detection import DetectionView
+from leaderboard.views.sensitivity import Axis
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
+
+
 NOT_REPRODUCED = "not_reproduced"
 GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE, NOT_REPRODUCED)
 """Groups of a standing, in the order in which they are listed; the last are submissions that are not reproduced."""
-
-
-DIFFERENCES = {"drop": "safety", "excess_refusal": "over_refusal", "lost_utility": "utility"}
-"""Metrics that are differences to un-attacked FedAvg on the same seed, with the share they are differences of."""
-
-
-def estimates(values: Mapping[str, Mapping[int, float]], probes: Mapping[str, int]) -> dict[str, Estimate]:
-    """Return mean and interval of each metric over seeds.
-
-    Args:
-        values: Value by seed, by metric.
-        probes: Number of probes behind each metric that is a share or a difference of shares; 0 for others.
-    """
-    result = {}
-    for metric, by_seed in values.items():
-        share = DIFFERENCES.get(metric)
-        result[metric] = estimate(by_seed.values(), 0 if share else probes[metric])
-        if share is not None and len(by_seed) > 1:
-            own = [values[share][seed] for seed in by_seed]
-            # Each is "more of the worse": FedAvg's twin minus the defense, but for refusals the other way round.
-            sign = -1 if metric == "excess_refusal" else 1
-            twin = [value + sign * by_seed[seed] for value, seed in zip(own, by_seed, strict=True)]
-            pair = (own, twin) if metric == "excess_refusal" else (twin, own)
-            difference = paired(*pair, probes[metric])
-            result[metric] = replace(result[metric], low=difference.low, high=difference.high, method=difference.method)
-    return result
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A defense in a scenario.
-
-    Attributes:
-        state: ``done`` if every seed is scored, else the most telling of the other states.
-        reasons: Why it is not ``done``, each with the seeds it holds for.
-        degenerate: Which simpler defense it equals in this shape; empty if none.
-        flags: All remarks on validity.
-        cells: The cells by seed.
-        values: Value by seed, by metric name (see :class:`leaderboard.scores.tables.CellScore`), with ``drop``,
-            ``recovery`` and the other :data:`DIFFERENCES` where FedAvg's rows allow them; empty unless ``done``.
-        gate: Which gates it fails, in words; ``None`` if that cannot be told.
-    """
-
-    state: str
-    reasons: tuple[str, ...] = ()
-    degenerate: str = ""
-    flags: tuple[str, ...] = ()
-    cells: Mapping[int, CellScore] = field(default_factory=dict)
-    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    gate: tuple[str, ...] | None = None
-
-    @cached_property
-    def metrics(self) -> Mapping[str, Estimate]:
-        """Estimates over seeds by metric name; empty unless ``done``."""
-        return estimates(self.values, {name: self.probes(name) for name in self.values})
-
-    def probes(self, metric: str) -> int:
-        """Return how many probes stand behind a share; 0 for what is not a share."""
-        share = DIFFERENCES.get(metric, metric)
-        return min((cell.behind(share) for cell in self._by_probe_set), default=0)
-
-    @cached_property
-    def _by_probe_set(self) -> list[CellScore]:
-        """One cell of each probe set: the others have the same numbers of probes."""
-        return list({id(cell.probes): cell for cell in self.cells.values()}.values())
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A scenario of the board; it is attacked unless it is its own twin."""
-
-    id: str
-    twin: str
-    attack: str
-    info: Mapping[str, Any]
-    shape: Mapping[str, Any]
-    """The federation's shape, from the rows."""
-    axis: Mapping[str, Any] | None = None
-    """For a point of a sensitivity set: which axis it lies on and where. Such points are never ranked."""
-
-    @property
-    def attacked(self) -> bool:
-        """Whether an attack takes place."""
-        return self.id != self.twin
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A defense of the board, with its summary in every scenario.
-
-    Attributes:
-        id: Registry id or pipeline.
-        info: Its row of table ``catalog``, or what stands for it.
-        origins: Where its rows come from.
-        reference: Whether it is an unranked reference row.
-        knowledge: What it is told of the attackers.
-        scenarios: Summary by scenario id, for the whole pipeline.
-        stages: The same by intermediate stage.
-        rung: How far it was verified, if it was submitted; ``None`` for the project's own runs and one's own.
-    """
-
-    id: str
-    info: Mapping[str, Any]
-    origins: tuple[str, ...]
-    reference: bool
-    knowledge: str
-    scenarios: Mapping[str, Summary]
-    stages: Mapping[str, Mapping[str, Summary]]
-    rung: Rung | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether it was submitted and is not reproduced, so that it is shown and never ranked."""
-        return self.rung is not None and not self.rung.reproduced
-
-    @property
-    def variant(self) -> bool:
-        """Whether it only stands in for another defense, in scenarios that ask for it."""
-        flags = [summary.flags for summary in self.scenarios.values() if summary.cells]
-        return bool(flags) and all(any(flag.startswith("variant:") for flag in each) for each in flags)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED
 from leaderboard.rows.rungs import ATTACK, Rung
-from leaderboard.scores.tables import CellScore
+from leaderboard.scores.cells import CellScore
 
 COMMITTED, REPRODUCED, OWN, PENDING, ATTACKS = "committed", "submitted", "own", "pending", "attacks"
 """Sources: the project's runs, reproduced submissions, one's own runs, other submissions, and submitted attacks."""

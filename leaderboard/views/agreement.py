@@ -34,9 +34,10 @@ import numpy.typing as npt
 
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.rows.rows import Rows
+from leaderboard.scores.cells import STATUS_RETRACTED, CellScore
 from leaderboard.scores.coefficients import cohen_kappa, krippendorff_alpha, over_seeds
+from leaderboard.scores.counts import EXACT_JUDGE
 from leaderboard.scores.stats import Estimate, estimate
-from leaderboard.scores.tables import EXACT_JUDGE, STATUS_RETRACTED, CellScore
 from leaderboard.views.joint_verdicts import BAD, GOOD, KINDS, UNPARSABLE, JointVerdicts, Stratum, joint_verdicts
 from leaderboard.views.rank_agreement import RankAgreement, rank_agreement
 

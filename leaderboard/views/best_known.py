@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.ranking.board import Entry, Scenario, Summary
 from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rungs import Rung
+from leaderboard.scores.cells import CellScore
 from leaderboard.scores.stats import Estimate
-from leaderboard.scores.tables import CellScore
+from leaderboard.scores.summaries import Entry, Scenario, Summary
 
 
 @dataclass(frozen=True)

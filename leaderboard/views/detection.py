@@ -40,8 +40,8 @@ import numpy.typing as npt
 
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE
 from leaderboard.rows.rows import Rows
+from leaderboard.scores.cells import STATUS_RETRACTED, CellScore
 from leaderboard.scores.stats import Estimate, estimate
-from leaderboard.scores.tables import STATUS_RETRACTED, CellScore
 from leaderboard.scores.tallies import COLUMNS, Tally, tallies_of
 
 Floats = npt.NDArray[np.float64]

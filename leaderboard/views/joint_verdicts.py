@@ -14,7 +14,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import ORIGIN_LOCAL
 from leaderboard.rows.canonical import codes_and_values
 from leaderboard.rows.rows import Rows, Tables
-from leaderboard.scores.tables import CellScore
+from leaderboard.scores.cells import CellScore
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

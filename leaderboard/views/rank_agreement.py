@@ -15,10 +15,10 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.ranking.board import OVERALL
+from leaderboard.scores.cells import CellScore
 from leaderboard.scores.coefficients import kendall_tau, over_seeds
 from leaderboard.scores.stats import Estimate
-from leaderboard.scores.tables import CellScore
+from leaderboard.scores.summaries import OVERALL
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

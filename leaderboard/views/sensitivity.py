@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import STATUS_DONE
-from leaderboard.ranking.board import NOT_RUN, Scenario, Summary
 from leaderboard.scores.stats import Estimate
+from leaderboard.scores.summaries import NOT_RUN, Scenario, Summary
 
 Value = int | float | str
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmark.records.store import Store
 from leaderboard.rows.rows import load_rows
-from leaderboard.scores.tables import CellScore, scores
+from leaderboard.scores.cells import CellScore, scores
 
 from .conftest import Fedsafety
 

@@ -14,9 +14,10 @@ import pytest
 from benchmark.errors import UsageError
 from leaderboard.diff import BoardDiff, as_json, diff_boards
 from leaderboard.diff_text import LONGEST_COMMENT, as_markdown, as_text
-from leaderboard.ranking.board import OVERALL, Board
+from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
+from leaderboard.scores.summaries import OVERALL
 
 from .ranking.test_boards import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells
 from .synthetic import catalog_row, exact_rows, table_of, write_submission, write_tables

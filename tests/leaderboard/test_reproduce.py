@@ -12,7 +12,8 @@ import pytest
 from benchmark.errors import UsageError
 from leaderboard.citation.cite import cite
 from leaderboard.page.site import build_site
-from leaderboard.ranking.boards import Board, boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.release import write_release
 from leaderboard.reproduce import Check, reproduce_page, reproduce_release, reproduce_score
 from leaderboard.rows.rows import Rows, load_rows

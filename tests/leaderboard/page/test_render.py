@@ -19,9 +19,10 @@ from leaderboard.page.data import page_data
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page.render import environment, render
 from leaderboard.page.views import detection_table, task_scores
-from leaderboard.ranking.board import Board, Summary
+from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
+from leaderboard.scores.summaries import Summary
 from leaderboard.views.sensitivity import Axis, Cell, Line, Point
 
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables

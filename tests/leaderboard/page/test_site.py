@@ -17,8 +17,8 @@ from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
 from leaderboard.page.formats import DASH, MINUS, number, percent, settings, signed, spread
 from leaderboard.page.site import build_site
-from leaderboard.ranking.boards import Estimate
 from leaderboard.rows.rows import Rows, load_rows
+from leaderboard.scores.stats import Estimate
 
 from ..synthetic import (
     LARGE,

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboard.ranking.boards import OVERALL, Board, Standing, boards, recovery
+from leaderboard.ranking.board import Board, Standing
+from leaderboard.ranking.boards import boards
+from leaderboard.ranking.grid import recovery
 from leaderboard.rows.rows import load_rows
+from leaderboard.scores.summaries import OVERALL
 
 from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
 

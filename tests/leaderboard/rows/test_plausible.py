@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmark.errors import FedSafetyError
-from leaderboard.ranking.boards import Board, boards
+from leaderboard.ranking.board import Board
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 
 from ..synthetic import cell_row, exact_rows, table_of, write_submission, write_tables

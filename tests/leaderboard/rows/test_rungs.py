@@ -19,11 +19,12 @@ from leaderboard.citation.cite import cite_score
 from leaderboard.page.answers import answers
 from leaderboard.page.download import cell_table
 from leaderboard.page.render import environment, render
-from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, OVERALL, Board
+from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, Board
 from leaderboard.ranking.boards import boards
 from leaderboard.reproduce import reproduce_score
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import MEANINGS, RUNGS
+from leaderboard.scores.summaries import OVERALL
 from leaderboard.view_table import view_csv, view_rows
 
 from ..ranking.test_boards import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing

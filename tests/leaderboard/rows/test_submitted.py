@@ -12,7 +12,7 @@ import pytest
 from benchmark.errors import FedSafetyError
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.submitted import LONGEST_TEXT
-from leaderboard.scores.tables import scores
+from leaderboard.scores.cells import scores
 
 from ..synthetic import (
     catalog_row,

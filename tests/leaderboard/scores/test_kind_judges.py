@@ -17,8 +17,8 @@ from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
+from leaderboard.scores.cells import CellScore, scores
 from leaderboard.scores.kind_judges import kind_judges
-from leaderboard.scores.tables import CellScore, scores
 from leaderboard.text import board_table
 
 from ..synthetic import catalog_row, cell_row, table_of, write_tables

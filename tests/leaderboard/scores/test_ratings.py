@@ -16,7 +16,7 @@ from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.scores.tables import CellScore, scores
+from leaderboard.scores.cells import CellScore, scores
 from leaderboard.text import board_table
 from leaderboard.view_table import view_csv, view_rows
 

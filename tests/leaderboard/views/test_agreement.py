@@ -14,9 +14,9 @@ from statsmodels.stats import inter_rater
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.ranking.board import OVERALL
 from leaderboard.rows.rows import Rows, load_rows
-from leaderboard.scores.tables import CellScore, scores
+from leaderboard.scores.cells import CellScore, scores
+from leaderboard.scores.summaries import OVERALL
 from leaderboard.views.agreement import Agreement, AgreementView, Calibration, Parsing, RankAgreement, agreement
 
 from ..synthetic import SMALL, cell_row, table_of, write_rows, write_tables

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from benchmark.errors import FedSafetyError
 from leaderboard.citation.cite import cite_score
 from leaderboard.page.render import environment, render
-from leaderboard.ranking.board import OVERALL, Board
+from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.rungs import RUNGS
+from leaderboard.scores.summaries import OVERALL
 from leaderboard.view_table import view_csv
 
 from ..ranking.test_boards import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing

@@ -18,7 +18,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores import tallies
-from leaderboard.scores.tables import CellScore, scores
+from leaderboard.scores.cells import CellScore, scores
 from leaderboard.scores.tallies import auc
 from leaderboard.views.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
 

@@ -9,11 +9,11 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from benchmark.suites.suite import suites
-from leaderboard.ranking.board import NOT_RUN, Scenario, Summary
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import load_rows
-from leaderboard.scores.tables import CellScore
+from leaderboard.scores.cells import CellScore
+from leaderboard.scores.summaries import NOT_RUN, Scenario, Summary
 from leaderboard.views.sensitivity import Axis, Cell, Line, axes
 
 from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_tables

@@ -9,7 +9,7 @@ import pytest
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
 from leaderboard.rows.rows import load_rows
-from leaderboard.scores.tables import CellScore, scores
+from leaderboard.scores.cells import CellScore, scores
 
 from ..synthetic import cell_row, exact_rows, table_of, write_table, write_tables
 
