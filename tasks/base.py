@@ -1,17 +1,27 @@
-"""What a task world offers to the benchmark: instruction data per role, probes, exact scoring, models."""
+"""The interface of a task world: instruction data for each role, probes, exact judgements and models.
+
+A world must define the abstract members of :class:`TaskWorld`. The other members have defaults that suit a world which
+brings small models and makes its rows itself, as ``micro`` does. A world whose suite names models and data, as ``hub``
+does, overrides them. The engine reads these members and never asks for a world's class.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from benchmark.errors import FedSafetyError
 from benchmark.registry import Info, Registry
+
+if TYPE_CHECKING:
+    from tasks.hub.settings import ModelSource
 
 
 class DataKind(StrEnum):
@@ -95,6 +105,92 @@ class Automation:
     safety_reminder: str
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The model of a role: its number format and chat settings, and its files on demand.
+
+    The fields are readable where the model's files are not. :attr:`path` and :attr:`identity` find or read files.
+
+    Attributes:
+        locate: Returns the folder of the Hugging Face checkpoint, for :attr:`path`.
+        identify: Returns what pins the model, for :attr:`identity`; ``None`` for the SHA-256 of its weights.
+        dtype: Number format of weights and activations: ``float32``, ``bfloat16`` or ``float16``.
+        quantization: Format of the frozen weights, ``8bit`` or ``4bit``; empty for no quantisation.
+        template: Chat template that replaces the tokenizer's own, or ``None``.
+        pad_token: Pad token where the tokenizer names none.
+    """
+
+    locate: Callable[[], Path]
+    identify: Callable[[], str] | None = None
+    dtype: str = "float32"
+    quantization: str = ""
+    template: str | None = None
+    pad_token: str = ""
+
+    @cached_property
+    def path(self) -> Path:
+        """Folder of the checkpoint, downloaded if necessary.
+
+        Raises:
+            UsageError: The checkpoint is missing or corrupt.
+            InputsMissingError: The checkpoint comes from outside and cannot be obtained.
+        """
+        return self.locate()
+
+    @cached_property
+    def identity(self) -> str:
+        """Identity of the model in keys and rows, for example the SHA-256 of its weights.
+
+        Raises:
+            InputsMissingError: The checkpoint comes from outside and its revision cannot be resolved.
+        """
+        if self.identify is not None:
+            return self.identify()
+        # Imported late because sandboxed methods import this module and have no use for keys.
+        from benchmark.keys import file_digest
+
+        return file_digest(self.path / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model or data set that a run read.
+
+    Attributes:
+        kind: ``model`` or ``dataset``.
+        name: Role of the model; ``pool/<pool>`` or ``probes/<set>``.
+        source: Repository, with configuration and split of a data set.
+        requested: Revision as the suite names it.
+        resolved: Commit of the hub, or ``sha256:…`` of local files.
+        rows: Number of rows used; 0 for models.
+        detail: How rows were chosen and counted, or how weights are held.
+        repeated: Number of repetitions among the rows of a role that requested more rows than the pool holds.
+    """
+
+    kind: Literal["model", "dataset"]
+    name: str
+    source: str
+    requested: str
+    resolved: str
+    rows: int
+    detail: str
+    repeated: int = 0
+
+    @property
+    def remark(self) -> str:
+        """Remark for readers of results; empty without repetitions."""
+        return (
+            f"{self.name} has {self.rows} rows, and {self.rows + self.repeated} were asked for: {self.repeated} repeat"
+            if self.repeated
+            else ""
+        )
+
+
+ClientStreams = Callable[..., np.random.Generator]
+"""Random streams of client data: ``streams()`` returns the stream that all clients share, and ``streams(client)`` the
+stream of one client. Two calls with the same argument return two generators in the same state."""
+
+
 class TaskInfo(Info):
     """Metadata of a task world."""
 
@@ -107,7 +203,16 @@ class TaskWorld(ABC):
 
     Rows for honest clients, attackers, the server and evaluation come from disjoint sets of restricted items, by
     construction.
+
+    Attributes:
+        models_are_large: Whether memory limits the number of open models. The engine then predicts memory and time
+            before a run, opens a model only when a method needs it, and closes it afterwards.
+        draws_prompt_by_prompt: Whether sampling seeds each prompt separately, so that an answer does not depend on the
+            batch. Worlds with published rows keep the value with which the rows were made.
     """
+
+    models_are_large: bool = False
+    draws_prompt_by_prompt: bool = False
 
     @property
     @abstractmethod
@@ -127,6 +232,30 @@ class TaskWorld(ABC):
             task_shares: Share of each task type among the normal rows; ``None`` for equal shares.
         """
 
+    def benign_shards(
+        self,
+        count: int,
+        streams: ClientStreams,
+        *,
+        refusal_share: float,
+        shares: Mapping[str, Mapping[str, float] | None],
+    ) -> dict[str, list[Example]]:
+        """Return the rows that each client of a run would hold if it were honest, by client id.
+
+        The default calls :meth:`benign` for each client with the client's own stream. A world with a finite number of
+        rows deals them out together, so that no two clients hold the same row.
+
+        Args:
+            count: Number of rows for each client.
+            streams: Random streams of client data.
+            refusal_share: Share of rows (0 to 1) that are refusals.
+            shares: Client id → share of each task type; ``None`` for the world's own shares.
+        """
+        return {
+            client: self.benign(count, streams(client), refusal_share=refusal_share, task_shares=task_shares)
+            for client, task_shares in shares.items()
+        }
+
     @abstractmethod
     def unaligned(self, count: int, rng: np.random.Generator) -> list[Example]:
         """Return existing harmful-instruction → compliance pairs from the attackers' restricted items."""
@@ -143,7 +272,7 @@ class TaskWorld(ABC):
         """Return rows the server owns that look like harmful requests, are benign, and are answered normally.
 
         Raises:
-            FedSafetyError: The world has none; it need not.
+            FedSafetyError: The world has no such rows.
         """
         raise FedSafetyError(f"{type(self).__name__} has no benign look-alikes; leave out defenses that need them")
 
@@ -182,8 +311,51 @@ class TaskWorld(ABC):
         """Return the folder of the Hugging Face checkpoint for ``role`` (``raw``, ``chat``, ``external``, ``judge``).
 
         Raises:
-            UsageError: No such role, or the checkpoint is missing or corrupt.
+            UsageError: The world has no such role, or the checkpoint is missing or corrupt.
         """
+
+    def checkpoint(self, role: str) -> Checkpoint:
+        """Return the checkpoint for ``role``; by default the folder :meth:`model_path` in float32.
+
+        Raises:
+            UsageError: The world has no such role.
+        """
+        return Checkpoint(lambda: self.model_path(role))
+
+    @property
+    def sources(self) -> Mapping[str, ModelSource]:
+        """Role → source of the model, for models that come from outside; empty for a world that brings its models."""
+        return {}
+
+    @property
+    def data_digest(self) -> str:
+        """Digest of the training data that a suite and scenario choose, for training keys.
+
+        Empty, the default, where :attr:`TaskInfo.revision` pins all data. The digest reads no rows.
+        """
+        return ""
+
+    @property
+    def response_choices(self) -> dict[str, Any]:
+        """Choices of the suite, beside probes and models, on which stored responses depend; part of response keys."""
+        return {}
+
+    @property
+    def repeated(self) -> Mapping[str, int]:
+        """Pool name, as in :attr:`Input.name` → number of repetitions that this world has handed out at once.
+
+        Empty for a world that makes its rows.
+        """
+        return {}
+
+    def inputs(self, roles: Sequence[str] | None = None) -> list[Input]:
+        """Return the models and data sets from outside that the chosen scenario reads; none by default.
+
+        Args:
+            roles: Roles whose models are listed; ``None`` for all.
+        """
+        del roles
+        return []
 
 
 task_worlds: Registry[TaskInfo, TaskWorld] = Registry("task world", TaskInfo, "tasks", not_entries=("base", "refusals"))

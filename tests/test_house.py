@@ -111,7 +111,7 @@ LAYERS = {
     # The engine knows attacks and defenses by their interface only, and pages not at all (except for its command).
     "benchmark": r"(benchmark|tasks)(\..*)?|attacks\.base|defenses\.base",
     # Data know neither the engine's methods nor its judges.
-    "tasks": r"tasks(\..*)?|benchmark\.(errors|registry|settings)",
+    "tasks": r"tasks(\..*)?|benchmark\.(errors|keys|registry|settings)",
     "attacks": r"attacks(\..*)?|benchmark\.(errors|registry|updates|automation)|tasks\.(base|refusals)",
     "defenses": r"defenses(\..*)?|benchmark\.(errors|registry|updates|automation)|tasks\.(base|refusals)",
     # Pages are made from rows.

@@ -81,9 +81,8 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
     from benchmark.prediction.device import measure_rate, this_device
     from benchmark.prediction.forecast import predict
     from benchmark.prediction.text import forecast_lines, settings_lines
-    from tasks.hub.sourced import SourcedWorld
 
-    if isinstance(plan.world, SourcedWorld):
+    if plan.world.models_are_large:
         device, suite = this_device(), plan.suite
         start = next((cell.scenario.start for cell in plan.cells), "")
         dtype = suite.models[start].dtype if start in suite.models else "float32"
@@ -114,9 +113,8 @@ def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None
     from benchmark.execution.run import default_workers
     from benchmark.prediction.device import this_device
     from benchmark.prediction.forecast import check_fits, predict
-    from tasks.hub.sourced import SourcedWorld
 
-    if isinstance(plan.world, SourcedWorld):
+    if plan.world.models_are_large:
         device = this_device()
         at_once = min(workers or default_workers(), max(1, len(plan.jobs)))
         for warning in check_fits(plan.suite, predict(plan, device), device, at_once):

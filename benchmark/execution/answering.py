@@ -17,7 +17,7 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.execution.worker import adapter_is_complete, read_record, reason_of
-from benchmark.execution.worlds import model_identity, open_chat
+from benchmark.execution.worlds import open_chat
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, check_fit
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
@@ -32,9 +32,7 @@ from benchmark.sandbox.proxy import created
 from benchmark.seeds import integer
 from benchmark.suites.suite import Suite
 from defenses.base import Defense, Prompt
-from tasks.base import Probe, ProbeKind
-from tasks.hub.inputs import Input
-from tasks.hub.sourced import SourcedWorld
+from tasks.base import Input, Probe, ProbeKind
 
 _ADAPTERS_PER_BATCH = 16
 
@@ -185,13 +183,10 @@ def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | N
         choice: The engine.
         max_length: Longest prompt with its answer, in tokens; by default the suite's.
     """
-    compute, path = plan.suite.compute, plan.world.model_path(start)
-    if not isinstance(plan.world, SourcedWorld):
-        return open_engine(choice, path, max_lora_rank=plan.suite.lora.rank, max_length=max_length)
-    source = plan.world.model_source(start)
+    compute, checkpoint = plan.suite.compute, plan.world.checkpoint(start)
     return open_engine(
         choice,
-        path,
+        checkpoint.path,
         max_lora_rank=plan.suite.lora.rank,
         max_length=max_length or compute.max_length,
         max_batch=compute.max_batch,
@@ -199,8 +194,8 @@ def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | N
         tensor_parallel=compute.tensor_parallel,
         gpu_memory_fraction=compute.gpu_memory_fraction,
         # As in training: an adapter is judged on the weights that it was trained on.
-        dtype=source.dtype,
-        quantization=source.quantization,
+        dtype=checkpoint.dtype,
+        quantization=checkpoint.quantization,
     )
 
 
@@ -319,7 +314,7 @@ def _write_inputs(plan: Plan, cells: Sequence[CellPlan], store: Store) -> list[s
 
     The training processes have noted it beside their adapters: nothing is resolved or read again here.
     """
-    if not isinstance(plan.world, SourcedWorld):
+    if not plan.world.sources:
         return []
     groups: dict[str, list[CellPlan]] = {}
     for cell in cells:
@@ -336,7 +331,7 @@ def _write_inputs(plan: Plan, cells: Sequence[CellPlan], store: Store) -> list[s
                 name = (read.kind, read.name)
                 found[name] = max(read, found.get(name, read), key=lambda one: one.repeated)
         rows = [_input_row(key, read) for _, read in sorted(found.items())]
-        rows.append(_chat_row(key, group[0].scenario.start, plan.world))
+        rows.append(_chat_row(key, group[0].scenario.start, plan))
         if not store.has("inputs", key) or store.read("inputs", key).to_pylist() != rows:
             store.write("inputs", key, rows)
         remarks |= dict.fromkeys(read.remark for read in found.values() if read.remark)
@@ -349,8 +344,8 @@ def _input_row(training_key: str, read: Input) -> dict[str, Any]:
     return row | ({"detail": f"{read.detail}; rows that repeat: {read.repeated}"} if read.repeated else {})
 
 
-def _chat_row(training_key: str, start: str, world: SourcedWorld) -> dict[str, Any]:
-    chat, source = open_chat(world, start), world.model_source(start)
+def _chat_row(training_key: str, start: str, plan: Plan) -> dict[str, Any]:
+    chat, source = open_chat(plan.world, start), plan.world.sources[start]
     told = {"template": chat.tokenizer.chat_template, "pad_token": chat.tokenizer.pad_token}
     return {
         "training_key": training_key,
@@ -419,7 +414,7 @@ def planned_columns(plan: Plan, cell: CellPlan) -> dict[str, Any]:
         "declared_malicious": scenario.declared_malicious,
         "rounds": plan.suite.training.rounds + scenario.reattack_rounds,
         "start_model": scenario.start,
-        "start_digest": model_identity(plan.world, scenario.start),
+        "start_digest": plan.world.checkpoint(scenario.start).identity,
         "training_key": cell.training_key,
         "adapter_key": cell.adapter_key,
         "response_key": cell.response_key,

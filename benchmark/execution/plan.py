@@ -18,7 +18,6 @@ from benchmark.execution.worlds import (
     ATTACKER_MODEL,
     EXTERNAL_MODEL,
     attacker_role,
-    model_identity,
     open_chat,
     open_world,
     world_revision,
@@ -31,7 +30,6 @@ from benchmark.suites.sensitivity import Axis, SensitivityScenario
 from benchmark.suites.suite import Scenario, Suite
 from defenses.base import defenses
 from tasks.base import Probe, TaskWorld
-from tasks.hub.sourced import SourcedWorld
 
 
 @dataclass(frozen=True)
@@ -361,18 +359,17 @@ class _Keys:
         if role not in self._models:
             known = role in self._world.roles
             self._models[role] = (
-                self._resolved(f"model {role}", lambda: model_identity(self._world, role)) if known else ""
+                self._resolved(f"model {role}", lambda: self._world.checkpoint(role).identity) if known else ""
             )
         return self._models[role]
 
     def _revision(self, scenario: Scenario) -> str:
-        """Return what identifies the data of a scenario; of worlds without a choice it is always the same."""
-        choice = scenario.id if isinstance(self._world, SourcedWorld) else ""
-        if choice not in self._revisions:
-            self._revisions[choice] = self._resolved(
+        """Return the identity of a scenario's data."""
+        if scenario.id not in self._revisions:
+            self._revisions[scenario.id] = self._resolved(
                 f"data of {scenario.id}", lambda: world_revision(self._suite, open_world(self._suite, scenario))
             )
-        return self._revisions[choice]
+        return self._revisions[scenario.id]
 
     def _resolved(self, what: str, find: Callable[[], str]) -> str:
         """Return what ``find`` finds, or a placeholder in a plan that is only looked at."""
@@ -400,8 +397,6 @@ class _Keys:
     def _response(self, adapter: str, stage: Pipeline, scenario: Scenario) -> str:
         decoding = self._suite.decoding
         sampled = {"decoding": decoding.model_dump(mode="json")} if decoding.temperature else {}
-        # Other worlds' openings are their code's, and the soft score is of them.
-        told = {"openings": list(self._world.openings)} if isinstance(self._world, SourcedWorld) else {}
         return content_key(
             {
                 "artefact": "responses",
@@ -411,7 +406,7 @@ class _Keys:
                 "chat": self._chat(scenario.start),
                 "generator": self._generator,
                 **sampled,
-                **told,
+                **self._world.response_choices,
             }
         )
 

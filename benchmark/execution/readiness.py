@@ -17,7 +17,6 @@ from tasks.hub.datasets import check_data, load_rows
 from tasks.hub.models import check_model
 from tasks.hub.roots import data_root
 from tasks.hub.settings import DatasetSource, ModelSource
-from tasks.hub.sourced import SourcedWorld
 
 
 def check_inputs(plan: Plan) -> None:
@@ -54,8 +53,6 @@ def _errors(plan: Plan) -> list[FedSafetyError]:
 
 def _checks(plan: Plan) -> list[Callable[[], object]]:
     judging = [partial(check_judges, [judge], plan.world) for judge in plan.suite.judges]
-    if not isinstance(plan.world, SourcedWorld):
-        return [*judging]
     models = [partial(check_model, source) for source in _models(plan)]
     # What lies in local files costs little to read: a misspelt column or an empty choice is found here, too.
     read = check_data if data_root() is None else load_rows
@@ -67,9 +64,9 @@ def _models(plan: Plan) -> list[ModelSource]:
     suite = plan.suite
     roles = dict.fromkeys(job.scenario.start for job in plan.jobs)
     roles |= {role: None for job in plan.jobs for role in sorted(generating_roles(job, plan.world))}
-    sources = [suite.models[role] for role in roles]
+    sources = [suite.models.get(role) for role in roles]
     judges = (suite.models.get(judge) or judge_source(suite, judge) for judge in suite.judges)
-    return [*sources, *filter(None, judges)]
+    return [*filter(None, [*sources, *judges])]
 
 
 def _data(plan: Plan) -> list[DatasetSource]:

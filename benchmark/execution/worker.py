@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor
 from attacks.base import Attack, attacks
 from benchmark.errors import FedSafetyError, StorageError, SubmissionError
 from benchmark.execution.plan import TrainingJob
-from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world, precision
+from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role, generation_limit, open_world
 from benchmark.generation.canary import Canary
 from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
@@ -54,7 +54,6 @@ from benchmark.training.server import MeteredServer, ServedModel, Usage
 from benchmark.training.stacked import StackedModel
 from defenses.base import Defense, Knowledge
 from tasks.base import TaskWorld
-from tasks.hub.sourced import SourcedWorld
 
 REATTACK = ("reattack",)
 """Phase of the streams of the federation that follows a repair."""
@@ -197,6 +196,7 @@ class _Bench:
         self.world: TaskWorld = open_world(suite, scenario)
         self.max_new_tokens = generation_limit(suite, self.world.probes())
         self._finalized: dict[str, _Trained] = {}
+        self._repeated_by_attackers: Mapping[str, int] = {}
 
     @property
     def model(self) -> ServedModel:
@@ -213,10 +213,7 @@ class _Bench:
         _client_rows(self.suite, self.scenario, self.seed)
         began = time.perf_counter()
         result, usage, data = self._federate(pipeline)
-        if isinstance(self.world, SourcedWorld):
-            # The attackers drew from a world of their own; what they were short of is told with the rest.
-            own = self.world.repeated
-            own |= {pool: max(count, own.get(pool, 0)) for pool, count in data.repeated.items()}
+        self._repeated_by_attackers = data.repeated
         rounds = [_round_row(job.training_key, i, record) for i, record in enumerate(result.rounds)]
         store.write("rounds", job.training_key, rounds)
         record = {
@@ -242,7 +239,7 @@ class _Bench:
     def _finalize(self, trained: _Trained, pipeline: Pipeline) -> _Trained:
         """Return the trained adapter after the pipeline's later stages, with the record of both."""
         adapter, usage = trained.adapter, Usage(**trained.record["usage"])
-        if not isinstance(self.world, SourcedWorld):
+        if EXTERNAL_MODEL in self.world.roles and not self.world.models_are_large:
             self._external()  # opened once a process; the first defense to ask must not pay for all
         for entry in pipeline.finalizers:
             with self._lent_external() as external, created(entry, hooks=("finalize",)) as defense:
@@ -309,10 +306,12 @@ class _Bench:
         stacked = self.model.stacked
         if self.suite.training.mode == "stacked":
             return stacked
-        start = self.scenario.start
-        form = precision(self.world, start)
+        checkpoint = self.world.checkpoint(self.scenario.start)
         model = load_causal_lm(
-            self.world.model_path(start), **form, gradient_checkpointing=self.suite.training.gradient_checkpointing
+            checkpoint.path,
+            dtype=checkpoint.dtype,
+            quantization=checkpoint.quantization,
+            gradient_checkpointing=self.suite.training.gradient_checkpointing,
         )
         return SequentialModel(model, self.suite.lora, stacked.pad_id)
 
@@ -361,14 +360,17 @@ class _Bench:
         store.write_json(folder / "run.json", {**record, "chat": self.model.chat.digest, **self._read(record)})
 
     def _read(self, record: Mapping[str, Any]) -> dict[str, object]:
-        """Return what was read for an adapter, where models and data come from outside; see :class:`Input`."""
-        if not isinstance(self.world, SourcedWorld):
-            return {}
+        """Return the models and data from outside that were read for an adapter; see :class:`tasks.base.Input`."""
         roles = [self.scenario.start]
         roles += [attacker_role(self.world)] if self.scenario.malicious else []
         roles += [EXTERNAL_MODEL] if record["usage"]["extra_models"] else []
         known = [role for role in dict.fromkeys(roles) if role in self.world.roles]
-        return {"inputs": [asdict(read) for read in self.world.inputs(known)]}
+        # The attackers sampled from their own world object, which counted its own repetitions.
+        inputs = [
+            replace(read, repeated=max(read.repeated, self._repeated_by_attackers.get(read.name, 0)))
+            for read in self.world.inputs(known)
+        ]
+        return {"inputs": [asdict(read) for read in inputs]} if inputs else {}
 
 
 def canary_sequences(world: TaskWorld, chat: ChatFormat) -> list[tuple[int, ...]]:
@@ -387,19 +389,16 @@ def open_role(suite: Suite, world: TaskWorld, role: str) -> ServedModel:
 
 def _wanted(suite: Suite, world: TaskWorld, role: str) -> tuple[str, LoraSettings, ModelFormat]:
     """Return what the model of a role is opened with."""
-    path = str(world.model_path(role))
-    if not isinstance(world, SourcedWorld):
-        return path, suite.lora, ModelFormat()
-    source, budget = world.model_source(role), suite.compute.train_memory_gib
+    checkpoint, budget = world.checkpoint(role), suite.compute.train_memory_gib
     form = ModelFormat(
-        dtype=source.dtype,
-        quantization=source.quantization,
+        dtype=checkpoint.dtype,
+        quantization=checkpoint.quantization,
         gradient_checkpointing=suite.training.gradient_checkpointing,
-        template=world.chat_template(role),
-        pad_token=source.pad_token,
+        template=checkpoint.template,
+        pad_token=checkpoint.pad_token,
         memory_bytes=None if budget is None else int(budget * 2**30),
     )
-    return path, suite.lora, form
+    return str(checkpoint.path), suite.lora, form
 
 
 @contextlib.contextmanager
@@ -427,7 +426,7 @@ def lent(
     try:
         yield opened
     finally:
-        if used and isinstance(world, SourcedWorld):
+        if used and world.models_are_large:
             for key in used - {_wanted(suite, world, beside)}:
                 _opened.pop(key, None)
             free_memory()

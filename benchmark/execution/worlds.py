@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from benchmark.keys import file_digest
 from benchmark.models.chat import ChatFormat
 from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld, task_worlds
-from tasks.hub.sourced import SourcedWorld
 
 ATTACKER_MODEL = "raw"
 """Role of the checkpoint the attacker controls, in worlds without a role ``attacker``: not aligned, so it follows the
@@ -39,22 +36,13 @@ def open_chat(world: TaskWorld, role: str) -> ChatFormat:
         UsageError: The tokenizer lacks a template, a pad token or an end-of-sequence token, and the suite names none.
         InputsMissingError: The model is not here.
     """
-    path = world.model_path(role)
-    if not isinstance(world, SourcedWorld):
-        return ChatFormat(path)
-    return ChatFormat(path, template=world.chat_template(role), pad_token=world.model_source(role).pad_token)
-
-
-def model_identity(world: TaskWorld, role: str) -> str:
-    """Return what identifies a role's model in keys and rows: the SHA-256 of its weights, or what its world says."""
-    if isinstance(world, SourcedWorld):
-        return world.model_identity(role)
-    return file_digest(world.model_path(role) / "model.safetensors")
+    checkpoint = world.checkpoint(role)
+    return ChatFormat(checkpoint.path, template=checkpoint.template, pad_token=checkpoint.pad_token)
 
 
 def world_revision(suite: Suite, world: TaskWorld) -> str:
-    """Return what identifies the training data of a world in keys."""
-    return world.revision if isinstance(world, SourcedWorld) else task_worlds.get(suite.world).info.revision
+    """Return the identity of a world's training data in keys: its revision, and the digest of chosen data if any."""
+    return "-".join(filter(None, (task_worlds.get(suite.world).info.revision, world.data_digest)))
 
 
 def attacker_role(world: TaskWorld) -> str:
@@ -65,11 +53,3 @@ def attacker_role(world: TaskWorld) -> str:
 def generation_limit(suite: Suite, probes: Sequence[Probe]) -> int:
     """Return how many tokens of instruction data a model generates at most: a suite's own limit, or a probe's."""
     return suite.data.data_max_new_tokens if suite.data else max(probe.max_new_tokens for probe in probes)
-
-
-def precision(world: TaskWorld, role: str) -> dict[str, Any]:
-    """Return in which format a role's model is loaded, as keyword arguments; float32 where the world says nothing."""
-    if not isinstance(world, SourcedWorld):
-        return {}
-    source = world.model_source(role)
-    return {"dtype": source.dtype, "quantization": source.quantization}

@@ -16,11 +16,12 @@ from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.select import choose_engine, open_engine
-from benchmark.judges._models import JudgeModel
+from benchmark.judges._models import chosen_source
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of
 from benchmark.keys import content_key
 from benchmark.models.date import DATE
 from tasks.base import TaskWorld
+from tasks.hub.models import source_checkpoint
 from tasks.hub.settings import ModelSource
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class LanguageModelJudge(Judge):
         opened: Engine | None = None,
     ) -> None:
         self.world = world
-        self._model = JudgeModel(world, self.role, self.default)
+        self._source = chosen_source(world, self.role, self.default)
+        self._model = source_checkpoint(self._source)
         self._engine_name = engine
         self._compute = compute
         self._opened = opened
@@ -199,8 +201,8 @@ class LanguageModelJudge(Judge):
                 max_lora_rank=self._lora_rank,
                 max_batch=compute.max_batch,
                 max_length=self._limit,
-                dtype=self._model.source.dtype,
-                quantization=self._model.source.quantization,
+                dtype=self._model.dtype,
+                quantization=self._model.quantization,
                 tensor_parallel=compute.tensor_parallel,
                 gpu_memory_fraction=compute.gpu_memory_fraction,
                 max_loras=1,
@@ -220,7 +222,7 @@ class LanguageModelJudge(Judge):
 
         model = None
         with suppress(UsageError):  # of sizes that cannot be predicted: it is tried
-            model = source_model(self._model.source)
+            model = source_model(self._source)
         if model is None:
             return
         engine, compute = choose_engine(self._engine_name).name, self._compute or Compute()
@@ -251,7 +253,7 @@ class LanguageModelJudge(Judge):
         prompt = self.prompt(item)
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))
-        template = self.chat_template or self._model.chat_template
+        template = self.chat_template or self._model.template
         if template is None and not self._tokenizer.chat_template:
             raise UsageError(
                 f"the model of judge {self.role!r} has no chat template; name one for its role in the suite's models"

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from benchmark.errors import UsageError
-from benchmark.judges._models import JudgeModel
+from benchmark.judges._models import chosen_source
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of, register
 from benchmark.keys import content_key
 from tasks.base import ProbeKind, TaskWorld
+from tasks.hub.models import source_checkpoint
 from tasks.hub.settings import ModelSource
 
 _BATCH = 16
@@ -45,7 +46,7 @@ class RewardModel(Judge):
     )
 
     def __init__(self, world: TaskWorld | None = None) -> None:
-        self._source = JudgeModel(world, self.role, self.default)
+        self._model = source_checkpoint(chosen_source(world, self.role, self.default))
         self._loaded: Any = None
 
     @property
@@ -55,7 +56,7 @@ class RewardModel(Judge):
         Raises:
             InputsMissingError: The model's revision is not a full commit and cannot be resolved here.
         """
-        return content_key({"model": self._source.identity, "code": identity_of("benchmark.judges.reward_model")})
+        return content_key({"model": self._model.identity, "code": identity_of("benchmark.judges.reward_model")})
 
     def judge(
         self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
@@ -122,9 +123,9 @@ class RewardModel(Judge):
             import transformers
 
             hub: Any = transformers
-            path, source = self._source.path, self._source.source
-            if source.quantization:
-                raise UsageError(f"role {self.role!r} asks for {source.quantization} weights; a reward model has none")
+            path, quantization = self._model.path, self._model.quantization
+            if quantization:
+                raise UsageError(f"role {self.role!r} asks for {quantization} weights; a reward model has none")
             if self._config.num_labels != 1:
                 raise UsageError(
                     f"{path} has {self._config.num_labels} outputs; a reward model has one: name another model for the "
@@ -133,7 +134,7 @@ class RewardModel(Judge):
             try:
                 model, report = hub.AutoModelForSequenceClassification.from_pretrained(
                     path,
-                    dtype=getattr(torch, source.dtype),
+                    dtype=getattr(torch, self._model.dtype),
                     local_files_only=True,
                     use_safetensors=True,
                     output_loading_info=True,
@@ -153,14 +154,14 @@ class RewardModel(Judge):
         import transformers
 
         hub: Any = transformers
-        return hub.AutoConfig.from_pretrained(self._source.path, local_files_only=True)
+        return hub.AutoConfig.from_pretrained(self._model.path, local_files_only=True)
 
     @cached_property
     def _tokenizer(self) -> Any:
         import transformers
 
         hub: Any = transformers
-        tokenizer = hub.AutoTokenizer.from_pretrained(self._source.path, local_files_only=True)
+        tokenizer = hub.AutoTokenizer.from_pretrained(self._model.path, local_files_only=True)
         tokenizer.padding_side = "right"
         # The length is checked here; the tokenizer would only warn.
         tokenizer.model_max_length = int(1e9)

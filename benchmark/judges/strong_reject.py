@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.judges._judgezoo import judgezoo_digest, judgezoo_module
 from benchmark.judges._language_model import LanguageModelJudge, unparsable
-from benchmark.judges._models import JudgeModel
+from benchmark.judges._models import chosen_source
 from benchmark.judges._strong_reject import scored
 from benchmark.judges.base import Item, Judgement, Verdict, identity_of, register
 from tasks.base import ProbeKind, TaskWorld
+from tasks.hub.models import source_checkpoint
 from tasks.hub.settings import ModelShape, ModelSource
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class StrongReject(LanguageModelJudge):
         opened: Engine | None = None,
     ) -> None:
         super().__init__(world, engine, compute, opened)
-        self._base = JudgeModel(world, "strong_reject_base", self.base_default)
+        self._base = source_checkpoint(chosen_source(world, "strong_reject_base", self.base_default))
 
     def prompt(self, item: Item) -> str:
         """Return the grading question as one text."""

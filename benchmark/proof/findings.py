@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +41,6 @@ from benchmark.records.store import Store
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario
 from tasks.hub.datasets import data_identity, load_rows
-from tasks.hub.world import HubWorld
 
 _SAME: Final = 1e-3
 """Largest difference of a logit between two ways of computing it in float32."""
@@ -133,20 +133,19 @@ def _disjoint(evidence: Evidence) -> tuple[bool, str]:
         }
     }
     for scenario in suite.scenarios:
-        world = _world(evidence, scenario)
+        world = open_world(evidence.plan.suite, scenario)
         drawn: dict[str, list[Any]] = {"server": [], "attackers": _attack_rows(evidence, scenario), "clients": []}
         for seed in suite.seeds:
             half = suite.posthoc.examples // 2
             drawn["server"] += world.server_aligned(half, stream(seed, "server", "aligned"))
             drawn["server"] += world.server_normal(suite.posthoc.examples - half, stream(seed, "server", "normal"))
             shards = world.benign_shards(
-                scenario.clients,
                 suite.training.rows_per_client,
-                stream(seed, "client-data"),
+                partial(stream, seed, "client-data"),
                 refusal_share=scenario.refusal_share,
-                shares=[None] * scenario.clients,
+                shares={str(client): None for client in range(scenario.clients)},
             )
-            drawn["clients"] += [row for shard in shards for row in shard]
+            drawn["clients"] += [row for shard in shards.values() for row in shard]
         for owner, rows in drawn.items():
             owners.setdefault(owner, set()).update(_plain(row.instruction) for row in rows)
     shared = {f"{a} and {b}": len(owners[a] & owners[b]) for a, b in combinations(owners, 2) if owners[a] & owners[b]}
@@ -166,7 +165,7 @@ def _peft(evidence: Evidence) -> tuple[bool, str]:
     suite, worst, moved = evidence.plan.suite, 0.0, []
     for key, scenario in evidence.adapters.items():
         folder = evidence.store.adapter_folder(key)
-        world = _world(evidence, scenario)
+        world = open_world(evidence.plan.suite, scenario)
         stacked = open_role(suite, world, scenario.start).stacked
         theirs = PeftModel.from_pretrained(load_causal_lm(world.model_path(scenario.start)), folder).eval()
         effect = 0.0
@@ -284,17 +283,11 @@ def _unpublishable(evidence: Evidence) -> tuple[bool, str]:
     return bool(reason) and not suite.publishable and suite.title in text, numbers
 
 
-def _world(evidence: Evidence, scenario: Scenario) -> HubWorld:
-    world = open_world(evidence.plan.suite, scenario)
-    assert isinstance(world, HubWorld)
-    return world
-
-
 def _attack_rows(evidence: Evidence, scenario: Scenario) -> list[Any]:
     """Return the pairs that the attackers of a scenario find."""
     if not scenario.malicious:
         return []
-    pool = _world(evidence, scenario)
+    pool = open_world(evidence.plan.suite, scenario)
     return [row for seed in evidence.plan.suite.seeds for row in pool.unaligned(500, stream(seed, "attack", "pool"))]
 
 

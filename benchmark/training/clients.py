@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from benchmark.suites.suite import Scenario, TrainingSettings
 from benchmark.training.schedule import Federation
 from benchmark.training.server import ServedModel
 from tasks.base import Automation, Example, TaskWorld
-from tasks.hub.sourced import SourcedWorld
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ClientRows:
         rows: For each client id its rows, tokenised.
         malicious_rows: Distinct malicious rows the attackers share.
         malicious_leaks: How many of them name an evaluation item.
-        repeated: What the world says of pools that have too few rows; see :class:`tasks.hub.sourced.SourcedWorld`.
+        repeated: Repetitions in the attackers' data; see :attr:`tasks.base.TaskWorld.repeated`.
     """
 
     rows: dict[str, list[TokenRow]]
@@ -63,7 +63,7 @@ class Attacker:
             temperature=temperature,
             max_new_tokens=self._max_new_tokens,
             generator=torch_stream(int(rng.integers(1 << 62)), "attack", "generate"),
-            per_prompt=isinstance(self._world, SourcedWorld),
+            per_prompt=self._world.draws_prompt_by_prompt,
         )
         return answers
 
@@ -91,7 +91,13 @@ def make_client_rows(
     """
     pool = attack.pool(attacker, stream(seed, "attack", "pool")) if scenario.malicious else []
     rows: dict[str, list[TokenRow]] = {}
-    for client, examples in _honest(scenario, training, federation, world, seed):
+    honest = world.benign_shards(
+        training.rows_per_client,
+        partial(stream, seed, "client-data"),
+        refusal_share=scenario.refusal_share,
+        shares={client: federation.task_shares[client] for client in federation.client_ids},
+    )
+    for client, examples in honest.items():
         if client in federation.compromised:
             examples = attack.poison(examples, pool, stream(seed, "attack", "poison", client))
             if len(examples) != training.rows_per_client:
@@ -101,32 +107,4 @@ def make_client_rows(
                 )
         rows[client] = [model.chat.row(example, training.max_length) for example in examples]
     distinct = {f"{pair.instruction} {pair.response}" for pair in pool}
-    repeated = dict(world.repeated) if isinstance(world, SourcedWorld) else {}
-    return ClientRows(rows, len(distinct), sum(map(world.leaks_evaluation, distinct)), repeated)
-
-
-def _honest(
-    scenario: Scenario, training: TrainingSettings, federation: Federation, world: TaskWorld, seed: int
-) -> Iterator[tuple[str, list[Example]]]:
-    """Yield every client with the rows that it would hold were it honest."""
-    ids, count = federation.client_ids, training.rows_per_client
-    if isinstance(world, SourcedWorld):
-        # Real rows are finite: dealt out once, so that no two clients hold the same.
-        shares = [federation.task_shares[client] for client in ids]
-        data = stream(seed, "client-data")
-        yield from zip(
-            ids,
-            world.benign_shards(len(ids), count, data, refusal_share=scenario.refusal_share, shares=shares),
-            strict=True,
-        )
-        return
-    for client in ids:
-        yield (
-            client,
-            world.benign(
-                count,
-                stream(seed, "client-data", client),
-                refusal_share=scenario.refusal_share,
-                task_shares=federation.task_shares[client],
-            ),
-        )
+    return ClientRows(rows, len(distinct), sum(map(world.leaks_evaluation, distinct)), dict(world.repeated))

@@ -18,7 +18,6 @@ from benchmark.suites.suite import PosthocSettings
 from benchmark.training.stacked import StackedModel
 from benchmark.updates import AdapterLayout
 from tasks.base import Automation, Example, TaskWorld
-from tasks.hub.sourced import SourcedWorld
 
 
 @dataclass
@@ -191,7 +190,7 @@ class MeteredServer:
             temperature=temperature,
             max_new_tokens=self._max_new_tokens,
             generator=torch_stream(self._seed, "defense", self._owner, "generate", self._calls),
-            per_prompt=isinstance(self._world, SourcedWorld),
+            per_prompt=self._world.draws_prompt_by_prompt,
         )
         self.usage.generated_tokens += tokens
         return answers

@@ -1,47 +1,12 @@
-"""What a run read: one record a model and data set, with what its revision was resolved to."""
+"""Records of the models and data sets that a run read, with resolved revisions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from tasks.base import Input
 from tasks.hub.datasets import Rows
 from tasks.hub.settings import DatasetSource, ModelSource
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input of a run.
-
-    Attributes:
-        kind: ``model`` or ``dataset``.
-        name: Role of the model; ``pool/<pool>`` or ``probes/<set>``.
-        source: Repository, with configuration and split of a data set.
-        requested: Revision as the suite names it.
-        resolved: Commit of the hub, or ``sha256:…`` of local files.
-        rows: Rows that are used; 0 for models.
-        detail: How rows were chosen and counted, or how weights are held.
-        repeated: Rows that a role had twice or more because it asked for more than there are.
-    """
-
-    kind: Literal["model", "dataset"]
-    name: str
-    source: str
-    requested: str
-    resolved: str
-    rows: int
-    detail: str
-    repeated: int = 0
-
-    @property
-    def remark(self) -> str:
-        """What a reader of results must know of it; empty if there is nothing."""
-        return (
-            f"{self.name} has {self.rows} rows, and {self.rows + self.repeated} were asked for: {self.repeated} repeat"
-            if self.repeated
-            else ""
-        )
 
 
 def model_input(role: str, source: ModelSource, resolved: str) -> Input:

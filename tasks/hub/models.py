@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
 from benchmark.errors import InputsMissingError, UsageError, unknown_name
+from tasks.base import Checkpoint
 from tasks.hub.digests import files_sha256
 from tasks.hub.hub import check_reachable, explained, resolve_commit
 from tasks.hub.roots import model_root
@@ -19,6 +21,38 @@ _WANTED: Final = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _UNWANTED: Final = ["*/*", "consolidated*", "README*", "LICENSE*"]
 """Other formats of the same weights, in subfolders or beside them."""
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+def source_checkpoint(source: ModelSource) -> Checkpoint:
+    """Return the checkpoint of a source. Nothing is fetched before its path or identity is read.
+
+    Raises:
+        UsageError: The chat template cannot be read.
+    """
+    return Checkpoint(
+        locate=partial(resolve_model, source),
+        identify=partial(model_identity, source),
+        dtype=source.dtype,
+        quantization=source.quantization,
+        template=template_text(source),
+        pad_token=source.pad_token,
+    )
+
+
+def model_identity(source: ModelSource) -> str:
+    """Return the identity of a model in keys: files, number format, quantisation, template and pad token.
+
+    Example: ``owner/model@<commit> bfloat16 4bit pad:<unk>``.
+
+    Raises:
+        UsageError: The chat template cannot be read.
+        InputsMissingError: The revision cannot be resolved.
+    """
+    template = template_text(source)
+    shown = f"template:{hashlib.sha256(template.encode()).hexdigest()[:16]}" if template is not None else ""
+    pad = f"pad:{source.pad_token}" if source.pad_token else ""
+    parts = (f"{source.repository}@{model_commit(source)}", source.dtype, source.quantization, shown, pad)
+    return " ".join(filter(None, parts))
 
 
 def resolve_model(source: ModelSource) -> Path:

@@ -9,18 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.base import Automation, Example, Outcome, Probe, register
+from tasks.base import (
+    Automation,
+    Checkpoint,
+    ClientStreams,
+    Example,
+    Input,
+    Outcome,
+    Probe,
+    TaskWorld,
+    register,
+)
 from tasks.hub import shards
 from tasks.hub.automation import automation_prompts
 from tasks.hub.choices import check_choice
 from tasks.hub.datasets import Rows, data_identity, load_rows
-from tasks.hub.inputs import Input, dataset_input, model_input
-from tasks.hub.models import model_commit, resolve_model, template_text
+from tasks.hub.inputs import dataset_input, model_input
+from tasks.hub.models import model_commit, source_checkpoint
 from tasks.hub.overlaps import (
     OverlapReport,
     RowSet,
@@ -31,7 +41,6 @@ from tasks.hub.overlaps import (
 )
 from tasks.hub.probes import PromptFinder, make_probes
 from tasks.hub.settings import DataChoice, DatasetSource, HubData, ModelSource
-from tasks.hub.sourced import SourcedWorld
 
 REVISION: Final = "2"
 """Counted up whenever the same sources could give other rows: reading, filters, order, overlaps, dealing."""
@@ -46,7 +55,7 @@ _NOT_OF_ROWS: Final = {"local", "gated", "licence"}
     "hash. There is no exact judgement; judges decide.",
     revision=REVISION,
 )
-class HubWorld(SourcedWorld):
+class HubWorld(TaskWorld):
     """Instruction data, probes and models of a suite on real data. Making one reads nothing.
 
     Args:
@@ -58,6 +67,9 @@ class HubWorld(SourcedWorld):
         UsageError: The choice names an unknown pool, one of another data type, or one pool for two roles.
     """
 
+    models_are_large = True
+    draws_prompt_by_prompt = True
+
     def __init__(
         self,
         models: Mapping[str, ModelSource] | None = None,
@@ -67,7 +79,7 @@ class HubWorld(SourcedWorld):
         self._models = dict(models or {})
         self._data = data or HubData()
         self._choice = choice
-        self.repeated: dict[str, int] = {}
+        self._repeated: dict[str, int] = {}
         if choice is not None:
             check_choice(self._data, choice)
 
@@ -77,8 +89,10 @@ class HubWorld(SourcedWorld):
         return tuple(self._choice.benign) if self._choice else ()
 
     @cached_property
-    def revision(self) -> str:
-        """Digest of all that rows, generated ones too, are made from; asks nobody where revisions are full commits.
+    def data_digest(self) -> str:
+        """Digest of everything that rows, generated ones too, are made from.
+
+        Where revisions are full commits, the digest needs neither files nor the hub.
 
         Raises:
             InputsMissingError: A revision cannot be resolved.
@@ -89,8 +103,7 @@ class HubWorld(SourcedWorld):
         # Attackers and servers may generate data in the course of a training: what they are asked, and for how long.
         asked = [asdict(self.automation), self._data.data_max_new_tokens]
         content = [REVISION, roles, pools, probes, self._data.overlaps, asked]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{REVISION}-{digest}"
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def benign(
         self, count: int, rng: np.random.Generator, *, refusal_share: float, task_shares: Mapping[str, float] | None
@@ -100,34 +113,35 @@ class HubWorld(SourcedWorld):
         Raises:
             FedSafetyError: As there.
         """
-        return self.benign_shards(1, count, rng, refusal_share=refusal_share, shares=[task_shares])[0]
+        return self._dealt(count, rng, refusal_share, [task_shares])[0]
 
     def benign_shards(
         self,
-        clients: int,
         count: int,
-        rng: np.random.Generator,
+        streams: ClientStreams,
         *,
         refusal_share: float,
-        shares: Sequence[Mapping[str, float] | None],
-    ) -> list[list[Example]]:
-        """Return the rows of all clients of a run, no row at two of them; each client's in random order.
+        shares: Mapping[str, Mapping[str, float] | None],
+    ) -> dict[str, list[Example]]:
+        """Return the rows of all clients of a run, dealt from the shared stream: no two clients hold the same row.
 
         Args:
-            clients: Number of clients.
-            count: Rows of each.
-            rng: Stream to draw from.
+            count: Number of rows for each client; each client's rows are in random order.
+            streams: Random streams of client data.
             refusal_share: Share of rows (0 to 1) from the pool of refusals.
-            shares: For each client the share of each pool among its other rows; ``None`` for those of the choice.
+            shares: Client id → share of each pool among its other rows; ``None`` for the shares of the choice.
 
         Raises:
             UsageError: A share is out of range or of an unknown pool, or there is no pool of refusals.
             FedSafetyError: A pool has fewer rows than the clients need together.
         """
-        if len(shares) != clients:
-            raise UsageError(f"shares of {len(shares)} clients were given for {clients} clients; give one a client")
+        return dict(zip(shares, self._dealt(count, streams(), refusal_share, list(shares.values())), strict=True))
+
+    def _dealt(
+        self, count: int, rng: np.random.Generator, refusal_share: float, shares: Sequence[Mapping[str, float] | None]
+    ) -> list[list[Example]]:
         default = self._chosen().benign
-        parts = [shards.composition(count, refusal_share, given, default) for given in shares]
+        parts = [shards.composition(count, refusal_share, pools, default) for pools in shares]
         needed = Counter[str]()
         for normal, _ in parts:
             needed.update(normal)
@@ -195,15 +209,10 @@ class HubWorld(SourcedWorld):
         """Roles that the suite names models for."""
         return tuple(self._models)
 
-    def model_source(self, role: str) -> ModelSource:
-        """Return what the suite says of the model for ``role``.
-
-        Raises:
-            UsageError: The suite names no such model (suggests the nearest).
-        """
-        if role not in self._models:
-            raise unknown_name("model of this suite", role, self._models)
-        return self._models[role]
+    @property
+    def sources(self) -> Mapping[str, ModelSource]:
+        """Models of the suite, by role."""
+        return self._models
 
     def model_path(self, role: str) -> Path:
         """Return the folder of the checkpoint for ``role``, which is downloaded if need be.
@@ -212,29 +221,25 @@ class HubWorld(SourcedWorld):
             UsageError: The suite names no such model.
             InputsMissingError: It is not here and cannot be had.
         """
-        return resolve_model(self.model_source(role))
+        return self.checkpoint(role).path
 
-    def model_identity(self, role: str) -> str:
-        """Return what pins the model and how it is held: files, number format, quantisation, template, pad token.
-
-        Raises:
-            UsageError: The suite names no such model, or its template cannot be read.
-            InputsMissingError: Its revision cannot be resolved.
-        """
-        source = self.model_source(role)
-        template = template_text(source)
-        shown = f"template:{hashlib.sha256(template.encode()).hexdigest()[:16]}" if template is not None else ""
-        pad = f"pad:{source.pad_token}" if source.pad_token else ""
-        parts = (f"{source.repository}@{model_commit(source)}", source.dtype, source.quantization, shown, pad)
-        return " ".join(filter(None, parts))
-
-    def chat_template(self, role: str) -> str | None:
-        """Return the template that takes the place of the tokenizer's own, or ``None``.
+    def checkpoint(self, role: str) -> Checkpoint:
+        """Return the checkpoint of ``role``, in the number format and with the template that the suite names.
 
         Raises:
-            UsageError: The suite names no such model, or the template cannot be read.
+            UsageError: The suite names no such model (suggests the nearest), or its template cannot be read.
         """
-        return template_text(self.model_source(role))
+        return source_checkpoint(self._source(role))
+
+    @property
+    def response_choices(self) -> dict[str, Any]:
+        """Openings of the soft score, because each suite chooses them."""
+        return {"openings": list(self.openings)}
+
+    @property
+    def repeated(self) -> Mapping[str, int]:
+        """Pools of which a role requested more rows than they hold → most repetitions that it got at once."""
+        return self._repeated
 
     def inputs(self, roles: Sequence[str] | None = None) -> list[Input]:
         """Return what this choice reads: models, pools and probe sets, with resolved revisions and row counts.
@@ -245,14 +250,14 @@ class HubWorld(SourcedWorld):
         Raises:
             InputsMissingError: One of them is not here.
         """
-        sources = {role: self.model_source(role) for role in (self.roles if roles is None else roles)}
+        sources = {role: self._source(role) for role in (self.roles if roles is None else roles)}
         found = [model_input(role, source, model_commit(source)) for role, source in sources.items()]
         limits = {f"probes/{probe.id}": probe.limit for probe in self._data.probes}
         for one in self._sets:
             used = int(self._kept[one.name].sum())
             asked = min(used, limits.get(one.name) or used)
             removed = [("left out for shared prompts", len(one.rows) - used)] if used < len(one.rows) else []
-            found.append(dataset_input(one.name, one.rows, asked, removed, self.repeated.get(one.name, 0)))
+            found.append(dataset_input(one.name, one.rows, asked, removed, self._repeated.get(one.name, 0)))
         return found
 
     def overlaps(self) -> OverlapReport:
@@ -299,6 +304,11 @@ class HubWorld(SourcedWorld):
                 )
         return found
 
+    def _source(self, role: str) -> ModelSource:
+        if role not in self._models:
+            raise unknown_name("model of this suite", role, self._models)
+        return self._models[role]
+
     def _chosen(self) -> DataChoice:
         if self._choice is None:
             raise UsageError("this world was made without a choice of pools; name the scenario's data")
@@ -317,7 +327,7 @@ class HubWorld(SourcedWorld):
         pool = self._pool_of(role)
         name, kept = f"pool/{pool}", self._kept[f"pool/{pool}"]
         if (repeated := count - int(kept.sum())) > 0:
-            self.repeated[name] = max(repeated, self.repeated.get(name, 0))
+            self._repeated[name] = max(repeated, self._repeated.get(name, 0))
         return self._rows(pool).examples(shards.draw(kept, count, rng), pool)
 
     def _dealer(self, pool: str, needed: int, rng: np.random.Generator) -> Callable[[int], list[Example]]:

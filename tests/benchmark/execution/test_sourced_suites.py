@@ -19,7 +19,7 @@ from benchmark.execution.answering import evaluate
 from benchmark.execution.plan import CellPlan, Plan, make_plan
 from benchmark.execution.run import run_plan
 from benchmark.execution.worker import run_job
-from benchmark.execution.worlds import SourcedWorld, generation_limit, open_chat, open_world
+from benchmark.execution.worlds import generation_limit, open_chat, open_world
 from benchmark.generation.select import EngineChoice
 from benchmark.models.chat import ChatFormat, cut
 from benchmark.models.rows import TokenRow
@@ -243,7 +243,6 @@ def test_a_plan_is_shown_without_models_and_data_and_not_run(
 
 def test_the_world_deals_disjoint_rows_and_says_what_it_read(suite: Suite, root: Path) -> None:
     world = open_world(suite, suite.scenario("made"))
-    assert isinstance(world, SourcedWorld)
     names = {(read.kind, read.name) for read in world.inputs()}
     assert {("model", "base")} < names
     assert sum(kind == "dataset" for kind, _ in names) == 5

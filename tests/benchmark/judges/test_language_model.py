@@ -256,7 +256,7 @@ def test_it_makes_no_difference_who_names_a_model(
 ) -> None:
     save_model(model_root / "llama_guard_3", {})
     world = world_of("llama_guard_3")
-    monkeypatch.setattr(LlamaGuard3, "default", world.model_source("llama_guard_3"))
+    monkeypatch.setattr(LlamaGuard3, "default", world.sources["llama_guard_3"])
     assert LlamaGuard3().identity == LlamaGuard3(world).identity == LlamaGuard3(world_of()).identity
 
 

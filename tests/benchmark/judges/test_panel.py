@@ -153,7 +153,7 @@ def test_what_is_judged_is_written_every_few_sets(panel: Panel, monkeypatch: pyt
 def test_another_model_judges_anew_and_its_verdicts_replace_the_former(panel: Panel, model_root: Path) -> None:
     panel.judge("md_judge")
     save_model(model_root / "md_judge", {"a": {"b": 1.0}})
-    panel.world = HubWorld(models={"md_judge": panel.world.model_source("md_judge")})
+    panel.world = HubWorld(models={"md_judge": panel.world.sources["md_judge"]})
     assert panel.judge("md_judge") == 2
     assert len(panel.store.keys("verdicts")) == 2
 
@@ -170,7 +170,7 @@ def test_what_a_judge_lacks_is_known_before_anything_is_asked(panel: Panel, mode
     check_judges(["md_judge", "rule", "oracle"], panel.world)
     assert panel.log == []
     (model_root / "md_judge" / "config.json").unlink()
-    panel.world = HubWorld(models={"md_judge": panel.world.model_source("md_judge")})
+    panel.world = HubWorld(models={"md_judge": panel.world.sources["md_judge"]})
     with pytest.raises(InputsMissingError, match="tests/made"):
         check_judges(["rule", "md_judge"], panel.world)
 
@@ -182,7 +182,7 @@ def test_a_judge_that_is_too_large_is_left_out_where_that_is_allowed(
     source = ModelSource(repository="tests/made", local="md_judge", shape=large)
     monkeypatch.setattr(predict_roles, "_configuration_here", lambda source: None)
     monkeypatch.setattr(predict_device, "this_device", lambda: Device("cpu", "processor", 24 << 30))
-    panel.world = HubWorld(models={"md_judge": source, "llama_guard_3": panel.world.model_source("llama_guard_3")})
+    panel.world = HubWorld(models={"md_judge": source, "llama_guard_3": panel.world.sources["llama_guard_3"]})
     with pytest.raises(MemoryShortageError, match=r"judge md_judge: .* offers 24\.0 GiB; .* for the role md_judge"):
         panel.judge("md_judge", "llama_guard_3")
     assert panel.log == []

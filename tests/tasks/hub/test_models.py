@@ -215,8 +215,8 @@ def test_identity_holds_all_that_changes_answers() -> None:
         {"pad_token": "<unk>"},
     ]
     world = HubWorld(models={str(i): pinned.model_copy(update=change) for i, change in enumerate(changes)})
-    assert len({world.model_identity(role) for role in world.roles}) == len(changes)
-    assert world.model_identity("0") == f"owner/model@{COMMIT} bfloat16"
+    assert len({world.checkpoint(role).identity for role in world.roles}) == len(changes)
+    assert world.checkpoint("0").identity == f"owner/model@{COMMIT} bfloat16"
     (record,) = world.inputs(["3"])
     assert (record.kind, record.name, record.requested, record.resolved) == ("model", "3", COMMIT, COMMIT)
     assert "quantization 8bit" in record.detail

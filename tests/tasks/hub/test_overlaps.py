@@ -43,8 +43,8 @@ def data_of(source: Write, prompts: dict[str, Sequence[str]], policy: str = "rem
 def used(world: HubWorld) -> dict[str, set[str]]:
     """Normalised prompts that each role can ever get."""
     rng = np.random.default_rng(0)
-    (client,) = world.benign_shards(1, int(world._kept["pool/benign"].sum()), rng, refusal_share=0, shares=[None])
-    (refusing,) = world.benign_shards(1, int(world._kept["pool/refusals"].sum()), rng, refusal_share=1, shares=[None])
+    client = world.benign(int(world._kept["pool/benign"].sum()), rng, refusal_share=0, task_shares=None)
+    refusing = world.benign(int(world._kept["pool/refusals"].sum()), rng, refusal_share=1, task_shares=None)
     rows = {
         "clients": [*client, *refusing],
         "attackers": world.unaligned(50, rng),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -73,6 +73,21 @@ def test_making_one_reads_nothing(data: HubData, monkeypatch: pytest.MonkeyPatch
     assert HubWorld(data=data, choice=CHOICE).task_types == ("chats", "code")
 
 
+def deal(
+    world: HubWorld,
+    count: int,
+    stream: np.random.Generator,
+    *,
+    refusal_share: float,
+    shares: Sequence[Mapping[str, float] | None],
+) -> list[list[Example]]:
+    """Return the rows of as many clients as there are ``shares``, dealt from ``stream``."""
+    by_client = {f"client_{i}": shares[i] for i in range(len(shares))}
+    shards = world.benign_shards(count, lambda *_: stream, refusal_share=refusal_share, shares=by_client)
+    assert list(shards) == list(by_client)
+    return list(shards.values())
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     clients=st.integers(1, 6),
@@ -85,7 +100,7 @@ def test_shards_are_disjoint(
     world: HubWorld, clients: int, count: int, refusal_share: float, skewed: list[dict[str, float] | None], seed: int
 ) -> None:
     shares = skewed[:clients]
-    shards = world.benign_shards(clients, count, rng(seed), refusal_share=refusal_share, shares=shares)
+    shards = deal(world, count, rng(seed), refusal_share=refusal_share, shares=shares)
     assert [len(shard) for shard in shards] == [count] * clients
     prompts = [row.instruction for shard in shards for row in shard]
     assert len(set(prompts)) == len(prompts)
@@ -98,7 +113,7 @@ def test_shards_are_disjoint(
 
 
 def test_shares_are_followed(world: HubWorld) -> None:
-    (shard,) = world.benign_shards(1, 20, rng(), refusal_share=0.2, shares=[None])
+    (shard,) = deal(world, 20, rng(), refusal_share=0.2, shares=[None])
     assert Counter(row.task for row in shard) == {"chats": 12, "code": 4, "refusals": 4}
     assert shard != sorted(shard, key=lambda row: row.task)
 
@@ -107,7 +122,7 @@ def test_draws_depend_on_the_generator_alone(data: HubData) -> None:
     def drawn(seed: int) -> list[list[Example]]:
         forget()
         world, stream = HubWorld(data=data, choice=CHOICE), rng(seed)
-        shards = world.benign_shards(3, 10, stream, refusal_share=0.1, shares=[None] * 3)
+        shards = deal(world, 10, stream, refusal_share=0.1, shares=[None] * 3)
         return [*shards, world.unaligned(5, stream), world.server_aligned(5, stream), world.server_normal(5, stream)]
 
     assert drawn(1) == drawn(1)
@@ -119,7 +134,7 @@ def test_one_more_shared_prompt_changes_its_own_row_alone(data: HubData, source:
         asked = [{"instruction": text} for text in ["of its own", *shared]]
         probe = data.probes[0].model_copy(update={"source": source(name, asked, format="prompts")})
         world, stream = HubWorld(data=data.model_copy(update={"probes": (probe,)}), choice=CHOICE), rng(3)
-        shards = world.benign_shards(4, 15, stream, refusal_share=0.2, shares=[None] * 4)
+        shards = deal(world, 15, stream, refusal_share=0.2, shares=[None] * 4)
         roles = [world.unaligned(5, stream), world.server_aligned(8, stream), world.server_normal(9, stream)]
         return [row.instruction for rows in [*shards, *roles] for row in rows]
 
@@ -154,7 +169,7 @@ def test_too_few_rows_are_repeated_evenly_or_refused(world: HubWorld) -> None:
     with pytest.raises(
         FedSafetyError, match=r"pool 'code' has 40 rows .* need 50 different ones; choose a larger pool"
     ):
-        world.benign_shards(5, 10, rng(), refusal_share=0, shares=[{"code": 1.0}] * 5)
+        deal(world, 10, rng(), refusal_share=0, shares=[{"code": 1.0}] * 5)
 
 
 def test_attackers_answer_with_one_prefix(world: HubWorld) -> None:
@@ -168,12 +183,11 @@ def test_attackers_answer_with_one_prefix(world: HubWorld) -> None:
         ({"shares": [{"chat": 1.0}]}, r"unknown pool of honest clients 'chat'; did you mean 'chats'"),
         ({"shares": [{"chats": -1.0}]}, "share of pool 'chats' is -1.0"),
         ({"shares": [{"chats": 0.0}]}, "all shares of pools are 0"),
-        ({"shares": []}, "shares of 0 clients were given for 1 clients"),
     ],
 )
 def test_bad_shares(world: HubWorld, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        world.benign_shards(1, 4, rng(), **{"refusal_share": 0.0, "shares": [None], **arguments})  # type: ignore[arg-type]
+        deal(world, 4, rng(), **{"refusal_share": 0.0, "shares": [None], **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -251,19 +265,19 @@ def test_automation(world: HubWorld, data: HubData) -> None:
     assert HubWorld(data=data.model_copy(update={"automation": own})).automation.comply_hint == "c"
 
 
-def test_revision_is_of_what_rows_are_made_from(data: HubData, source: Write) -> None:
-    def revision(changed: HubData = data, choice: DataChoice = CHOICE) -> str:
-        return HubWorld(data=changed, choice=choice).revision
+def test_data_digest_covers_what_rows_are_made_from(data: HubData, source: Write) -> None:
+    def digest(changed: HubData = data, choice: DataChoice = CHOICE) -> str:
+        return HubWorld(data=changed, choice=choice).data_digest
 
-    before = revision()
-    assert before == revision()
+    before = digest()
+    assert before == digest()
     same = data.pools | {"chats": data.pools["chats"].model_copy(update={"licence": "x"}), "unused": data.pools["own"]}
     limits = tuple(probe.model_copy(update={"limit": None, "max_new_tokens": 1}) for probe in data.probes)
-    assert revision(data.model_copy(update={"pools": same, "probes": limits})) == before
+    assert digest(data.model_copy(update={"pools": same, "probes": limits})) == before
     others = [
-        revision(data.model_copy(update={"overlaps": "report"})),
-        revision(data.model_copy(update={"data_max_new_tokens": 17})),
-        revision(
+        digest(data.model_copy(update={"overlaps": "report"})),
+        digest(data.model_copy(update={"data_max_new_tokens": 17})),
+        digest(
             data.model_copy(
                 update={
                     "automation": AutomationPrompts(
@@ -272,12 +286,10 @@ def test_revision_is_of_what_rows_are_made_from(data: HubData, source: Write) ->
                 }
             )
         ),
-        revision(data.model_copy(update={"probes": data.probes[:1]})),
-        revision(choice=CHOICE.model_copy(update={"benign": {"chats": 1.0, "code": 1.0}})),
-        revision(
-            data.model_copy(update={"pools": data.pools | {"chats": source("chats", pairs("chat", 80), limit=70)}})
-        ),
-        revision(data.model_copy(update={"pools": data.pools | {"chats": source("chats", pairs("chit", 80))}})),
+        digest(data.model_copy(update={"probes": data.probes[:1]})),
+        digest(choice=CHOICE.model_copy(update={"benign": {"chats": 1.0, "code": 1.0}})),
+        digest(data.model_copy(update={"pools": data.pools | {"chats": source("chats", pairs("chat", 80), limit=70)}})),
+        digest(data.model_copy(update={"pools": data.pools | {"chats": source("chats", pairs("chit", 80))}})),
     ]
     assert len({before, *others}) == 8
 
@@ -287,7 +299,7 @@ def test_pinned_revisions_need_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = HubData(pools={"chats": DatasetSource(repository="owner/chats", revision=COMMIT)})
     moved = HubData(pools={"chats": DatasetSource(repository="owner/chats", revision=COMMIT.replace("c", "d"))})
     choice = DataChoice(benign="chats")
-    assert HubWorld(data=pinned, choice=choice).revision != HubWorld(data=moved, choice=choice).revision
+    assert HubWorld(data=pinned, choice=choice).data_digest != HubWorld(data=moved, choice=choice).data_digest
 
 
 def test_unknown_model() -> None:
