@@ -14,6 +14,7 @@ from benchmark.execution import judging
 from benchmark.execution.judging import check_judges, judge_responses
 from benchmark.generation.select import EngineChoice
 from benchmark.judges import _language_model
+from benchmark.judges.base import judges
 from benchmark.judges.oracle import Oracle
 from benchmark.keys import source_digest
 from benchmark.prediction import device as predict_device
@@ -158,11 +159,16 @@ def test_another_model_judges_anew_and_its_verdicts_replace_the_former(panel: Pa
     assert len(panel.store.keys("verdicts")) == 2
 
 
-def test_a_change_of_the_world_asks_exact_judges_alone_again(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    panel.judge("md_judge", "rule")
+def test_a_change_of_the_world_asks_judges_that_read_it_alone_again(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert Oracle.reads_world
+    monkeypatch.setattr(judges.get("rule").target, "reads_world", True)
+    panel.judge("md_judge", "rule", "rule_paper")
     monkeypatch.setattr(judging, "source_digest", lambda module: f"{source_digest(module)} changed")
-    assert panel.judge("md_judge", "rule") == 2
+    panel.log.clear()
+    assert panel.judge("md_judge", "rule_paper") == 0
+    assert panel.judge("rule") == 2
     assert panel.log == []
 
 
