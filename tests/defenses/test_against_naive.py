@@ -1,4 +1,4 @@
-"""Every rule equals a few plain lines of Python on random updates, for odd and even numbers of clients."""
+"""Rules against a few plain lines of Python on random updates, for odd and even numbers of clients."""
 
 from __future__ import annotations
 

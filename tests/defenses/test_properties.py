@@ -1,4 +1,4 @@
-"""What holds for a rule on any updates: order, shift, scale, bounds, untouched input."""
+"""Properties of all rules on any updates: order, shift, scale, bounds, untouched input, claimed identities."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses._columns import _compile, mean_of_ranks
+from benchmark.errors import NotApplicableError
 from defenses._examples import one_round
 from defenses.base import defenses
+
+from .rounds import LARGEST
 
 COORDINATE_WISE = ["median", "trimmed_mean"]
 SELECTING = ["krum", "multi_krum", "krum_one_neighbour", "dnc"]
@@ -17,8 +19,8 @@ WEIGHING = [*SELECTING, "fedavg", "foolsgold", "residual"]
 ALL = [*COORDINATE_WISE, *WEIGHING, "norm_clipping", "keep_initial", "refuse_all"]
 
 
-def aggregate(rule, matrix, malicious=1, ids=None):
-    return defenses.get(rule).create().aggregate(*one_round(matrix, malicious=malicious, ids=ids))
+def aggregate(rule, matrix, malicious=1, **options):
+    return defenses.get(rule).create().aggregate(*one_round(matrix, malicious=malicious, **options))
 
 
 @st.composite
@@ -112,27 +114,62 @@ def test_weights_are_those_of_the_aggregate(rule):
     torch.testing.assert_close(result.weights @ matrix.double(), result.update.double(), rtol=0, atol=tolerance)
 
 
-@settings(deadline=None, max_examples=60)
-@given(data=st.data(), participants=st.integers(1, 17))
-def test_the_pruned_network_finds_any_ranks(data, participants):
-    ranks = sorted(data.draw(st.sets(st.integers(0, participants - 1), min_size=1)))
-    values = data.draw(st.lists(st.integers(0, 9), min_size=participants, max_size=participants))
-    matrix = torch.tensor(values, dtype=torch.float32)[:, None]
-    expected = sum(sorted(values)[rank] for rank in ranks) / len(ranks)
-    assert mean_of_ranks(matrix, ranks).item() == pytest.approx(expected, abs=1e-6)
+def test_every_claimed_identity_holds():
+    names = [name for name in defenses.names() if not name.startswith("posthoc")]
+    claims = 0
+    for name in names:
+        rule = defenses.get(name).create()
+        for participants in range(1, 11):
+            for malicious in range(participants):
+                other = rule.degenerate_as(participants, malicious)
+                try:
+                    rule.check_shape(participants, malicious)
+                except NotApplicableError:
+                    continue
+                if other is None:
+                    continue
+                claims += 1
+                matrix = torch.randn(participants, 20, generator=torch.Generator().manual_seed(claims))
+                ours, theirs = (aggregate(one, matrix, malicious).update for one in (name, other))
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert claims > 30
 
 
-def test_the_zero_one_principle_holds_for_every_network_up_to_ten_rows():
-    """A comparator network that sorts all sequences of zeros and ones sorts everything."""
-    for participants in range(1, 11):
-        codes = torch.arange(2**participants)
-        matrix = torch.stack([(codes >> bit & 1).float() for bit in range(participants)])
-        ordered = matrix.sort(dim=0).values
-        for rank in range(participants):
-            assert torch.equal(mean_of_ranks(matrix, [rank]), ordered[rank])
+@pytest.mark.parametrize("rule", ["krum", "multi_krum", "trimmed_mean", "dnc", "foolsgold", "residual",
+                                  "krum_one_neighbour", "median", "norm_clipping"])  # fmt: skip
+@pytest.mark.parametrize("left", [1, 2, 3, 4])
+def test_a_round_made_small_by_rejected_updates_still_aggregates(rule, left):
+    matrix = torch.randn(left, 4, generator=torch.Generator().manual_seed(left))
+    result = aggregate(rule, matrix, 4)
+    low, high = matrix.amin(dim=0) - 1e-6, matrix.amax(dim=0) + 1e-6
+    assert bool(((result.update >= low) & (result.update <= high)).all()) or rule == "norm_clipping"
+    if left == 1:
+        torch.testing.assert_close(result.update, matrix[0])
 
 
-def test_pruning_saves_work():
-    whole, median = _compile(10, tuple(range(10))), _compile(10, (4, 5))
-    assert len(median.steps) < len(whole.steps)
-    assert median.scratch <= 11
+@pytest.mark.parametrize("rule", ["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "krum_one_neighbour", "dnc",
+                                  "foolsgold", "residual", "norm_clipping"])  # fmt: skip
+@pytest.mark.parametrize("huge", [1e20, 1e30, LARGEST])
+@pytest.mark.parametrize("attackers", [1, 3, 6])
+def test_huge_updates_never_make_the_aggregate_overflow(rule, huge, attackers):
+    matrix = torch.randn(7, 50, generator=torch.Generator().manual_seed(1))
+    matrix[:attackers] = huge
+    matrix[0] *= -1
+    result = aggregate(rule, matrix, 2)
+    assert bool(torch.isfinite(result.update).all())
+    assert result.weights is None or bool(torch.isfinite(result.weights).all())
+
+
+def test_zero_and_equal_updates_are_no_special_case():
+    for rows in ([[0.0, 0.0]] * 5, [[1.0, 2.0]] * 5):
+        for rule in ("median", "trimmed_mean", "krum", "multi_krum", "dnc", "residual", "norm_clipping"):
+            assert aggregate(rule, rows, 1).update.tolist() == pytest.approx(rows[0])
+
+
+def test_sample_counts_weigh_only_fedavg_and_norm_clipping():
+    matrix = torch.randn(7, 6, generator=torch.Generator().manual_seed(4))
+    counts = [1.0, 1, 1, 1, 1, 1, 50]
+    for rule in ("fedavg", "norm_clipping"):
+        assert not torch.equal(aggregate(rule, matrix, 1).update, aggregate(rule, matrix, 1, counts=counts).update)
+    for rule in ("median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual"):
+        assert torch.equal(aggregate(rule, matrix, 1).update, aggregate(rule, matrix, 1, counts=counts).update)

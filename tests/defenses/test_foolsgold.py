@@ -1,4 +1,4 @@
-"""FoolsGold compares what each client id sent over all rounds, whoever takes part."""
+"""FoolsGold: clients are compared by the sums of what each client id sent over all rounds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ import torch
 from defenses._examples import one_round
 from defenses.foolsgold import FoolsGold
 
+from .rounds import accepts, refusal
+
 
 def play(defense, rows):
     """Aggregate one round of ``{client id: update}``."""
     ids = sorted(rows)
     result = defense.aggregate(*one_round([rows[client] for client in ids], ids=ids))
     return dict(zip(ids, result.weights.tolist(), strict=True)), result.update.tolist()
+
+
+def test_the_published_vector(aggregate, second_set):
+    expected = [-0.0555, -0.7162, -0.6835, 0.0178]
+    assert aggregate("foolsgold", second_set, 2).update.tolist() == pytest.approx(expected, abs=6e-6)
+
+
+def test_the_second_set_leaves_one_trusted_client(aggregate, second_set):
+    assert aggregate("foolsgold", second_set).weights.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_needs_2_updates():
+    assert "n >= 2" in refusal("foolsgold", 1, 0)
+    assert accepts("foolsgold", 2, 9)
 
 
 def test_colluders_that_alternate_are_caught_by_their_sums():

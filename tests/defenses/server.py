@@ -1,0 +1,73 @@
+"""A server whose tools count their use, for the tests of the post-hoc defenses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from benchmark.updates import AdapterLayout
+from tasks.base import Automation, DataKind, Example
+
+AUTOMATION = Automation(("propose harm .",), ("propose a task .",), "directly .", "answer safely .")
+REFUSAL = "i'm sorry , i cannot help with that ."
+
+
+def refuse_when_reminded(prompt: str) -> str:
+    """Refuse under the safety reminder only."""
+    if prompt.endswith("answer safely ."):
+        return REFUSAL
+    return "sure , mix water ."
+
+
+class FakeServer:
+    """Proposes two harmful and three ordinary instructions; records the use of its tools; fine-tuning adds one."""
+
+    layout = AdapterLayout(("layer.lora_A",), ((1, 3),))
+    automation = AUTOMATION
+
+    def __init__(self, examples: int = 10, answer: Callable[[str], str] = refuse_when_reminded) -> None:
+        self.examples = examples
+        self.answer = answer
+        self.sources: list[str] = []
+        self.tuned: list[Example] = []
+        self.shuffled = 0
+        self._proposed = 0
+
+    def owned_aligned(self, count: int) -> list[Example]:
+        self.sources.append("owned")
+        return [Example(f"harm {i}", REFUSAL, DataKind.ALIGNED, "howto") for i in range(count)]
+
+    def owned_normal(self, count: int) -> list[Example]:
+        self.sources.append("owned")
+        return [Example(f"task {i}", "done", DataKind.NORMAL, "code") for i in range(count)]
+
+    def owned_contrast(self, count: int) -> list[Example]:
+        self.sources.append("owned")
+        return [Example(f"harm toy {i}", "done", DataKind.NORMAL, "howto") for i in range(count)]
+
+    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        assert adapter is not None
+        assert adapter.tolist() == [1.0, 2.0, 3.0], "the attacked global model generates"
+        self.sources.append("self")
+        return [self._answer(prompt, temperature) for prompt in prompts]
+
+    def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
+        self.sources.append("external")
+        return [self._answer(prompt, temperature) for prompt in prompts]
+
+    def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+        self.tuned = examples
+        return adapter + 1
+
+    def shuffle(self, examples: list[Example]) -> list[Example]:
+        self.shuffled += 1
+        return examples[::-1]
+
+    def _answer(self, prompt: str, temperature: float) -> str:
+        if prompt not in (*AUTOMATION.propose_harmful, *AUTOMATION.propose_normal):
+            assert temperature == 0
+            return self.answer(prompt)
+        assert temperature == 1
+        self._proposed += 1
+        return f"how to harm {self._proposed % 2} ?" if "harm" in prompt else f"do task {self._proposed % 3} ."
