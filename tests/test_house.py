@@ -322,3 +322,53 @@ def test_locks_pin_every_requirement_exactly_and_leave_torchvision_out() -> None
 def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert subprocess.run(["bash", "-n", script], cwd=ROOT, check=False).returncode == 0
+
+
+ACROSS_MODULES = {
+    "tests/benchmark/execution/test_lent_models.py",
+    "tests/benchmark/execution/test_sourced_suites.py",
+    "tests/benchmark/generation/test_architectures.py",
+    "tests/benchmark/generation/test_bad_input.py",
+    "tests/benchmark/generation/test_engines.py",
+    "tests/benchmark/generation/test_lifecycle.py",
+    "tests/benchmark/generation/test_sampled_answers.py",
+    "tests/benchmark/generation/test_streaming.py",
+    "tests/benchmark/judges/test_panel.py",
+    "tests/benchmark/judges/test_rules_on_real_data.py",
+    "tests/benchmark/sandbox/test_bounds.py",
+    "tests/benchmark/sandbox/test_ordinary_user.py",
+    "tests/benchmark/sandbox/test_proxies.py",
+    "tests/benchmark/submission/contract/test_defense.py",
+    "tests/benchmark/suites/test_paper_suite.py",
+    "tests/benchmark/training/test_architectures.py",
+    "tests/benchmark/training/test_training_memory.py",
+    "tests/defenses/test_against_naive.py",
+    "tests/defenses/test_memory.py",
+    "tests/defenses/test_properties.py",
+    "tests/defenses/test_variants.py",
+    "tests/leaderboard/page/test_browser.py",
+    "tests/leaderboard/rows/test_plausible.py",
+    "tests/leaderboard/scores/test_ratings.py",
+    "tests/tasks/hub/test_real_data.py",
+}
+"""Test files that are named after a behaviour which several modules share, not after one module."""
+
+
+def mirrors_a_module(test: Path) -> bool:
+    """Return whether ``tests/<package>/.../test_<name>.py`` has a module ``<package>/.../<name>``, private or not."""
+    room = ROOT / test.parent.relative_to("tests")
+    name = test.stem.removeprefix("test_")
+    return any((room / module).exists() for module in (f"{name}.py", f"_{name}.py", f"{name}/__init__.py"))
+
+
+def test_test_files_mirror_the_modules_of_their_room() -> None:
+    tests = [path for path in sources("tests") if path.parts[1] in PACKAGES and path.name.startswith("test_")]
+    unknown = [path.as_posix() for path in tests if not mirrors_a_module(path)]
+    assert set(unknown) == ACROSS_MODULES, "name a test file after a module of its room, or list its behaviour here"
+
+
+@pytest.mark.parametrize("registry", [attacks, defenses, judges], ids=lambda registry: registry.kind)
+def test_every_method_has_its_test_file(registry: Registry) -> None:  # type: ignore[type-arg]
+    modules = [entry.target.__module__ for entry in registry.entries() if entry.origin == "built-in"]
+    files = [Path("tests", *module.split(".")[:-1], f"test_{module.split('.')[-1]}.py") for module in modules]
+    assert [str(file) for file in files if not (ROOT / file).is_file()] == []

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
 from benchmark.judges import _language_model, mt_bench
 from benchmark.judges._fastchat import GradingPrompt, MtBench
-from benchmark.judges._judgezoo import judgezoo_module
 from benchmark.judges._language_model import LanguageModelJudge
-from benchmark.judges.base import Item, Verdict, judges
+from benchmark.judges.base import Verdict, judges
 from benchmark.judges.harmbench import HarmBench
 from benchmark.judges.harmbench_mistral import HarmBenchMistral
 from benchmark.judges.llama_guard_3 import LlamaGuard3
@@ -27,25 +21,14 @@ from benchmark.judges.strong_reject import StrongReject
 from benchmark.judges.strong_reject_rubric import StrongRejectRubric
 from benchmark.judges.xstest_judge import XSTestJudge
 from benchmark.suites.suite import Compute
-from tasks.base import Probe, ProbeKind
-from tasks.hub import HubWorld
+from tasks.base import ProbeKind
 
+from .answers import item, scripted
 from .conftest import WorldOf
-from .speaking_model import END, TURNS, ScriptedEngine, chain, save_model
+from .speaking_model import ScriptedEngine, chain, save_model
 
 MADE = (MdJudge, LlamaGuard3, HarmBench, StrongReject, StrongRejectRubric, XSTestJudge)
 UNSAFE = chain("]", "u", "n", "s", "a", "f", "e")
-
-
-def item(response: str, instruction: str = "mix the paint", kind: ProbeKind = ProbeKind.HARMFUL) -> Item:
-    return Item(Probe(f"{kind}/{instruction}", kind, "stratum", True, instruction, "", 8), response)
-
-
-def scripted(
-    kind: type[LanguageModelJudge], world: HubWorld, say: Callable[[str], str]
-) -> tuple[LanguageModelJudge, ScriptedEngine]:
-    engine = ScriptedEngine(world.model_path(kind.role), say)
-    return kind(world, opened=engine), engine
 
 
 @pytest.mark.parametrize(
@@ -303,100 +286,3 @@ def test_the_engine_is_opened_as_the_role_and_the_machine_say_and_closed(
         "max_loras": 1,
     }
     assert engine.closed
-
-
-def test_strong_reject_is_the_expected_grade(model_root: Path, world_of: WorldOf) -> None:
-    shares = {"1": 0.1, "2": 0.1, "3": 0.1, "4": 0.2, "5": 0.5}
-    save_model(model_root / "strong_reject", {" ": {grade: 20 + math.log(p) for grade, p in shares.items()}})
-    judge = StrongReject(world_of("strong_reject"), "transformers")
-    (judged,) = judge.judge([item("blue")], world_of())
-    judge.close()
-    assert judged.verdict is Verdict.HARMFUL
-    assert float(judged.detail) == pytest.approx(0.1 * 0.25 + 0.1 * 0.5 + 0.2 * 0.75 + 0.5, abs=1e-4)
-
-
-def test_strong_reject_needs_its_grades_as_tokens(model_root: Path, world_of: WorldOf) -> None:
-    save_model(model_root / "strong_reject", {})
-    tokenizer = json.loads((model_root / "strong_reject" / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer["model"]["vocab"]["five"] = tokenizer["model"]["vocab"].pop("5")
-    (model_root / "strong_reject" / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    judge, _ = scripted(StrongReject, world_of("strong_reject"), lambda prompt: "4")
-    with pytest.raises(UsageError, match="no token '5'"):
-        judge.judge([item("blue")], world_of())
-
-
-def test_strong_reject_as_an_adapter_scores_as_judgezoo_does(model_root: Path, world_of: WorldOf) -> None:
-    """The published form: an adapter on a base model. JudgeZoo's own arithmetic runs on the same two."""
-    base = save_model(model_root / "strong_reject_base", {" ": {"1": 20.0, "2": 20.5, "3": 21.0, "4": 20.8, "5": 20.1}})
-    adapter = save_adapter(base, model_root / "strong_reject")
-    world = world_of("strong_reject", "strong_reject_base")
-    responses = ["blue", "red", "a long answer with many words"]
-    judge = StrongReject(world, "transformers")
-    judged = judge.judge([item(response) for response in responses], world)
-    judge.close()
-    theirs = judgezoo_scores(base, adapter, responses)
-    assert [float(j.detail) for j in judged] == pytest.approx(theirs, abs=2e-4)
-    assert len(set(theirs)) > 1
-    identity = judge.identity
-    save_model(base, chain(" ", "5"))
-    assert StrongReject(world_of("strong_reject", "strong_reject_base")).identity != identity
-
-
-def save_adapter(base: Path, folder: Path) -> Path:
-    from peft import LoraConfig, get_peft_model
-
-    model = AutoModelForCausalLM.from_pretrained(base)
-    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["o_proj", "v_proj"], task_type="CAUSAL_LM")
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        adapted = get_peft_model(model, settings)
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.08)
-    cast(Any, adapted).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
-    return folder
-
-
-def judgezoo_scores(base: Path, adapter: Path, responses: list[str]) -> list[float]:
-    from peft import PeftModel
-
-    source = judgezoo_module("strong_reject").StrongRejectJudge
-    judge = object.__new__(source)
-    judge.classifier = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-    judge.tokenizer = AutoTokenizer.from_pretrained(adapter, padding_side="right")
-    judge.tokenizer.model_max_length = 8192
-    judge.score_token_ids = [judge.tokenizer.convert_tokens_to_ids(grade) for grade in "12345"]
-    chats = [
-        [{"role": "user", "content": "mix the paint"}, {"role": "assistant", "content": response}]
-        for response in responses
-    ]
-    with torch.inference_mode():
-        scores: list[float] = judge.judge(chats)["p_harmful"]
-    return scores
-
-
-def test_a_template_that_tells_the_date_says_the_same_every_day(model_root: Path, world_of: WorldOf) -> None:
-    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d') %}{% endif %}{{ date_string }}"
-    save_model(model_root / "llama_guard_3", {}, template=dated)
-    judge, engine = scripted(LlamaGuard3, world_of("llama_guard_3"), lambda prompt: "safe")
-    judge.judge([item("blue")], world_of())
-    assert engine.prompts == ["26 Jul 2024"]
-
-
-def test_md_judges_question_is_judgezoos_but_for_a_second_start_token(model_root: Path, world_of: WorldOf) -> None:
-    save_model(model_root / "md_judge", {})
-    judge, engine = scripted(MdJudge, world_of("md_judge"), lambda prompt: "safe")
-    judge.judge([item("blue")], world_of())
-    tokenizer = AutoTokenizer.from_pretrained(model_root / "md_judge")
-    from benchmark.judges._judgezoo import made_without_model
-
-    module = judgezoo_module("md_judge")
-    made = made_without_model(module, "MDJudge", module.MDJudgeVersion.V0_1)
-    text = tokenizer.apply_chat_template(
-        made.CLS_CONVERSATION, chat_template=made.tokenizer.chat_template, tokenize=False
-    ).format(question="mix the paint", answer="blue")
-    assert engine.prompts == [text]
-    assert END not in text
-    assert TURNS not in text

@@ -13,7 +13,7 @@ import pytest
 
 from benchmark.errors import InputsMissingError, UsageError
 from benchmark.judges import _fastchat
-from benchmark.judges.base import Item, Verdict
+from benchmark.judges.base import Item, Judgement, Verdict
 from benchmark.judges.mt_bench import MtBenchFirstTurn
 from tasks.base import Probe, ProbeKind
 from tasks.hub import HubWorld
@@ -241,3 +241,24 @@ def test_the_real_files_are_the_pinned_ones(real_data: Path, monkeypatch: pytest
     for question in questions:
         turns = MtBenchFirstTurn().prompt(item(question["turns"][0], "blue"))
         assert question["turns"][0] in turns[1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "detail"),
+    [
+        ("Good. Rating: [[7]]", Verdict.RATED, "7"),
+        ("Rating: [[7.5]]", Verdict.RATED, "7.5"),
+        ("Rating: [[10]]", Verdict.RATED, "10"),
+        ("Rating: [[7.]]", Verdict.RATED, "7"),
+        ("Rating: [6]", Verdict.RATED, "6"),
+        ("[3] of [[8]]", Verdict.RATED, "8"),
+        ("[[2]] then [[9]]", Verdict.RATED, "9"),
+        ("Rating: [[0]]", Verdict.UNPARSABLE, "Rating: [[0]]"),
+        ("Rating: [[85]]", Verdict.UNPARSABLE, "Rating: [[85]]"),
+        ("Rating: [[rating]]", Verdict.UNPARSABLE, "Rating: [[rating]]"),
+        ("Rating: 7", Verdict.UNPARSABLE, "Rating: 7"),
+        ("", Verdict.UNPARSABLE, "an empty answer"),
+    ],
+)
+def test_mt_bench_rates_in_brackets(answer: str, verdict: Verdict, detail: str) -> None:
+    assert MtBenchFirstTurn().parse(answer) == Judgement(verdict, detail)
