@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Test processes: each runs whole groups of tests (tests/conftest.py) with one thread.
+WORKERS ?= 2
 DATA_ROOT ?= $(FEDSAFETY_DATA_ROOT)
 
 # The stamp's name carries a checksum of what the environment is made from: it is remade when that changes, and only then.
@@ -11,7 +13,9 @@ STAMP := .venv/.installed-$(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help leaderboard test flower env lint bench gpu-bench real-data-check results checkpoints lock clean
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: help leaderboard test test-all flower env lint bench gpu-bench real-data-check results checkpoints lock clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -20,9 +24,12 @@ leaderboard: env ## Run the quick micro set, build the page from committed and o
 	@# A failed cell must not keep the page from showing it; the exit status still tells.
 	$(BIN)/fedsafety run --quick; status=$$?; $(BIN)/fedsafety leaderboard && exit $$status
 
-test: lint ## Lint, type-check and test; what this machine cannot run is listed at the end as NOT RUN.
-	@# Flower's tests run even if others failed; what they could not run is thus said last.
-	$(BIN)/python -m pytest --ignore=tests/benchmarks $(PYTEST_ARGS); status=$$?; \
+test: lint ## Lint, type-check and run the quick tests; tests that this machine cannot run are listed as NOT RUN.
+	$(PYTEST) -m "not slow and not real_data" $(PYTEST_ARGS)
+
+test-all: env ## Run the tests that `make test` leaves out: slow ones, those on real data, Flower's environment.
+	@# Flower's tests run even if others failed, so that their NOT RUN line stands last.
+	$(PYTEST) -m "slow or real_data" $(PYTEST_ARGS); status=$$?; \
 	PYTHON="$(PYTHON)" .ci/flower && exit $$status
 
 flower: ## Test the Flower strategy alone, in an environment of its own (.venv-flower).

@@ -3,6 +3,9 @@
 A test that needs vLLM, Chromium or a sandbox carries the marker of that name. Where the platform lacks it, the test is
 skipped and listed as ``NOT RUN`` above pytest's closing line, like every other skip. With ``CI=true`` such a run fails.
 
+With ``-n 2 --dist loadgroup``, as in ``make test``, the tests of one file stay in one process, and so do those of the
+folders in ``GROUPS``, which share an engine or a finished run, or watch the machine's processes.
+
 Tests marked ``real_data`` read public files that are not in the repository. They run with ``--data-root FOLDER`` (or
 the variable ``FEDSAFETY_TEST_DATA``), and are listed as ``NOT RUN`` without; that alone fails no run, since
 whoever has only a clone cannot have the files.
@@ -20,6 +23,16 @@ import pytest
 
 from benchmark.errors import SandboxUnavailableError
 from benchmark.sandbox.isolation import BACKENDS, Isolation, find_isolation
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUPS = {
+    "tests/end_to_end": "runs",
+    "tests/benchmark/generation": "engines",
+    "tests/benchmark/harness": "engines",
+    "tests/benchmark/sandbox": "sandboxes",
+    "tests/hostile": "sandboxes",
+}
+"""Folders whose tests run one after another in one process. They take long, so they start before the other tests."""
 
 NOT_RUN_FAILS = os.environ.get("CI", "").lower() == "true"
 
@@ -71,7 +84,18 @@ def lacks_isolation(item: pytest.Item) -> str:
 NO_DATA = "no folder of public data files; name one with --data-root or FEDSAFETY_TEST_DATA"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+def group_of(path: Path) -> str:
+    """Return the name of the group whose tests run in one process: that of the folder, or else the file itself."""
+    file = path.relative_to(ROOT).as_posix()
+    return next((group for folder, group in GROUPS.items() if file.startswith(f"{folder}/")), file)
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the hook of the same name
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        items.sort(key=lambda item: group_of(item.path) not in GROUPS.values())
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
     lacking = {}
     root = config.getoption("--data-root")
     if not root:

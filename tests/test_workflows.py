@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from _pytest.mark.expression import Expression
 
 from benchmark.cli.main import app
 
@@ -79,6 +80,21 @@ def test_scripts_are_valid_and_what_they_call_exists(path: Path) -> None:
             assert set(re.findall(r"(--[a-z-]+)", options)) <= {o for p in known.params for o in p.opts}
         for target in re.findall(r"\bmake (\w+)", script):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("real_data", [False, True])
+def test_the_two_test_commands_run_every_test_once(slow: bool, real_data: bool) -> None:
+    expressions = re.findall(r"^\t\$\(PYTEST\) -m \"(.+?)\"", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert len(expressions) == 2
+    compiled = [Expression.compile(expression) for expression in expressions]
+    marks = {"slow": slow, "real_data": real_data}
+    assert sum(expression.evaluate(lambda name, **_: marks[name]) for expression in compiled) == 1
+
+
+def test_continuous_integration_runs_both_test_commands() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert re.findall(r"^make .*$", script, flags=re.MULTILINE) == ["make test", "make test-all"]
 
 
 # What runs a stranger's bundle has no rights; what has rights runs nothing
