@@ -120,5 +120,6 @@ MOVED: Final[dict[str, str]] = {
     "leaderboard.tables": "leaderboard.scores.cells",
     "leaderboard.tallies": "leaderboard.scores.tallies",
     "leaderboard.views": "leaderboard.view_table",
+    "tasks.micro_fresh": "tasks.micro.fresh",
 }
 """Old dotted name -> new dotted name."""

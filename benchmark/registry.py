@@ -157,15 +157,23 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         info_type: The metadata model; registration fails without the required fields.
         package: Package whose public modules are the built-in entries.
         not_entries: Module names in that package that are not entries.
+        nested: Modules inside an entry's package that are entries too. The id joins the names by an underscore: the id
+            of ``micro.fresh`` is ``micro_fresh``.
     """
 
     def __init__(
-        self, kind: str, info_type: type[InfoT], package: str, not_entries: tuple[str, ...] = ("base",)
+        self,
+        kind: str,
+        info_type: type[InfoT],
+        package: str,
+        not_entries: tuple[str, ...] = ("base",),
+        nested: tuple[str, ...] = (),
     ) -> None:
         super().__init__(kind, f"fedsafety.{package.rpartition('.')[2]}")
         self._info_type = info_type
         self._package = package
         self._not_entries = frozenset(not_entries)
+        self._nested = nested
         self._entries: dict[str, Entry[InfoT, T]] = {}
         self._files: dict[str, Path] = {}
 
@@ -267,16 +275,22 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
 
     def _built_in(self) -> dict[str, str]:
         package = importlib.import_module(self._package)
-        return {
-            module.name: f"{self._package}.{module.name}"
+        files = [
+            module.name
             for module in pkgutil.iter_modules(package.__path__)
             if module.name not in self._not_entries and not module.name.startswith("_")
-        }
+        ]
+        return {module.replace(".", "_"): f"{self._package}.{module}" for module in (*files, *self._nested)}
 
     def _name_of(self, module: str) -> str:
         """Return the name a module registers; an outside package may call its module anything."""
-        owned = [n for n, (where, _) in self._discover().items() if module == where or module.startswith(f"{where}.")]
-        return owned[0] if owned else module.rpartition(".")[2]
+        owners = {
+            where: name
+            for name, (where, _) in self._discover().items()
+            if module == where or module.startswith(f"{where}.")
+        }
+        # The longest path is the nearest owner: tasks.micro.fresh belongs to micro_fresh, not to micro.
+        return owners[max(owners, key=len)] if owners else module.rpartition(".")[2]
 
 
 def _import(module: str, what: str, path: Path | None = None) -> None:

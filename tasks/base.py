@@ -358,5 +358,7 @@ class TaskWorld(ABC):
         return []
 
 
-task_worlds: Registry[TaskInfo, TaskWorld] = Registry("task world", TaskInfo, "tasks", not_entries=("base", "refusals"))
+task_worlds: Registry[TaskInfo, TaskWorld] = Registry(
+    "task world", TaskInfo, "tasks", not_entries=("base", "refusals"), nested=("micro.fresh",)
+)
 register = task_worlds.register

@@ -74,6 +74,21 @@ def test_listing_names_imports_nothing_and_looking_up_imports_one(package: Path)
     ]
 
 
+def test_a_module_inside_an_entrys_package_is_an_entry_of_its_own_where_it_is_declared(package: Path) -> None:
+    (package / "saw").mkdir()
+    write(package / "saw", "__init__", name="Saw")
+    write(package / "saw", "fine", name="FineSaw")
+    write(package / "saw", "spare", name="Blade")
+    for file in (package / "saw").iterdir():
+        file.write_text(file.read_text().replace("import saw.base", f"import {package.name}.base"))
+    tools: Registry[ToolInfo, Tool] = Registry("tool", ToolInfo, package.name, nested=("saw.fine",))
+    sys.modules[f"{package.name}.base"].tools = tools  # type: ignore[attr-defined]
+    assert tools.names() == ["saw", "saw_fine"]
+    assert {entry.info.id: entry.target.__name__ for entry in tools.entries()} == {"saw": "Saw", "saw_fine": "FineSaw"}
+    with pytest.raises(UsageError, match=r"tool 'saw' is registered twice, by .*\.Saw and by .*\.Blade"):
+        __import__(f"{package.name}.saw.spare")
+
+
 def test_unknown_names_get_the_nearest(package: Path) -> None:
     write(package, "hammer")
     with pytest.raises(UsageError, match=r"unknown tool 'hamer'; did you mean 'hammer'\?"):

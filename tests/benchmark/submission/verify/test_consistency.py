@@ -22,7 +22,7 @@ from benchmark.submission.verify.consistency import (
 )
 from tasks.base import Probe, ProbeKind
 from tasks.micro import MicroWorld
-from tasks.micro_fresh import MicroFresh
+from tasks.micro.fresh import MicroFresh
 
 PROBES = MicroWorld().probes()
 WORDS = {

@@ -21,7 +21,7 @@ HIDDEN_MODULES = (
     "tasks.micro",
     "tasks.micro.probes",
     "tasks.micro.words",
-    "tasks.micro_fresh",
+    "tasks.micro.fresh",
     "attacks.unaligned_data",
 )
 

@@ -12,7 +12,7 @@ from benchmark.generation.select import choose_engine, open_engine
 from benchmark.models.chat import ChatFormat
 from tasks.base import Outcome, Probe, ProbeKind, task_worlds
 from tasks.micro import MicroWorld, grammar
-from tasks.micro_fresh import MicroFresh
+from tasks.micro.fresh import MicroFresh
 
 SEEDS = (0, 1, 2**62)
 FORMS = {
