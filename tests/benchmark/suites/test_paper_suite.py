@@ -17,7 +17,7 @@ from benchmark.suites.suite import Scenario, Suite, find_suite, suites
 from defenses.base import defenses
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PUBLISHED = yaml.safe_load(files("leaderboard").joinpath("published/ye2025.yaml").read_text(encoding="utf-8"))
+PUBLISHED = yaml.safe_load(files("leaderboard.citation").joinpath("papers/ye2025.yaml").read_text(encoding="utf-8"))
 TABLES = {table["id"]: table for table in PUBLISHED["tables"]}
 METHODS = {
     "fedavg": "fedavg",
