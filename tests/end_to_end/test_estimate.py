@@ -18,6 +18,7 @@ from benchmark.suites.suite import find_suite
 from .conftest import Fedsafety
 
 
+@pytest.mark.slow
 def test_the_command_counts_what_is_missing_and_stores_nothing(
     fedsafety: Fedsafety, tiny_suite: Path, tmp_path: Path
 ) -> None:

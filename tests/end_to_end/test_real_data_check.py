@@ -36,6 +36,8 @@ from tasks.hub.roots import DATA_ROOT, MODEL_ROOT
 
 from .made_up_root import write_data_root
 
+pytestmark = pytest.mark.slow
+
 MINI = Recipe(
     vocabulary=512,
     width=32,
@@ -321,7 +323,6 @@ def test_rows_never_go_among_committed_ones(checked: Checked) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.slow
 def test_every_claim_holds_on_the_public_files(real_data: Path, tmp_path: Path) -> None:
     said = io.StringIO()
     size = replace(SIZE, recipe=replace(MINI, vocabulary=4096, context=4096))

@@ -83,6 +83,7 @@ def test_the_same_command_again_does_nothing(finished_run: Path, tiny_suite: Pat
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_equal_rows(tmp_path: Path, finished_run: Path, tiny_suite: Path) -> None:
     runs = tmp_path / "runs"
     command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--suite", str(tiny_suite), "--runs", str(runs)]
@@ -178,6 +179,7 @@ def outside_defense(tmp_path: Path) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_a_failing_defense_is_a_failed_cell_and_the_others_go_on(
     tmp_path: Path, outside_defense: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
 ) -> None:
@@ -210,6 +212,7 @@ def test_a_response_of_another_schema_version_is_refused(
     assert str(path) in result.stderr.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_the_same_command_resumes(
     tmp_path: Path, finished_run: Path, tiny_suite: Path
 ) -> None:
@@ -251,6 +254,7 @@ def test_a_runs_folder_that_cannot_be_written_stops_with_one_error(
     assert not Store(tmp_path).keys("cells"), "no method is to blame, so no cell may be called failed"
 
 
+@pytest.mark.slow
 def test_the_defense_of_the_guide_is_listed_runs_and_gets_a_row(
     tmp_path: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
 ) -> None:
@@ -273,6 +277,7 @@ def test_the_defense_of_the_guide_is_listed_runs_and_gets_a_row(
     assert "Small half" in (tmp_path / "site" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_sequential_training_gives_the_same_adapters(
     tmp_path: Path, finished_run: Path, tiny_suite: Path, fedsafety: Fedsafety
 ) -> None:
@@ -331,6 +336,7 @@ HOOKS = {
 }
 
 
+@pytest.mark.slow
 def test_hostile_defenses_fail_alone(
     tmp_path: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_same_command_again_scores_nothing(scored_run: Path, fedsafety: Feds
     assert {path: path.stat().st_mtime_ns for path in scored_run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_killed_scoring_resumes_to_equal_rows(tmp_path: Path, finished_run: Path, scored_run: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished_run, runs)
@@ -141,6 +142,7 @@ def test_an_unknown_task_stops_before_anything_runs(tmp_path: Path, fedsafety: F
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_had_fail_their_task_alone(
     tmp_path: Path, finished_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
 ) -> None:
@@ -165,6 +167,7 @@ def test_data_that_cannot_be_had_fail_their_task_alone(
     assert all("task:kinds" not in cell.metrics for cell in cells_of(runs) if cell.row["defense"] == "refuse_all")
 
 
+@pytest.mark.slow
 def test_a_limited_score_stands_beside_the_whole_one_and_is_never_published(
     tmp_path: Path, scored_run: Path, fedsafety: Fedsafety
 ) -> None:
@@ -193,6 +196,7 @@ def test_cells_that_are_published_get_their_task_scores_later(
     assert fedsafety("publish", "--suite", "tiny", "--runs", scored_run, "--results", results).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_both_engines_give_the_same_task_scores(
     tmp_path: Path, scored_run: Path, folder: Path, fedsafety: Fedsafety

@@ -106,7 +106,8 @@ def test_long_sequences_are_scored_in_groups_of_the_same_numbers(
 def test_contrast_is_the_first_position_only(engine: Engine, tiny: TinyModel) -> None:
     prompt = tiny.prompts[3]
     answered = engine.generate([Request(prompt, 6, tiny.adapters[0], (9, 10)), Request(prompt, 6, tiny.adapters[0])])
-    expected = [peft_logprobs(tiny.folder, tiny.adapters[0], [(*prompt, token)])[0][-1] for token in (9, 10)]
+    sequences = [(*prompt, token) for token in (9, 10)]
+    expected = [row[-1] for row in peft_logprobs(tiny.folder, tiny.adapters[0], sequences)]
     assert answered[0].contrast_logprobs == pytest.approx(expected, abs=1e-3)
     assert answered[1].contrast_logprobs is None
     assert answered[0].token_ids == answered[1].token_ids

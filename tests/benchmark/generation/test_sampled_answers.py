@@ -45,7 +45,8 @@ def test_tokens_are_drawn_with_their_probabilities(
     engine: Engine, tiny: TinyModel, temperature: float, top_p: float
 ) -> None:
     prompt, draws = tiny.prompts[2], 800
-    logits = np.array([peft_logprobs(tiny.folder, None, [(*prompt, token)])[0][-1] for token in range(120)])
+    sequences = [(*prompt, token) for token in range(120)]
+    logits = np.array([row[-1] for row in peft_logprobs(tiny.folder, None, sequences)])
     weights = np.exp(logits / temperature)
     weights /= weights.sum()
     order = np.argsort(-weights)
