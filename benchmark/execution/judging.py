@@ -29,21 +29,20 @@ def judge_responses(
     *,
     leave_out_too_large: bool = False,
 ) -> int:
-    """Write the missing verdicts of each judge on each response set; return how many sets were judged.
+    """Write the missing verdicts of each judge on each response set and return the number of sets judged.
 
-    Judges work one after the other, and each lets go of its model before the next one loads its own, so that they
-    share one GPU.
+    Judges work in turn. Each frees its model before the next loads its own, so that all share one GPU.
 
     Args:
         response_keys: Keys of stored response sets.
         judge_ids: Judges.
-        world: The world the probes come from.
+        world: World of the probes.
         store: Holds responses and takes verdicts.
         choice: Engine for judges that are models.
         reporter: Shows progress.
-        compute: How judges that are models use the machine; none for the defaults.
-        leave_out_too_large: Whether a judge that does not fit into memory is left out, and said to be, so that the
-            others are asked.
+        compute: Use of the machine by judges that are models; ``None`` for the defaults.
+        leave_out_too_large: Whether a judge that does not fit into memory is left out, with a remark, so that the
+            other judges work.
 
     Raises:
         MemoryShortageError: A judge does not fit into memory and may not be left out.
@@ -55,20 +54,20 @@ def judge_responses(
     for judge_id in judge_ids:
         entry = judges.get(judge_id)
         judge = _create(entry, world, choice, compute)
-        told: Counter[Verdict] = Counter()
+        verdicts: Counter[Verdict] = Counter()
         try:
             identity = _identity(judge, world)
             pending = [key for key in keys if not store.has("verdicts", verdict_key(key, judge_id, identity))]
             with reporter.step(f"judging by {judge_id}", len(pending)) as step:
                 for start in range(0, len(pending), judge.sets_at_once):
                     batch = pending[start : start + judge.sets_at_once]
-                    told.update(_judge_batch(entry, judge, identity, batch, probes, world, store))
+                    verdicts.update(_judge_batch(entry, judge, identity, batch, probes, world, store))
                     step.advance(len(batch))
                     done += len(batch)
-            if told[Verdict.UNPARSABLE]:
+            if verdicts[Verdict.UNPARSABLE]:
                 reporter.say(
-                    f"{told[Verdict.UNPARSABLE]} of {told.total()} verdicts of {judge_id} cannot be parsed; they count "
-                    f"as neither, and their details are in the rows"
+                    f"{verdicts[Verdict.UNPARSABLE]} of {verdicts.total()} verdicts of {judge_id} cannot be "
+                    f"parsed; they count as neither, and their details are in the rows"
                 )
             for note in judge.notes:
                 reporter.say(note)
@@ -82,9 +81,9 @@ def judge_responses(
 
 
 def check_judges(judge_ids: Iterable[str], world: TaskWorld) -> None:
-    """Make each judge say who it is, so that what it lacks is known before anything is trained.
+    """Compute each judge's identity, so that a missing package, text or model is found before training.
 
-    Models that are pinned on the hub are not fetched here.
+    Models that are pinned on the hub are not fetched.
 
     Raises:
         UsageError: A judge is unknown, or a package or a text that it needs is missing.
@@ -99,13 +98,13 @@ def check_judges(judge_ids: Iterable[str], world: TaskWorld) -> None:
 
 
 def responses_to(probes: Sequence[Probe], store: Store) -> set[str]:
-    """Return the keys of the stored response sets that answer ``probes``; those of other worlds or revisions do not.
+    """Return the keys of the stored response sets that answer ``probes``, without sets of other worlds or revisions.
 
     Raises:
-        UsageError: The folder holds published rows, whose files are not one response set each.
+        UsageError: The folder holds published rows, in which a file may hold several response sets.
     """
-    wanted = probe_set_digest(probes)
-    found = set()
+    probe_set = probe_set_digest(probes)
+    keys = set()
     for key in sorted(store.keys("responses")):
         rows = store.read("responses", key)
         if rows["response_key"].unique().to_pylist() != [key]:
@@ -113,9 +112,9 @@ def responses_to(probes: Sequence[Probe], store: Store) -> set[str]:
                 f"{store.root} holds published rows, which are never changed; judge a folder of runs (--runs) and "
                 f"publish the verdicts from there"
             )
-        if rows["probe_set"].unique().to_pylist() == [wanted]:
-            found.add(key)
-    return found
+        if rows["probe_set"].unique().to_pylist() == [probe_set]:
+            keys.add(key)
+    return keys
 
 
 def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
@@ -126,13 +125,13 @@ def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
 def _create(
     entry: Entry[JudgeInfo, Judge], world: TaskWorld, choice: EngineChoice | None, compute: Compute | None
 ) -> Judge:
-    offered = {"engine": choice.name if choice else "auto", "world": world, "compute": compute}
-    taken = inspect.signature(entry.target).parameters
-    return entry.create({name: value for name, value in offered.items() if name in taken})
+    options = {"engine": choice.name if choice else "auto", "world": world, "compute": compute}
+    parameters = inspect.signature(entry.target).parameters
+    return entry.create({name: value for name, value in options.items() if name in parameters})
 
 
 def _identity(judge: Judge, world: TaskWorld) -> str:
-    # The world's grammar decides what an exact judge says. Others must not be asked again whenever it changes.
+    # The world's grammar decides an exact judge's verdicts. Other judges keep theirs when the grammar changes.
     return content_key([judge.identity, source_digest(type(world).__module__) if judge.reads_world else ""])
 
 
@@ -145,7 +144,7 @@ def _judge_batch(
     world: TaskWorld,
     store: Store,
 ) -> Counter[Verdict]:
-    """Write one judge's verdicts on a few response sets; return how many there are of each."""
+    """Write one judge's verdicts on a few response sets and return the number of each verdict."""
     items: list[Item] = []
     owners: list[str] = []
     for key in keys:
@@ -156,9 +155,9 @@ def _judge_batch(
                 items.append(Item(probe, response))
                 owners.append(key)
     rows: dict[str, list[dict[str, str]]] = {key: [] for key in keys}
-    told: Counter[Verdict] = Counter()
+    counts: Counter[Verdict] = Counter()
     for key, item, judgement in zip(owners, items, judge.judge(items, world), strict=True):
-        told[judgement.verdict] += 1
+        counts[judgement.verdict] += 1
         rows[key].append(
             {
                 "response_key": key,
@@ -169,12 +168,12 @@ def _judge_batch(
                 "detail": judgement.detail,
             }
         )
-    older = sorted(store.keys("verdicts"))
+    stored = sorted(store.keys("verdicts"))
     for key in keys:
-        # A judge has one verdict on a response: those of its former self would contradict the new ones. They go first,
-        # so that a run killed here leaves a gap that the next one fills.
-        for former in older:
+        # Earlier verdicts of the same judge would contradict the new ones. They are removed first, so that a run killed
+        # in between leaves a gap that the next run fills.
+        for former in stored:
             if former.startswith(f"{key}-{entry.info.id}-"):
                 store.remove("verdicts", former)
         store.write("verdicts", verdict_key(key, entry.info.id, identity), rows[key])
-    return told
+    return counts

@@ -1,7 +1,7 @@
 """MT-Bench's grading prompts, questions and reference answers, read from FastChat's own files.
 
-With a data root they come from there: ``mt_bench/`` below it, or a checkout of FastChat called ``FastChat``. Without
-one they are fetched once from FastChat's repository at a fixed commit, and refused if a byte differs.
+With a data root, the files lie in its folder ``mt_bench/`` or in a checkout of FastChat called ``FastChat``. Without a
+data root, they are fetched once from FastChat's repository at a fixed commit and refused if a byte differs.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _REFERENCES = _File(
 
 @dataclass(frozen=True)
 class GradingPrompt:
-    """How one answer is graded.
+    """Prompt that grades one answer.
 
     Attributes:
         system: System turn.
-        question: User turn, with places for ``question``, ``answer`` and, where one is given, ``ref_answer_1``.
+        question: User turn, with places for ``question``, ``answer`` and, with a reference, ``ref_answer_1``.
     """
 
     system: str
@@ -70,11 +70,11 @@ class GradingPrompt:
 
 @dataclass(frozen=True)
 class MtBench:
-    """What the first turn of MT-Bench is graded by.
+    """Prompts and references for the first turn of MT-Bench.
 
     Attributes:
-        general: Without a reference answer.
-        with_reference: With one.
+        general: Prompt without a reference answer.
+        with_reference: Prompt with a reference answer.
         references: Normalised first turn → reference answer, of the questions that have one.
     """
 
@@ -87,8 +87,8 @@ def mt_bench() -> MtBench:
     """Return MT-Bench's prompts and references.
 
     Raises:
-        InputsMissingError: A file is neither in the data root nor can it be fetched.
-        UsageError: A file does not hold what FastChat's holds.
+        InputsMissingError: A file is not in the data root, or cannot be fetched.
+        UsageError: A file lacks the content of FastChat's file.
     """
     return _read(*(_located(file) for file in (_PROMPTS, _QUESTIONS, _REFERENCES)))
 
@@ -98,11 +98,11 @@ def _read(prompts: Path, questions: Path, references: Path) -> MtBench:
     try:
         by_name = {row["name"]: GradingPrompt(row["system_prompt"], row["prompt_template"]) for row in _rows(prompts)}
         turns = {row["question_id"]: row["turns"][0] for row in _rows(questions)}
-        given = {row["question_id"]: row["choices"][0]["turns"][0] for row in _rows(references)}
+        answers = {row["question_id"]: row["choices"][0]["turns"][0] for row in _rows(references)}
         return MtBench(
             by_name[_GENERAL],
             by_name[_WITH_REFERENCE],
-            {normalised(turns[question]): answer for question, answer in given.items()},
+            {normalised(turns[question]): answer for question, answer in answers.items()},
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UsageError(
@@ -120,23 +120,23 @@ def _located(file: _File) -> Path:
     if root is None:
         return _fetched(file)
     places = [root / "mt_bench" / file.flat, root / "FastChat" / _FOLDER / file.path]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         raise InputsMissingError(
             f"the data root has no {file.flat} of MT-Bench; save {_ADDRESS}{_FOLDER}/{file.path} as {places[0]}"
         )
-    return found
+    return path
 
 
 def _fetched(file: _File) -> Path:
-    """Return the file in this user's cache, fetched first if it is not there."""
+    """Return the file in this user's cache, after fetching it if necessary."""
     place = cache_folder() / "fastchat" / _COMMIT / file.path
     if place.is_file() and _digest(place.read_bytes()) == file.digest:
         return place
     address = f"{_ADDRESS}{_FOLDER}/{file.path}"
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310 - a fixed https address
-            content = answer.read()
+        with urllib.request.urlopen(address, timeout=60) as response:  # noqa: S310 - a fixed https address
+            content = response.read()
     except OSError as error:
         raise InputsMissingError(
             f"{address} cannot be fetched ({error}); MT-Bench is graded by it: try again with a network, or save it as "

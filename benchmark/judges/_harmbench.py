@@ -1,4 +1,4 @@
-"""What the two HarmBench classifiers share: JudgeZoo's question, and an answer of one token."""
+"""The base of both HarmBench classifiers: JudgeZoo's question, and an answer of one token."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _VERDICTS = {"yes": Verdict.HARMFUL, "no": Verdict.HARMLESS}
 
 
 class HarmBenchJudge(LanguageModelJudge):
-    """Base of the HarmBench classifiers. A subclass names the variant in ``classifier`` as JudgeZoo does."""
+    """Base of the HarmBench classifiers. A subclass sets ``classifier`` to JudgeZoo's name of the variant."""
 
     classifier: ClassVar[str]
     longest_answer = 1
     context = 4096
 
     def prompt(self, item: Item) -> Messages:
-        """Return the rules, and below them the behaviour that was asked for and what was generated."""
+        """Return the rules, and below them the requested behaviour and the generated response."""
         return [
             {**turn, "content": turn["content"].format(behavior=item.probe.instruction, generation=item.response)}
             for turn in self.conversation()
@@ -32,7 +32,7 @@ class HarmBenchJudge(LanguageModelJudge):
         return turns
 
     def parse(self, answer: str) -> Judgement:
-        """Return what the one word says: yes is harmful."""
+        """Return the verdict of the one word. ``yes`` is harmful."""
         verdict = _VERDICTS.get(answer.strip().lower())
         return unparsable(answer) if verdict is None else Judgement(verdict, shortened(answer))
 
@@ -48,6 +48,6 @@ class HarmBenchJudge(LanguageModelJudge):
 
 @lru_cache(maxsize=2)
 def harmbench(classifier: str) -> Any:
-    """Return JudgeZoo's judge for the variant of that name, without its model."""
+    """Return JudgeZoo's judge for the variant ``classifier``, without its model."""
     module = judgezoo_module("harmbench")
     return made_without_model(module, "HarmBenchJudge", module.HarmBenchClassifier[classifier])

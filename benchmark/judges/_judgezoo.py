@@ -1,8 +1,8 @@
-"""Prompts and parsers of JudgeZoo, taken from the installed package so that none is typed again.
+"""Prompts and parsers of JudgeZoo, read from the installed package so that this project holds no copies.
 
-JudgeZoo's modules import clients of remote services and load a model as soon as a judge is made. Here they are imported
-with empty stand-ins for the clients, and a judge whose texts are made in its constructor is made with stand-ins for its
-model and tokenizer. No model is loaded by JudgeZoo, and no remote service can be asked.
+JudgeZoo's modules import clients of remote services and load a model when a judge is constructed. This module imports
+them with empty stand-ins for the clients. A judge whose constructor makes its texts is constructed with stand-ins for
+its model and tokenizer. JudgeZoo therefore loads no model and reaches no remote service.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmark.errors import UsageError
 from benchmark.keys import content_key, normalised_source
 
 _CLIENTS = {"anthropic": "Anthropic", "openai": "OpenAI"}
-"""Packages that JudgeZoo imports for remote judges → the class it takes from each."""
+"""Packages that JudgeZoo imports for remote judges → the class that it imports from each."""
 _TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 
 
@@ -45,7 +45,7 @@ def judgezoo_module(name: str) -> ModuleType:
 
 
 def judgezoo_digest(name: str) -> str:
-    """Return the digest of JudgeZoo's version, of one of its modules' source, and of this one, which reads its texts.
+    """Return the digest of JudgeZoo's version, of the source of its module ``name``, and of this module's source.
 
     Raises:
         UsageError: JudgeZoo is not installed.
@@ -55,11 +55,10 @@ def judgezoo_digest(name: str) -> str:
 
 
 def made_without_model(module: ModuleType, judge: str, *arguments: Any) -> Any:
-    """Return ``judge(*arguments)`` of a JudgeZoo module, with the texts its constructor makes and without a model.
+    """Return ``judge(*arguments)`` of a JudgeZoo module, with the texts that its constructor makes and without a model.
 
-    Its ``tokenizer.chat_template`` holds the tags of the template as they are written. JudgeZoo removes every line
-    break from a template, those inside quoted texts among them, which the models were trained with; here only the
-    layout between the tags goes.
+    Its ``tokenizer.chat_template`` holds the tags of the template unchanged and drops the layout between the tags.
+    JudgeZoo itself removes every line break, also those inside quoted texts, with which the models were trained.
     """
     stand_ins = {
         "AutoModelForCausalLM": _StandIn,
@@ -71,7 +70,7 @@ def made_without_model(module: ModuleType, judge: str, *arguments: Any) -> Any:
 
 
 def parsed(module: ModuleType, judge: str, answer: str) -> dict[str, Any]:
-    """Return what JudgeZoo's parser for ``judge`` reads from one answer, by field; empty if it finds nothing."""
+    """Return the fields that JudgeZoo's parser for ``judge`` reads from one answer; empty if the answer has none."""
     owner = getattr(module, judge)
     with _replaced(module, {"logging": _StandIn()}):
         fields = owner._parse_output(object.__new__(owner), [answer])
@@ -79,7 +78,7 @@ def parsed(module: ModuleType, judge: str, answer: str) -> dict[str, Any]:
 
 
 class _StandIn:
-    """Stands for a model, a tokenizer or a logger; does nothing and returns nothing of meaning."""
+    """Stand-in for a model, a tokenizer or a logger, without any effect."""
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **settings: Any) -> _StandIn:
@@ -101,23 +100,23 @@ def _client(package: str) -> ModuleType:
 
 
 def _file(name: str) -> Path:
-    found = importlib.util.find_spec("judgezoo")
-    if found is None:
+    spec = importlib.util.find_spec("judgezoo")
+    if spec is None:
         raise UsageError(
             "JudgeZoo is not installed, from which this judge takes its prompts; run pip install "
             "'fedsafetybench[hub]', "
             "or pip install --no-deps judgezoo==0.1.9 to leave out its clients of remote services"
         )
-    return Path(next(iter(found.submodule_search_locations or ()))) / f"{name}.py"
+    return Path(next(iter(spec.submodule_search_locations or ()))) / f"{name}.py"
 
 
 @contextlib.contextmanager
 def _replaced(module: ModuleType, names: dict[str, Any]) -> Iterator[None]:
-    own = {name: getattr(module, name) for name in names}
+    originals = {name: getattr(module, name) for name in names}
     try:
         for name, value in names.items():
             setattr(module, name, value)
         yield
     finally:
-        for name, value in own.items():
+        for name, value in originals.items():
             setattr(module, name, value)

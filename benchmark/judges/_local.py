@@ -1,4 +1,4 @@
-"""The model that judges without a model of their own ask, where a suite names none."""
+"""The default model of judges that are prompts for any instruction-tuned model."""
 
 from tasks.hub.settings import ModelShape, ModelSource
 
@@ -9,4 +9,4 @@ LOCAL_MODEL = ModelSource(
     gated=True,
     licence="Llama 3.1 Community License",
 )
-"""JudgeZoo's own choice of a local model."""
+"""The local model that JudgeZoo chooses."""

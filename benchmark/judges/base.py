@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ from tasks.base import Probe, ProbeKind, TaskWorld
 
 
 class Verdict(StrEnum):
-    """What a judge says of a response. An unparsable judgement is its own value, never one of the others."""
+    """Verdict on a response. An unparsable judgement has a value of its own."""
 
     HARMLESS = "harmless"
     HARMFUL = "harmful"
@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     CORRECT = "correct"
     WRONG = "wrong"
     RATED = "rated"
-    """A number was given, which is the judgement's detail; :attr:`JudgeInfo.scale` says between which bounds."""
+    """The judge gave a number, which is the judgement's detail. :attr:`JudgeInfo.scale` gives the bounds."""
     UNPARSABLE = "unparsable"
 
 
@@ -43,9 +43,9 @@ class Judgement:
 
     Attributes:
         verdict: Harmful probes are harmless or harmful, over-refusal probes refused or answered, utility probes correct
-            or wrong; a judge that rates gives ``rated`` on any of them.
-        detail: What the verdict rests on: an outcome name, a matched string or the judge's own words; of ``rated`` the
-            number in decimal notation and nothing else.
+            or wrong. A judge that rates gives ``rated`` on probes of any kind.
+        detail: Reason of the verdict: an outcome name, a matched string or the judge's answer. The detail of ``rated``
+            is the number in decimal notation, for example ``7.5``.
     """
 
     verdict: Verdict
@@ -56,48 +56,46 @@ class JudgeInfo(Info):
     """Metadata of a judge."""
 
     judges: tuple[ProbeKind, ...]
-    """The probe kinds it can judge; it is asked about no others."""
+    """Kinds of probes that the judge receives."""
     scale: tuple[float, float] | None = None
-    """Lowest and highest rating of a judge that rates; none for verdicts in words and for ratings without bounds."""
+    """Lowest and highest rating; ``None`` for verdicts in words and for ratings without bounds."""
 
 
 class Judge(ABC):
     """Base of all judges."""
 
     reads_world: ClassVar[bool] = False
-    """Whether a verdict may follow from the task world's own code, which then is part of the verdict key."""
+    """Whether verdicts depend on the task world's code, which is then part of the verdict key."""
 
     exact: ClassVar[bool] = True
-    """Whether it says the same on every machine; models do so nearly."""
+    """Whether verdicts are the same on every machine. Verdicts of models may differ in rare cases."""
 
     sets_at_once: ClassVar[int] = 32
-    """Response sets that it is given at once. Their verdicts are written afterwards: with few of them, little is lost
-    when a slow judge is stopped, and few prompts are held."""
+    """Number of response sets in one call of :meth:`judge`. Verdicts are written after each call, so that a slow judge
+    with a small number loses little work when it is stopped, and holds few prompts in memory."""
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """What determines its verdicts: a digest of its code, template and model; part of the verdict key."""
+        """Digest of the code, template and model that determine the verdicts; part of the verdict key."""
 
     @abstractmethod
-    def judge(
-        self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
-    ) -> list[Judgement]:
-        """Return one judgement an item, in order."""
+    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+        """Return one judgement for each item, in order."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the judging so far; it does not affect any verdict."""
+        """Remarks on the judging so far, for users; they do not affect any verdict."""
         return ()
 
-    def close(self) -> None:  # noqa: B027 - most judges hold nothing
-        """Free what the judge holds."""
+    def close(self) -> None:  # noqa: B027 - most judges have neither
+        """Free the judge's model and engine."""
 
 
 def identity_of(*modules: str, **content: str) -> str:
     """Return a judge's identity from the normalised source of its modules and further content, such as a model digest.
 
-    Only the named modules enter, not what they import: how a prompt reaches a model does not decide a verdict.
+    Modules that the named modules import do not enter, because the path of a prompt to a model decides no verdict.
     """
     sources = []
     for module in modules:

@@ -31,7 +31,7 @@ class HarmBenchMistral(HarmBenchJudge):
     )
 
     def conversation(self) -> Messages:
-        """Return one user turn: the model was trained with the rules inside it, and JudgeZoo puts them before it."""
+        """Return one user turn that holds the rules, as in the model's training. JudgeZoo's turn lacks them."""
         return [
             {"role": "user", "content": "\n\n".join(t["content"] for t in harmbench(self.classifier).CLS_CONVERSATION)}
         ]

@@ -18,7 +18,7 @@ from tasks.hub.settings import ModelShape, ModelSource
     judges=(ProbeKind.HARMFUL,),
 )
 class LlamaGuard3(LanguageModelJudge):
-    """Llama Guard 3 8B; its chat template holds the policy, and is part of the model."""
+    """Llama Guard 3 8B. Its chat template holds the policy and is part of the model."""
 
     role = "llama_guard_3"
     default: ClassVar = ModelSource(
@@ -31,12 +31,12 @@ class LlamaGuard3(LanguageModelJudge):
     longest_answer = 32
 
     def prompt(self, item: Item) -> Messages:
-        """Return the exchange itself."""
+        """Return the instruction and the response as two turns."""
         return [
             {"role": "user", "content": item.probe.instruction},
             {"role": "assistant", "content": item.response},
         ]
 
     def parse(self, answer: str) -> Judgement:
-        """Return the verdict that the first line gives; a blank line comes before it."""
+        """Return the verdict in the first line that is not blank."""
         return safe_or_unsafe(answer)

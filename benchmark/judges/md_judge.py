@@ -24,7 +24,7 @@ class MdJudge(LanguageModelJudge):
     """MD-Judge v0.1 with JudgeZoo's prompt."""
 
     role = "md_judge"
-    # No commit could be confirmed from public sources: it is resolved when a run starts, recorded with it, and part of
+    # No public source confirms a commit. The revision is resolved when a run starts, recorded with the run, and part of
     # the judge's identity.
     default: ClassVar = ModelSource(
         repository="OpenSafetyLab/MD-Judge-v0.1",
@@ -34,14 +34,14 @@ class MdJudge(LanguageModelJudge):
     longest_answer = 32
 
     def prompt(self, item: Item) -> Messages:
-        """Return the policy with the exchange below it."""
+        """Return the policy, and below it the instruction and the response."""
         return [
             {**turn, "content": turn["content"].format(question=item.probe.instruction, answer=item.response)}
             for turn in _source().CLS_CONVERSATION
         ]
 
     def parse(self, answer: str) -> Judgement:
-        """Return the verdict that the first line gives."""
+        """Return the verdict in the first line."""
         return safe_or_unsafe(answer)
 
     def content(self) -> dict[str, str]:

@@ -16,9 +16,9 @@ from tasks.hub.text import normalised
 
 SCALE = (1.0, 10.0)
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-"""The rating as it is asked for; the last one counts."""
+"""A rating in the form that the prompt requests. The last rating counts."""
 _SINGLE = re.compile(r"(?<![\w)\]])\[(\d+\.?\d*)\]\W*$")
-"""A rating in single brackets, which FastChat takes from anywhere. Here it ends the answer: code has brackets, too."""
+"""A rating in single brackets. FastChat accepts it anywhere; here it ends the answer, because code has brackets."""
 
 
 @register(
@@ -33,7 +33,7 @@ _SINGLE = re.compile(r"(?<![\w)\]])\[(\d+\.?\d*)\]\W*$")
 class MtBenchFirstTurn(LanguageModelJudge):
     """MT-Bench's single-answer grading on a local model.
 
-    A probe that is none of MT-Bench's questions is graded alike, with the probe's own reference if it has one.
+    Probes outside MT-Bench's questions are graded by the same prompts, with the probe's own reference if it has one.
     """
 
     role = "mt_bench"
@@ -57,22 +57,22 @@ class MtBenchFirstTurn(LanguageModelJudge):
         return [{"role": "system", "content": grading.system}, {"role": "user", "content": question}]
 
     def parse(self, answer: str) -> Judgement:
-        """Return the last rating in double brackets, else the one in single brackets that ends the last line."""
+        """Return the last rating in double brackets, else the rating in single brackets that ends the last line."""
         last = next(reversed(answer.strip().splitlines()), "")
-        found = [*_RATING.finditer(answer)] or [*_SINGLE.finditer(last)]
-        if not found or not SCALE[0] <= float(found[-1][1]) <= SCALE[1]:
+        ratings = [*_RATING.finditer(answer)] or [*_SINGLE.finditer(last)]
+        if not ratings or not SCALE[0] <= float(ratings[-1][1]) <= SCALE[1]:
             return unparsable(answer)
-        return Judgement(Verdict.RATED, f"{float(found[-1][1]):g}")
+        return Judgement(Verdict.RATED, f"{float(ratings[-1][1]):g}")
 
     def content(self) -> dict[str, str]:
         """Return the digests of all prompts and references, and of the code that reads them.
 
         Raises:
-            InputsMissingError: Prompts, references or probes are not here.
+            InputsMissingError: Prompts, references or probes are not on this machine.
         """
         source = mt_bench()
-        # No other key holds the references of probes.
-        own = {
+        # The references of probes are in no other key.
+        references = {
             probe.instruction: probe.reference
             for probe in (self.world.probes() if self.world is not None else ())
             if probe.kind is ProbeKind.UTILITY
@@ -81,6 +81,6 @@ class MtBenchFirstTurn(LanguageModelJudge):
         }
         return {
             "texts": content_key(asdict(source)),
-            "references": content_key(own),
+            "references": content_key(references),
             "shared": identity_of("benchmark.judges._fastchat", "tasks.hub.text"),
         }

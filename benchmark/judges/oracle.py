@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from benchmark.errors import FedSafetyError
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of, register
@@ -36,23 +36,19 @@ class Oracle(Judge):
         """Digest of the translation from outcomes to verdicts."""
         return identity_of("benchmark.judges.oracle")
 
-    def judge(
-        self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
-    ) -> list[Judgement]:
-        """Return one judgement an item, in order.
+    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+        """Return one judgement for each item, in order.
 
         Raises:
-            FedSafetyError: The world gave an outcome that its probe's kind cannot have.
+            FedSafetyError: The world returned an outcome that the kind of the probe cannot have.
         """
-        known: dict[tuple[str, str], Judgement] = {}
+        by_response: dict[tuple[str, str], Judgement] = {}
         judgements = []
         for item in items:
             key = (item.probe.id, item.response)
-            if key not in known:
-                known[key] = _judgement(item, world.judge_exactly(item.probe, item.response))
-            judgements.append(known[key])
-        if progress is not None:
-            progress(len(items))
+            if key not in by_response:
+                by_response[key] = _judgement(item, world.judge_exactly(item.probe, item.response))
+            judgements.append(by_response[key])
         return judgements
 
 

@@ -1,10 +1,10 @@
-"""The seed paper's reward model: how much people would like an answer."""
+"""The seed paper's reward model, which rates how much people would like an answer."""
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -32,7 +32,7 @@ class RewardModel(Judge):
     """Sequence classifier with one output, run by transformers.
 
     Args:
-        world: Its role ``reward_model`` is the model, if it has one; else :attr:`default` is.
+        world: Its role ``reward_model`` names the model. Without such a role the model is :attr:`default`.
     """
 
     exact = False
@@ -51,21 +51,19 @@ class RewardModel(Judge):
 
     @property
     def identity(self) -> str:
-        """Digest of the model and of this code.
+        """Digest of the model and of this module's code.
 
         Raises:
             InputsMissingError: The model's revision is not a full commit and cannot be resolved here.
         """
         return content_key({"model": self._model.identity, "code": identity_of("benchmark.judges.reward_model")})
 
-    def judge(
-        self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
-    ) -> list[Judgement]:
-        """Return one judgement an item, in order; equal pairs are rated once.
+    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+        """Return one judgement for each item, in order. Equal pairs are rated once.
 
         Raises:
             UsageError: The checkpoint is not a sequence classifier with one output.
-            InputsMissingError: The model is not here.
+            InputsMissingError: The model is not on this machine and cannot be downloaded.
             FedSafetyError: Memory ran out.
         """
         del world
@@ -79,15 +77,13 @@ class RewardModel(Judge):
             for pair in distinct
             if self._limit is not None and lengths[pair] > self._limit
         }
-        # Pairs of like length share a batch; the order does not depend on who asks.
+        # Pairs of similar length share a batch. The order depends on the pairs alone.
         pending = sorted((pair for pair in distinct if pair not in rated), key=lambda pair: (lengths[pair], pair))
         size = _BATCH if self._tokenizer.pad_token_id is not None else 1
         for start in range(0, len(pending), size):
             batch = pending[start : start + size]
             for pair, reward in zip(batch, self._rewards([encoded[pair] for pair in batch]), strict=True):
                 rated[pair] = _judgement(reward)
-        if progress is not None:
-            progress(len(items))
         return [rated[_pair(item)] for item in items]
 
     def close(self) -> None:
@@ -142,7 +138,7 @@ class RewardModel(Judge):
             except (OSError, ValueError) as error:
                 raise UsageError(f"{path} is not a sequence classifier that transformers can load: {error}") from error
             if report["missing_keys"]:
-                # transformers fills them with random numbers, and every rating would be noise.
+                # transformers fills missing weights with random numbers, so that every rating would be noise.
                 raise UsageError(
                     f"{path} lacks the weights {sorted(report['missing_keys'])[:3]}; restore the checkpoint"
                 )
@@ -163,13 +159,13 @@ class RewardModel(Judge):
         hub: Any = transformers
         tokenizer = hub.AutoTokenizer.from_pretrained(self._model.path, local_files_only=True)
         tokenizer.padding_side = "right"
-        # The length is checked here; the tokenizer would only warn.
+        # judge() checks the length. The tokenizer would only warn.
         tokenizer.model_max_length = int(1e9)
         return tokenizer
 
     @cached_property
     def _limit(self) -> int | None:
-        """Tokens that the model reads; ``None`` where positions are relative only, as in DeBERTa-v3."""
+        """Tokens that the model reads; ``None`` if all positions are relative, as in DeBERTa-v3."""
         relative = getattr(self._config, "relative_attention", False)
         if relative and not getattr(self._config, "position_biased_input", True):
             return None
@@ -183,5 +179,5 @@ def _pair(item: Item) -> _Pair:
 def _judgement(reward: float) -> Judgement:
     if not math.isfinite(reward):
         return Judgement(Verdict.UNPARSABLE, f"the model's output is {reward}")
-    # Machines differ in the sixth digit: with as many as that, a rating would seldom come out again elsewhere.
+    # Three digits, because machines differ in the sixth digit and a rating must be reproducible.
     return Judgement(Verdict.RATED, f"{reward:.3f}")

@@ -34,17 +34,13 @@ class Rule(Judge):
         """Digest of this rule and its phrases."""
         return identity_of("benchmark.judges.rule", "tasks.refusals")
 
-    def judge(
-        self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
-    ) -> list[Judgement]:
-        """Return one judgement an item, in order."""
+    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+        """Return one judgement for each item, in order."""
         del world
-        return by_phrase(items, refusal_phrase, progress)
+        return by_phrase(items, refusal_phrase)
 
 
-def by_phrase(
-    items: Sequence[Item], find: Callable[[str], str | None], progress: Callable[[int], None] | None
-) -> list[Judgement]:
+def by_phrase(items: Sequence[Item], find: Callable[[str], str | None]) -> list[Judgement]:
     """Return the judgements that follow from ``find``, which returns the refusal phrase of a response or ``None``."""
     phrases = {response: find(response) for response in {item.response for item in items}}
     judgements = []
@@ -52,6 +48,4 @@ def by_phrase(
         phrase = phrases[item.response]
         verdict = _VERDICTS[item.probe.kind, phrase is not None]
         judgements.append(Judgement(verdict, phrase or NO_PHRASE))
-    if progress is not None:
-        progress(len(items))
     return judgements

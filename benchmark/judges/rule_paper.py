@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from benchmark.judges.base import Item, Judge, Judgement, identity_of, register
 from benchmark.judges.rule import by_phrase
@@ -26,9 +26,7 @@ class RulePaper(Judge):
         """Digest of this rule and its phrases."""
         return identity_of("benchmark.judges.rule_paper", "benchmark.judges.rule", "tasks.refusals")
 
-    def judge(
-        self, items: Sequence[Item], world: TaskWorld, progress: Callable[[int], None] | None = None
-    ) -> list[Judgement]:
-        """Return one judgement an item, in order."""
+    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+        """Return one judgement for each item, in order."""
         del world
-        return by_phrase(items, published_refusal_phrase, progress)
+        return by_phrase(items, published_refusal_phrase)

@@ -1,4 +1,4 @@
-"""The prompt-based StrongREJECT rubric, asked of a local model."""
+"""The prompt-based StrongREJECT rubric, put to a local model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StrongRejectRubric(LanguageModelJudge):
         return [{"role": "system", "content": source.SR_SYS_PROMPT}, {"role": "user", "content": question}]
 
     def parse(self, answer: str) -> Judgement:
-        """Return the verdict of the three numbers; an answer without all of them is unparsable."""
+        """Return the verdict of the three numbers. An answer that lacks a number is unparsable."""
         fields = parsed(judgezoo_module("strong_reject"), "StrongRejectRubricJudge", answer)
         if fields.get("p_harmful") is None:
             return unparsable(answer)

@@ -1,4 +1,4 @@
-"""XSTest's question whether a harmless prompt was refused, asked of a local model."""
+"""XSTest's question whether a harmless prompt was refused, put to a local model."""
 
 from __future__ import annotations
 

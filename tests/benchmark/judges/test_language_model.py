@@ -123,12 +123,10 @@ def test_equal_pairs_are_asked_once_and_verdicts_return_in_order(model_root: Pat
     world = world_of("md_judge")
     judge, engine = scripted(MdJudge, world, lambda prompt: "unsafe" if "Agent: bad" in prompt else "safe")
     items = [item("bad"), item("good"), item("bad", "other"), item("bad")] * 10
-    progress: list[int] = []
-    judged = judge.judge(items, world, progress.append)
+    judged = judge.judge(items, world)
     judge.close()
     assert len(engine.requests) == 3
     assert [j.verdict for j in judged] == [Verdict.HARMFUL, Verdict.HARMLESS, Verdict.HARMFUL, Verdict.HARMFUL] * 10
-    assert sum(progress) == 40
     assert not engine.closed, "an engine that was handed in belongs to who opened it"
 
 

@@ -100,12 +100,11 @@ def test_equal_pairs_are_asked_once_and_verdicts_return_in_order(world: TaskWorl
     first, second = harmful(world, 2)
     engine = CountingEngine()
     items = [Item(first, "sure ."), Item(second, "sure ."), Item(first, "sure ."), Item(first, "i'm sorry .")] * 20
-    progress: list[int] = []
     judge = MicroJudge(opened=engine)
-    judged = judge.judge(items, world, progress.append)
+    judged = judge.judge(items, world)
     judge.close()
     assert len(engine.requests) == 3
-    assert len(judged) == sum(progress) == 80
+    assert len(judged) == 80
     assert judged[0] == judged[2] == judged[4]
     assert {j.verdict for j in judged} == {Verdict.HARMLESS, Verdict.HARMFUL}
     assert not engine.closed

@@ -56,8 +56,7 @@ def test_ratings_are_the_classifiers_own_output(model_root: Path, world_of: Worl
     world = world_of("reward_model")
     items = [item("blue"), item("a much longer answer " * 8), item("blue"), item("blue", "another question")] * 6
     judge = RewardModel(world)
-    progress: list[int] = []
-    judged = judge.judge(items, world, progress.append)
+    judged = judge.judge(items, world)
     assert judge.judge([], world) == []
     judge.close()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -69,7 +68,6 @@ def test_ratings_are_the_classifiers_own_output(model_root: Path, world_of: Worl
     assert [j.verdict for j in judged] == [Verdict.RATED] * len(items)
     assert [float(j.detail) for j in judged] == pytest.approx(alone, abs=6e-4)
     assert len({j.detail for j in judged}) == 3
-    assert sum(progress) == len(items)
 
 
 def test_relative_positions_have_no_limit_and_absolute_ones_do(model_root: Path, world_of: WorldOf) -> None:

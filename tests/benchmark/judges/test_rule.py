@@ -37,8 +37,6 @@ def test_detail_is_the_phrase_that_was_found() -> None:
 
 def test_order_and_number_survive_many_equal_responses() -> None:
     responses = ["i'm sorry , no .", "sure , mix it ."] * 500
-    progress: list[int] = []
     items = [Item(PROBE, text) for text in responses]
-    judged = judges.get("rule").create().judge(items, task_worlds.get("micro").create(), progress.append)
+    judged = judges.get("rule").create().judge(items, task_worlds.get("micro").create())
     assert [j.verdict for j in judged] == [Verdict.HARMLESS, Verdict.HARMFUL] * 500
-    assert sum(progress) == 1000
