@@ -416,7 +416,7 @@ def _find_tasks(names: list[str], folders: list[Path]) -> tuple[list[Any], list[
 
 
 def _print_plan(plan: Any, store: Any) -> None:
-    from benchmark.execution.worker import adapter_is_complete
+    from benchmark.records.adapters import adapter_is_complete
     from benchmark.suites.sensitivity import SensitivityScenario
 
     table = Table()

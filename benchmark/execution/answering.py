@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError
+from benchmark.execution.outcome import reason_of
 from benchmark.execution.plan import CellPlan, Plan
-from benchmark.execution.worker import adapter_is_complete, read_record, reason_of
 from benchmark.execution.worlds import open_chat
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, check_fit
 from benchmark.generation.canary import Canary, check_canaries
@@ -24,6 +24,7 @@ from benchmark.generation.select import EngineChoice, open_engine
 from benchmark.methods.pipeline import Pipeline
 from benchmark.models.chat import ChatFormat
 from benchmark.progress import Reporter
+from benchmark.records.adapters import adapter_is_complete, read_record
 from benchmark.records.environment import environment
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from benchmark.errors import FedSafetyError
 from benchmark.execution.answering import check_prompts, evaluate
 from benchmark.execution.catalog import write_catalog
+from benchmark.execution.job import run_job
 from benchmark.execution.judging import judge_responses
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.readiness import check_inputs
-from benchmark.execution.worker import JobReport, adapter_is_complete, run_job, worker_start
+from benchmark.execution.worker import Workers
 from benchmark.generation.select import EngineChoice
 from benchmark.methods.source import Submission
 from benchmark.progress import Reporter
+from benchmark.records.adapters import adapter_is_complete
 from benchmark.records.environment import environment
 from benchmark.records.store import Store
+from benchmark.sandbox.adopt import Strangers
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def run_plan(
     write_catalog(plan, store)
     pending = pending_jobs(plan, store)
     reporter.say(f"{len(plan.cells)} cells; {len(pending)} of {len(plan.jobs)} trainings to do")
-    start = worker_start(submissions, isolated=isolated, isolation=isolation)
-    failures = _train(plan, pending, store, reporter, workers, start) if pending else {}
+    strangers = Strangers(tuple(submissions), isolated, isolation)
+    failures = _train(plan, pending, store, reporter, workers, strangers) if pending else {}
     refused = evaluate(plan, store, choice, reporter, failures)
     reasons = {
         c.cell_key: c.broken or failures.get(c.adapter_key) or refused[c.response_key]
@@ -131,49 +131,17 @@ def _job_is_done(store: Store, job: TrainingJob, unsettled: set[str]) -> bool:
 
 
 def _train(
-    plan: Plan,
-    jobs: list[TrainingJob],
-    store: Store,
-    reporter: Reporter,
-    workers: int,
-    initializer: Callable[[], None],
+    plan: Plan, jobs: list[TrainingJob], store: Store, reporter: Reporter, workers: int, strangers: Strangers
 ) -> dict[str, str]:
-    """Run the jobs in worker processes; return the reasons of what failed by adapter key."""
+    """Run the jobs in worker processes; return the reasons of failures by adapter key."""
     failures: dict[str, str] = {}
-    # Spawned, not forked: torch's and vLLM's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer)
-    try:
-        futures = {pool.submit(run_job, plan.suite, job, store.root): job for job in jobs}
-        with reporter.step("training", len(jobs)) as step:
-            for future in _as_they_finish(futures):
-                report = _report(future, futures[future])
-                failures |= report.failures
-                step.advance()
-    except BaseException:
-        # Finished artefacts are on disk; half-done work is worth nothing, so the workers are stopped at once.
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
+    tasks = {_name(job): partial(run_job, plan.suite, job, store.root) for job in jobs}
+    with Workers(min(workers, len(jobs)), strangers) as processes, reporter.step("training", len(jobs)) as step:
+        for report in processes.run(tasks):
+            failures |= report.failures
+            step.advance()
     return failures
 
 
-def _as_they_finish(futures: Iterable[Future[JobReport]]) -> Iterable[Future[JobReport]]:
-    waiting = set(futures)
-    while waiting:
-        # The timeout lets Ctrl-C through on every platform.
-        finished, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-        yield from finished
-
-
-def _report(future: Future[JobReport], job: TrainingJob) -> JobReport:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise FedSafetyError(
-            f"a training process died without a word (out of memory, or killed) near scenario {job.scenario.id!r}, "
-            f"seed {job.seed}; what is finished is kept: run the same command again, with fewer --workers if memory is "
-            f"short"
-        ) from error
+def _name(job: TrainingJob) -> str:
+    return f"scenario {job.scenario.id!r}, seed {job.seed}, training {job.training_key}"

@@ -7,27 +7,29 @@ run through the code of a real run, as many at once as the run will have workers
 from __future__ import annotations
 
 import io
-import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.answering import evaluate
+from benchmark.execution.bench import Bench
+from benchmark.execution.job import run_job
 from benchmark.execution.judging import judge_responses
 from benchmark.execution.plan import Plan, TrainingJob, make_plan
 from benchmark.execution.run import pending_jobs
-from benchmark.execution.worker import run_job, worker_start
+from benchmark.execution.worker import Workers
 from benchmark.generation.select import EngineChoice
 from benchmark.methods.source import Submission
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
+from benchmark.sandbox.adopt import Strangers
 from benchmark.suites.suite import Scenario, Suite
 
 _SHORT, _LONG = 2, 8
@@ -113,30 +115,29 @@ def predict(
         if cell.runs and not store.has("responses", cell.response_key)
     }
     adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
-    start = worker_start(submissions, isolated=isolated)
-    training = _training_seconds(plan.suite, jobs, reporter, workers, start) if jobs else 0.0
+    strangers = Strangers(tuple(submissions), isolated)
+    training = _training_seconds(plan.suite, jobs, reporter, workers, strangers) if jobs else 0.0
     answering = _answering_seconds(plan, list(starts.values()), choice, reporter) if starts else 0.0
     return Prediction(len(jobs), adapters, len(starts), training, answering)
 
 
 def _training_seconds(
-    suite: Suite, jobs: Sequence[TrainingJob], reporter: Reporter, workers: int, start: Callable[[], None]
+    suite: Suite, jobs: Sequence[TrainingJob], reporter: Reporter, workers: int, strangers: Strangers
 ) -> float:
     # The job with the most derived adapters of each shape stands for all of them.
     samples = {_shape(job.scenario): job for job in sorted(jobs, key=lambda job: len(job.pipelines))}
     workers = min(workers, len(jobs))
     began = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
     costs: dict[Shape, JobCost] = {}
     with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=start) as pool,
+        Workers(workers, strangers) as processes,
         reporter.step("timing sample trainings", len(samples)) as step,
     ):
-        list(pool.map(_idle, range(workers)))
+        processes.each("its start", _idle)
         starting = time.perf_counter() - began
         for shape, job in samples.items():
             # As many at once as in the run, since processes share memory bandwidth and caches.
-            measured = list(pool.map(_job_cost, [suite] * workers, [job] * workers))
+            measured = processes.each(f"scenario {job.scenario.id!r}", partial(_job_cost, suite, job))
             costs[shape] = JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
             step.advance()
     return starting + job_seconds(jobs, suite.training.rounds, costs, workers)
@@ -158,12 +159,12 @@ def _shape(scenario: Scenario) -> Shape:
     return scenario.start, scenario.participants, scenario.clients, scenario.attack.id
 
 
-def _idle(_: int) -> None:
-    """Do nothing: starting a worker imports everything."""
+def _idle(_: Bench) -> None:
+    """Do nothing. A worker process that answers has imported everything."""
 
 
-def _job_cost(suite: Suite, job: TrainingJob) -> JobCost:
-    """Time sample jobs in this process; the first one also opens models and is not counted."""
+def _job_cost(suite: Suite, job: TrainingJob, bench: Bench) -> JobCost:
+    """Time sample jobs in this process. The first job is not counted because it also opens models."""
     first = next(iter(job.pipelines.values()))
     derived = [name for key, name in job.pipelines.items() if key != job.training_key][:1]
 
@@ -172,7 +173,7 @@ def _job_cost(suite: Suite, job: TrainingJob) -> JobCost:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             report = run_job(
-                _shortened(suite, rounds), TrainingJob(job.scenario, seed, "training", pipelines), Path(folder)
+                _shortened(suite, rounds), TrainingJob(job.scenario, seed, "training", pipelines), Path(folder), bench
             )
             spent = time.perf_counter() - began
         for reason in report.failures.values():
@@ -204,6 +205,7 @@ def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, 
     with tempfile.TemporaryDirectory() as folder, reporter.step("timing sample answers", 2) as step:
         store = Store(Path(folder))
         silent = Reporter(Console(file=io.StringIO()))
+        bench = Bench()
         for count in (_FEW, _MANY):
             # The second sample's seeds are other ones, or the store would have one of its sets already.
             seeds = range(_SAMPLE_SEEDS[-1] + count, _SAMPLE_SEEDS[-1] + 2 * count)
@@ -211,7 +213,7 @@ def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, 
             cells = tuple(cell for cell in sample.cells if cell.scenario.id == scenario.id)
             sample = replace(sample, cells=cells)
             for job in sample.jobs:
-                run_job(suite, job, store.root)
+                run_job(suite, job, store.root, bench)
             began = time.perf_counter()
             evaluate(sample, store, choice, silent, {})
             judge_responses(

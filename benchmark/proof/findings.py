@@ -25,7 +25,6 @@ from safetensors.torch import load_file, save_file
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.answering import open_start
 from benchmark.execution.plan import Plan
-from benchmark.execution.worker import open_role, read_record
 from benchmark.execution.worlds import open_chat, open_world
 from benchmark.generation.adapters import WEIGHTS
 from benchmark.generation.base import Engine
@@ -35,11 +34,13 @@ from benchmark.judges.base import Verdict, judges
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import import_peft
 from benchmark.progress import Reporter
+from benchmark.records.adapters import read_record
 from benchmark.records.publish import publish
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario
+from benchmark.training.served import ModelPool, RoleModels
 from tasks.hub.datasets import data_identity, load_rows
 
 _SAME: Final = 1e-3
@@ -163,10 +164,11 @@ def _attack(evidence: Evidence) -> tuple[bool, str]:
 
 def _peft(evidence: Evidence) -> tuple[bool, str]:
     suite, worst, moved = evidence.plan.suite, 0.0, []
+    pool = ModelPool()
     for key, scenario in evidence.adapters.items():
         folder = evidence.store.adapter_folder(key)
         world = open_world(evidence.plan.suite, scenario)
-        stacked = open_role(suite, world, scenario.start).stacked
+        stacked = RoleModels(pool, suite, world).open(scenario.start).stacked
         theirs = PeftModel.from_pretrained(load_causal_lm(world.model_path(scenario.start)), folder).eval()
         effect = 0.0
         for sequence in Canary.load(folder).sequences:

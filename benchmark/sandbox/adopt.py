@@ -1,21 +1,42 @@
-"""Making the registries of a process know submissions: in the sandbox as stand-ins, or imported as one's own code."""
+"""Registration of submissions in a process: stand-ins for isolated code, or the imported code itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from attacks.base import attacks
 from benchmark.methods.source import ATTACK, REGISTRIES, Submission
 from defenses.base import defenses
 
 
+@dataclass(frozen=True)
+class Strangers:
+    """Methods that are not built in, and the way in which their code runs.
+
+    Attributes:
+        submissions: The methods.
+        isolated: Whether their code runs in sandboxes. A method that ends its process then fails its own cells; without
+            a sandbox it would stop the run.
+        isolation: Name of the way in which it is isolated; ``auto`` for the best way that this machine offers.
+    """
+
+    submissions: tuple[Submission, ...] = ()
+    isolated: bool = False
+    isolation: str = "auto"
+
+    def adopt(self) -> None:
+        """Register the methods in this process; see :func:`adopt`."""
+        adopt(self.submissions, isolated=self.isolated, isolation=self.isolation)
+
+
 def adopt(submissions: Sequence[Submission], *, isolated: bool, isolation: str = "auto") -> None:
-    """Let the registries of this process know ``submissions``.
+    """Register submissions in this process.
 
     Args:
-        submissions: Methods; what is built in or installed is known already and changes only if isolated.
-        isolated: Whether their code runs in sandboxes of its own. Nothing of it is imported here then.
-        isolation: Name of the way in which it is isolated; ``auto`` for the best that this machine offers.
+        submissions: Methods. Built-in and installed methods are registered already and change only if isolated.
+        isolated: Whether their code runs in sandboxes. This process then imports none of their code.
+        isolation: Name of the way in which it is isolated; ``auto`` for the best way that this machine offers.
 
     Raises:
         UsageError: An id is taken by another method.

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, attacks
-from benchmark.execution.worker import open_model
 from benchmark.execution.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
 from benchmark.methods.source import ATTACK, DEFENSE, find_submission
 from benchmark.registry import Trait
 from benchmark.sandbox.adopt import adopt
 from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
+from benchmark.training.served import ModelPool, RoleModels
 from benchmark.training.server import MeteredServer
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, defenses
@@ -141,11 +141,12 @@ def practice_server(
     """
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()
+    models = RoleModels(ModelPool(), suite, world)
     return PracticeServer(
         set() if observed is None else observed,
         world,
-        open_model(str(world.model_path("chat")), suite.lora),
-        lambda: open_model(str(world.model_path(EXTERNAL_MODEL)), suite.lora),
+        models.open("chat"),
+        lambda: models.open(EXTERNAL_MODEL),
         _POSTHOC,
         seed,
         owner,
@@ -161,9 +162,7 @@ def practice_resources(observed: set[Trait] | None = None) -> PracticeAttacker:
     """
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()
+    models = RoleModels(ModelPool(), suite, world)
     return PracticeAttacker(
-        set() if observed is None else observed,
-        world,
-        lambda: open_model(str(world.model_path(ATTACKER_MODEL)), suite.lora),
-        _NEW_TOKENS,
+        set() if observed is None else observed, world, lambda: models.open(ATTACKER_MODEL), _NEW_TOKENS
     )

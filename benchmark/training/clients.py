@@ -15,7 +15,7 @@ from benchmark.models.sampling import sample
 from benchmark.seeds import stream, torch_stream
 from benchmark.suites.suite import Scenario, TrainingSettings
 from benchmark.training.schedule import Federation
-from benchmark.training.server import ServedModel
+from benchmark.training.served import ServedModel
 from tasks.base import Automation, Example, TaskWorld
 
 

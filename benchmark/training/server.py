@@ -5,45 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError
-from benchmark.models.chat import ChatFormat
 from benchmark.models.rows import TokenRow
 from benchmark.models.sampling import sample
+from benchmark.records.adapters import Usage
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.suite import PosthocSettings
-from benchmark.training.stacked import StackedModel
+from benchmark.training.served import ServedModel
 from benchmark.updates import AdapterLayout
 from tasks.base import Automation, Example, TaskWorld
-
-
-@dataclass
-class Usage:
-    """What a defense used, over all its stages; counts, tokens, steps and seconds."""
-
-    owned_aligned: int = 0
-    owned_normal: int = 0
-    generated_pairs: int = 0
-    generated_leaks: int = 0
-    generated_tokens: int = 0
-    finetune_steps: int = 0
-    extra_models: int = 0
-    server_seconds: float = 0.0
-
-    def plus(self, other: Usage) -> Usage:
-        """Return the sum of two records."""
-        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model that can be trained and sampled from, with its chat format."""
-
-    stacked: StackedModel
-    chat: ChatFormat
 
 
 class MeteredServer:

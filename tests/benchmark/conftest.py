@@ -16,7 +16,7 @@ from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite, find_suite
-from benchmark.training.server import ServedModel
+from benchmark.training.served import ServedModel
 from benchmark.training.stacked import StackedModel
 from tasks.base import Automation, DataKind, Example, Outcome, Probe, ProbeKind, TaskWorld
 from tasks.micro import MicroWorld

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.execution.bench import Bench
+from benchmark.execution.job import run_job
 from benchmark.execution.plan import make_plan
 from benchmark.execution.run import default_workers
-from benchmark.execution.worker import adapter_is_complete, keep_freed_memory, run_job
+from benchmark.execution.worker import keep_freed_memory
+from benchmark.records.adapters import adapter_is_complete
 from benchmark.records.store import Store
 from benchmark.suites.suite import find_suite
 
@@ -25,10 +28,10 @@ def test_trained_cell(benchmark: Any, scenario: str, tmp_path: Path) -> None:
     (job,) = plan.jobs
     keep_freed_memory()
     torch.set_num_threads(default_workers())
-    roots = iter(tmp_path / str(i) for i in range(9))
+    bench, roots = Bench(), iter(tmp_path / str(i) for i in range(9))
 
     def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (suite, job, next(roots)), {}
+        return (suite, job, next(roots), bench), {}
 
     report = benchmark.pedantic(run_job, setup=setup, rounds=3, warmup_rounds=1)
     assert report.failures == {}

@@ -16,9 +16,10 @@ from rich.console import Console
 from benchmark.cli.real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
 from benchmark.execution.answering import evaluate
+from benchmark.execution.bench import Bench
+from benchmark.execution.job import run_job
 from benchmark.execution.plan import CellPlan, Plan, make_plan
 from benchmark.execution.run import run_plan
-from benchmark.execution.worker import run_job
 from benchmark.execution.worlds import generation_limit, open_chat, open_world
 from benchmark.generation.select import EngineChoice
 from benchmark.models.chat import ChatFormat, cut
@@ -310,7 +311,7 @@ def test_what_trainings_read_is_noted_beside_their_adapters(
     plan = plan_of(smoke)
     store, said = Store(tmp_path / "runs"), io.StringIO()
     for job in plan.jobs:
-        assert run_job(smoke, job, store.root).failures == {}
+        assert run_job(smoke, job, store.root, Bench()).failures == {}
     # Nothing is read a second time for the rows.
     monkeypatch.setattr(HubWorld, "inputs", lambda *_: pytest.fail("read again"))
     for _ in range(2):
@@ -337,7 +338,7 @@ def test_a_served_prompt_that_the_engine_cannot_take_fails_its_cell_alone(
     plan, store = plan_of(smoke, scenarios=["clean_made"]), Store(tmp_path / "runs")
     assert open_chat(plan.world, "base").max_length > 40  # the model itself would take it
     for job in plan.jobs:
-        assert run_job(smoke, job, store.root).failures == {}
+        assert run_job(smoke, job, store.root, Bench()).failures == {}
     refused = evaluate(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO()), {})
     ((key, reason),) = refused.items()
     assert key == cell(plan, "clean_made", "refuse_all").response_key

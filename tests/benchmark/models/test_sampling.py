@@ -13,7 +13,7 @@ from benchmark.models import head as token_loss
 from benchmark.models import sampling
 from benchmark.models.sampling import _PerPrompt, cache_bytes, sample
 from benchmark.seeds import integer, torch_stream
-from benchmark.training.server import ServedModel
+from benchmark.training.served import ServedModel
 from tests.benchmark.tiny_models import CONFIGS, make_model
 
 # Of mixed lengths, so that a batch is padded on the left.

@@ -28,7 +28,8 @@ from benchmark.sandbox.proxy import Sandboxed, created
 from benchmark.suites.suite import PosthocSettings
 from benchmark.training.clients import Attacker
 from benchmark.training.federation import checked_aggregate
-from benchmark.training.server import MeteredServer, ServedModel
+from benchmark.training.served import ServedModel
+from benchmark.training.server import MeteredServer
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Prompt, Stage
 from tasks.base import DataKind, Example, TaskWorld

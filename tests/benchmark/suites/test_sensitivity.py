@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from attacks.base import attacks
 from benchmark.errors import UsageError
 from benchmark.execution.catalog import catalog_rows
 from benchmark.execution.plan import CellPlan, Plan, make_plan
-from benchmark.execution.worker import _Bench, _client_rows, read_record, run_job
-from benchmark.models.lora import import_peft
-from benchmark.records.store import Store
 from benchmark.suites.sensitivity import SensitivityScenario
 from benchmark.suites.suite import Suite, find_suite, read_suite, suites
-from benchmark.training.federation import Setting, run_federation
-from benchmark.training.schedule import cast
-from defenses.base import Defense
 
 MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))
 TINY = Path(__file__).resolve().parents[2] / "end_to_end" / "tiny.yaml"
@@ -237,45 +229,3 @@ def test_catalog_rows_say_where_a_scenario_lies(micro: Suite) -> None:
     assert "sensitivity" not in json.loads(rows["aligned_start"]["settings"])
     axes = json.loads(rows["micro"]["settings"])["sensitivity"]["axes"]
     assert [p["scenario"] for p in axes[0]["points"]] == [None, None, "aligned_start", None]
-
-
-@pytest.fixture
-def reattacked() -> Suite:
-    """The tiny suite with an axis of re-attacks."""
-    content = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    points = [{"value": 0, "scenario": "attacked"}, {"value": 3, "id": "again", "set": {"reattack_rounds": 3}}]
-    section = {"id": "rounds", "title": "Rounds", "description": "Rounds after the repair.", "base": "attacked"}
-    content["sensitivity"] = {"seeds": [1], "defenses": ["fedavg", "posthoc_public"], "axes": [section]}
-    section["points"] = points
-    return Suite.model_validate(content)
-
-
-def test_a_reattack_is_a_second_federation_from_the_repaired_adapter(tmp_path: Path, reattacked: Suite) -> None:
-    plan = plan_of(reattacked, axes=["rounds"])
-    store = Store(tmp_path)
-    scenario = reattacked.scenario("attacked")
-    key = {(c.scenario.id, c.stage.name): c.adapter_key for c in plan.cells}
-    (job,) = (job for job in plan.jobs if job.scenario.id == "attacked")
-    assert run_job(reattacked, job, tmp_path).failures == {}
-    bench = _Bench(reattacked, scenario, 1)
-    layout = bench.model.stacked.layout
-    adapters = {name: import_peft(store.adapter_folder(k), layout) for name, k in key.items() if k in job.pipelines}
-    training = reattacked.training.model_copy(update={"rounds": 3})
-    federation = cast(scenario, training, bench.world.task_types, 1, ("reattack",))
-    first = cast(scenario, training, bench.world.task_types, 1)
-    assert (federation.client_ids, federation.compromised) == (first.client_ids, first.compromised)
-    assert federation.participants != first.participants
-    rows = _client_rows(reattacked, scenario, 1).rows
-    for stage in ("fedavg", "posthoc_public"):
-        setting = Setting(scenario, training, federation, rows, 1, owner="reattack", phase=("reattack",))
-        start, attack = adapters["attacked", stage], attacks.get("unaligned_data").create({})
-        again = run_federation(setting, bench.model.stacked, start, attack, Defense(), bench._server("reattack"))
-        torch.testing.assert_close(again.adapter, adapters["again", stage], rtol=0, atol=1e-7)
-        assert not torch.equal(again.adapter, adapters["attacked", stage])
-        assert again.rounds[0].learning_rate == reattacked.training.learning_rate
-        records = [read_record(store.adapter_folder(key[name, stage])) for name in ("attacked", "again")]
-        sent = sum(len(r.clients) for r in again.rounds) * layout.dimension * 4
-        assert records[1]["upload_bytes"] == records[0]["upload_bytes"] + sent
-        assert records[1]["usage"] | {"server_seconds": 0} == records[0]["usage"] | {"server_seconds": 0}
-    # The rounds table tells of the first federation alone, whose training is shared.
-    assert store.read("rounds", job.training_key).num_rows == reattacked.training.rounds

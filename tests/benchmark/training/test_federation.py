@@ -19,7 +19,7 @@ from benchmark.training.clients import Attacker, make_client_rows
 from benchmark.training.federation import FederationResult, Setting, run_federation
 from benchmark.training.schedule import Federation
 from benchmark.training.schedule import cast as cast_roles
-from benchmark.training.server import ServedModel
+from benchmark.training.served import ServedModel
 from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server, defenses

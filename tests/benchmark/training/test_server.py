@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from benchmark.errors import FedSafetyError
+from benchmark.records.adapters import Usage
 from benchmark.suites.suite import PosthocSettings
-from benchmark.training.server import MeteredServer, ServedModel, Usage
+from benchmark.training.served import ServedModel
+from benchmark.training.server import MeteredServer
 from tasks.base import DataKind, Example, TaskWorld
 
 SETTINGS = PosthocSettings(examples=6, steps=4, batch_size=3, learning_rate=1e-2)

@@ -1,0 +1,122 @@
+"""Tools of a training job, and the state that a process keeps from one job to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from attacks.base import Attack, attacks
+from benchmark.errors import FedSafetyError
+from benchmark.execution.client_rows import ClientRowsCache
+from benchmark.execution.worlds import EXTERNAL_MODEL, generation_limit, open_world
+from benchmark.models.loading import load_causal_lm
+from benchmark.sandbox.proxy import created
+from benchmark.suites.suite import Scenario, Suite
+from benchmark.training.clients import ClientRows
+from benchmark.training.federation import LocalTrainer
+from benchmark.training.sequential import SequentialModel
+from benchmark.training.served import ModelPool, RoleModels, ServedModel
+from benchmark.training.server import MeteredServer
+
+
+class Bench:
+    """State that a process keeps from one job to the next.
+
+    Attributes:
+        models: Open models.
+        client_rows: Client rows of the last scenario.
+    """
+
+    def __init__(self) -> None:
+        self.models = ModelPool()
+        self.client_rows = ClientRowsCache(self.models)
+
+
+class JobTools:
+    """World, models and tools of one (suite, scenario, seed).
+
+    Args:
+        suite: The suite.
+        scenario: The scenario.
+        seed: Run seed.
+        bench: Models and client rows of earlier jobs.
+    """
+
+    def __init__(self, suite: Suite, scenario: Scenario, seed: int, bench: Bench) -> None:
+        self.suite, self.scenario, self.seed, self._bench = suite, scenario, seed, bench
+        self.world = open_world(suite, scenario)
+        self._models = RoleModels(bench.models, suite, self.world)
+        self._max_new_tokens = generation_limit(suite, self.world.probes())
+
+    @property
+    def model(self) -> ServedModel:
+        """The starting model of the scenario."""
+        return self._models.open(self.scenario.start)
+
+    def client_rows(self) -> ClientRows:
+        """Return every client's rows."""
+        return self._bench.client_rows.get(self.suite, self.scenario, self.seed)
+
+    def attack(self) -> AbstractContextManager[Attack]:
+        """Return the attack of the scenario, for its hook ``craft``."""
+        attack = self.scenario.attack
+        return created(attacks.get(attack.id), attack.params, hooks=("craft",))
+
+    def trainer(self) -> LocalTrainer:
+        """Return the trainer that the suite chooses."""
+        stacked = self.model.stacked
+        if self.suite.training.mode == "stacked":
+            return stacked
+        checkpoint = self.world.checkpoint(self.scenario.start)
+        model = load_causal_lm(
+            checkpoint.path,
+            dtype=checkpoint.dtype,
+            quantization=checkpoint.quantization,
+            gradient_checkpointing=self.suite.training.gradient_checkpointing,
+        )
+        return SequentialModel(model, self.suite.lora, stacked.pad_id)
+
+    def server(self, owner: str, external: Callable[[], ServedModel] | None = None) -> MeteredServer:
+        """Return a server with tools of its own.
+
+        Args:
+            owner: Name of the random streams that the server draws from.
+            external: Opens the external model; by default as :meth:`external` does.
+        """
+        return MeteredServer(
+            self.world,
+            self.model,
+            external or self.external,
+            self.suite.posthoc,
+            self.seed,
+            owner,
+            self._max_new_tokens,
+            self.suite.training.max_length,
+        )
+
+    def external(self) -> ServedModel:
+        """Return the external model.
+
+        Raises:
+            FedSafetyError: The suite names no external model.
+        """
+        self._check_external()
+        return self._models.open(EXTERNAL_MODEL)
+
+    @contextmanager
+    def lent_external(self) -> Iterator[Callable[[], ServedModel]]:
+        """Lend the external model; yields a function that opens it, as :meth:`external` does."""
+        with self._models.lent(EXTERNAL_MODEL, beside=self.scenario.start) as opener:
+
+            def external() -> ServedModel:
+                self._check_external()
+                return opener()
+
+            yield external
+
+    def _check_external(self) -> None:
+        if EXTERNAL_MODEL not in self.world.roles:
+            raise FedSafetyError(
+                f"suite {self.suite.id!r} names no external model, which this defense needs; add the role "
+                f"{EXTERNAL_MODEL!r} to its models, or leave the defense out"
+            )
