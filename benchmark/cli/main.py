@@ -203,7 +203,7 @@ def run(
     from benchmark.methods.source import ATTACK, find_members, find_submission
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
-    from benchmark.sandbox.adopt import adopt
+    from benchmark.sandbox.adopt import Strangers
     from benchmark.suites.suite import find_suite
 
     del data_root, model_root
@@ -214,7 +214,8 @@ def run(
         submissions = (*submissions, find_submission(attack, ATTACK))
     elif base or attack_param:
         raise UsageError(f"{'--base' if base else '--attack-param'} goes with an attack; name one with --attack")
-    adopt(submissions, isolated=sandbox)
+    strangers = Strangers(submissions, isolated=sandbox)
+    strangers.adopt()
     if attack:
         from benchmark.submission.bundle.scenario import attacked_id, attacked_suite, parse_params
 
@@ -242,20 +243,20 @@ def run(
         return
     refuse_if_too_large(plan, workers)
     probes, problems = _find_tasks([*chosen.tasks, *(task or [])], task_path or [])
-    from benchmark.execution.run import default_workers, run_plan
+    from benchmark.execution.run import Run, default_workers
+    from benchmark.execution.stages import run_plan
 
+    work = Run(plan, store, choice, reporter, workers or default_workers(), strangers)
     if estimate:
         from benchmark.prediction.measured import predict
 
         with resumable():
-            _print_prediction(
-                predict(plan, store, choice, reporter, workers or default_workers(), submissions, sandbox)
-            )
+            _print_prediction(predict(work))
         return
 
     reporter.say(f"generation engine {choice.name}: {choice.reason}")
     with resumable():
-        report = run_plan(plan, store, choice, reporter, workers or default_workers(), submissions, sandbox)
+        report = run_plan(work)
     reporter.say(
         f"{report.cells} cells: {report.cells - report.not_applicable - len(report.failed_cells)} done, "
         f"{report.not_applicable} not applicable, {len(report.failed_cells)} failed; rows are in {runs}"
@@ -264,7 +265,7 @@ def run(
         from benchmark.harness.evaluation import score_tasks
 
         with resumable():
-            problems += score_tasks(plan, probes, task_limit or None, store, choice, reporter)
+            problems += score_tasks(work, probes, task_limit or None)
     for name, reason in (*report.failed_cells, *problems):
         errors.print(f"failed: {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     if report.failed_cells or problems:
@@ -287,7 +288,7 @@ def judge(
     model_root: ModelRootOption = None,
 ) -> None:
     """Judge stored responses that lack verdicts. Nothing is trained or generated anew."""
-    from benchmark.execution.judging import judge_responses, responses_to
+    from benchmark.execution.judging import Judging, judge_responses, responses_to
     from benchmark.execution.worlds import open_world
     from benchmark.judges.base import judges
     from benchmark.progress import Reporter
@@ -307,8 +308,9 @@ def judge(
             f"{runs} holds no responses to the probes of suite {chosen.id!r}; make some with 'fedsafety run', or name "
             f"the folder with --runs"
         )
+    judging = Judging(world, store, _choose(engine), Reporter(console), chosen.compute)
     with resumable():
-        done = judge_responses(keys, wanted, world, store, _choose(engine), Reporter(console), chosen.compute)
+        done = judge_responses(judging, keys, wanted)
     console.print(f"{done} response sets judged; {len(keys) * len(wanted) - done} had their verdicts already")
 
 
@@ -416,7 +418,7 @@ def _find_tasks(names: list[str], folders: list[Path]) -> tuple[list[Any], list[
 
 
 def _print_plan(plan: Any, store: Any) -> None:
-    from benchmark.records.adapters import adapter_is_complete
+    from benchmark.execution.outcome import State, recorded_outcome
     from benchmark.suites.sensitivity import SensitivityScenario
 
     table = Table()
@@ -426,15 +428,10 @@ def _print_plan(plan: Any, store: Any) -> None:
         table.add_column(column, no_wrap=True)
     reasons: dict[str, None] = {}
     for cell in plan.cells:
-        state = "to train"
-        if cell.not_applicable:
-            state = "not applicable"
-            reasons.setdefault(f"{cell.scenario.id}, {cell.stage.name}: {cell.not_applicable}")
-        elif store.has("cells", cell.cell_key):
-            state = store.read("cells", cell.cell_key)["status"][0].as_py()
-        elif adapter_is_complete(store, cell.adapter_key):
-            state = "to answer"
-        table.add_row(cell.scenario.id, cell.stage.name, str(cell.seed), state)
+        outcome = recorded_outcome(cell, store)
+        if outcome.state is State.NOT_APPLICABLE:
+            reasons.setdefault(f"{cell.scenario.id}, {cell.stage.name}: {outcome.reason}")
+        table.add_row(cell.scenario.id, cell.stage.name, str(cell.seed), outcome.state.replace("_", " "))
     console.print(table)
     for reason in reasons:
         console.print(f"not applicable: {reason}", markup=False, highlight=False)

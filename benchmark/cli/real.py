@@ -123,8 +123,8 @@ def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None
 
 def examine_suite(name: str, engine: str, console: Console) -> list[str]:
     """Print what a suite needs; return what keeps it from running here."""
-    from benchmark.execution.answering import check_prompts
     from benchmark.execution.plan import make_plan
+    from benchmark.execution.prompts import check_prompts
     from benchmark.suites.suite import find_suite
 
     plan = make_plan(find_suite(name), engine, unresolved=True)

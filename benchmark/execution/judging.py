@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.execution.plan import probe_set_digest
@@ -18,42 +19,49 @@ from benchmark.suites.suite import Compute
 from tasks.base import Probe, TaskWorld
 
 
-def judge_responses(
-    response_keys: Iterable[str],
-    judge_ids: Iterable[str],
-    world: TaskWorld,
-    store: Store,
-    choice: EngineChoice,
-    reporter: Reporter,
-    compute: Compute | None = None,
-    *,
-    leave_out_too_large: bool = False,
-) -> int:
+@dataclass(frozen=True)
+class Judging:
+    """The place of responses and verdicts, and the means to judge.
+
+    Attributes:
+        world: World of the probes.
+        store: Holds responses and takes verdicts.
+        engine: Engine for judges that are models.
+        reporter: Shows progress.
+        compute: Use of the machine by judges that are models; ``None`` for the defaults.
+        leaves_out_too_large: Whether a judge that does not fit into memory is left out, with a remark, so that the
+            other judges work.
+    """
+
+    world: TaskWorld
+    store: Store
+    engine: EngineChoice
+    reporter: Reporter
+    compute: Compute | None = None
+    leaves_out_too_large: bool = False
+
+
+def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: Iterable[str]) -> int:
     """Write the missing verdicts of each judge on each response set and return the number of sets judged.
 
     Judges work in turn. Each frees its model before the next loads its own, so that all share one GPU.
 
     Args:
+        judging: Responses, verdicts and means.
         response_keys: Keys of stored response sets.
         judge_ids: Judges.
-        world: World of the probes.
-        store: Holds responses and takes verdicts.
-        choice: Engine for judges that are models.
-        reporter: Shows progress.
-        compute: Use of the machine by judges that are models; ``None`` for the defaults.
-        leave_out_too_large: Whether a judge that does not fit into memory is left out, with a remark, so that the
-            other judges work.
 
     Raises:
         MemoryShortageError: A judge does not fit into memory and may not be left out.
         FedSafetyError: A judge fails.
     """
+    world, store, reporter = judging.world, judging.store, judging.reporter
     keys = sorted(set(response_keys))
     probes = {probe.id: probe for probe in world.probes()}
     done = 0
     for judge_id in judge_ids:
         entry = judges.get(judge_id)
-        judge = _create(entry, world, choice, compute)
+        judge = _create(entry, world, judging.engine, judging.compute)
         verdicts: Counter[Verdict] = Counter()
         try:
             identity = _identity(judge, world)
@@ -72,7 +80,7 @@ def judge_responses(
             for note in judge.notes:
                 reporter.say(note)
         except MemoryShortageError as error:
-            if not leave_out_too_large:
+            if not judging.leaves_out_too_large:
                 raise
             reporter.say(f"left out: {error}; the responses stay, and 'fedsafety judge' asks it later")
         finally:

@@ -16,17 +16,15 @@ from lm_eval.utils import handle_non_serializable, hash_string
 
 from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.execution.answering import check_chat, open_start
-from benchmark.execution.plan import CellPlan, Plan
+from benchmark.execution.plan import CellPlan
+from benchmark.execution.run import Run
 from benchmark.execution.worlds import open_chat
 from benchmark.generation.base import LONGEST, Engine
 from benchmark.generation.canary import Canary, check_canary
-from benchmark.generation.select import EngineChoice
 from benchmark.harness.model import FedSafetyLM, TaskError
 from benchmark.harness.tasks import HARNESS_VERSION, Identity, Probe, quiet
 from benchmark.keys import content_key
 from benchmark.models.chat import ChatFormat
-from benchmark.progress import Reporter
-from benchmark.records.store import Store
 
 TABLE = "task_scores"
 
@@ -56,24 +54,20 @@ class _Work:
         return content_key([HARNESS_VERSION, hashes])
 
 
-def score_tasks(
-    plan: Plan, probes: Sequence[Probe], limit: int | None, store: Store, choice: EngineChoice, reporter: Reporter
-) -> list[tuple[str, str]]:
-    """Score every served adapter of the plan on every probe that lacks it; return what is missing, with the reason.
+def score_tasks(run: Run, probes: Sequence[Probe], limit: int | None) -> list[tuple[str, str]]:
+    """Score every served adapter of a run on every probe that lacks its score; return missing scores with the reason.
 
-    Cells without responses are left out: what could not be answered is not scored either.
+    Cells without responses are left out, because an adapter that did not answer the probes is not scored.
 
     Args:
-        plan: The cells.
+        run: The run.
         probes: From :func:`benchmark.harness.tasks.find_tasks`.
-        limit: Documents of each task, the first ones; all if ``None``.
-        store: Where adapters are and scores go.
-        choice: The generation engine.
-        reporter: Shows progress.
+        limit: Number of documents of each task, from the first; all if ``None``.
 
     Raises:
         FedSafetyError: The engine fails, or does not answer as the training code does.
     """
+    plan, store = run.plan, run.store
     served = {c.response_key: c for c in plan.cells if not c.not_applicable and store.has("responses", c.response_key)}
     missing: list[tuple[str, str]] = []
     pending: dict[str, list[tuple[CellPlan, list[_Work]]]] = {}
@@ -85,9 +79,9 @@ def score_tasks(
             if lacking:
                 pending.setdefault(start, []).append((cell, lacking))
     total = sum(len(works) for cells in pending.values() for _, works in cells)
-    with reporter.step("scoring tasks", total) as step:
+    with run.reporter.step("scoring tasks", total) as step:
         for start, cells in pending.items():
-            missing += _score_start(plan, start, cells, store, choice, step.advance)
+            missing += _score_start(run, start, cells, step.advance)
     return missing
 
 
@@ -100,19 +94,14 @@ def _work(probe: Probe, chat: ChatFormat, limit: int | None, missing: list[tuple
 
 
 def _score_start(
-    plan: Plan,
-    start: str,
-    cells: Sequence[tuple[CellPlan, list[_Work]]],
-    store: Store,
-    choice: EngineChoice,
-    advance: Callable[[], None],
+    run: Run, start: str, cells: Sequence[tuple[CellPlan, list[_Work]]], advance: Callable[[], None]
 ) -> list[tuple[str, str]]:
     """Score all ``cells``, which share one starting checkpoint."""
-    missing = []
-    chat = open_chat(plan.world, start)
+    missing, store = [], run.store
+    chat = open_chat(run.plan.world, start)
     longest = min(chat.max_length, LONGEST)
     with (
-        open_start(plan, start, choice, max_length=longest) as engine,
+        open_start(run.plan, start, run.engine, max_length=longest) as engine,
         closing(FedSafetyLM(engine, chat, longest)) as model,
     ):
         for cell, works in cells:

@@ -18,18 +18,16 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.answering import evaluate
+from benchmark.execution.answering import answer
 from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
-from benchmark.execution.judging import judge_responses
-from benchmark.execution.plan import Plan, TrainingJob, make_plan
-from benchmark.execution.run import pending_jobs
+from benchmark.execution.judging import Judging, judge_responses
+from benchmark.execution.plan import TrainingJob, make_plan
+from benchmark.execution.run import Run
+from benchmark.execution.stages import pending_jobs, settle
 from benchmark.execution.worker import Workers
-from benchmark.generation.select import EngineChoice
-from benchmark.methods.source import Submission
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.sandbox.adopt import Strangers
 from benchmark.suites.suite import Scenario, Suite
 
 _SHORT, _LONG = 2, 8
@@ -85,29 +83,13 @@ class JobCost:
     adapter: float
 
 
-def predict(
-    plan: Plan,
-    store: Store,
-    choice: EngineChoice,
-    reporter: Reporter,
-    workers: int,
-    submissions: Sequence[Submission] = (),
-    isolated: bool = False,
-) -> Prediction:
-    """Measure samples of what ``plan`` lacks in ``store`` and return the prediction; takes about a minute or two.
-
-    Args:
-        plan: The cells.
-        store: What is there already.
-        choice: The generation engine that the run will use.
-        reporter: Shows progress.
-        workers: Training processes of the run.
-        submissions: Methods of the plan that this process has adopted.
-        isolated: Whether their code runs in sandboxes.
+def predict(run: Run) -> Prediction:
+    """Measure samples of the work that a run still has and return the prediction; takes about a minute or two.
 
     Raises:
         FedSafetyError: A sample fails; the run would fail alike.
     """
+    plan, store = run.plan, run.store
     jobs = pending_jobs(plan, store)
     starts = {
         cell.response_key: cell.scenario.start
@@ -115,23 +97,21 @@ def predict(
         if cell.runs and not store.has("responses", cell.response_key)
     }
     adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
-    strangers = Strangers(tuple(submissions), isolated)
-    training = _training_seconds(plan.suite, jobs, reporter, workers, strangers) if jobs else 0.0
-    answering = _answering_seconds(plan, list(starts.values()), choice, reporter) if starts else 0.0
+    training = _training_seconds(run, jobs) if jobs else 0.0
+    answering = _answering_seconds(run, list(starts.values())) if starts else 0.0
     return Prediction(len(jobs), adapters, len(starts), training, answering)
 
 
-def _training_seconds(
-    suite: Suite, jobs: Sequence[TrainingJob], reporter: Reporter, workers: int, strangers: Strangers
-) -> float:
+def _training_seconds(run: Run, jobs: Sequence[TrainingJob]) -> float:
+    suite = run.plan.suite
     # The job with the most derived adapters of each shape stands for all of them.
     samples = {_shape(job.scenario): job for job in sorted(jobs, key=lambda job: len(job.pipelines))}
-    workers = min(workers, len(jobs))
+    workers = min(run.workers, len(jobs))
     began = time.perf_counter()
     costs: dict[Shape, JobCost] = {}
     with (
-        Workers(workers, strangers) as processes,
-        reporter.step("timing sample trainings", len(samples)) as step,
+        Workers(workers, run.strangers) as processes,
+        run.reporter.step("timing sample trainings", len(samples)) as step,
     ):
         processes.each("its start", _idle)
         starting = time.perf_counter() - began
@@ -192,9 +172,9 @@ def _job_cost(suite: Suite, job: TrainingJob, bench: Bench) -> JobCost:
     )
 
 
-def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, reporter: Reporter) -> float:
+def _answering_seconds(run: Run, starts: Sequence[str]) -> float:
     """Return the wall time of answering and judging; ``starts`` names the starting model of every response set."""
-    distinct = sorted(set(starts))
+    plan, distinct = run.plan, sorted(set(starts))
     start = max(distinct, key=starts.count)
     able = [c for c in plan.cells if c.scenario.start == start and c.runs]
     # A defense that serves may answer in the model's place, which costs nothing: only where nobody else is asked.
@@ -202,7 +182,7 @@ def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, 
     scenario, pipeline = cell.scenario, cell.pipeline.name
     suite = _shortened(plan.suite, 1)
     spent = []
-    with tempfile.TemporaryDirectory() as folder, reporter.step("timing sample answers", 2) as step:
+    with tempfile.TemporaryDirectory() as folder, run.reporter.step("timing sample answers", 2) as step:
         store = Store(Path(folder))
         silent = Reporter(Console(file=io.StringIO()))
         bench = Bench()
@@ -215,10 +195,10 @@ def _answering_seconds(plan: Plan, starts: Sequence[str], choice: EngineChoice, 
             for job in sample.jobs:
                 run_job(suite, job, store.root, bench)
             began = time.perf_counter()
-            evaluate(sample, store, choice, silent, {})
-            judge_responses(
-                (c.response_key for c in cells), suite.judges, plan.world, store, choice, silent, suite.compute
-            )
+            sample_run = Run(sample, store, run.engine, silent)
+            settle(sample_run, answer(sample_run))
+            judging = Judging(plan.world, store, run.engine, silent, suite.compute)
+            judge_responses(judging, (cell.response_key for cell in cells), suite.judges)
             spent.append(time.perf_counter() - began)
             step.advance()
     price = max(0.0, spent[1] - spent[0]) / (_MANY - _FEW)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmark.execution.plan import make_plan
+from benchmark.execution.run import Run
 from benchmark.generation.select import choose_engine
 from benchmark.prediction.measured import JobCost, Prediction, job_seconds, predict
 from benchmark.progress import Reporter
@@ -35,7 +36,7 @@ def test_the_command_counts_what_is_missing_and_stores_nothing(
 def test_of_a_finished_run_nothing_is_left_to_do(finished_run: Path, tiny_suite: Path) -> None:
     choice = choose_engine("transformers")
     plan = make_plan(find_suite(str(tiny_suite)), choice.name)
-    found = predict(plan, Store(finished_run), choice, Reporter(Console(file=io.StringIO())), workers=2)
+    found = predict(Run(plan, Store(finished_run), choice, Reporter(Console(file=io.StringIO())), workers=2))
     assert found == Prediction(0, 0, 0, 0.0, 0.0)
 
 

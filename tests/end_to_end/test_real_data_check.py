@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.execution.run import RunReport, pending_jobs, run_plan
+from benchmark.execution.run import Run
+from benchmark.execution.stages import RunReport, pending_jobs, run_plan
 from benchmark.generation.select import EngineChoice, choose_engine
 from benchmark.progress import Reporter, Step
 from benchmark.proof import check
@@ -107,7 +108,7 @@ def plan_of(choice: EngineChoice = TRANSFORMERS) -> Plan:
 
 
 def run_again(copy: Checked, plan: Plan, choice: EngineChoice = TRANSFORMERS) -> RunReport:
-    return run_plan(plan, Store(copy.work / "runs"), choice, reporter(), workers=1)
+    return run_plan(Run(plan, Store(copy.work / "runs"), choice, reporter()))
 
 
 def forget_answers(copy: Checked, plan: Plan) -> Path:

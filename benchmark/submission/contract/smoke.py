@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.execution.run import default_workers, run_plan
+from benchmark.execution.run import Run, default_workers
+from benchmark.execution.stages import run_plan
 from benchmark.generation.select import choose_engine
 from benchmark.methods.source import ATTACK, Submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
-from benchmark.sandbox.adopt import adopt
+from benchmark.sandbox.adopt import Strangers
 from benchmark.submission.bundle.scenario import attacked_id, attacked_suite
 from benchmark.submission.contract.report import Finding, Part, SmokeScore, Verdict
 from benchmark.suites.suite import Suite, find_suite
@@ -79,7 +80,8 @@ def smoke_run(
         FedSafetyError: The plan cannot be made, or a training process died of the method.
         StorageError: The rows cannot be written.
     """
-    adopt((submission,), isolated=bool(isolation), isolation=isolation or "auto")
+    strangers = Strangers((submission,), isolated=bool(isolation), isolation=isolation or "auto")
+    strangers.adopt()
     is_attack = submission.kind == ATTACK
     # The engine that is always there: the model is tiny, and FedAvg beside it is answered by the same one.
     choice = choose_engine("transformers")
@@ -96,17 +98,7 @@ def smoke_run(
     )
     with tempfile.TemporaryDirectory(prefix="fedsafety-check-") as folder:
         store = Store(Path(folder) / "runs")
-        options = {"isolation": isolation} if isolation else {}
-        run_plan(
-            plan,
-            store,
-            choice,
-            reporter,
-            workers or default_workers(),
-            (submission,),
-            bool(isolation),
-            **options,
-        )
+        run_plan(Run(plan, store, choice, reporter, workers or default_workers(), strangers))
         cells = score(store.root)
     scores = _scores(plan, submission, cells)
     return scores, [_finished(scores), _effect(submission, scores)]

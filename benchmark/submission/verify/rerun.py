@@ -10,12 +10,14 @@ import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.plan import CellPlan, Plan, make_plan
-from benchmark.execution.run import run_plan
+from benchmark.execution.run import Run
+from benchmark.execution.stages import run_plan
 from benchmark.generation.select import EngineChoice
 from benchmark.methods.source import ATTACK, Submission
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
+from benchmark.sandbox.adopt import Strangers
 from benchmark.submission.bundle.scenario import AttackScenario
 from benchmark.submission.verify.consistency import Verdicts
 from benchmark.suites.suite import Suite
@@ -133,10 +135,8 @@ class Runner:
         first = plans[0]
         cells = {cell.cell_key: cell for plan in plans for cell in plan.cells}
         whole = replace(first, cells=tuple(cells.values()))
-        own = (self.submission,)
-        run_plan(
-            whole, self.store, self.choice, self.reporter, self.workers, own, isolated=True, isolation=self.isolation
-        )
+        strangers = Strangers((self.submission,), isolated=True, isolation=self.isolation)
+        run_plan(Run(whole, self.store, self.choice, self.reporter, self.workers, strangers))
         return [self._outcome(plan) for plan in plans]
 
     def _outcome(self, plan: Plan) -> Rerun:

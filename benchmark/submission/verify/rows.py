@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.answering import planned_columns
+from benchmark.execution.cell_rows import planned_columns
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.judges.base import judges
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.judging import judge_responses
+from benchmark.execution.judging import Judging, judge_responses
 from benchmark.execution.plan import Plan
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import judges
@@ -41,15 +41,8 @@ def judge_again(
     for key in sorted(set(keys.to_pylist())):
         if not judged.has("responses", key):
             judged.write("responses", key, responses.filter(pc.equal(keys, key)))
-    judge_responses(
-        sorted(judged.keys("responses")),
-        plan.suite.judges,
-        plan.world,
-        judged,
-        choice,
-        reporter,
-        plan.suite.compute,
-    )
+    judging = Judging(plan.world, judged, choice, reporter, plan.suite.compute)
+    judge_responses(judging, judged.keys("responses"), plan.suite.judges)
     columns = ("judge", "response_key", "probe_id", "judge_identity", "verdict", "detail")
     own, theirs = (_verdicts(table, columns) for table in (judged.read_all("verdicts"), claimed["verdicts"]))
     wrong: dict[str, list[tuple[str, ...]]] = {}

@@ -15,11 +15,13 @@ from rich.console import Console
 
 from benchmark.cli.real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
-from benchmark.execution.answering import evaluate
+from benchmark.execution.answering import answer
 from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
+from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan, make_plan
-from benchmark.execution.run import run_plan
+from benchmark.execution.run import Run
+from benchmark.execution.stages import run_plan, settle
 from benchmark.execution.worlds import generation_limit, open_chat, open_world
 from benchmark.generation.select import EngineChoice
 from benchmark.models.chat import ChatFormat, cut
@@ -260,7 +262,7 @@ def test_a_run_tells_of_all_that_is_missing_before_anything_is_trained(
     (root / "bad.jsonl").unlink()
     store = Store(tmp_path_factory.mktemp("store"))
     with pytest.raises(InputsMissingError, match="3 things that this run needs are not here") as refused:
-        run_plan(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO()), 1)
+        run_plan(Run(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO())))
     for name in ("made/owned", "made/bad", "made/judge"):
         assert str(refused.value).count(f" {name} ") == 1
     assert not list(store.root.rglob("*.parquet"))
@@ -290,7 +292,7 @@ def test_what_local_files_lack_is_found_before_anything_is_trained(
     )
     store = Store(tmp_path_factory.mktemp("store"))
     with pytest.raises(InputsMissingError, match="2 things that this run needs") as refused:
-        run_plan(plan_of(other), store, EngineChoice("transformers", ""), reporter(io.StringIO()), 1)
+        run_plan(Run(plan_of(other), store, EngineChoice("transformers", ""), reporter(io.StringIO())))
     assert "'respnse'; did you mean 'response'" in str(refused.value)
     assert "no row of" in str(refused.value)
     assert not list(store.root.rglob("*.parquet"))
@@ -315,7 +317,9 @@ def test_what_trainings_read_is_noted_beside_their_adapters(
     # Nothing is read a second time for the rows.
     monkeypatch.setattr(HubWorld, "inputs", lambda *_: pytest.fail("read again"))
     for _ in range(2):
-        assert evaluate(plan, store, EngineChoice("transformers", ""), reporter(said), {}) == {}
+        run = Run(plan, store, EngineChoice("transformers", ""), reporter(said))
+        assert answer(run) == {}
+        assert {outcome.state for outcome in settle(run, {}).values()} == {State.DONE}
     for scenario in ("made", "clean_made"):
         rows = store.read("inputs", cell(plan, scenario).training_key).to_pylist()
         assert [(row["kind"], row["name"]) for row in rows] == [
@@ -339,7 +343,7 @@ def test_a_served_prompt_that_the_engine_cannot_take_fails_its_cell_alone(
     assert open_chat(plan.world, "base").max_length > 40  # the model itself would take it
     for job in plan.jobs:
         assert run_job(smoke, job, store.root, Bench()).failures == {}
-    refused = evaluate(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO()), {})
+    refused = answer(Run(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO())))
     ((key, reason),) = refused.items()
     assert key == cell(plan, "clean_made", "refuse_all").response_key
     assert "'refuse_all' makes a prompt of" in reason

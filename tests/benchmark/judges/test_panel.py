@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmark.errors import InputsMissingError, MemoryShortageError
 from benchmark.execution import judging
-from benchmark.execution.judging import check_judges, judge_responses
+from benchmark.execution.judging import Judging, check_judges, judge_responses
 from benchmark.generation.select import EngineChoice
 from benchmark.judges import _language_model
 from benchmark.judges.base import judges
@@ -61,7 +61,7 @@ class Panel:
     def judge(self, *judges: str, keys: tuple[str, ...] = ("one", "two")) -> int:
         self.log.clear()
         reporter = Reporter(Console(file=self.screen, width=200))
-        return judge_responses(keys, judges, self.world, self.store, CHOICE, reporter, Compute(max_batch=3))
+        return judge_responses(Judging(self.world, self.store, CHOICE, reporter, Compute(max_batch=3)), keys, judges)
 
     def _open(self, choice: EngineChoice, path: Path, **settings: Any) -> ScriptedEngine:
         panel = self
@@ -193,9 +193,8 @@ def test_a_judge_that_is_too_large_is_left_out_where_that_is_allowed(
         panel.judge("md_judge", "llama_guard_3")
     assert panel.log == []
     reporter = Reporter(Console(file=panel.screen, width=1000))
-    judge_responses(
-        ("one",), ("md_judge", "llama_guard_3"), panel.world, panel.store, CHOICE, reporter, leave_out_too_large=True
-    )
+    judging = Judging(panel.world, panel.store, CHOICE, reporter, leaves_out_too_large=True)
+    judge_responses(judging, ("one",), ("md_judge", "llama_guard_3"))
     assert {row["judge"] for row in panel.store.read_all("verdicts").to_pylist()} == {"llama_guard_3"}
     assert "left out: judge md_judge: its model needs at least" in panel.screen.getvalue()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.answering import check_prompts
 from benchmark.execution.canaries import canary_sequences
 from benchmark.execution.plan import make_plan
+from benchmark.execution.prompts import check_prompts
 from benchmark.execution.worlds import open_chat
 from benchmark.models import chat as chat_module
 from benchmark.models.chat import ChatFormat, cut
