@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmark.errors import MemoryShortageError, UsageError
-from benchmark.execution.plan import probe_set_digest
+from benchmark.execution.cell_keys import probe_set_digest
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, judges
 from benchmark.keys import content_key, source_digest

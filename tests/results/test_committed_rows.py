@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.execution.plan import make_plan, suite_pipelines
+from benchmark.execution.plan import make_plan
+from benchmark.execution.selection import suite_pipelines
 from benchmark.suites.suite import find_suite
 from leaderboard.build import build
 from leaderboard.ranking.boards import boards

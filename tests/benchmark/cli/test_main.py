@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmark.cli import main as cli
+from benchmark.execution.cell_keys import probe_set_digest
 from benchmark.execution.judging import verdict_key
-from benchmark.execution.plan import make_plan, probe_set_digest
+from benchmark.execution.plan import make_plan
 from benchmark.records.store import Store
 from benchmark.suites.suite import Suite, suites
 from tasks.micro import MicroWorld

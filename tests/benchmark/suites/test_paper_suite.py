@@ -10,7 +10,7 @@ import yaml
 
 from attacks.base import attacks
 from benchmark.errors import NotApplicableError
-from benchmark.execution.plan import suite_pipelines
+from benchmark.execution.selection import suite_pipelines
 from benchmark.suites.sensitivity import SensitivityScenario
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Scenario, Suite, find_suite, suites

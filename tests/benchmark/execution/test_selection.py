@@ -1,0 +1,71 @@
+"""Selection of scenarios, pipelines and seeds in a suite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmark.errors import UsageError
+from benchmark.execution.plan import Plan
+from benchmark.execution.selection import suite_pipelines
+from benchmark.suites.suite import Suite
+from defenses.base import defenses
+from tests.benchmark.execution.plans import changed, micro, plan, plan_of, with_scenarios
+
+__all__ = ["micro", "plan"]
+
+
+def test_the_whole_suite_has_every_scenario_defense_and_seed_once(micro: Suite) -> None:
+    plan = plan_of(micro)
+    assert len({c.cell_key for c in plan.cells}) == len(plan.cells)
+    variants = sum(len(scenario.variants) for scenario in micro.scenarios)
+    stages = len(suite_pipelines(micro)) + len(micro.pipelines)  # a composition of two is scored twice
+    assert len(plan.cells) == len(micro.seeds) * (len(micro.scenarios) * stages + variants)
+    assert {c.seed for c in plan.cells} == set(micro.seeds)
+
+
+def test_all_means_ranked_then_compositions_then_reference_rows_without_variants(micro: Suite) -> None:
+    names = suite_pipelines(micro)
+    middle = names.index("krum+posthoc_self")
+    assert all(defenses.get(name).info.ranked for name in names[:middle])
+    assert sorted(names[middle + 1 :]) == ["attackers_removed", "keep_initial", "refuse_all"]
+    assert not any(defenses.get(name).info.variant_of for name in names if "+" not in name)
+    assert suite_pipelines(changed(micro, defenses=("krum", "fedavg"))) == ["krum", "fedavg", "krum+posthoc_self"]
+
+
+def test_variants_run_only_where_a_scenario_asks(micro: Suite, plan: Plan) -> None:
+    asked = {c.scenario.id for c in plan.cells if c.pipeline.name == "krum_one_neighbour"}
+    assert asked == {"paper_shape", "clean_paper_shape"}
+    chosen = plan_of(micro, seeds=[11], scenarios=["paper_shape"], pipelines=["fedavg"])
+    assert {c.pipeline.name for c in chosen.cells} == {"fedavg"}
+    with pytest.raises(UsageError, match="lists 'median' as a variant, but it is a defense of its own; remove it"):
+        plan_of(with_scenarios(micro, ("paper_shape", "clean_paper_shape"), variants=("median",)))
+
+
+def test_a_chosen_scenario_brings_its_twin_along(micro: Suite) -> None:
+    plan = plan_of(micro, scenarios=["unaligned", "generated"], pipelines=["fedavg", "fedavg"], seeds=[12, 12])
+    assert [(c.scenario.id, c.stage.name, c.seed) for c in plan.cells] == [
+        ("unaligned", "fedavg", 12),
+        ("generated", "fedavg", 12),
+        ("clean_raw", "fedavg", 12),
+    ]
+
+
+def test_a_composition_alone_still_makes_every_stage(micro: Suite) -> None:
+    plan = plan_of(micro, scenarios=["clean"], pipelines=["fedavg+posthoc_self", "posthoc_public"], seeds=[11])
+    assert [c.stage.name for c in plan.cells] == ["fedavg", "fedavg+posthoc_self", "posthoc_public"]
+    assert len(plan.jobs) == 1
+    assert list(plan.jobs[0].pipelines.values()) == ["fedavg", "fedavg+posthoc_self", "posthoc_public"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"scenarios": ["algned_start"]}, "unknown scenario in suite micro 'algned_start'; did you mean"),
+        ({"pipelines": ["medain"]}, "unknown defense 'medain'; did you mean 'median'"),
+    ],
+)
+def test_unknown_names_are_refused(micro: Suite, choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_of(micro, **choice)
