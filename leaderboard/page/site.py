@@ -23,22 +23,21 @@ from benchmark.records.store import scratch_beside
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page.render import environment, render
 from leaderboard.ranking.board import Board
-from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows
 
 
-def build_site(rows: Rows, out_dir: Path | str) -> Path:
+def write_pages(all_boards: Sequence[Board], rows: Rows, out_dir: Path | str) -> Path:
     """Write one page a suite into ``out_dir`` and return the path of the first, ``index.html``.
+
+    Args:
+        all_boards: The boards of ``rows``.
+        rows: The rows that the boards were made from.
+        out_dir: Folder of the pages; made if need be.
 
     Raises:
         UsageError: There are no cells, or a suite's id cannot name a file.
-        StorageError: A page cannot be written; what was there before is whole.
+        StorageError: A page cannot be written; the earlier page stays whole.
     """
-    return write_pages(boards(rows), rows, out_dir)
-
-
-def write_pages(all_boards: Sequence[Board], rows: Rows, out_dir: Path | str) -> Path:
-    """Write the pages of ``all_boards``, which were made from ``rows``; see :func:`build_site`."""
     if not all_boards:
         raise UsageError("there are no cells to show; run `fedsafety run` or `make leaderboard` first")
     for board in all_boards:

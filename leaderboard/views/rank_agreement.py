@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
 from leaderboard.scores.cells import CellScore
-from leaderboard.scores.coefficients import kendall_tau, over_seeds
-from leaderboard.scores.stats import Estimate
+from leaderboard.scores.coefficients import kendall_tau
 from leaderboard.scores.summaries import OVERALL
 
 Floats = npt.NDArray[np.float64]
@@ -45,11 +43,6 @@ class RankAgreement:
     tau: float
     by_seed: Mapping[int, float]
     reversed: tuple[tuple[str, str], ...]
-
-    @cached_property
-    def tau_by_seed(self) -> Estimate:
-        """τ-b of single seeds; below :attr:`tau` where noise between runs hides how alike the orders by mean are."""
-        return over_seeds(self.by_seed)
 
 
 def rank_agreement(

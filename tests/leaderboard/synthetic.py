@@ -16,6 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.records.schemas import TABLES
+from leaderboard.page.site import write_pages
+from leaderboard.ranking.boards import boards
+from leaderboard.rows.rows import Rows
 
 SCORED_STRATA = (
     "new_item_known_phrasing",
@@ -486,3 +489,8 @@ def _copied(table: Mapping[str, Any], name: str) -> Any:
 
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+
+
+def write_site(rows: Rows, folder: Path) -> Path:
+    """Write the pages of all suites of ``rows`` and return the first."""
+    return write_pages(boards(rows), rows, folder)

@@ -12,12 +12,11 @@ from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import StorageError, UsageError
 from benchmark.records.schemas import SCHEMA_VERSION
 from leaderboard import release as release_module
-from leaderboard.page.site import build_site
 from leaderboard.ranking.boards import boards
 from leaderboard.release import file_digests, write_release
 from leaderboard.rows.rows import Rows, load_rows
 
-from .synthetic import SMALL, cell_row, exact_rows, make_rows, table_of, write_tables
+from .synthetic import SMALL, cell_row, exact_rows, make_rows, table_of, write_site, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def test_a_release_holds_page_tables_and_a_manifest(published: Rows, tmp_path: P
     found = contents(folder)
     (board,) = boards(published)
     tables = {f"tables/micro/{name}.csv" for name in ("overall", *board.by_scenario)}
-    build_site(published, tmp_path / "site")
+    write_site(published, tmp_path / "site")
     assert set(found) == tables | {"release.json"} | set(contents(tmp_path / "site"))
     assert found["index.html"] == (tmp_path / "site" / "index.html").read_bytes()
     manifest = json.loads(found.pop("release.json"))

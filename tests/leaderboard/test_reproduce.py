@@ -11,14 +11,13 @@ import pytest
 
 from benchmark.errors import UsageError
 from leaderboard.citation.cite import cite
-from leaderboard.page.site import build_site
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.release import write_release
 from leaderboard.reproduce import Check, reproduce_page, reproduce_release, reproduce_score
 from leaderboard.rows.rows import Rows, load_rows
 
-from .synthetic import SMALL, write_rows
+from .synthetic import SMALL, write_rows, write_site
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -129,7 +128,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(release: Path, published: Rows
 
 
 def test_a_page_is_reproduced_with_the_tables_beside_it(published: Rows, tmp_path: Path) -> None:
-    page = build_site(published, tmp_path)
+    page = write_site(published, tmp_path)
     checks = reproduce_page(page, published)
     assert different(checks) == {}
     assert {check.what for check in checks} == {path.name for path in tmp_path.iterdir()}

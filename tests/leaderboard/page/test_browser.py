@@ -15,13 +15,12 @@ import pytest
 from leaderboard.citation.cite import cite
 from leaderboard.page.data import COMPARED
 from leaderboard.page.render import environment, refusing, render
-from leaderboard.page.site import build_site
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 
 from ..ranking.test_boards import _second_scenario, cells
-from ..synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_submission, write_tables
+from ..synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_site, write_submission, write_tables
 from ..views.test_best_known import attacking, committed, write_attack
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
@@ -58,7 +57,7 @@ Open = Callable[..., Visit]
 
 @pytest.fixture(scope="module")
 def site(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_site(rows, tmp_path_factory.mktemp("site"))
+    return write_site(rows, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +322,7 @@ def test_the_dialog_begins_with_the_scenario_that_is_shown(visit: Open, board: B
 
 
 def test_own_rows_are_not_cited(visit: Open, runs: Path, tmp_path: Path) -> None:
-    seen = visit(path=build_site(load_rows([], local=[runs]), tmp_path / "site"))
+    seen = visit(path=write_site(load_rows([], local=[runs]), tmp_path / "site"))
     seen.page.get_by_role("button", name="Cite", exact=True).click()
     dialog = seen.page.get_by_role("dialog")
     for what in ("", "krum"):
@@ -426,7 +425,7 @@ def test_hostile_text_neither_runs_nor_breaks_the_layout(visit: Open, tmp_path: 
             row["scenario"] = HOSTILE
     cells[0].update(status="failed", reason=f"{LONG} {HOSTILE}")
     tables["catalog"], tables["cells"] = table_of("catalog", catalog), table_of("cells", cells)
-    path = build_site(load_rows([write_tables(tmp_path / "rows", tables)]), tmp_path / "site")
+    path = write_site(load_rows([write_tables(tmp_path / "rows", tables)]), tmp_path / "site")
     seen = visit(path=path, **PHONE)
     assert seen.fits()
     boxes = seen.page.locator("#table tbody input[type=checkbox]")
@@ -468,7 +467,7 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mine = [*cells("mine", [0.9] * 4, [1] * 4), *_second_scenario("mine", [0.9] * 4)]
     write_submission(root, "mine", exact_rows(mine), "sampled")
     write_attack(root, "storm", attacking("storm", {"krum": [0.2] * 4, "fedavg": [0.9] * 4}))
-    return build_site(load_rows([root]), tmp_path_factory.mktemp("site"))
+    return write_site(load_rows([root]), tmp_path_factory.mktemp("site"))
 
 
 def test_a_badge_leads_to_what_it_means(visit: Open, submitted: Path) -> None:
@@ -559,7 +558,7 @@ def test_hostile_submissions_do_nothing_on_the_page(visit: Open, tmp_path: Path)
         "catalog", [catalog_row("defense", "__proto__", title=evil, description=evil, paper=evil, resources=evil)]
     )
     write_submission(root, "__proto__", tables, "checked", reason=evil)
-    seen = visit(path=build_site(load_rows([root]), tmp_path / "site"))
+    seen = visit(path=write_site(load_rows([root]), tmp_path / "site"))
     assert evil in seen.defenses()
     seen.page.get_by_label("Scenario", exact=True).select_option("aligned_start")
     assert evil in seen.defenses()

@@ -16,7 +16,6 @@ import pytest
 from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
 from leaderboard.page.formats import DASH, MINUS, number, percent, settings, signed, spread
-from leaderboard.page.site import build_site
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.stats import Estimate
 
@@ -29,6 +28,7 @@ from ..synthetic import (
     make_rows,
     table_of,
     write_rows,
+    write_site,
     write_table,
     write_tables,
 )
@@ -64,7 +64,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return build_site(rows, tmp_path_factory.mktemp("site")).read_text(encoding="utf-8")
+    return write_site(rows, tmp_path_factory.mktemp("site")).read_text(encoding="utf-8")
 
 
 def visible(text: str) -> str:
@@ -182,7 +182,7 @@ def test_missing_failed_and_inapplicable_cells_are_visible_with_their_reason(tmp
     cells += [cell("krum", seed, status="not_applicable", reason="needs n >= 9") for seed in (0, 1)]
     cells += [cell("median", 0), cell("median", 1, status="failed", reason="disk <full>")]
     cells += [cell("trimmed_mean", seed, flags=["degenerate: equals median"]) for seed in (0, 1)]
-    page = build_site(load_rows([write_tables(tmp_path, exact_rows(cells))]), tmp_path / "site").read_text("utf-8")
+    page = write_site(load_rows([write_tables(tmp_path, exact_rows(cells))]), tmp_path / "site").read_text("utf-8")
     heat = page[page.index('aria-labelledby="heat"') : page.index('aria-labelledby="judges"')]
     voids = re.findall(r'<td class="void"\s*title="([^"]*)">([^<]*)<', heat)
     assert ("not applicable: needs n &gt;= 9 (seed 0, 1)", "n/a") in voids
@@ -196,7 +196,7 @@ def test_missing_failed_and_inapplicable_cells_are_visible_with_their_reason(tmp
 @pytest.mark.parametrize("status", ["done", "failed"])
 def test_a_single_cell_without_attack_makes_a_page(tmp_path: Path, status: str) -> None:
     cell = cell_row(scenario="clean", twin="clean", attack="none", status=status, reason="power cut")
-    page = build_site(load_rows([write_tables(tmp_path, exact_rows([(cell, {})]))]), tmp_path / "site").read_text(
+    page = write_site(load_rows([write_tables(tmp_path, exact_rows([(cell, {})]))]), tmp_path / "site").read_text(
         "utf-8"
     )
     outline = Outline(page)
@@ -228,7 +228,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         if row["scenario"] == "unaligned":
             row["scenario"] = hostile_id
     tables["cells"] = table_of("cells", cells)
-    page = build_site(load_rows([write_tables(tmp_path, tables)]), tmp_path / "site").read_text(encoding="utf-8")
+    page = write_site(load_rows([write_tables(tmp_path, tables)]), tmp_path / "site").read_text(encoding="utf-8")
     outline = Outline(page)
     assert [attrs.get("type") for tag, attrs in outline.tags if tag == "script"] == ["application/json", None]
     assert "img" not in {tag for tag, _ in outline.tags}
@@ -243,7 +243,7 @@ def test_every_suite_has_a_page_and_links_to_the_others(tmp_path: Path) -> None:
     rows["catalog"] = table_of(
         "catalog", [catalog_row("suite", "beta", position=0), catalog_row("suite", "alpha", position=1)]
     )
-    index = build_site(load_rows([write_tables(tmp_path, rows)]), tmp_path / "site")
+    index = write_site(load_rows([write_tables(tmp_path, rows)]), tmp_path / "site")
     names = ["alpha.csv", "alpha.html", "alpha.parquet", "beta.csv", "beta.parquet", "index.html"]
     assert sorted(path.name for path in index.parent.iterdir()) == names
     assert 'href="alpha.html"' in index.read_text(encoding="utf-8")
@@ -253,7 +253,7 @@ def test_every_suite_has_a_page_and_links_to_the_others(tmp_path: Path) -> None:
 def test_a_suite_id_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
     write_tables(tmp_path, exact_rows([(cell_row(suite="../up"), {})]))
     with pytest.raises(UsageError, match=r"suite id '\.\./up' cannot name a page"):
-        build_site(load_rows([tmp_path]), tmp_path / "site")
+        write_site(load_rows([tmp_path]), tmp_path / "site")
 
 
 def test_no_cells_is_a_usage_error(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from leaderboard.citation.cite import cite
-from leaderboard.page.site import build_site
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.retractions import Retractions, retractions
 from leaderboard.rows.rows import load_rows
 
-from ..synthetic import SMALL, cell_row, write_rows
+from ..synthetic import SMALL, cell_row, write_rows, write_site
 
 AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 CELLS = [cell_row(defense=defense, seed=seed, created_at=AT) for defense in ("fedavg", "dnc") for seed in (0, 1)]
@@ -148,7 +147,7 @@ def test_a_retracted_cell_is_missing_with_its_reason_and_changes_nobody_elses_sc
     sentence = cite(new, after.published_digest, "posthoc_self", "aligned_start").sentence
     assert "posthoc_self has no score" in sentence
     assert "retracted on 2030-02-03 (faulty run)" in sentence
-    page = build_site(after, tmp_path / "site").read_text()
+    page = write_site(after, tmp_path / "site").read_text()
     assert page.count("retracted on 2030-02-03 (faulty run): Wrong &lt;script&gt;alert(1)") > 0
     assert "<script>alert" not in page
     assert after.published_digest in page
