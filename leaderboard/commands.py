@@ -19,8 +19,9 @@ from rich.text import Text
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from leaderboard.ranking.board import Board
     from leaderboard.reproduce import Check
     from leaderboard.rows.rows import Rows
 
@@ -85,7 +86,10 @@ def leaderboard(
 
         checked_version(release)
         folder = write_release(_rows(results, submitted=False), release, out or Path("releases"))
-        _say(f"release {release} written to {folder}; commit it and tag the commit release-{release}")
+        _say(
+            f"release {release} written to {folder}; commit it, tag the commit release-{release}, and add the commit "
+            f"to {folder.parent / 'commits.json'}"
+        )
         return
     from leaderboard.build import build
     from leaderboard.text import render_table
@@ -93,6 +97,7 @@ def leaderboard(
     root = results_folder(results)
     report = build([root] if root else [], [runs], out or Path("site"))
     console.print(render_table(report.boards, suite, scenario))
+    _note_versions(report.boards)
     console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
     if root is None:
         _say("no folder results/ here, so these are your own rows only; name committed ones with --results")
@@ -115,6 +120,12 @@ def results_folder(results: Path | None) -> Path | None:
     said = Console(stderr=True)
     said.print(f"committed rows: {found} (no results/ here)", markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def _note_versions(boards: Iterable[Board]) -> None:
+    """Print on the error stream which rows are of other versions; the output may be JSON that a machine reads."""
+    for notice in dict.fromkeys(notice for board in boards for notice in board.version_notices):
+        Console(stderr=True).print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _no_others(name: str, others: dict[str, object]) -> None:
@@ -140,6 +151,7 @@ def _print_diff(results: Path | None, runs: Path, added: list[Path], defense: st
     roots = [root] if root else []
     before = boards(load_rows(roots, without=added))
     after = boards(load_rows(roots, reproduced=added or [runs], only=defense))
+    _note_versions(after)
     found = diff_boards(before, after)
     if form == "json":
         console.print_json(json.dumps(as_json(found), allow_nan=False))
@@ -161,7 +173,9 @@ def cite_command(
     from leaderboard.citation.cite import cite_score, find_board
 
     rows = _rows(results)
-    found = cite_score(find_board(rows, suite), rows, defense, scenario)
+    board = find_board(rows, suite)
+    _note_versions([board])
+    found = cite_score(board, rows, defense, scenario)
     if as_json:
         console.print_json(json.dumps(found.as_dict(), allow_nan=False))
     elif bibtex:
@@ -220,7 +234,11 @@ def reproduce_command(
     results: ResultsOption = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
-    """Compute a release, a page or a cited score again from rows; exits 0 if it is the same, 1 if it differs."""
+    """Compute a release, a page or a cited score again from rows.
+
+    Exits 0 if it is the same, 1 if it differs, and 2 if it cannot be compared, for example because the rows of a
+    release lie at an earlier commit; the message names the commands that get them.
+    """
     chosen = [name for name, given in (("a release", release), ("--page", page), ("--defense", defense)) if given]
     if len(chosen) != 1:
         raise UsageError(
@@ -242,6 +260,7 @@ def reproduce_command(
     else:
         rows = _rows(results)
         board = find_board(rows, suite)
+        _note_versions([board])
         found = cited_digest(board, rows, defense)
         checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
         _say(f"these rows say: {cite_score(board, rows, defense, scenario).sentence}")

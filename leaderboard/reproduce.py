@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import UsageError, unknown_name
 from leaderboard.citation.cite import NO_SCORE, find_standing, find_view
 from leaderboard.page.site import write_pages
@@ -28,6 +29,8 @@ from leaderboard.ranking.boards import boards
 from leaderboard.release import MANIFEST, checked_version, file_digests, fill_release
 from leaderboard.rows.rows import Rows
 
+COMMITS = "commits.json"
+"""File beside the releases: the commit of each, which no release can name, because it is part of that commit."""
 SHORTEST_DIGEST = 12
 """Fewest hexadecimal digits of a digest that are compared."""
 _SHOWN = 5
@@ -111,29 +114,85 @@ def reproduce_page(page: Path, rows: Rows) -> list[Check]:
 def reproduce_release(folder: Path, rows: Rows) -> list[Check]:
     """Compare a release, file by file, with the one that the rows give.
 
+    Other code wrote the page of a release of another version of this package or protocol. Its tables are
+    compared by their bytes and numbers; its page is compared with the SHA-256 in its manifest alone.
+
     Raises:
-        UsageError: The folder is no release.
+        UsageError: The folder is not a release.
+        RowsElsewhereError: The rows are of another protocol than the release.
     """
     manifest = _read_manifest(folder)
-    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    _check_protocol(folder, manifest, rows)
+    earlier = (manifest.get("package"), manifest.get("protocol")) != (__version__, PROTOCOL_VERSION)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     with TemporaryDirectory() as scratch:
         made = Path(scratch)
         fill_release(rows, checked_version(manifest["release"]), made)
         fresh = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
         digests = file_digests(folder)
         checks = [_equal("rows", f"sha256:{manifest['rows']['sha256']}", f"sha256:{rows.published_digest}")]
-        for name in sorted(kept | fresh, key=lambda name: (name != MANIFEST, name)):
-            if name not in kept:
+        for name in sorted(names | fresh, key=lambda name: (name != MANIFEST, name)):
+            if name not in names:
                 checks.append(Check(name, False, "is missing in the release"))
-            elif name not in fresh:
+                continue
+            if name not in fresh:
                 checks.append(Check(name, False, "is in the release, but the rows do not give it"))
-            else:
-                check = _file(name, (folder / name).read_bytes(), (made / name).read_bytes())
-                if name != MANIFEST and manifest["files"].get(name) != digests[name]:
-                    remark = f"{check.detail} (changed after the release: {MANIFEST} has another SHA-256)"
-                    check = Check(name, False, remark)
-                checks.append(check)
+                continue
+            unchanged = name == MANIFEST or manifest["files"].get(name) == digests[name]
+            if earlier and unchanged and name.endswith(".html"):
+                checks.append(Check(name, True, f"not made again, {_EARLIER_PAGE}"))
+                continue
+            check = _file(name, (folder / name).read_bytes(), (made / name).read_bytes(), earlier=earlier)
+            if not unchanged:
+                check = Check(
+                    name, False, f"{check.detail} (changed after the release: {MANIFEST} has another SHA-256)"
+                )
+            checks.append(check)
         return checks
+
+
+_EARLIER_PAGE = f"because another version wrote the page; its SHA-256 is that in {MANIFEST}"
+
+
+class RowsElsewhereError(UsageError):
+    """The rows of a release are not in the folder of rows; the text gives the commands that get them."""
+
+
+def _check_protocol(folder: Path, manifest: Mapping[str, Any], rows: Rows) -> None:
+    """Refuse rows of other protocols than that of a release: they are not its rows.
+
+    Raises:
+        RowsElsewhereError: No row is of the release's protocol.
+    """
+    released = manifest.get("protocol", PROTOCOL_VERSION)
+    protocols = sorted(set(rows.published.cells.column("protocol_version").to_pylist()))
+    if not protocols or released in protocols:
+        return
+    commit = _commits(folder.parent).get(manifest["release"])
+    if commit is None:
+        place = manifest["rows"].get("where", "the commit that made the release")
+        way = f"compare it with the rows of {place}, by `fedsafety reproduce {folder} --results FOLDER`"
+    else:
+        copy = Path("..") / f"release-{manifest['release']}"
+        way = (
+            f"get its rows with `git worktree add {copy} {commit['commit']}`, then compare its tables with `fedsafety "
+            f"reproduce {folder} --results {copy / 'results'}`, or all its bytes with `cd {copy} && {commit['check']}`"
+        )
+    raise RowsElsewhereError(
+        f"{folder} is made of rows of protocol {released}, and these rows are of protocol {', '.join(protocols)}; {way}"
+    )
+
+
+def _commits(releases: Path) -> dict[str, dict[str, str]]:
+    """Return by release its commit and the command that checks it there; empty if there is no list of commits."""
+    path = releases / COMMITS
+    try:
+        commits = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}; take it from the repository again") from error
+    return dict(commits)
 
 
 def _read(path: Path) -> bytes:
@@ -164,7 +223,15 @@ def _equal(what: str, cited: str, found: str) -> Check:
     return Check(what, cited == found, found if cited == found else f"is {found}, not {cited}")
 
 
-def _file(name: str, kept: bytes, fresh: bytes) -> Check:
+def _file(name: str, kept: bytes, fresh: bytes, *, earlier: bool = False) -> Check:
+    """Return how two files of one name compare.
+
+    Args:
+        name: Their name, whose ending tells the format.
+        kept: What is checked.
+        fresh: What the rows give.
+        earlier: Whether another version wrote ``kept``, so that its manifest names that version.
+    """
     if kept == fresh:
         return Check(name, True, "byte-identical")
     suffix = name.rpartition(".")[2]
@@ -173,7 +240,9 @@ def _file(name: str, kept: bytes, fresh: bytes) -> Check:
             case "csv":
                 found = _table_differences(kept.decode(), fresh.decode())
             case "json":
-                found = _manifest_differences(json.loads(kept), json.loads(fresh))
+                found = _manifest_differences(json.loads(kept), json.loads(fresh), earlier=earlier)
+                if earlier and not found:
+                    return Check(name, True, "the same rows and suites, written by another version")
             case "parquet":
                 equal = pq.read_table(pa.BufferReader(kept)).equals(pq.read_table(pa.BufferReader(fresh)))
                 found = ["the same table in other bytes, as another version of pyarrow writes it"] if equal else []
@@ -207,10 +276,21 @@ def _table_differences(kept: str, fresh: str) -> list[str]:
     return found or ["the lines differ in order or form"]
 
 
-def _manifest_differences(kept: Any, fresh: Any) -> list[str]:
-    """Return which entries of two manifests differ; that of a file is reported with the file."""
-    found = list(_tree_differences(kept, fresh, ""))
-    return [text for text in found if not text.startswith("files.")] or ["has other SHA-256 for files named here"]
+_OF_VERSION = ("package: ", "protocol: ", "schema: ")
+
+
+def _manifest_differences(kept: Any, fresh: Any, *, earlier: bool) -> list[str]:
+    """Return which entries of two manifests differ; a file's digest is reported with the file.
+
+    Args:
+        kept: The manifest of the release.
+        fresh: The manifest that the rows give.
+        earlier: Whether another version wrote ``kept``; its version does not count as a difference then.
+    """
+    found = [text for text in _tree_differences(kept, fresh, "") if not text.startswith("files.")]
+    if earlier:
+        return [text for text in found if not text.startswith(_OF_VERSION)]
+    return found or ["has other SHA-256 for files named here"]
 
 
 def _tree_differences(kept: Any, fresh: Any, path: str) -> Iterable[str]:

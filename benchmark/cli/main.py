@@ -327,11 +327,14 @@ def publish(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Copy finished rows of your runs into the committed results, as new immutable files."""
+    from benchmark.records.publish import other_protocols
     from benchmark.records.publish import publish as publish_rows
     from benchmark.records.store import Store
 
     added = publish_rows(Store(runs), results, suite)
     console.print(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
+    if left_out := other_protocols(Store(runs), suite):
+        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
 from benchmark.records.store import Store, read_table
@@ -25,17 +26,22 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
 
     Committed measurements are never changed: what is new becomes one new file a table, named by its content. The
     catalog is replaced by one that holds the new descriptions and, of what these lack, the former ones. Failed cells
-    stay behind.
+    stay behind, and so do cells of another protocol (see :func:`other_protocols`).
 
     Raises:
         UsageError: There is nothing to publish, or the suite's rows may not be.
         FedSafetyError: A file is damaged or of another schema version, or cannot be written.
     """
     _refuse_trials(store, suite)
-    cells = store.read_all("cells")
-    cells = cells.filter(
-        pc.and_(pc.equal(_text(cells, "suite"), suite), pc.not_equal(_text(cells, "status"), STATUS_FAILED))
-    )
+    cells = _finished(store, suite)
+    of_protocol = pc.equal(_text(cells, "protocol_version"), PROTOCOL_VERSION)
+    if len(cells) and not pc.any(of_protocol).as_py():
+        raise UsageError(
+            f"all finished cells of suite {suite!r} in {store.root} are of protocol {_protocols(cells)}, and this "
+            f"release publishes protocol {PROTOCOL_VERSION}; run the suite again, or publish with the release that "
+            f"made them"
+        )
+    cells = cells.filter(of_protocol)
     tasks = _task_scores(store, _values(cells, "response_key"), results / suite)
     cells = _without(cells, "cell_key", _committed(results / suite, "cells", "cell_key"))
     if not len(cells) and not len(tasks):
@@ -63,18 +69,42 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
     return {table: len(rows) for table, rows in parts.items()} | {"catalog": described}
 
 
+def other_protocols(store: Store, suite: str) -> str:
+    """Return in words which finished cells of a suite are not published because of their protocol; empty if none."""
+    cells = _finished(store, suite)
+    others = cells.filter(pc.not_equal(_text(cells, "protocol_version"), PROTOCOL_VERSION))
+    if not len(others):
+        return ""
+    return (
+        f"{len(others)} finished cells of protocol {_protocols(others)} stay in {store.root}: this release publishes "
+        f"protocol {PROTOCOL_VERSION}"
+    )
+
+
+def _finished(store: Store, suite: str) -> pa.Table:
+    """Return the cells of a suite that did not fail."""
+    cells = store.read_all("cells")
+    return cells.filter(
+        pc.and_(pc.equal(_text(cells, "suite"), suite), pc.not_equal(_text(cells, "status"), STATUS_FAILED))
+    )
+
+
+def _protocols(cells: pa.Table) -> str:
+    return ", ".join(sorted(set(pc.unique(_text(cells, "protocol_version")).to_pylist())))
+
+
 def _refuse_trials(store: Store, suite: str) -> None:
-    """Refuse rows of a suite that says of itself that they mean nothing.
+    """Refuse rows of a suite whose settings declare that its scores mean nothing.
 
     Raises:
-        UsageError: It does.
+        UsageError: The suite is not publishable.
     """
     row = _by_name(_catalogs_of(store, suite)).get(("suite", suite))
     settings = json.loads(row["settings"]) if row is not None and row["settings"] else {}
     if not settings.get("publishable", True):
         raise UsageError(
-            f"suite {suite!r} is not publishable: its runs show that everything works, and its scores say nothing; "
-            f"leave its rows in {store.root}"
+            f"suite {suite!r} is not publishable: its runs prove that the benchmark works, and its scores mean "
+            f"nothing; leave its rows in {store.root}"
         )
 
 
@@ -110,7 +140,7 @@ def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
     if not merged or (not changed and len(former) == 1):
         return 0
     written = _write(folder, "catalog", pa.Table.from_pylist(list(merged.values()), schema=TABLES["catalog"]))
-    # Only now: a reader meets the descriptions twice for a moment, but never not at all.
+    # Remove the old catalog last: a concurrent reader may see both versions, never none.
     committed = Store(folder)
     for key in committed.keys("catalog") - {written}:
         committed.remove("catalog", key)

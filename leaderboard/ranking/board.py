@@ -115,6 +115,8 @@ class Board:
         agreement: How judges agree, with each other and with the exact one.
         retracted: Withdrawn cells with their reasons.
         ratings: Ids of the judges that give ratings, in the catalog's order; they are described in ``judge_infos`` too.
+        version_notices: Which stored cells are of other versions, and that the shown protocol is not this release's;
+            they stand in ``notices`` too.
         submitted_attacks: Attacks that others submitted on its scenarios, of every rung.
     """
 
@@ -145,6 +147,7 @@ class Board:
     retracted: tuple[CellScore, ...]
     submitted_attacks: tuple[SubmittedAttack, ...] = ()
     ratings: tuple[str, ...] = ()
+    version_notices: tuple[str, ...] = ()
 
     @property
     def has_submissions(self) -> bool:

@@ -53,6 +53,8 @@ from leaderboard.ranking.sources import (
     current_cells,
     federation,
     identity,
+    shown_version,
+    version_notices,
 )
 from leaderboard.ranking.standings import compared_scenarios, in_scenario, over_scenarios, standings_of
 from leaderboard.rows.catalog import Catalog, settings_of
@@ -79,7 +81,9 @@ def boards(rows: Rows) -> list[Board]:
 
 def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board | None:
     sources = Sources(rows.rungs)
-    current, notices = current_cells(cells, sources)
+    version = shown_version(cells, sources)
+    versions = version_notices(suite, cells, version)
+    current, notices = current_cells(cells, sources, version)
     local = sources.of(current, OWN)
     published = [cell for name in (COMMITTED, REPRODUCED) for cell in sources.of(current, name)]
     shown, left_out = beside_committed(current, sources)
@@ -106,7 +110,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         if scenario.attacked:
             judged = standings_of(entries, partial(in_scenario, scenario), (scenario.id,), attacks)
             by_scenario[scenario.id], families[scenario.id] = judged
-    info = catalog.get("suite", suite, shown[0].row["suite_version"])
+    info = catalog.get("suite", suite, version.suite)
     primary = shown[0].row["primary_judge"]
     judges = {name.partition(":")[2] for cell in settled for name in cell.metrics if name.startswith("judge:")}
     ratings = {name.partition(":")[2] for cell in settled for name in cell.metrics if name.startswith("rating:")}
@@ -116,8 +120,8 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
     return Board(
         suite=suite,
         info=info,
-        version=shown[0].row["suite_version"],
-        protocol=shown[0].row["protocol_version"],
+        version=version.suite,
+        protocol=version.protocol,
         scenarios=scenarios,
         entries=entries,
         compared=compared,
@@ -133,13 +137,22 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         cells=tuple(shown),
         local=_local(local, published),
         local_only=all(cell.row["origin"] == ORIGIN_LOCAL for cell in current),
-        notices=(*notices, *grid.notices, *_scorers(settled, primary, catalog), *left_out, *unfit, *catalog.notices),
+        notices=(
+            *versions,
+            *notices,
+            *grid.notices,
+            *_scorers(settled, primary, catalog),
+            *left_out,
+            *unfit,
+            *catalog.notices,
+        ),
         sensitivity=sensitivity,
         at_points={defense: catalog.get("defense", defense) for defense in sorted(asked - names.keys())},
         detection=detection(rows, settled, BASELINE),
         agreement=agreement(rows, settled, [scenario.id for scenario in scenarios if scenario.attacked], compared),
         retracted=tuple(cell for cell in cells if cell.state == STATUS_RETRACTED),
         submitted_attacks=attacks,
+        version_notices=tuple(versions),
         ratings=tuple(sorted(ratings, key=lambda judge: catalog.position("judge", judge))),
     )
 

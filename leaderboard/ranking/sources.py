@@ -1,22 +1,24 @@
-"""Whose rows a board shows: which cells are current, and what may stand beside committed ones."""
+"""Sources of a board's cells: the version that is shown, its newest cells, and what may stand beside committed ones."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED
 from leaderboard.rows.rungs import ATTACK, Rung
 from leaderboard.scores.cells import CellScore
 
 COMMITTED, REPRODUCED, OWN, PENDING, ATTACKS = "committed", "submitted", "own", "pending", "attacks"
-"""Sources: the project's runs, reproduced submissions, one's own runs, other submissions, and submitted attacks."""
+"""Sources: the project's runs, reproduced submissions, the reader's own runs, other submissions, submitted attacks."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Tells whose rows a cell belongs to, by the rung of each submitted one (by cell key)."""
+    """Sources of cells, by the rung of each submitted cell (by cell key)."""
 
     rungs: Mapping[str, Rung]
 
@@ -44,24 +46,60 @@ def _newest(cell: CellScore) -> tuple[Any, str]:
     return cell.row["created_at"], cell.row["cell_key"]
 
 
-def current_cells(cells: Sequence[CellScore], sources: Sources) -> tuple[list[CellScore], list[str]]:
-    """Return the newest cells of the newest committed protocol and suite version, and what was left out."""
-    notices = []
-    # A submission decides no version: one made later with an older suite would hide all committed rows.
+class Version(NamedTuple):
+    """The versions of a cell. Scores of different versions cannot be compared."""
+
+    protocol: str
+    suite: str
+
+    def __str__(self) -> str:
+        """Return both in words."""
+        return f"protocol {self.protocol}, suite version {self.suite}"
+
+    @classmethod
+    def of(cls, cell: CellScore) -> Version:
+        """Return the versions of ``cell``."""
+        return cls(cell.row["protocol_version"], cell.row["suite_version"])
+
+
+def shown_version(cells: Sequence[CellScore], sources: Sources) -> Version:
+    """Return the version whose cells a board shows: of this release's protocol if there is one, else the newest.
+
+    Committed cells decide, then those of other sources in order. A submission made later with an older suite must not
+    hide the committed rows.
+    """
     ways = (COMMITTED, REPRODUCED, OWN, PENDING, ATTACKS)
-    newest = max(next(found for name in ways if (found := sources.of(cells, name))), key=_newest).row
-    versions = ("protocol_version", "suite_version")
-    kept = [cell for cell in cells if all(cell.row[name] == newest[name] for name in versions)]
-    if len(kept) < len(cells):
-        others = sorted({f"{c.row['protocol_version']} / {c.row['suite_version']}" for c in cells if c not in kept})
+    deciding = next(chosen for name in ways if (chosen := sources.of(cells, name)))
+    return Version.of(max(deciding, key=lambda cell: (Version.of(cell).protocol == PROTOCOL_VERSION, *_newest(cell))))
+
+
+def version_notices(suite: str, cells: Sequence[CellScore], shown: Version) -> list[str]:
+    """Return which cells of a suite are left out because of their version, and that the shown protocol is another."""
+    left_out = Counter(version for version in map(Version.of, cells) if version != shown)
+    notices = []
+    if left_out:
+        parts = ", ".join(f"{count} of {version}" for version, count in sorted(left_out.items()))
         notices.append(
-            f"{len(cells) - len(kept)} cells of another protocol / suite version ({', '.join(others)}) are stored but "
-            f"not shown: their scores cannot be compared."
+            f"{left_out.total()} cells are stored but not shown, because their scores cannot be compared with those of "
+            f"{shown}: {parts}. Run them again with this release, or read them with the release that made them."
         )
+    if shown.protocol != PROTOCOL_VERSION:
+        notices.append(
+            f"The cells of suite {suite} are of protocol {shown.protocol}, and this release computes protocol "
+            f"{PROTOCOL_VERSION}. Run them again with `fedsafety run --suite {suite}`, or use the release that made "
+            f"them."
+        )
+    return notices
+
+
+def current_cells(cells: Sequence[CellScore], sources: Sources, shown: Version) -> tuple[list[CellScore], list[str]]:
+    """Return the newest cells of the version ``shown``, and how many older rows of them were left out."""
+    kept = [cell for cell in cells if Version.of(cell) == shown]
     best: dict[tuple[Any, ...], CellScore] = {}
     for cell in sorted(kept, key=_newest):
-        # Nobody's later row takes the place of another's.
+        # A newer row replaces an older one of the same source only.
         best[(*identity(cell), sources.name(cell), cell.row["attack"])] = cell
+    notices = []
     if len(best) < len(kept):
         notices.append(
             f"{len(kept) - len(best)} older rows of cells that were run again with changed code or settings are stored "
@@ -75,7 +113,7 @@ def beside_committed(current: Sequence[CellScore], sources: Sources) -> tuple[li
 
     Committed rows say which scenarios there are, and what their shape and twins are. Rows of other origins add
     defenses and nothing else, or they could take a scenario, a twin or a score away from others. A submission that is
-    not reproduced does not even stand before one's own rows of the same name.
+    not reproduced does not even stand before own rows of the same name.
     """
     shown = sources.of(current, COMMITTED)
     shapes = {cell.row["scenario"]: _shape(cell) for cell in shown}

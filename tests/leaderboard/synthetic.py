@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.records.schemas import TABLES
 from leaderboard.page.site import write_pages
 from leaderboard.ranking.boards import boards
@@ -121,7 +122,7 @@ def cell_row(**changes: Any) -> dict[str, Any]:
     """Return one plausible row of ``cells``, with ``changes``."""
     row: dict[str, Any] = {
         "origin": "committed",
-        "protocol_version": "1",
+        "protocol_version": PROTOCOL_VERSION,
         "suite": "micro",
         "suite_version": "1",
         "scenario": "aligned_start",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.cli import main as cli
 from leaderboard import commands
 from leaderboard.rows.rows import load_rows
@@ -51,7 +53,7 @@ def test_every_command_has_help(run: Run, command: str) -> None:
 def test_the_printed_command_checks_the_printed_sentence(run: Run) -> None:
     status, out, err = run("cite", "krum", "--scenario", "aligned_start")
     assert (status, err) == (0, "")
-    assert out.startswith("In FedSafetyBench (suite micro 1, protocol 1, rows sha256:")
+    assert out.startswith(f"In FedSafetyBench (suite micro 1, protocol {PROTOCOL_VERSION}, rows sha256:")
     assert "@misc{fedsafetybench," in out
     assert "@misc{blanchard2017," in out
     _, _, command = out.rstrip().rpartition("To check it: ")
@@ -85,7 +87,10 @@ def test_a_citation_as_json_and_as_bibtex(run: Run, committed: Path) -> None:
 def test_a_release_is_written_once_and_reproduced(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("leaderboard", "--release", "1.0")
     assert status == 0
-    assert out == "release 1.0 written to releases/1.0; commit it and tag the commit release-1.0\n"
+    assert out == (
+        "release 1.0 written to releases/1.0; commit it, tag the commit release-1.0, and add the commit to "
+        "releases/commits.json\n"
+    )
     status, out, _ = run("reproduce", "releases/1.0")
     assert status == 0
     assert "same     index.html: byte-identical" in out
@@ -97,6 +102,28 @@ def test_a_release_is_written_once_and_reproduced(run: Run, tmp_path: Path) -> N
     status, out, _ = run("reproduce", "releases/1.0")
     assert status == 1
     assert "DIFFERS  index.html: differs from line 1 on" in out
+
+
+RELEASES = Path(__file__).parents[2] / "releases"
+
+
+def test_a_release_of_an_earlier_protocol_ends_with_2_and_the_commands_that_get_its_rows(run: Run) -> None:
+    status, out, err = run("reproduce", str(RELEASES / "1.0"))
+    assert (status, out) == (2, "")
+    assert f"1.0 is made of rows of protocol 1.0, and these rows are of protocol {PROTOCOL_VERSION}; get its" in err
+    assert "`git worktree add ../release-1.0 69a0ed51b7465f598ab13aadb96469468af01a9f`" in err
+    assert "releases/1.0 --results ../release-1.0/results`" in err
+    assert "`cd ../release-1.0 && python -m benchmark.cli reproduce releases/1.0`" in err
+    assert err.count("\n") == 1
+
+
+def test_every_listed_commit_is_one_of_a_release() -> None:
+    commits = json.loads((RELEASES / "commits.json").read_text())
+    folders = {path.name for path in RELEASES.iterdir() if path.is_dir()}
+    assert set(commits) <= folders
+    for version, entry in commits.items():
+        assert re.fullmatch("[0-9a-f]{40}", entry["commit"]), version
+        assert entry["check"].endswith(f"reproduce releases/{version}")
 
 
 def test_a_page_is_reproduced_with_own_rows_as_well(run: Run, runs: Path, tmp_path: Path) -> None:

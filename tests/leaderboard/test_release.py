@@ -45,7 +45,7 @@ def test_a_release_holds_page_tables_and_a_manifest(published: Rows, tmp_path: P
         "package": __version__,
         "protocol": PROTOCOL_VERSION,
         "schema": SCHEMA_VERSION,
-        "suites": {"micro": {"version": "1", "protocol": "1"}},
+        "suites": {"micro": {"version": "1", "protocol": PROTOCOL_VERSION}},
         "rows": {
             "sha256": published.published_digest,
             "cells": published.published.cells.num_rows,

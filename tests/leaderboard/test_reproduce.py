@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError
 from leaderboard.citation.cite import cite
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
-from leaderboard.release import write_release
+from leaderboard.release import file_digests, write_release
 from leaderboard.reproduce import Check, reproduce_page, reproduce_release, reproduce_score
 from leaderboard.rows.rows import Rows, load_rows
 
-from .synthetic import SMALL, write_rows, write_site
+from .ranking.test_boards import cells
+from .synthetic import SMALL, exact_rows, write_rows, write_site, write_tables
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -111,6 +113,62 @@ def test_other_rows_are_told_by_their_digest_first(release: Path, tmp_path: Path
     found = different(checks)
     assert ", safety: is " in found["tables/micro/aligned_start.csv"]
     assert found["tables/micro/aligned_start.csv"].endswith(" more")
+
+
+@pytest.fixture(scope="module")
+def old_rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Rows of another protocol than this release's."""
+    old = cells("fedavg", [0.1, 0.2], [1, 1], protocol_version="0") + cells(
+        "krum", [0.9, 0.8], [1, 1], protocol_version="0"
+    )
+    return load_rows([write_tables(tmp_path_factory.mktemp("old"), exact_rows(old))])
+
+
+@pytest.fixture
+def old_release(old_rows: Rows, tmp_path: Path) -> Path:
+    """A release that an earlier version wrote, with another page."""
+    folder = write_release(old_rows, "0.9", tmp_path / "releases")
+    (folder / "index.html").write_text("the page of an earlier version")
+    manifest = json.loads((folder / "release.json").read_text())
+    manifest |= {"package": "0.0.1", "protocol": "0", "files": file_digests(folder)}
+    (folder / "release.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return folder
+
+
+def test_of_an_earlier_release_the_numbers_are_compared_and_the_page_by_its_digest(
+    old_release: Path, old_rows: Rows
+) -> None:
+    checks = {check.what: check for check in reproduce_release(old_release, old_rows)}
+    assert different(list(checks.values())) == {}
+    assert checks["tables/micro/overall.csv"].detail == "byte-identical"
+    assert checks["index.html"].detail.startswith("not made again, because another version wrote the page")
+    assert checks["release.json"].detail == "the same rows and suites, written by another version"
+
+
+def test_a_changed_number_page_or_count_of_an_earlier_release_is_named(old_release: Path, old_rows: Rows) -> None:
+    replace(old_release / "index.html", "earlier", "better")
+    replace(old_release / "tables" / "micro" / "overall.csv", "0.85", "0.95")
+    replace(old_release / "release.json", '"cells": ', '"cells": 9')
+    found = different(reproduce_release(old_release, old_rows))
+    assert set(found) == {"index.html", "tables/micro/overall.csv", "release.json"}
+    assert found["tables/micro/overall.csv"].startswith("krum, safety: is 0.85, not 0.95")
+    assert "changed after the release" in found["index.html"]
+    assert found["release.json"].startswith("rows.cells: is ")
+
+
+def test_rows_of_another_protocol_than_the_releases_are_refused_with_the_way_out(
+    old_release: Path, published: Rows
+) -> None:
+    rule = f"is made of rows of protocol 0, and these rows are of protocol {PROTOCOL_VERSION}; "
+    with pytest.raises(UsageError, match=f"{rule}compare it with the rows of results/ of the repository at tag"):
+        reproduce_release(old_release, published)
+    commits = {"0.9": {"commit": "c0ffee", "check": "old reproduce releases/0.9"}}
+    (old_release.parent / "commits.json").write_text(json.dumps(commits))
+    with pytest.raises(UsageError, match=f"{rule}get its rows with `git worktree add ../release-0.9 c0ffee`, then"):
+        reproduce_release(old_release, published)
+    (old_release.parent / "commits.json").write_text("{")
+    with pytest.raises(UsageError, match=r"commits\.json is not JSON: "):
+        reproduce_release(old_release, published)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"release": "1.0"}', '{"release": 1, "rows": {}, "files": {}}'])

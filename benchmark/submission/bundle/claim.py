@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError
 from benchmark.execution.catalog import catalog_rows
 from benchmark.execution.plan import Plan, make_plan
@@ -66,6 +67,12 @@ def collect(submission: Submission, suite: Suite, store: Store) -> Claim:
             f"{store.root} holds no rows of {submission.kind} {submission.id!r} in suite {suite.id!r}; make some with "
             f"`{command}`, or name the folder with --runs"
         )
+    protocols = {row["protocol_version"] for row in rows}
+    if PROTOCOL_VERSION not in protocols:
+        raise UsageError(
+            f"all rows of {submission.id!r} in {store.root} are of protocol {', '.join(sorted(protocols))}, and this "
+            f"release submits protocol {PROTOCOL_VERSION}; run `{command}` again"
+        )
     ways = [(kind, params) for kind in GENERATORS for params in _params(submission, store)]
     plans = [(plan_of(submission, suite, rows, kind, params), params) for kind, params in ways]
     plan, params = max(plans, key=lambda each: _count(each[0], rows))
@@ -76,7 +83,8 @@ def collect(submission: Submission, suite: Suite, store: Store) -> Claim:
     if stale:
         raise UsageError(
             f"rows of {len(stale)} cells, such as {' / '.join(map(str, stale[0]))}, were not made by {submission.id!r} "
-            f"as it is now, or by another engine or version of the suite; run `{command}` again: only they are repeated"
+            f"as it is now, or under another protocol, engine or version of the suite; run `{command}` again: only "
+            f"they are repeated"
         )
     done = [planned[key] for key, row in held.items() if row["status"] == STATUS_DONE]
     if not done:

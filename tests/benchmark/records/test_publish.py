@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError
-from benchmark.records.publish import publish
+from benchmark.records.publish import other_protocols, publish
 from benchmark.records.store import Store
 
 from ...leaderboard.synthetic import catalog_row, cell_row
@@ -23,8 +24,8 @@ def catalog(results: Path) -> dict[str, str]:
     return {row["id"]: row["title"] for row in Store(results / "micro").read_all("catalog").to_pylist()}
 
 
-def add_cell(store: Store, seed: int) -> None:
-    row = cell_row(seed=seed, origin="local")
+def add_cell(store: Store, seed: int, **changes: str) -> None:
+    row = cell_row(seed=seed, origin="local", **changes)
     store.write("cells", row["cell_key"], [row])
 
 
@@ -103,3 +104,24 @@ def test_a_refused_publishing_leaves_the_catalog_as_it_was(tmp_path: Path, resul
     with pytest.raises(UsageError, match="already has each finished cell"):
         publish(store, results, "micro")
     assert files(results) == before
+
+
+def test_cells_of_another_protocol_stay_behind_and_are_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add_cell(store, seed=0, protocol_version="0")
+    add_cell(store, seed=1)
+    assert publish(store, tmp_path / "results", "micro")["cells"] == 1
+    (cell,) = Store(tmp_path / "results" / "micro").read_all("cells").to_pylist()
+    assert (cell["seed"], cell["protocol_version"]) == (1, PROTOCOL_VERSION)
+    assert other_protocols(store, "micro") == (
+        f"1 finished cells of protocol 0 stay in {store.root}: this release publishes protocol {PROTOCOL_VERSION}"
+    )
+
+
+def test_a_folder_of_another_protocol_alone_is_not_published(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add_cell(store, seed=0, protocol_version="0")
+    rule = f"are of protocol 0, and this release publishes protocol {PROTOCOL_VERSION}; run the suite again, or publish"
+    with pytest.raises(UsageError, match=rule):
+        publish(store, tmp_path / "results", "micro")
+    assert not (tmp_path / "results").exists()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError
 from leaderboard.citation.bibtex import BENCHMARK, method_entries
 from leaderboard.citation.cite import Citation, cite
@@ -53,7 +54,7 @@ def board_of(tmp_path: Path, *, catalog: tuple[dict[str, Any], ...] = (), **chan
 def test_the_sentence_says_all_that_a_reader_needs(tmp_path: Path) -> None:
     found = cite(board_of(tmp_path), DIGEST, "dnc", "aligned_start")
     assert found.sentence == (
-        "In FedSafetyBench (suite micro 1, protocol 1, rows sha256:0123456789abcdef of 2030-01-01), "
+        f"In FedSafetyBench (suite micro 1, protocol {PROTOCOL_VERSION}, rows sha256:0123456789abcdef of 2030-01-01), "
         "dnc keeps a safety of 90.0 % (95 % interval 77.6 to 100.0, 3 seeds) under attack in scenario aligned_start; "
         "fedavg keeps 5.0 % (95 % interval 0.0 to 17.4, 3 seeds), "
         "and dnc is significantly safer after Holm's correction (p = 0.008, paired by seed); "

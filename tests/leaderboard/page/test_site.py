@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import StorageError, UsageError
 from leaderboard.build import build
 from leaderboard.page.formats import DASH, MINUS, number, percent, settings, signed, spread
@@ -137,7 +138,11 @@ def test_the_page_shows_scores_costs_methods_limits_and_digest(page: str, rows: 
     text = visible(page)
     assert text.count(rows.published.digest) == 3
     assert f"published rows sha256:{rows.published.digest}" in text
-    for expected in ("protocol 1 ", "Micro rankings are not language-model rankings", "largely solve this world"):
+    for expected in (
+        f"protocol {PROTOCOL_VERSION} ",
+        "Micro rankings are not language-model rankings",
+        "largely solve this world",
+    ):
         assert expected in text
     for title in ("Krum does what its name says", "Blanchard et al. 2017, NeurIPS", "Safety after each stage"):
         assert title in text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmark import PROTOCOL_VERSION
 from leaderboard.ranking.board import Board, Standing
 from leaderboard.ranking.boards import boards
 from leaderboard.ranking.grid import recovery
@@ -308,7 +309,34 @@ def test_rows_of_another_protocol_are_not_mixed_in_and_said_so(tmp_path: Path) -
     )
     board = board_of(tmp_path, FEDAVG + old)
     assert [entry.id for entry in board.entries] == ["fedavg"]
-    assert board.notices[0].startswith("4 cells of another protocol / suite version (0 / 1) are stored but not shown")
+    assert board.notices[0] == (
+        f"4 cells are stored but not shown, because their scores cannot be compared with those of protocol "
+        f"{PROTOCOL_VERSION}, suite version 1: 4 of protocol 0, suite version 1. Run them again with this release, or "
+        f"read them with the release that made them."
+    )
+    assert board.version_notices == board.notices[:1]
+
+
+def test_rows_of_this_releases_protocol_are_shown_whichever_are_newer(tmp_path: Path) -> None:
+    later = cell_row()["created_at"].replace(year=2040)
+    old = [
+        ({**row, "cell_key": f"old {index}", "response_key": f"old {index}"}, scores)
+        for index, (row, scores) in enumerate(
+            cells("fedavg", [0.9, 0.9], [1, 1], protocol_version="0", created_at=later)
+        )
+    ]
+    board = board_of(tmp_path, FEDAVG + old)
+    assert (board.protocol, standing(board, "fedavg").metrics["safety"].mean) == (PROTOCOL_VERSION, pytest.approx(0.1))
+    assert board.version_notices[0].startswith("4 cells are stored but not shown")
+
+
+def test_rows_of_another_protocol_alone_are_shown_with_the_way_out(tmp_path: Path) -> None:
+    board = board_of(tmp_path, cells("fedavg", [0.2, 0.3], [1, 1], protocol_version="0"))
+    assert board.protocol == "0"
+    assert board.version_notices[0] == (
+        f"The cells of suite micro are of protocol 0, and this release computes protocol {PROTOCOL_VERSION}. Run them "
+        f"again with `fedsafety run --suite micro`, or use the release that made them."
+    )
 
 
 def test_a_later_submission_of_another_suite_version_hides_no_committed_row(tmp_path: Path) -> None:
@@ -316,7 +344,8 @@ def test_a_later_submission_of_another_suite_version_hides_no_committed_row(tmp_
     late = cells("krum", [0.9, 0.9], [1, 1], origin="submitted", suite_version="0", created_at=later)
     board = board_of(tmp_path, FEDAVG + late)
     assert (board.version, [entry.id for entry in board.entries]) == ("1", ["fedavg"])
-    assert board.notices[0].startswith("4 cells of another protocol / suite version (1 / 0) are stored but not shown")
+    assert board.notices[0].startswith("4 cells are stored but not shown")
+    assert f"4 of protocol {PROTOCOL_VERSION}, suite version 0" in board.notices[0]
 
 
 def test_of_a_cell_that_was_run_again_the_newest_counts(tmp_path: Path) -> None:

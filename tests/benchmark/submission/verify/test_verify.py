@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
 from benchmark.keys import source_digest
 from benchmark.methods.source import Submission, find_submission
@@ -232,6 +233,17 @@ def test_only_finished_rows_of_the_present_source_are_bundled(work: Path, suite_
         submit(find_submission(str(file)), suite, Store(tmp_path / "none"), out)
     with pytest.raises(UsageError, match="is built in"):
         submit(find_submission("krum"), suite, Store(tmp_path / "mine" / "runs"), out)
+
+
+def test_rows_of_another_protocol_are_not_bundled(work: Path, suite_file: Path, tmp_path: Path) -> None:
+    store = Store(shutil.copytree(work / "runs", tmp_path / "runs"))
+    for row in store.read_all("cells").to_pylist():
+        store.write("cells", row["cell_key"], [row | {"protocol_version": "0"}])
+    rule = (
+        f"are of protocol 0, and this release submits protocol {PROTOCOL_VERSION}; run `fedsafety run --defense my_mean"
+    )
+    with pytest.raises(UsageError, match=rule):
+        submit(find_submission(str(work / "my_mean.py")), find_suite(str(suite_file)), store, tmp_path / "x.zip")
 
 
 def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, tmp_path: Path) -> None:
