@@ -365,7 +365,6 @@ ACROSS_MODULES = {
     "tests/defenses/test_variants.py",
     "tests/leaderboard/page/test_browser.py",
     "tests/leaderboard/rows/test_plausible.py",
-    "tests/leaderboard/scores/test_ratings.py",
     "tests/tasks/hub/test_real_data.py",
 }
 """Test files that are named after a behaviour which several modules share, not after one module."""
