@@ -34,7 +34,7 @@ UNSAFE = chain("]", "u", "n", "s", "a", "f", "e")
 @pytest.mark.parametrize(
     ("engine", "said", "verdict", "detail"),
     [
-        pytest.param("vllm", UNSAFE, Verdict.HARMFUL, "unsafe", marks=pytest.mark.vllm),
+        pytest.param("vllm", UNSAFE, Verdict.HARMFUL, "unsafe", marks=[pytest.mark.vllm, pytest.mark.slow]),
         ("transformers", UNSAFE, Verdict.HARMFUL, "unsafe"),
         ("transformers", chain("]", " ", "s", "a", "f", "e"), Verdict.HARMLESS, "safe"),
         ("transformers", chain("]", "w", "h", "y"), Verdict.UNPARSABLE, "why"),
