@@ -1,51 +1,17 @@
-"""What the command line does for suites on real models and data: local files, cost, shared prompts."""
+"""Commands and checks for suites on real models and data: cost, memory, shared prompts."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from benchmark.cli.shared import DataRootOption, Roots
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
     from benchmark.execution.plan import Plan
-
-
-def _set_root(variable: str) -> Callable[[Path | None], Path | None]:
-    def remember(root: Path | None) -> Path | None:
-        # Training processes inherit it.
-        if root is not None:
-            if not root.is_dir():
-                raise UsageError(f"{root} is no folder; give one that holds the files, or leave the option out")
-            os.environ[variable] = str(root.resolve())
-        return root
-
-    return remember
-
-
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root",
-        envvar="FEDSAFETY_DATA_ROOT",
-        callback=_set_root("FEDSAFETY_DATA_ROOT"),
-        help="Folder of local files that take the place of the suite's data sets on the hub.",
-    ),
-]
-ModelRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--model-root",
-        envvar="FEDSAFETY_MODEL_ROOT",
-        callback=_set_root("FEDSAFETY_MODEL_ROOT"),
-        help="Folder of local checkpoints that take the place of the suite's models on the hub.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +28,7 @@ def overlaps(
     from benchmark.suites.suite import find_suite
     from tasks.hub.overlaps import suite_overlaps
 
-    del data_root
+    Roots(data=data_root).use()
     chosen = find_suite(suite)
     if chosen.data is None:
         raise UsageError(f"suite {chosen.id!r} reads no data sets; its world makes its rows, disjoint by construction")

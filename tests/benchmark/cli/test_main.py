@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmark.cli import main as cli
+from benchmark.cli.listing import KINDS
 from benchmark.execution.cell_keys import probe_set_digest
 from benchmark.execution.judging import verdict_key
 from benchmark.execution.plan import make_plan
@@ -54,7 +55,7 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage:" in result.output
 
 
-@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_list_as_json_has_all_metadata(kind: str) -> None:
     result = invoke("list", kind, "--json")
     assert result.exit_code == 0
@@ -71,7 +72,7 @@ def test_list_as_json_has_all_metadata(kind: str) -> None:
 
 def test_list_as_json_of_everything() -> None:
     content = json.loads(invoke("list", "--json").output)
-    assert tuple(content) == cli.KINDS
+    assert tuple(content) == KINDS
     krum = next(entry for entry in content["defenses"] if entry["id"] == "krum")
     assert (krum["stages"], krum["knowledge"], krum["origin"]) == ("aggregate", "declared_bound", "built-in")
 

@@ -1,0 +1,77 @@
+"""The command ``fedsafety doctor``: the state of this installation and of this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from benchmark.cli.real import examine_suite
+from benchmark.cli.shared import DataRootOption, EngineOption, ModelRootOption, Roots, choose_engine, console
+from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    engine: EngineOption = "auto",
+    suite: Annotated[
+        str, typer.Option("--suite", help="Also tell what a suite's models and data need here: time, memory, consent.")
+    ] = "",
+    data_root: DataRootOption = None,
+    model_root: ModelRootOption = None,
+) -> None:
+    """Tell what is installed, which generation engine will be used, and why."""
+    import shutil
+
+    from benchmark.records.environment import environment
+    from tasks.base import task_worlds
+
+    Roots(data_root, model_root).use()
+    found: dict[str, Any] = json.loads(environment())
+    packages = found.pop("packages")
+    problems: list[str] = []
+    try:
+        choice = choose_engine(engine)
+        chosen = f"generation engine: {choice.name}. {choice.reason}"
+    except UsageError:
+        raise
+    except FedSafetyError as error:
+        chosen = "generation engine: none"
+        problems.append(str(error))
+    table = Table(show_header=False, box=None)
+    for key, value in {**found, **packages}.items():
+        table.add_row(key.replace("_", " "), str(value) or "unknown")
+    console.print(table)
+    console.print(f"\n{chosen}", highlight=False, soft_wrap=True)
+    for name in task_worlds.names():
+        world = task_worlds.get(name).create()
+        for role in world.roles:
+            try:
+                world.model_path(role)
+            except FedSafetyError as error:
+                problems.append(str(error))
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    console.print(f"browser for the page's tests: {browser or 'none found'}", highlight=False)
+    console.print(f"isolation of submitted methods: {_isolation()}", highlight=False, soft_wrap=True)
+    if suite:
+        problems += examine_suite(suite, engine, console)
+    if problems:
+        raise FedSafetyError("; ".join(problems))
+    console.print("everything that a run needs is there", style="green")
+
+
+def _isolation() -> str:
+    """Return what isolates submitted methods here, or why nothing does; `verify` needs it, runs of one's own do not."""
+    from benchmark.sandbox.isolation import find_isolation
+
+    try:
+        found = find_isolation()
+    except SandboxUnavailableError as error:
+        return f"none; {error}"
+    return f"{found.name} {found.version}"

@@ -1,0 +1,165 @@
+"""The command ``fedsafety list``: metadata of everything that is registered."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.cli.shared import console
+from benchmark.errors import FedSafetyError, unknown_name
+
+KINDS = ("attacks", "defenses", "scenarios", "axes", "suites", "judges", "tasks")
+
+_COLUMNS = {
+    "attacks": ("title", "knowledge"),
+    "defenses": ("title", "stages", "knowledge", "ranked"),
+    "scenarios": ("title", "attack", "shape"),
+    "axes": ("title", "values", "seeds"),
+    "suites": ("title", "version", "scenarios", "axes", "seeds"),
+    "judges": ("title", "judges"),
+    "tasks": ("title", "revision"),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("list")(list_command)
+
+
+def list_command(
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; leave out for all.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with all metadata.")] = False,
+) -> None:
+    """List what is registered: attacks, defenses, scenarios, sensitivity axes, suites, judges, tasks."""
+    if kind and kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    broken: list[str] = []
+    content = {name: _listing(name, broken) for name in ([kind] if kind else KINDS)}
+    if as_json:
+        console.print_json(json.dumps(content))
+    for name, entries in () if as_json else content.items():
+        table = Table(title=name.capitalize(), title_justify="left", title_style="bold", expand=False)
+        table.add_column("id", no_wrap=True)
+        for column in _COLUMNS[name]:
+            table.add_column(column.replace("_", " "))
+        for entry in entries:
+            table.add_row(entry["id"], *(str(entry[column]) for column in _COLUMNS[name]))
+        console.print(table)
+    for entry in content[kind] if kind and not as_json else ():
+        console.print(f"\n[bold]{entry['id']}[/bold]", highlight=False)
+        for key, value in entry.items():
+            if key != "id" and value not in ("", None):
+                console.print(f"  [dim]{key.replace('_', ' ')}:[/dim] {escape(str(value))}", highlight=False)
+    if broken:
+        raise FedSafetyError("; ".join(broken))
+
+
+def _listing(kind: str, broken: list[str]) -> list[dict[str, Any]]:
+    """Return the metadata of all entries of a kind; append the errors of unloadable entries to ``broken``."""
+    if kind == "suites":
+        return _suites()
+    if kind == "axes":
+        return _axes()
+    if kind == "scenarios":
+        return _scenarios()
+    return _registered(_registry(kind), broken)
+
+
+def _suites() -> list[dict[str, Any]]:
+    from benchmark.suites.suite import suites
+
+    return [
+        {
+            "id": s.id,
+            "version": s.version,
+            "title": s.title,
+            "scenarios": len(s.scenarios),
+            "axes": len(s.sensitivity.axes) if s.sensitivity else 0,
+            "seeds": ", ".join(map(str, s.seeds)),
+            "judges": ", ".join(s.judges),
+            "tiers": ", ".join(f"{s.id}_{tier}" for tier in s.tiers),
+            "description": s.description,
+        }
+        for s in suites.entries()
+    ]
+
+
+def _axes() -> list[dict[str, Any]]:
+    from benchmark.suites.suite import suites
+
+    return [
+        {
+            "id": axis.id,
+            "title": axis.title,
+            "suite": s.id,
+            "base": axis.base,
+            "unit": axis.unit,
+            "values": ", ".join(str(point.value) for point in axis.points),
+            "scenarios": ", ".join(point.name for point in axis.points),
+            "defenses": ", ".join(
+                dict.fromkeys(name for point in axis.points for name in section.defenses_of(axis, point))
+            ),
+            "seeds": ", ".join(map(str, section.seeds_of(axis))),
+            "description": axis.description,
+        }
+        for s in suites.entries()
+        if (section := s.sensitivity)
+        for axis in section.axes
+    ]
+
+
+def _scenarios() -> list[dict[str, Any]]:
+    from benchmark.suites.suite import scenarios
+
+    return [
+        {
+            "id": s.id,
+            "title": s.title,
+            "start": s.start,
+            "attack": s.attack.id,
+            "shape": f"{s.malicious} malicious of {s.clients}, {s.participants} a round, f={s.declared_malicious}",
+            "twin": s.twin if s.attacked else "is one",
+            "description": s.description,
+        }
+        for s in scenarios.entries()
+    ]
+
+
+def _registered(registry: Any, broken: list[str]) -> list[dict[str, Any]]:
+    """Return the metadata of the entries of a registry."""
+    entries = []
+    for name in registry.names():
+        try:
+            entry = registry.get(name)
+        except FedSafetyError as error:
+            broken.append(str(error))
+            continue
+        info = {key: _shown(value) for key, value in entry.info.model_dump(mode="json").items()}
+        entries.append(info | {"origin": entry.origin})
+    return entries
+
+
+def _registry(kind: str) -> Any:
+    if kind == "attacks":
+        from attacks.base import attacks
+
+        return attacks
+    if kind == "defenses":
+        from defenses.base import defenses
+
+        return defenses
+    if kind == "judges":
+        from benchmark.judges.base import judges
+
+        return judges
+    from tasks.base import task_worlds
+
+    return task_worlds
+
+
+def _shown(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,89 @@
+"""Options, consoles and helpers that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from benchmark.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmark.generation.select import EngineChoice
+
+console = Console()
+errors = Console(stderr=True)
+
+SuiteOption = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        help="A bundled suite's id or its tier's (paper_lite), or a suite YAML file (mine.yaml, mine.yaml:lite).",
+    ),
+]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", envvar="FEDSAFETY_RUNS", help="Folder of your own runs; made if missing.")
+]
+EngineOption = Annotated[str, typer.Option("--engine", help="Generation engine: auto, vllm or transformers.")]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="FEDSAFETY_DATA_ROOT",
+        help="Folder of local files that take the place of the suite's data sets on the hub.",
+    ),
+]
+ModelRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-root",
+        envvar="FEDSAFETY_MODEL_ROOT",
+        help="Folder of local checkpoints that take the place of the suite's models on the hub.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Folders of local files that take the place of the hub; ``None`` for a folder that no option names."""
+
+    data: Path | None = None
+    model: Path | None = None
+
+    def use(self) -> None:
+        """Set the environment variables of the roots, for this process and the worker processes that it starts.
+
+        Raises:
+            UsageError: A root is not a folder.
+        """
+        from tasks.hub.roots import DATA_ROOT, MODEL_ROOT
+
+        for variable, root in ((DATA_ROOT, self.data), (MODEL_ROOT, self.model)):
+            if root is None:
+                continue
+            if not root.is_dir():
+                raise UsageError(f"{root} is no folder; give one that holds the files, or leave the option out")
+            os.environ[variable] = str(root.resolve())
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Answer Ctrl-C in long work with a note that the same command resumes it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
+        raise typer.Exit(130) from None
+
+
+def choose_engine(name: str) -> EngineChoice:
+    """Return the generation engine of a name, which may be ``auto``."""
+    from benchmark.generation.select import choose_engine as choose
+
+    return choose(name)

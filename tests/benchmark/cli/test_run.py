@@ -1,0 +1,52 @@
+"""A request for a run: which plan it makes, and which choices exclude each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmark.cli.run import RunRequest
+from benchmark.errors import UsageError
+from benchmark.suites.suite import Suite
+
+
+def request(tmp_path: Path, **choices: object) -> RunRequest:
+    return RunRequest(suite="micro", engine="transformers", runs=tmp_path / "runs", **choices)  # type: ignore[arg-type]
+
+
+def test_a_request_is_a_plan_a_store_and_an_engine(tmp_path: Path, micro: Suite) -> None:
+    prepared = request(tmp_path, scenarios=("aligned_start",), defenses=("krum",), seeds=(11,)).prepare(
+        unresolved=False
+    )
+    assert [(c.scenario.id, c.stage.name, c.seed) for c in prepared.plan.cells] == [
+        ("aligned_start", "krum", 11),
+        ("clean", "krum", 11),
+    ]
+    assert prepared.engine.name == "transformers"
+    assert prepared.store.root == tmp_path / "runs"
+    assert prepared.strangers.submissions == ()
+
+
+def test_the_quick_set_fills_empty_choices_only(tmp_path: Path, micro: Suite) -> None:
+    chosen = request(tmp_path, scenarios=("sampled",), defenses=("fedavg",), quick=True).prepare(unresolved=False)
+    assert {cell.scenario.id for cell in chosen.plan.cells} == {"sampled", micro.scenario("sampled").twin}
+    assert {cell.seed for cell in chosen.plan.cells} == set(micro.quick.seeds)
+    quick = request(tmp_path, defenses=("fedavg",), quick=True).prepare(unresolved=False)
+    assert {cell.scenario.id for cell in quick.plan.cells} >= set(micro.quick.scenarios)
+
+
+@pytest.mark.parametrize(
+    ("choices", "option"), [({"bases": ("aligned_start",)}, "--base"), ({"attack_params": ("a=1",)}, "--attack-param")]
+)
+def test_options_of_an_attack_need_the_attack(tmp_path: Path, choices: dict[str, object], option: str) -> None:
+    with pytest.raises(UsageError, match=f"^{option} goes with an attack; name one with --attack$"):
+        request(tmp_path, **choices).prepare(unresolved=False)
+
+
+def test_an_attack_replaces_the_one_of_its_base(tmp_path: Path, micro: Suite) -> None:
+    choices = {"attack": "generated_data", "bases": ("aligned_start",), "defenses": ("fedavg",), "seeds": (11,)}
+    prepared = request(tmp_path, **choices).prepare(unresolved=False)
+    attacked = [cell.scenario for cell in prepared.plan.cells if cell.scenario.attacked]
+    assert [scenario.attack.id for scenario in attacked] == ["generated_data"]
+    assert attacked[0].twin == micro.scenario("aligned_start").twin
