@@ -33,7 +33,7 @@ MOVED: Final[dict[str, str]] = {
     "benchmark.predict_answers": "benchmark.prediction.answers",
     "benchmark.predict_device": "benchmark.prediction.device",
     "benchmark.predict_memory": "benchmark.prediction.memory",
-    "benchmark.predict_model": "benchmark.prediction.model",
+    "benchmark.predict_model": "benchmark.models.sizes",
     "benchmark.predict_roles": "benchmark.prediction.roles",
     "benchmark.predict_step": "benchmark.prediction.step",
     "benchmark.predict_text": "benchmark.prediction.text",

@@ -44,7 +44,8 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
     :mod:`benchmark.prediction.measured`.
     """
     from benchmark.execution.readiness import missing_inputs
-    from benchmark.prediction.device import measure_rate, this_device
+    from benchmark.generation.needs import this_device
+    from benchmark.prediction.device import measure_rate
     from benchmark.prediction.forecast import predict
     from benchmark.prediction.text import forecast_lines, settings_lines
 
@@ -77,7 +78,7 @@ def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None
         UsageError: It cannot; gives the numbers and the way out.
     """
     from benchmark.execution.run import default_workers
-    from benchmark.prediction.device import this_device
+    from benchmark.generation.needs import this_device
     from benchmark.prediction.forecast import check_fits, predict
 
     if plan.world.models_are_large:

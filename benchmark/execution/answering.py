@@ -20,6 +20,7 @@ from benchmark.execution.worlds import open_chat
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
+from benchmark.generation.settings import EngineSettings
 from benchmark.models.chat import ChatFormat
 from benchmark.records.adapters import read_record
 from benchmark.records.store import Store
@@ -94,20 +95,10 @@ def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | N
         choice: The engine.
         max_length: Longest prompt with its answer, in tokens; by default the suite's.
     """
-    compute, checkpoint = plan.suite.compute, plan.world.checkpoint(start)
-    return open_engine(
-        choice,
-        checkpoint.path,
-        max_lora_rank=plan.suite.lora.rank,
-        max_length=max_length or compute.max_length,
-        max_batch=compute.max_batch,
-        max_loras=compute.max_loras,
-        tensor_parallel=compute.tensor_parallel,
-        gpu_memory_fraction=compute.gpu_memory_fraction,
-        # The number format of training, because an adapter must be judged on the weights that it was trained on.
-        dtype=checkpoint.dtype,
-        quantization=checkpoint.quantization,
-    )
+    checkpoint, rank = plan.world.checkpoint(start), plan.suite.lora.rank
+    # An adapter is judged on the weights that it was trained on, so the checkpoint's number formats hold here too.
+    settings = EngineSettings.of(plan.suite.compute, checkpoint, max_lora_rank=rank, max_length=max_length)
+    return open_engine(choice, checkpoint.path, settings)
 
 
 def check_chat(store: Store, cell: CellPlan, chat: ChatFormat) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,12 +98,11 @@ class Engine(ABC):
     """Longest prompt with its answer, in tokens."""
 
     @abstractmethod
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in the order of ``requests``.
 
         Args:
             requests: Any mix of prompts and adapters.
-            progress: Called with the number of newly finished requests.
         """
 
     @abstractmethod

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from benchmark.generation.settings import EngineSettings
 
 if TYPE_CHECKING:
     from benchmark.generation.base import Engine
 
 NAMES = ("auto", "vllm", "transformers")
-QUANTIZATIONS = ("", "8bit", "4bit")
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,7 @@ def choose_engine(name: str = "auto", *, verify: bool = True) -> EngineChoice:
     return EngineChoice("vllm", f"{_vllm_build()} fits PyTorch {version('torch')}.", automatic=True)
 
 
-def open_engine(
-    choice: EngineChoice,
-    model_path: Path,
-    *,
-    max_lora_rank: int = 8,
-    max_batch: int = 256,
-    max_length: int | None = None,
-    dtype: str = "auto",
-    quantization: str = "",
-    tensor_parallel: int = 1,
-    gpu_memory_fraction: float = 0.9,
-    max_loras: int = 8,
-) -> Engine:
+def open_engine(choice: EngineChoice, model_path: Path, settings: EngineSettings | None = None) -> Engine:
     """Return an open engine over the base model in ``model_path``; close it after use.
 
     A quantised model answers with the weights that training works with (:mod:`benchmark.generation.rounding`). Where
@@ -83,53 +71,34 @@ def open_engine(
     Args:
         choice: From :func:`choose_engine`.
         model_path: Folder of a Hugging Face checkpoint.
-        max_lora_rank: Largest rank of the adapters that will be asked for.
-        max_batch: Sequences in one batch.
-        max_length: Longest prompt with its answer, in tokens; by default what the model allows, at most 4,096.
-        dtype: ``auto`` (float32 on the CPU, the checkpoint's own on a GPU), ``float32``, ``bfloat16`` or ``float16``.
-        quantization: ``8bit`` or ``4bit``, as training rounds the base model's weights; by default not at all.
-        tensor_parallel: GPUs that share the model; vLLM only.
-        gpu_memory_fraction: Share of each GPU's memory that vLLM takes for the model and its key-value cache.
-        max_loras: Adapters in one batch; vLLM only.
+        settings: Batches, lengths and number formats; by default those of :class:`EngineSettings`.
 
     Raises:
-        UsageError: The folder is not a loadable checkpoint, or a parameter is out of range.
+        UsageError: The folder is not a loadable checkpoint, or a setting is out of range.
         FedSafetyError: The engine cannot load the model.
     """
-    if quantization not in QUANTIZATIONS:
-        raise unknown_name("quantization", quantization, QUANTIZATIONS[1:])
+    settings = settings or EngineSettings()
+    quantization = settings.quantization
     if choice.name == "vllm":
         from benchmark.generation.rounding import rounding_obstacle
         from benchmark.generation.vllm_engine import VllmEngine
 
-        obstacle = rounding_obstacle(quantization, tensor_parallel)
+        obstacle = rounding_obstacle(quantization, settings.tensor_parallel)
         if obstacle is None:
-            return VllmEngine(
-                model_path,
-                max_lora_rank=max_lora_rank,
-                max_loras=max_loras,
-                max_batch=max_batch,
-                max_length=max_length,
-                dtype=dtype,
-                quantization=quantization,
-                tensor_parallel=tensor_parallel,
-                gpu_memory_fraction=gpu_memory_fraction,
-            )
+            return VllmEngine(model_path, settings)
         if not choice.automatic:
             raise FedSafetyError(
                 f"vLLM cannot answer with the {quantization} weights that were trained on: {obstacle}; choose the "
                 f"engine auto or transformers"
             )
-    if tensor_parallel > 1:
+    if settings.tensor_parallel > 1:
         raise UsageError(
-            f"tensor_parallel is {tensor_parallel}, but the transformers engine runs on one device; set "
+            f"tensor_parallel is {settings.tensor_parallel}, but the transformers engine runs on one device; set "
             f"compute.tensor_parallel to 1" + (f" or use weights that are not {quantization}" if quantization else "")
         )
     from benchmark.generation.transformers_engine import TransformersEngine
 
-    return TransformersEngine(
-        model_path, max_batch=max_batch, max_length=max_length, dtype=dtype, quantization=quantization
-    )
+    return TransformersEngine(model_path, settings)
 
 
 def _vllm_obstacle(*, verify: bool) -> str | None:

@@ -20,7 +20,9 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.adapters import read_adapter
 from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.generation.checkpoints import read_checkpoint
-from benchmark.generation.memory import memory_error, out_of_memory
+from benchmark.generation.memory import memory_error
+from benchmark.generation.settings import EngineSettings
+from benchmark.models.memory import out_of_memory
 
 _SCORED_LOGITS = 2**28
 """Logits held at once while sequences are scored: one gibibyte in float32."""
@@ -36,10 +38,7 @@ class TransformersEngine(Engine):
 
     Args:
         model_path: Folder of the base model.
-        max_batch: Sequences in one batch, at most.
-        max_length: Longest prompt with its answer, in tokens; by default what the model allows.
-        dtype: ``auto`` is float32 on the CPU and the checkpoint's own format on a GPU.
-        quantization: ``8bit`` or ``4bit`` weights, loaded as the training code loads them; by default none.
+        settings: Batch, length and number formats; quantised weights are loaded as the training code loads them.
         device: Where to run; by default a GPU if there is one.
 
     Raises:
@@ -50,11 +49,8 @@ class TransformersEngine(Engine):
     def __init__(
         self,
         model_path: Path,
+        settings: EngineSettings | None = None,
         *,
-        max_batch: int = 256,
-        max_length: int | None = None,
-        dtype: str = "auto",
-        quantization: str = "",
         device: str | None = None,
     ) -> None:
         import transformers
@@ -63,22 +59,25 @@ class TransformersEngine(Engine):
         hub.utils.logging.disable_progress_bar()
         self._checkpoint = read_checkpoint(model_path)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._max_batch = max_batch
+        settings = settings or EngineSettings()
+        self._max_batch = settings.max_batch
         self._fitting: dict[str, int] = {}
-        self.max_length = min(max_length or self._checkpoint.max_length, self._checkpoint.max_length)
+        self.max_length = min(settings.max_length or self._checkpoint.max_length, self._checkpoint.max_length)
         self.name = f"transformers {version('transformers')}"
-        self.quantization = quantization
-        asked = "float32" if dtype == "auto" and self._device.type == "cpu" else dtype
+        self.quantization = settings.quantization
+        dtype = settings.dtype
+        if dtype == "auto" and self._device.type == "cpu":
+            dtype = "float32"
         self._model: Any = None
         with self._memory_watched("loading the model"):
-            self._model = _loaded(model_path, asked, quantization, self._device)
+            self._model = _loaded(model_path, dtype, settings.quantization, self._device)
         self._tokenizer = hub.AutoTokenizer.from_pretrained(model_path, local_files_only=True)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self._active: dict[str, tuple[Tensor, Tensor]] = {}
         for name in self._checkpoint.linear_layers:
             self._model.get_submodule(name).register_forward_hook(self._hook(name))
 
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in the order of ``requests``; batches hold one adapter and prompts of similar length.
 
         Raises:
@@ -91,8 +90,6 @@ class TransformersEngine(Engine):
             parts = self._in_parts("answering", batch, lambda part: self._answer([requests[i] for i in part]))
             for part, said in parts:
                 answers.update(zip(part, said, strict=True))
-                if progress is not None:
-                    progress(len(part))
         return [answers[index] for index in range(len(requests))]
 
     def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:

@@ -21,7 +21,7 @@ import gc
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,11 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.adapters import adapter_digest, check_adapter
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, TokenScore
 from benchmark.generation.checkpoints import Checkpoint, read_checkpoint
-from benchmark.generation.memory import memory_error, out_of_memory
+from benchmark.generation.memory import memory_error
 from benchmark.generation.rounding import LOAD_FORMAT, register_loader
+from benchmark.generation.settings import LORA_RANKS, EngineSettings, buffer_rank
+from benchmark.models.memory import out_of_memory
+from benchmark.models.sizes import CPU_CACHE_BYTES, config_cache_bytes
 
 _BATCHES_PER_CALL = 4
 """Full batches handed over at once: small enough for a live progress display, large enough to keep batches full."""
@@ -54,90 +57,72 @@ class VllmEngine(Engine):
 
     Args:
         model_path: Folder of the base model.
-        max_lora_rank: Largest rank of the adapters that will be asked for, up to 512.
-        max_loras: Adapters in one batch; each costs the memory of one adapter at the largest rank.
-        max_batch: Sequences in one batch.
-        max_length: Longest prompt with its answer, in tokens; by default what the model allows, at most 4,096.
-        dtype: ``auto`` is float32 on the CPU and the checkpoint's own format on a GPU.
-        quantization: ``8bit`` or ``4bit``, see :mod:`benchmark.generation.rounding`; by default none.
-        tensor_parallel: Devices that share the model.
-        gpu_memory_fraction: Share of each GPU's memory that is taken; without effect on a CPU.
+        settings: Batches, lengths and number formats.
 
     Raises:
         UsageError: The folder is not a loadable checkpoint, or a parameter is out of range.
         FedSafetyError: vLLM cannot load the model, or it does not fit into memory.
     """
 
-    def __init__(
-        self,
-        model_path: Path,
-        *,
-        max_lora_rank: int = 8,
-        max_loras: int = 8,
-        max_batch: int = 256,
-        max_length: int | None = None,
-        dtype: str = "auto",
-        quantization: str = "",
-        tensor_parallel: int = 1,
-        gpu_memory_fraction: float = 0.9,
-    ) -> None:
+    def __init__(self, model_path: Path, settings: EngineSettings | None = None) -> None:
+        settings = settings or EngineSettings()
         self._checkpoint = read_checkpoint(model_path)
-        self.max_length = min(max_length or LONGEST, self._checkpoint.max_length)
-        self.quantization = quantization
-        self._max_batch = max_batch
-        self._max_loras = max_loras
-        self._max_rank = _supported_rank(max_lora_rank)
+        self.max_length = min(settings.max_length or LONGEST, self._checkpoint.max_length)
+        self.quantization = settings.quantization
+        self._max_batch = settings.max_batch
+        self._max_loras = settings.max_loras
+        self._max_rank = _supported_rank(settings.max_lora_rank)
         self._lora_ids: OrderedDict[tuple[Path, str], int] = OrderedDict()
         self._loras_seen = 0
         self._contrasts: dict[int, tuple[float, float]] = {}
         # A recorder in another process could not say what it has seen.
-        self._records = tensor_parallel == 1
+        self._records = settings.tensor_parallel == 1
         self._llm: Any = None
         vllm = import_vllm()
         on_cpu = bool(vllm.platforms.current_platform.is_cpu())
         self.name = engine_name()
-        self.dtype = _dtype(dtype, self._checkpoint, on_cpu=on_cpu)
+        self.dtype = _dtype(settings.dtype, self._checkpoint, on_cpu=on_cpu)
         self._memory_settings = {
-            "max_batch": max_batch,
-            "max_loras": max_loras,
+            "max_batch": settings.max_batch,
+            "max_loras": settings.max_loras,
             "max_length": self.max_length,
-            "tensor_parallel": tensor_parallel,
-            **({} if on_cpu else {"gpu_memory_fraction": gpu_memory_fraction}),
+            "tensor_parallel": settings.tensor_parallel,
+            **({} if on_cpu else {"gpu_memory_fraction": settings.gpu_memory_fraction}),
         }
-        settings: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if on_cpu:
-            settings["kv_cache_memory_bytes"] = self._cache_bytes()
+            options["kv_cache_memory_bytes"] = self._cache_bytes()
         else:
-            settings["gpu_memory_utilization"] = gpu_memory_fraction
-        if quantization:
-            register_loader(quantization, self._checkpoint.linear_layers, getattr(torch, self.dtype))
+            options["gpu_memory_utilization"] = settings.gpu_memory_fraction
+        if settings.quantization:
+            register_loader(settings.quantization, self._checkpoint.linear_layers, getattr(torch, self.dtype))
         if self._records:
-            settings["logits_processors"] = [_recorder(self._contrasts)]
+            options["logits_processors"] = [_recorder(self._contrasts)]
         else:
-            settings["tensor_parallel_size"] = tensor_parallel
+            options["tensor_parallel_size"] = settings.tensor_parallel
         try:
             with _quietly(), _own_threads(), _untouched_classes():
                 self._llm = vllm.LLM(
                     model=str(model_path),
-                    load_format=LOAD_FORMAT if quantization else "safetensors",
+                    load_format=LOAD_FORMAT if settings.quantization else "safetensors",
                     use_tqdm_on_load=False,
                     dtype=self.dtype,
                     max_model_len=self.max_length,
-                    max_num_seqs=max_batch,
+                    max_num_seqs=settings.max_batch,
                     enforce_eager=True,
                     enable_prefix_caching=False,
                     # The recorder below must see each request's first position before its first token is known.
                     async_scheduling=False,
                     enable_lora=True,
-                    max_loras=max_loras,
-                    max_cpu_loras=_CPU_LORAS * max_loras,
+                    max_loras=settings.max_loras,
+                    max_cpu_loras=_CPU_LORAS * settings.max_loras,
                     max_lora_rank=self._max_rank,
                     # Without the output head, which no adapter of ours targets: its LoRA wrapper breaks
                     # prompt log-probabilities on the CPU and costs time at every step.
                     lora_target_modules=sorted({n.rpartition(".")[2] for n in self._checkpoint.linear_layers}),
                     disable_log_stats=True,
                     seed=0,
-                    **settings,
+                    **options,
                 )
         except Exception as error:
             # A model that was loaded in part must not hold its memory.
@@ -151,7 +136,7 @@ class VllmEngine(Engine):
             ) from error
         _open.append(self)
 
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in the order of ``requests``; they run grouped by adapter.
 
         An interrupt or a failure inside vLLM closes the engine, since requests may be left inside it.
@@ -173,7 +158,7 @@ class VllmEngine(Engine):
             )
             for index, r in enumerate(requests)
         ]
-        outputs = self._run([r.prompt_ids for r in requests], params, [loras[r.adapter] for r in requests], progress)
+        outputs = self._run([r.prompt_ids for r in requests], params, [loras[r.adapter] for r in requests])
         said = [self._without_end(output.outputs[0].token_ids) for output in outputs]
         texts = self._decode(said)
         found = dict(self._contrasts) if self._records else self._contrasts_apart(requests, loras)
@@ -197,7 +182,6 @@ class VllmEngine(Engine):
             # vLLM has no request without an answer: one token is generated and dropped.
             [self._sampling(None, max_tokens=1, prompt_logprobs=0) for _ in scored],
             [loras[adapter] for _, adapter in scored],
-            None,
         )
         return [
             [
@@ -230,7 +214,6 @@ class VllmEngine(Engine):
             [r.prompt_ids for _, r, _ in asked],
             [self._sampling(None, max_tokens=1, logprob_token_ids=list(pair)) for _, _, pair in asked],
             [loras[r.adapter] for _, r, _ in asked],
-            None,
         )
         found = {}
         for (index, _, (first, second)), output in zip(asked, outputs, strict=True):
@@ -243,7 +226,6 @@ class VllmEngine(Engine):
         prompts: Sequence[Sequence[int]],
         params: Sequence[Any],
         lora_requests: Sequence[Any],
-        progress: Callable[[int], None] | None,
     ) -> list[Any]:
         """Return vLLM's outputs in the order of ``prompts``."""
         if self._llm is None:
@@ -267,8 +249,6 @@ class VllmEngine(Engine):
                     )
                 for i, output in zip(part, answered, strict=True):
                     outputs[i] = output
-                if progress is not None:
-                    progress(len(part))
         except BaseException as error:
             self.close()
             if isinstance(error, FedSafetyError) or not isinstance(error, Exception):
@@ -322,13 +302,10 @@ class VllmEngine(Engine):
 
     def _cache_bytes(self) -> int:
         """Return the key-value cache size at which a full batch of the longest sequences fits, up to 8 GiB."""
-        config = self._checkpoint.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_token = 2 * config.num_hidden_layers * heads * width * getattr(torch, self.dtype).itemsize
+        per_token = config_cache_bytes(self._checkpoint.config, getattr(torch, self.dtype).itemsize)
         block = 128
         tokens = -(-self.max_length // block) * block * (self._max_batch + 2)
-        return min(int(tokens * per_token), 8 << 30)
+        return min(tokens * per_token, CPU_CACHE_BYTES)
 
 
 def engine_name() -> str:
@@ -412,10 +389,9 @@ def _release() -> None:
 
 def _supported_rank(rank: int) -> int:
     """Return the smallest rank vLLM has buffers for that holds ``rank``."""
-    supported = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-    if not 1 <= rank <= supported[-1]:
-        raise UsageError(f"max_lora_rank is {rank}; vLLM serves ranks from 1 to {supported[-1]}")
-    return next(r for r in supported if r >= rank)
+    if not 1 <= rank <= LORA_RANKS[-1]:
+        raise UsageError(f"max_lora_rank is {rank}; vLLM serves ranks from 1 to {LORA_RANKS[-1]}")
+    return buffer_rank(rank)
 
 
 def _dtype(asked: str, checkpoint: Checkpoint, *, on_cpu: bool) -> str:

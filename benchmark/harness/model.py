@@ -22,6 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.generation.base import LONGEST, Engine, Request, TokenScore
 from benchmark.generation.select import choose_engine, open_engine
+from benchmark.generation.settings import EngineSettings
 from benchmark.methods.pipeline import Pipeline
 from benchmark.models.chat import ChatFormat
 from benchmark.sandbox.proxy import Sandboxed
@@ -271,7 +272,8 @@ def open_model(base: Path, engine: str, max_lora_rank: int) -> FedSafetyLM:
     """Return a model over the checkpoint in ``base`` on a newly opened engine."""
     chat = ChatFormat(base)
     longest = min(chat.max_length, LONGEST)
-    opened = open_engine(choose_engine(engine), base, max_lora_rank=max_lora_rank, max_length=longest)
+    settings = EngineSettings(max_lora_rank=max_lora_rank, max_length=longest)
+    opened = open_engine(choose_engine(engine), base, settings)
     return FedSafetyLM(opened, chat, longest)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from jinja2 import TemplateError
 
@@ -16,16 +16,15 @@ from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.select import choose_engine, open_engine
+from benchmark.generation.settings import EngineSettings
 from benchmark.judges._models import chosen_source
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of
 from benchmark.keys import content_key
 from benchmark.models.date import DATE
+from benchmark.suites.suite import Compute
 from tasks.base import TaskWorld
 from tasks.hub.models import source_checkpoint
 from tasks.hub.settings import ModelSource
-
-if TYPE_CHECKING:
-    from benchmark.suites.suite import Compute
 
 Messages = Sequence[Mapping[str, str]]
 """Turns with ``role`` and ``content``."""
@@ -189,22 +188,14 @@ class LanguageModelJudge(Judge):
         if self._opened is not None:
             return self._opened
         if self._own is None:
-            # Imported late because a listing of judges needs neither suites nor PyTorch.
-            from benchmark.suites.suite import Compute
-
-            compute = self._compute or Compute()
-            self._own = open_engine(
-                choose_engine(self._engine_name),
-                self._folder,
+            settings = EngineSettings.of(
+                self._compute or Compute(),
+                self._model,
                 max_lora_rank=self._lora_rank,
-                max_batch=compute.max_batch,
                 max_length=self._limit,
-                dtype=self._model.dtype,
-                quantization=self._model.quantization,
-                tensor_parallel=compute.tensor_parallel,
-                gpu_memory_fraction=compute.gpu_memory_fraction,
                 max_loras=1,
             )
+            self._own = open_engine(choose_engine(self._engine_name), self._folder, settings)
         return self._own
 
     def _refuse_if_too_large(self) -> None:
@@ -213,10 +204,9 @@ class LanguageModelJudge(Judge):
         Raises:
             MemoryShortageError: The model cannot fit. The message gives the numbers and the way out.
         """
-        from benchmark.prediction.device import this_device
-        from benchmark.prediction.memory import answering_memory, judge_too_large
-        from benchmark.prediction.roles import source_model
-        from benchmark.suites.suite import Compute
+        # Imported late because both modules import PyTorch, which a listing of judges does not need.
+        from benchmark.generation.needs import answering_memory, judge_too_large, this_device
+        from benchmark.models.configuration import source_model
 
         model = None
         with suppress(UsageError):  # a model whose size cannot be predicted is tried

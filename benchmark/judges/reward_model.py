@@ -99,7 +99,8 @@ class RewardModel(Judge):
     def _rewards(self, batch: list[Any]) -> list[float]:
         import torch
 
-        from benchmark.generation.memory import memory_error, out_of_memory
+        from benchmark.generation.memory import memory_error
+        from benchmark.models.memory import out_of_memory
 
         padded = self._tokenizer.pad(batch, return_tensors="pt") if len(batch) > 1 else None
         inputs = padded or {name: torch.tensor([values]) for name, values in batch[0].items()}

@@ -22,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.models.memory import out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the precisions a model can be opened in."""
@@ -112,13 +113,6 @@ def _mode_of_layers(model: nn.Module, *, training: bool) -> Iterator[None]:
             layer.training = mode
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of a GPU or of the machine, did not suffice."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def _options(dtype: str, quantization: str) -> dict[str, Any]:
     if dtype not in DTYPES:
         raise UsageError(f"unknown precision {dtype!r} of a model; choose one of {', '.join(DTYPES)}")
@@ -151,7 +145,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
     except FedSafetyError:
         raise
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
+        if out_of_memory(error):
             raise FedSafetyError(
                 f"the checkpoint {path} does not fit into memory ({error}); choose a lower precision or quantization, "
                 f"a smaller model, or a device with more memory"

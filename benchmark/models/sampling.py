@@ -17,15 +17,9 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmark.errors import FedSafetyError
 from benchmark.models.chat import ChatFormat
 from benchmark.models.head import most_logits
-from benchmark.models.loading import is_out_of_memory
+from benchmark.models.memory import first_line, free_memory, out_of_memory
+from benchmark.models.sizes import SAMPLED_BATCH, SAMPLED_CACHE_BYTES, config_cache_bytes, gib
 from benchmark.seeds import integer
-from benchmark.training.memory import first_line, free_memory, gib
-
-_BATCH = 256
-
-_CACHE_BYTES = 8 << 30
-"""Size of the key-value cache of a batch. It is the same on every machine: where a batch draws together, who shares it
-shares draws."""
 
 
 @torch.no_grad()
@@ -58,7 +52,8 @@ def sample(
     """
     rows = [chat.prompt_ids(prompt, name=f"prompt {place}") for place, prompt in enumerate(prompts)]
     longest = max(map(len, rows), default=1) + max_new_tokens
-    size = min(_BATCH, max(1, _CACHE_BYTES // (longest * cache_bytes(model))))
+    sequence = longest * config_cache_bytes(model.config, model.dtype.itemsize)
+    size = min(SAMPLED_BATCH, max(1, SAMPLED_CACHE_BYTES // sequence))
     seed = int(torch.randint(1 << 62, (1,), generator=generator)) if per_prompt and temperature else None
     produced: list[list[int]] = []
     while len(produced) < len(rows):
@@ -77,20 +72,12 @@ def sample(
         if len(batch) == 1 or isinstance(draws, _Together):
             raise FedSafetyError(
                 f"out of memory: sampling {len(batch)} answers of up to {longest} tokens at once keeps "
-                f"{gib(len(batch) * longest * cache_bytes(model))} of keys and values beside the model; set a smaller "
+                f"{gib(len(batch) * sequence)} of keys and values beside the model; set a smaller "
                 f"data.data_max_new_tokens (now {max_new_tokens}), choose a quantised or smaller model, or a device "
                 f"with more memory ({sampled})"
             )
         size = len(batch) // 2
     return [chat.decode(ids) for ids in produced], sum(map(len, produced))
-
-
-def cache_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes that a model's keys and values of one token take."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    features = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * features * model.dtype.itemsize)
 
 
 def _tried(
@@ -100,7 +87,7 @@ def _tried(
     try:
         return _sample_batch(model, chat, prompts, draws, max_new_tokens)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not out_of_memory(error):
             raise
         # Of the error, whose traceback holds the batch's keys and values, only words may leave.
         return first_line(error)

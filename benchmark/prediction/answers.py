@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from benchmark.errors import InputsMissingError
 from benchmark.execution.plan import Plan
+from benchmark.generation.needs import held_quantization
 from benchmark.judges.base import judges
-from benchmark.prediction.memory import held_quantization
-from benchmark.prediction.roles import Model
+from benchmark.models.configuration import Model
 from benchmark.suites.suite import Suite
 from tasks.base import ProbeKind
 

@@ -1,15 +1,14 @@
-"""The machine that a run will use: its memory, and how fast it multiplies matrices, measured in a moment."""
+"""The rate at which this machine multiplies matrices and copies memory, measured in a moment."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
+
+from benchmark.generation.needs import Device
 
 _SIDE = 256
 """Side of the first matrices that are multiplied."""
@@ -22,23 +21,8 @@ _COPIED = 1 << 28
 
 
 @dataclass(frozen=True)
-class Device:
-    """Where models run.
-
-    Attributes:
-        kind: A GPU or the processor.
-        name: For the reader.
-        memory: Bytes that a process may use: the GPU's, or the machine's as far as this process is allowed it.
-    """
-
-    kind: Literal["cuda", "cpu"]
-    name: str
-    memory: int
-
-
-@dataclass(frozen=True)
 class Rate:
-    """What was measured.
+    """A measurement of the machine.
 
     Attributes:
         device: Where.
@@ -51,14 +35,6 @@ class Rate:
     dtype: str
     operations: float
     bandwidth: float
-
-
-def this_device() -> Device:
-    """Return the first GPU, or the processor where there is none."""
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return Device("cuda", properties.name, properties.total_memory)
-    return Device("cpu", f"processor, {_processors()} cores", _machine_memory())
 
 
 def measure_rate(dtype: str, device: Device, seconds: float = 0.5) -> Rate:
@@ -102,20 +78,3 @@ def _best(work: Callable[[], object], seconds: float, device: Device) -> float:
 def _wait(device: Device) -> None:
     if device.kind == "cuda":
         torch.cuda.synchronize()
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _machine_memory() -> int:
-    """Return the machine's memory, or the container's limit where it is smaller."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(limit).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            memory = min(memory, int(text))
-    return memory

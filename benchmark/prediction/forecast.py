@@ -15,7 +15,9 @@ from functools import cached_property
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.worlds import open_chat
+from benchmark.generation.needs import AnsweringMemory, Device, answering_memory, judge_too_large, refuse_answering
 from benchmark.methods.pipeline import parse_pipeline
+from benchmark.models.configuration import Model
 from benchmark.prediction.answers import (
     JUDGE_TOKENS,
     PROMPT_TOKENS,
@@ -29,18 +31,9 @@ from benchmark.prediction.answers import (
     longest_sequence,
     probe_sets,
 )
-from benchmark.prediction.device import Device, Rate
-from benchmark.prediction.memory import (
-    AnsweringMemory,
-    TrainingMemory,
-    answering_memory,
-    judge_too_large,
-    refuse_answering,
-    refuse_training,
-    sampling_memory,
-    training_memory,
-)
-from benchmark.prediction.roles import Model, find_model, generating_roles, judge_source
+from benchmark.prediction.device import Rate
+from benchmark.prediction.memory import TrainingMemory, refuse_training, sampling_memory, training_memory
+from benchmark.prediction.roles import find_model, generating_roles, judge_source
 from benchmark.prediction.step import Operations, Step, training_operations
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario, Suite

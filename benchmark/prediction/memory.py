@@ -1,43 +1,16 @@
-"""How much memory training and answering will take at most, and the refusal of what cannot fit."""
+"""The memory that training will take at most, and the refusal of what cannot fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from benchmark.errors import UsageError
-from benchmark.generation.rounding import rounding_obstacle
-from benchmark.prediction.device import Device
-from benchmark.prediction.model import BYTES, Decoder
+from benchmark.generation.needs import Device
+from benchmark.models.sizes import ACTIVATION_SHARE, GIB, SAMPLED_BATCH, SAMPLED_CACHE_BYTES, Decoder, Precision, gib
 from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Compute
 from benchmark.training.microbatches import divide
-
-GIB = 1 << 30
-
-_FREE_SHARE = 0.8
-"""Share of a GPU's free memory that the activations of a step take where the suite sets no budget."""
-
-_CPU_CACHE = 8 * GIB
-"""Largest key-value cache of vLLM on a processor; as in :class:`benchmark.generation.vllm_engine.VllmEngine`."""
-
-_SAMPLED_BATCH, _SAMPLED_CACHE = 256, 8 * GIB
-"""Most sequences that are sampled at once during a run, and their largest key-value cache; as in
-:mod:`benchmark.models.sampling`."""
-
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM has buffers for."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Number format of a model's weights and of the products with them."""
-
-    dtype: str
-    quantization: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.dtype}, linear layers in {self.quantization}" if self.quantization else self.dtype
 
 
 @dataclass(frozen=True)
@@ -101,36 +74,6 @@ class TrainingMemory:
         return max(self.steps, self.sampling.total if self.sampling else 0)
 
 
-@dataclass(frozen=True)
-class AnsweringMemory:
-    """Bytes of the answering engine, on each of the devices that share it.
-
-    Attributes:
-        weights: The base model.
-        adapters: Slots for the adapters of a batch.
-        least_cache: Key-value cache of one sequence of full length; without it nothing can be answered.
-        full_cache: Key-value cache of a full batch of such sequences; with less, fewer are answered at once.
-        fraction: Share of a GPU's memory that the engine takes, whatever it needs.
-    """
-
-    weights: int
-    adapters: int
-    least_cache: int
-    full_cache: int
-    fraction: float
-
-    @property
-    def least(self) -> int:
-        """What it cannot do without."""
-        return self.weights + self.adapters + self.least_cache
-
-    def taken(self, device: Device) -> int:
-        """Return what it takes on ``device``."""
-        if device.kind == "cuda":
-            return int(self.fraction * device.memory)
-        return self.weights + self.adapters + min(self.full_cache, _CPU_CACHE)
-
-
 def training_memory(
     decoder: Decoder,
     precision: Precision,
@@ -166,7 +109,7 @@ def training_memory(
 def _budget(compute: Compute, device: Device, fixed: int) -> int | None:
     if compute.train_memory_gib is not None:
         return int(compute.train_memory_gib * GIB)
-    return int(_FREE_SHARE * max(0, device.memory - fixed)) if device.kind == "cuda" else None
+    return int(ACTIVATION_SHARE * max(0, device.memory - fixed)) if device.kind == "cuda" else None
 
 
 def sampling_memory(
@@ -182,48 +125,9 @@ def sampling_memory(
         length: Tokens of a prompt with its answer.
         second: Whether it is loaded beside the starting model.
     """
-    one = length * _cache_bytes(decoder, precision)
+    one = length * decoder.cache_bytes(precision.dtype)
     weights = decoder.weight_bytes(precision.dtype, precision.quantization) if second else 0
-    return SamplingMemory(role, start.weights, weights, min(_SAMPLED_BATCH * one, max(_SAMPLED_CACHE, one)), one)
-
-
-def held_quantization(quantization: str, generator: str, tensor_parallel: int = 1) -> str:
-    """Return in which format an engine holds quantised weights: vLLM rounds them and holds them unquantised.
-
-    Args:
-        quantization: As training holds them.
-        generator: Name of the engine, with or without its version.
-        tensor_parallel: Devices that share the model.
-    """
-    rounds = generator.startswith("vllm") and rounding_obstacle(quantization, tensor_parallel) is None
-    return "" if rounds else quantization
-
-
-def answering_memory(
-    decoder: Decoder, precision: Precision, lora: LoraSettings | None, compute: Compute, length: int, generator: str
-) -> AnsweringMemory:
-    """Return what answering needs, for prompts with answers of at most ``length`` tokens.
-
-    The engine has slots for adapters in all linear layers if it is to answer with adapters. For the format in which it
-    holds the weights see :func:`held_quantization`.
-    """
-    size, devices = BYTES[precision.dtype], compute.tensor_parallel
-    held = held_quantization(precision.quantization, generator, devices)
-    rank = next((r for r in _LORA_RANKS if r >= lora.rank), lora.rank) if lora else 0
-    slots = compute.max_loras * decoder.layers * rank * sum(x.inputs + x.outputs for x in decoder.linears) * size
-    sequence = length * _cache_bytes(decoder, precision)
-    return AnsweringMemory(
-        weights=decoder.weight_bytes(precision.dtype, held) // devices,
-        adapters=slots // devices,
-        least_cache=sequence // devices,
-        full_cache=compute.max_batch * sequence // devices,
-        fraction=compute.gpu_memory_fraction,
-    )
-
-
-def _cache_bytes(decoder: Decoder, precision: Precision) -> int:
-    """Return the bytes of one token's keys and values."""
-    return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * BYTES[precision.dtype]
+    return SamplingMemory(role, start.weights, weights, min(SAMPLED_BATCH * one, max(SAMPLED_CACHE_BYTES, one)), one)
 
 
 def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: int, *, checkpointing: bool) -> None:
@@ -256,7 +160,7 @@ def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: 
 
 
 def _way_out(memory: TrainingMemory, available: int, checkpointing: bool) -> str:
-    room = int(_FREE_SHARE * (available - memory.weights - memory.adapters))
+    room = int(ACTIVATION_SHARE * (available - memory.weights - memory.adapters))
     ways = ["load the model in a smaller format (dtype, quantization)", "run a tier or suite with a smaller model"]
     if room >= memory.one_row:
         ways.insert(0, f"set compute.train_memory_gib to {room / GIB:.1f}, which divides a step into parts that fit")
@@ -264,46 +168,3 @@ def _way_out(memory: TrainingMemory, available: int, checkpointing: bool) -> str
         again = "" if checkpointing else "training.gradient_checkpointing or "
         ways.insert(0, f"set {again}a smaller training.max_length, as not even one row fits")
     return ", or ".join(ways)
-
-
-def refuse_answering(role: str, memory: AnsweringMemory, device: Device) -> None:
-    """Refuse answering that does not fit into ``device``.
-
-    Raises:
-        UsageError: It does not; gives the numbers and the way out.
-    """
-    lack = _lack(memory, device)
-    if lack is not None:
-        raise UsageError(
-            f"answering with model {role!r} {lack}; lower compute.max_loras or compute.max_length, raise "
-            f"compute.tensor_parallel, load the model in a smaller format (dtype, and where transformers answers "
-            f"quantization), or run a suite with a smaller model"
-        )
-
-
-def judge_too_large(judge: str, memory: AnsweringMemory, device: Device) -> str | None:
-    """Return why a judge cannot be asked on ``device``, with the numbers and the way out, or ``None``."""
-    lack = _lack(memory, device)
-    if lack is None:
-        return None
-    return (
-        f"judge {judge}: its model {lack}; name a smaller model for the role {judge} in the suite's models, or ask it "
-        f"on a larger machine with 'fedsafety judge', which needs the stored responses alone"
-    )
-
-
-def _lack(memory: AnsweringMemory, device: Device) -> str | None:
-    room = int(memory.fraction * device.memory) if device.kind == "cuda" else device.memory
-    if memory.least <= room:
-        return None
-    share = f" ({memory.fraction:.0%} of {gib(device.memory)})" if device.kind == "cuda" else ""
-    slots = f", adapter slots {gib(memory.adapters)}" if memory.adapters else ""
-    return (
-        f"needs at least {gib(memory.least)} on each device (weights {gib(memory.weights)}{slots}, cache of one "
-        f"{gib(memory.least_cache)}), but {device.name} offers {gib(room)}{share}"
-    )
-
-
-def gib(count: float) -> str:
-    """Return bytes for the reader."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.1f} MiB"

@@ -5,34 +5,19 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from attacks.base import attacks
-from benchmark.errors import InputsMissingError
 from benchmark.execution.plan import TrainingJob
 from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role
 from benchmark.judges.base import judges
 from benchmark.methods.pipeline import parse_pipeline
-from benchmark.prediction.memory import Precision
-from benchmark.prediction.model import Decoder, decoder_of, read_decoder
+from benchmark.models.configuration import Model, read_decoder, source_model
+from benchmark.models.sizes import Precision
 from benchmark.registry import Entry
 from benchmark.suites.suite import Suite
 from tasks.base import TaskWorld
-from tasks.hub.models import resolve_model
-from tasks.hub.roots import model_root
 from tasks.hub.settings import ModelSource
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model by its sizes."""
-
-    decoder: Decoder
-    precision: Precision
 
 
 def find_model(suite: Suite, world: TaskWorld, role: str) -> Model | None:
@@ -41,15 +26,6 @@ def find_model(suite: Suite, world: TaskWorld, role: str) -> Model | None:
     if source is None:
         return Model(read_decoder(world.model_path(role)), Precision("float32")) if role in world.roles else None
     return source_model(source)
-
-
-def source_model(source: ModelSource) -> Model | None:
-    """Return the model of a source, or ``None`` if nothing here says how large it is. Nothing is fetched."""
-    precision = Precision(source.dtype, source.quantization)
-    folder = _configuration_here(source)
-    if folder is not None:
-        return Model(read_decoder(folder), precision)
-    return Model(decoder_of(source.shape), precision) if source.shape else None
 
 
 def generating_roles(job: TrainingJob, world: TaskWorld) -> frozenset[str]:
@@ -83,13 +59,3 @@ def judge_source(suite: Suite, role: str) -> ModelSource | None:
         return None
     default = getattr(judges.get(role).target, "default", None)
     return default if isinstance(default, ModelSource) else None
-
-
-def _configuration_here(source: ModelSource) -> Path | None:
-    """Return the folder of a model's configuration below the model root or in the hub's cache."""
-    if model_root() is not None:
-        with contextlib.suppress(InputsMissingError):
-            return resolve_model(source)
-        return None
-    found = try_to_load_from_cache(source.repository, "config.json", revision=source.revision)
-    return Path(found).parent if isinstance(found, str) else None

@@ -10,12 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.models.head import most_logits
-from benchmark.prediction.model import BYTES, Decoder, Linear, Reads
+from benchmark.models.sizes import BYTES, Decoder, Linear, Reads, merging_is_cheaper
 from benchmark.suites.settings import LoraSettings
-
-_MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
-"""Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are; as in
-:class:`benchmark.training.layers.StackedLinear`."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,12 @@ def training_operations(
     a causal mask leaves, and twice as much backward as forward.
     """
     adapted = decoder.adapted(lora)
-    mergeable = dtype == "float32" and not lora.dropout
     forward = backward = 0.0
     for block in range(decoder.layers):
         for linear in decoder.linears:
             last = block == decoder.layers - 1 and linear.reads in ("feed", "inner")
             tokens = step.loss_tokens if last and not _feed_drops(decoder, lora) else step.tokens
-            merged = mergeable and linear.size <= _MERGED_AT_MOST and tokens >= _MERGED_TOKENS * step.clients
+            merged = not lora.dropout and merging_is_cheaper(linear.size, tokens // step.clients, BYTES[dtype])
             own = _linear(linear, linear in adapted, lora.rank, tokens, step.clients * merged)
             forward += own.forward
             backward += own.backward if block else _first_block(linear, adapted, lora.rank, own, tokens, merged)

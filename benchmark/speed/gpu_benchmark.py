@@ -20,11 +20,12 @@ import torch
 import typer
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.models.loading import is_out_of_memory
+from benchmark.generation.needs import Device, this_device
 from benchmark.models.lora import initial_adapter
+from benchmark.models.memory import out_of_memory
 from benchmark.models.rows import TokenRow
-from benchmark.prediction.device import Device, Rate, measure_rate, this_device
-from benchmark.prediction.model import decoder_of
+from benchmark.models.sizes import decoder_of
+from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import duration
 from benchmark.records.environment import package_versions
@@ -261,7 +262,7 @@ def _measure(mode: str, form: str, work: Work, device: Device, rate: Rate, repea
     try:
         seconds, peak = _timed(_TRAINERS[mode], form, work, device, repeats)
     except (FedSafetyError, RuntimeError, MemoryError) as error:
-        if not isinstance(error, FedSafetyError) and not is_out_of_memory(error):
+        if not isinstance(error, FedSafetyError) and not out_of_memory(error):
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         return Measured(mode, form, None, None, None, None, said)

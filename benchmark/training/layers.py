@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.models.sizes import merging_is_cheaper
 from benchmark.training.dropout import RowDropout
 
 
@@ -64,7 +65,8 @@ class StackedLinear(nn.Module):
         clients = factor_a.shape[0]
         rows = x.reshape(clients, -1, self.in_features)
         dropout = self.current.dropout
-        if dropout is None and self.weight is not None and self._merging_is_cheaper(rows):
+        size = self.in_features * self.out_features
+        if dropout is None and self.weight is not None and merging_is_cheaper(size, rows.shape[1], rows.element_size()):
             weight = torch.baddbmm(self.weight, factor_b, factor_a, alpha=self.scaling)
             y = torch.bmm(rows, weight.transpose(1, 2))
         else:
@@ -89,15 +91,6 @@ class StackedLinear(nn.Module):
         """Return the factors of the rows' clients in the precision of the rows."""
         own = factor if self.current.clients is None else factor.index_select(0, self.current.clients)
         return own.to(dtype)
-
-    def _merging_is_cheaper(self, rows: Tensor) -> bool:
-        """Whether forming each client's merged weight costs less than two thin products over its rows.
-
-        Merging adds the weight's own gradient (rows · in · out) but halves the number of operations, which is what
-        counts for layers as small as these; for large layers it would also cost a weight copy per client. In half
-        precision a merged weight would round small updates away.
-        """
-        return self.in_features * self.out_features <= 65_536 and rows.shape[1] >= 32 and rows.element_size() >= 4
 
 
 class AtPositions(nn.Module):

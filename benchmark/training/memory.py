@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -12,12 +10,10 @@ from transformers import PreTrainedModel
 from benchmark.errors import FedSafetyError
 from benchmark.models.head import most_logits
 from benchmark.models.loading import computing_once, recomputes
+from benchmark.models.memory import free_memory
+from benchmark.models.sizes import ACTIVATION_SHARE, gib
 from benchmark.training.dropout import DropoutRow, RowDropout
 from benchmark.training.layers import Pass
-
-_GIB = 1 << 30
-_SHARE = 0.8
-"""Part of a GPU's free memory that a pass may take by estimate; the rest is for what the estimate leaves out."""
 
 _WIDTHS = (32, 48, 64)
 """Rows on which the count is made; three, for constants, tokens, and their pairs, which explicit attention keeps."""
@@ -62,7 +58,7 @@ class StepMemory:
         self.limit = self._budget
         if self._budget is None and self._model.device.type == "cuda":
             # AdamW's two moments come with the first step.
-            self.limit = max(1, int(_SHARE * (_free(self._model.device) - 8 * factors)))
+            self.limit = max(1, int(ACTIVATION_SHARE * (_free(self._model.device) - 8 * factors)))
         if self._learned is not None:
             self.limit = min(self._learned, self.limit or self._learned)
 
@@ -134,23 +130,6 @@ class StepMemory:
             self._decoder(inputs_embeds=states, use_cache=False)
         self._current.clear()
         return sum(tensor.untyped_storage().nbytes() for where, tensor in kept.items() if where not in constants)
-
-
-def free_memory() -> None:
-    """Hand back what dropped tensors held, on a GPU to the driver, so that others can take it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its name."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def gib(size: float) -> str:
-    """Return a number of bytes in GiB, as text."""
-    return f"{size / _GIB:.2f} GiB"
 
 
 def _free(device: torch.device) -> int:

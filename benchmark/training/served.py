@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmark.models.chat import ChatFormat
 from benchmark.models.loading import load_causal_lm
+from benchmark.models.memory import free_memory
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite
-from benchmark.training.memory import free_memory
 from benchmark.training.stacked import StackedModel
 from tasks.base import TaskWorld
 

@@ -17,13 +17,14 @@ from transformers import PreTrainedModel
 
 from benchmark.errors import FedSafetyError
 from benchmark.models.head import losses_of, token_losses
-from benchmark.models.loading import is_out_of_memory, recomputing
+from benchmark.models.loading import recomputing
 from benchmark.models.lora import adapter_layout, target_layers
+from benchmark.models.memory import first_line, out_of_memory
 from benchmark.models.rows import TokenRow
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds
 from benchmark.training.layers import AtPositions, Pass, StackedLinear
-from benchmark.training.memory import StepMemory, first_line
+from benchmark.training.memory import StepMemory
 from benchmark.training.microbatches import MicroBatch, divide
 from benchmark.updates import AdapterLayout
 
@@ -83,7 +84,7 @@ class StackedModel:
             self._layers.append(stacked)
         self._decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
         self._head = self._plain_head()
-        self._last_block = self._wrap_last_block()
+        self._wrap_last_block()
         self._memory = StepMemory(
             model,
             self._decoder,
@@ -243,7 +244,7 @@ class StackedModel:
                 loss.backward()  # type: ignore[no-untyped-call]
                 total[list(part.clients)] += losses.detach().to(total.dtype)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             # The error's traceback holds the pass's tensors; of the error only words may leave.
             width = max(len(row.ids) for batch in rows for row in batch)
@@ -310,7 +311,7 @@ class StackedModel:
             full = self.model(input_ids=ids, use_cache=False).logits
         return head if torch.equal(short, full) else None
 
-    def _wrap_last_block(self) -> AtPositions | None:
+    def _wrap_last_block(self) -> None:
         """Let the last layer's feed-forward block compute only where there is loss, if the architecture allows it.
 
         Nothing after that block mixes positions in the usual decoders; whether that holds here is tried, not assumed.
@@ -318,22 +319,19 @@ class StackedModel:
         layers = getattr(self._decoder, "layers", None)
         block = getattr(layers[-1], "mlp", None) if layers else None
         if self._head is None or layers is None or not isinstance(block, nn.Module):
-            return None
+            return
         ids = torch.tensor([[self.pad_id, self.pad_id, self.pad_id]], device=self.device)
         where = torch.tensor([1], device=self.device)
         # Rounding differs with the number of positions; what mixes them would be far off.
         relative, absolute = (1e-4, 1e-5) if self.model.dtype.itemsize >= 4 else (5e-2, 5e-2)
         with torch.no_grad():
             wanted = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
-            wrapped = AtPositions(block, self._current)
-            layers[-1].mlp = wrapped
+            layers[-1].mlp = AtPositions(block, self._current)
             self._current.positions = (where, (1,))
             found = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
             self._current.clear()
-        if torch.allclose(found, wanted, rtol=relative, atol=absolute):
-            return wrapped
-        layers[-1].mlp = block
-        return None
+        if not torch.allclose(found, wanted, rtol=relative, atol=absolute):
+            layers[-1].mlp = block
 
     def _clip(self, limit: float) -> None:
         """Scale each client's gradient down to L2 norm ``limit``."""

@@ -13,9 +13,9 @@ import pytest
 from benchmark.errors import SubmissionError
 from benchmark.execution import client_rows
 from benchmark.execution.bench import Bench
+from benchmark.models.memory import free_memory
 from benchmark.suites.suite import Suite
 from benchmark.training.clients import Attacker, ClientRows
-from benchmark.training.memory import free_memory
 from benchmark.training.served import ModelPool
 from benchmark.training.stacked import StackedModel
 from tests.benchmark.execution.test_sourced_suites import changed, root

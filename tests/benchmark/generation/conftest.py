@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmark.generation.base import Engine
+from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 
 from .tiny_model import RANK, VOCABULARY, TinyModel, save_random_adapter, save_random_model
@@ -37,7 +38,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture(scope="session")
 def transformers_engine(tiny: TinyModel) -> Iterator[Engine]:
-    with TransformersEngine(tiny.folder, max_batch=5, device="cpu") as engine:
+    with TransformersEngine(tiny.folder, EngineSettings(max_batch=5), device="cpu") as engine:
         yield engine
 
 
@@ -45,7 +46,7 @@ def transformers_engine(tiny: TinyModel) -> Iterator[Engine]:
 def vllm_engine(tiny: TinyModel) -> Iterator[Engine]:
     from benchmark.generation.vllm_engine import VllmEngine
 
-    with VllmEngine(tiny.folder, max_lora_rank=RANK, max_loras=2, max_batch=16) as engine:
+    with VllmEngine(tiny.folder, EngineSettings(max_lora_rank=RANK, max_loras=2, max_batch=16)) as engine:
         yield engine
 
 

@@ -10,6 +10,7 @@ import transformers
 
 from benchmark.generation.base import Engine, Request
 from benchmark.generation.canary import Canary, check_canary
+from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.generation.vllm_engine import VllmEngine
 
@@ -65,7 +66,7 @@ def test_transformers_applies_adapters(model: tuple[Path, Path]) -> None:
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_vllm_applies_adapters(model: tuple[Path, Path]) -> None:
-    with VllmEngine(model[0], max_batch=8, max_loras=1) as engine:
+    with VllmEngine(model[0], EngineSettings(max_batch=8, max_loras=1)) as engine:
         check(engine, *model)
     # The class is still transformers' own: a further model of it can be made in this process.
     with TransformersEngine(model[0], device="cpu") as engine:

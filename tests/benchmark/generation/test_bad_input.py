@@ -13,10 +13,12 @@ import torch
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.base import Engine, Request
 from benchmark.generation.checkpoints import read_checkpoint
-from benchmark.generation.memory import memory_error, out_of_memory
+from benchmark.generation.memory import memory_error
 from benchmark.generation.select import EngineChoice, choose_engine, open_engine
+from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.generation.vllm_engine import VllmEngine
+from benchmark.models.memory import out_of_memory
 
 from .tiny_model import TinyModel
 
@@ -32,11 +34,11 @@ def test_prompts_that_do_not_fit_are_named_before_anything_runs(engine: Engine) 
 
 
 def test_an_engine_can_be_opened_for_less_than_the_model_takes(tiny: TinyModel) -> None:
-    with open_engine(choose_engine("transformers"), tiny.folder, max_length=16) as engine:
+    with open_engine(choose_engine("transformers"), tiny.folder, EngineSettings(max_length=16)) as engine:
         assert engine.max_length == 16
         with pytest.raises(UsageError, match=r"takes 17 tokens .* allows 16"):
             engine.generate([Request((1,) * 10, 7)])
-    with open_engine(choose_engine("transformers"), tiny.folder, max_length=4096) as engine:
+    with open_engine(choose_engine("transformers"), tiny.folder, EngineSettings(max_length=4096)) as engine:
         assert engine.max_length == 64
 
 
@@ -88,7 +90,7 @@ WAY_OUT = (
 
 
 def test_transformers_out_of_memory(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = TransformersEngine(tiny.folder, max_batch=4, device="cpu")
+    engine = TransformersEngine(tiny.folder, EngineSettings(max_batch=4), device="cpu")
     first = engine.generate([Request(tiny.prompts[0], 3)])
     monkeypatch.setattr(engine, "_model", Full())
     with pytest.raises(FedSafetyError, match=WAY_OUT):
@@ -98,7 +100,6 @@ def test_transformers_out_of_memory(tiny: TinyModel, monkeypatch: pytest.MonkeyP
         engine.generate([Request(tiny.prompts[0], 3)])
 
 
-@pytest.mark.vllm
 class Limited:
     """A model whose memory holds a number of sequences; notes how many it was given."""
 
@@ -121,15 +122,14 @@ class Limited:
 def test_where_a_batch_does_not_fit_half_of_it_is_tried(transformers_engine: Engine, tiny: TinyModel) -> None:
     requests = [Request(prompt, 6, adapter) for prompt in tiny.prompts for adapter in (None, tiny.adapters[0])]
     scored = [(prompt, tiny.adapters[0]) for prompt in tiny.prompts]
-    finished: list[int] = []
-    with TransformersEngine(tiny.folder, max_batch=8, device="cpu") as engine:
+    with TransformersEngine(tiny.folder, EngineSettings(max_batch=8), device="cpu") as engine:
         limited = engine._model = Limited(engine._model, 3)
-        answers = engine.generate(requests, finished.append)
+        answers = engine.generate(requests)
         assert [a.token_ids for a in answers] == [a.token_ids for a in transformers_engine.generate(requests)]
         # Once is enough: what fitted is remembered.
         assert limited.given[:3] == [8, 4, 2]
         assert set(limited.given[2:]) == {2}
-        assert sum(finished) == len(requests)
+        assert len(answers) == len(requests)
         limited.given.clear()
         for row, expected in zip(engine.scores(scored), transformers_engine.scores(scored), strict=True):
             assert [s.logprob for s in row] == pytest.approx([s.logprob for s in expected], abs=1e-4)
@@ -141,8 +141,9 @@ def test_where_a_batch_does_not_fit_half_of_it_is_tried(transformers_engine: Eng
         assert limited.given == [2, 1]
 
 
+@pytest.mark.vllm
 def test_vllm_out_of_memory(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = VllmEngine(tiny.folder, max_batch=4)
+    engine = VllmEngine(tiny.folder, EngineSettings(max_batch=4))
     assert engine.generate([Request(tiny.prompts[0], 3)])[0].token_ids
     monkeypatch.setattr(engine._llm, "generate", lambda *args, **kwargs: Full()())
     with pytest.raises(FedSafetyError, match=WAY_OUT):
@@ -175,6 +176,6 @@ def test_what_counts_as_out_of_memory() -> None:
 def test_what_an_engine_cannot_do_is_refused(tiny: TinyModel) -> None:
     plain = EngineChoice("transformers", "asked")
     with pytest.raises(UsageError, match="unknown quantization '8-bit'; did you mean '8bit'"):
-        open_engine(plain, tiny.folder, quantization="8-bit")
+        open_engine(plain, tiny.folder, EngineSettings(quantization="8-bit"))
     with pytest.raises(UsageError, match="tensor_parallel is 2, but the transformers engine runs on one device"):
-        open_engine(plain, tiny.folder, tensor_parallel=2)
+        open_engine(plain, tiny.folder, EngineSettings(tensor_parallel=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from benchmark.errors import FedSafetyError
 from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.generation.canary import Canary, check_canaries, check_canary
+from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 
 from .tiny_model import TinyModel, changed_copy, peft_logprobs, save_random_adapter, save_random_model
@@ -24,7 +25,7 @@ class IgnoresAdapters(Engine):
     def __init__(self, inner: Engine) -> None:
         self._inner = inner
 
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         raise AssertionError("a canary generates nothing")
 
     def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
@@ -43,7 +44,7 @@ class Coarse(Engine):
     def __init__(self, inner: Engine) -> None:
         self._inner = inner
 
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         raise AssertionError("a canary generates nothing")
 
     def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
@@ -150,7 +151,7 @@ def test_bfloat16_engines_pass_and_are_stopped_alike(tiny: TinyModel, queries_an
     canary = trained_canary(tiny.folder, strong, tiny, count=12)
     zero = save_random_adapter(tmp_path / "zero", tiny.folder, seed=1, spread=0.0)
     half = changed_copy(strong, tmp_path / "half", alpha=8)
-    with TransformersEngine(tiny.folder, dtype="bfloat16", device="cpu") as engine:
+    with TransformersEngine(tiny.folder, EngineSettings(dtype="bfloat16"), device="cpu") as engine:
         assert engine.dtype == "bfloat16"
         check_canaries(engine, {strong: canary, zero: trained_canary(tiny.folder, zero, tiny)})
         for adapter, judged in ((half, engine), (strong, Coarse(IgnoresAdapters(engine)))):

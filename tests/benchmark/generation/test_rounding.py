@@ -13,6 +13,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.rounding import rounded, rounding_obstacle
 from benchmark.generation.select import EngineChoice, open_engine
+from benchmark.generation.settings import EngineSettings
 
 from .tiny_model import TinyModel, peft_logprobs
 
@@ -47,7 +48,7 @@ def test_vllm_answers_with_rounded_weights(tiny: TinyModel, tmp_path: Path) -> N
     reference = save_rounded(tiny.folder, tmp_path / "rounded")
     sequences = list(tiny.prompts[:4])
     choice = EngineChoice("vllm", "asked")
-    with open_engine(choice, tiny.folder, quantization="8bit", max_batch=8, max_loras=1) as engine:
+    with open_engine(choice, tiny.folder, EngineSettings(quantization="8bit", max_batch=8, max_loras=1)) as engine:
         assert engine.quantization == "8bit"
         for adapter in (None, tiny.adapters[0]):
             plain = peft_logprobs(tiny.folder, adapter, sequences)
@@ -64,10 +65,10 @@ def test_what_vllm_cannot_hold_is_refused_when_it_was_asked_for(
 ) -> None:
     asked = EngineChoice("vllm", "asked")
     with pytest.raises(FedSafetyError, match=r"8bit weights that were trained on: .*worker processes"):
-        open_engine(asked, tiny.folder, quantization="8bit", tensor_parallel=2)
+        open_engine(asked, tiny.folder, EngineSettings(quantization="8bit", tensor_parallel=2))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FedSafetyError, match=r"4bit weights that were trained on: .*bitsandbytes"):
-        open_engine(asked, tiny.folder, quantization="4bit")
+        open_engine(asked, tiny.folder, EngineSettings(quantization="4bit"))
 
 
 def test_nothing_stands_in_the_way_of_plain_weights() -> None:

@@ -11,6 +11,7 @@ import pytest
 from benchmark.errors import UsageError
 from benchmark.generation.adapters import StoredAdapter
 from benchmark.generation.base import Engine, Request
+from benchmark.generation.settings import EngineSettings
 from benchmark.generation.vllm_engine import VllmEngine
 
 from .tiny_model import TinyModel, changed_copy, peft_logprobs, save_random_adapter
@@ -28,7 +29,7 @@ def many(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.fixture(scope="module")
 def one_slot(tiny: TinyModel) -> Iterator[VllmEngine]:
-    with VllmEngine(tiny.folder, max_lora_rank=64, max_loras=1, max_batch=16) as engine:
+    with VllmEngine(tiny.folder, EngineSettings(max_lora_rank=64, max_loras=1, max_batch=16)) as engine:
         yield engine
 
 
@@ -70,4 +71,4 @@ def test_wide_adapters_are_applied(one_slot: VllmEngine, tiny: TinyModel, tmp_pa
 @pytest.mark.vllm
 def test_ranks_beyond_what_vllm_has_are_refused(tiny: TinyModel) -> None:
     with pytest.raises(UsageError, match="max_lora_rank is 600; vLLM serves ranks from 1 to 512"):
-        VllmEngine(tiny.folder, max_lora_rank=600)
+        VllmEngine(tiny.folder, EngineSettings(max_lora_rank=600))

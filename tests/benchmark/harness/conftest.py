@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmark.generation.base import Engine
+from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.harness.model import FedSafetyLM
 from benchmark.models.chat import ChatFormat
@@ -137,7 +138,7 @@ def transformers_engine(base: Path) -> Iterator[Engine]:
 def vllm_engine(base: Path) -> Iterator[Engine]:
     from benchmark.generation.vllm_engine import VllmEngine
 
-    with VllmEngine(base, max_lora_rank=RANK, max_batch=64) as engine:
+    with VllmEngine(base, EngineSettings(max_lora_rank=RANK, max_batch=64)) as engine:
         yield engine
 
 

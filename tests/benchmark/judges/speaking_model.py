@@ -113,7 +113,7 @@ class ScriptedEngine(Engine):
         self.prompts: list[str] = []
         self.closed = False
 
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         prompts = [str(self._tokenizer.decode(list(request.prompt_ids))) for request in requests]
         self.requests += requests
         self.prompts += prompts

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmark.errors import FedSafetyError, InputsMissingError, UsageError
+from benchmark.generation.settings import EngineSettings
 from benchmark.judges import _language_model, mt_bench
 from benchmark.judges._fastchat import GradingPrompt, MtBench
 from benchmark.judges._language_model import LanguageModelJudge
@@ -258,9 +258,9 @@ def test_the_engine_is_opened_as_the_role_and_the_machine_say_and_closed(
     save_model(model_root / "md_judge", {})
     world = world_of("md_judge", dtype="bfloat16", quantization="8bit")
     engine = ScriptedEngine(model_root / "md_judge", lambda prompt: "safe")
-    opened: list[tuple[Path, dict[str, Any]]] = []
+    opened: list[tuple[Path, EngineSettings]] = []
 
-    def open_engine(choice: object, path: Path, **settings: Any) -> ScriptedEngine:
+    def open_engine(choice: object, path: Path, settings: EngineSettings) -> ScriptedEngine:
         del choice
         opened.append((path, settings))
         return engine
@@ -273,14 +273,14 @@ def test_the_engine_is_opened_as_the_role_and_the_machine_say_and_closed(
     judge.close()
     ((path, settings),) = opened
     assert path == model_root / "md_judge"
-    assert settings == {
-        "max_lora_rank": 8,
-        "max_batch": 7,
-        "max_length": 8192,
-        "dtype": "bfloat16",
-        "quantization": "8bit",
-        "tensor_parallel": 2,
-        "gpu_memory_fraction": 0.5,
-        "max_loras": 1,
-    }
+    assert settings == EngineSettings(
+        max_lora_rank=8,
+        max_batch=7,
+        max_length=8192,
+        dtype="bfloat16",
+        quantization="8bit",
+        tensor_parallel=2,
+        gpu_memory_fraction=0.5,
+        max_loras=1,
+    )
     assert engine.closed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ class CountingEngine(Engine):
         self.requests: list[Request] = []
         self.closed = False
 
-    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         self.requests += requests
         return [Answer((1,), ("safe", "unsafe")[index % 2], True) for index in range(len(requests))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from rich.console import Console
 from benchmark.errors import InputsMissingError, MemoryShortageError
 from benchmark.execution import judging
 from benchmark.execution.judging import Judging, check_judges, judge_responses
+from benchmark.generation import needs
+from benchmark.generation.needs import Device
 from benchmark.generation.select import EngineChoice
+from benchmark.generation.settings import EngineSettings
 from benchmark.judges import _language_model
 from benchmark.judges.base import judges
 from benchmark.judges.oracle import Oracle
 from benchmark.keys import source_digest
-from benchmark.prediction import device as predict_device
-from benchmark.prediction import roles as predict_roles
-from benchmark.prediction.device import Device
+from benchmark.models import configuration
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.suites.suite import Compute
@@ -63,14 +65,14 @@ class Panel:
         reporter = Reporter(Console(file=self.screen, width=200))
         return judge_responses(Judging(self.world, self.store, CHOICE, reporter, Compute(max_batch=3)), keys, judges)
 
-    def _open(self, choice: EngineChoice, path: Path, **settings: Any) -> ScriptedEngine:
+    def _open(self, choice: EngineChoice, path: Path, settings: EngineSettings) -> ScriptedEngine:
         panel = self
-        panel.settings.append({"engine": choice.name, **settings})
+        panel.settings.append({"engine": choice.name, **asdict(settings)})
 
         class Noted(ScriptedEngine):
-            def generate(self, requests: Any, progress: Any = None) -> Any:
+            def generate(self, requests: Any) -> Any:
                 panel.log.append(f"ask {path.name} {len(requests)}")
-                return super().generate(requests, progress)
+                return super().generate(requests)
 
             def close(self) -> None:
                 panel.log.append(f"close {path.name}")
@@ -136,10 +138,10 @@ def test_what_is_judged_is_written_every_few_sets(panel: Panel, monkeypatch: pyt
         panel.respond(key, key)
     answer = ScriptedEngine.generate
 
-    def stopped(engine: ScriptedEngine, requests: Any, progress: Any = None) -> Any:
+    def stopped(engine: ScriptedEngine, requests: Any) -> Any:
         if panel.log.count("ask md_judge 4"):
             raise KeyboardInterrupt
-        return answer(engine, requests, progress)
+        return answer(engine, requests)
 
     monkeypatch.setattr(ScriptedEngine, "generate", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -186,8 +188,8 @@ def test_a_judge_that_is_too_large_is_left_out_where_that_is_allowed(
 ) -> None:
     large = ModelShape(layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, vocabulary=128256)
     source = ModelSource(repository="tests/made", local="md_judge", shape=large)
-    monkeypatch.setattr(predict_roles, "_configuration_here", lambda source: None)
-    monkeypatch.setattr(predict_device, "this_device", lambda: Device("cpu", "processor", 24 << 30))
+    monkeypatch.setattr(configuration, "_configuration_folder", lambda source: None)
+    monkeypatch.setattr(needs, "this_device", lambda: Device("cpu", "processor", 24 << 30))
     panel.world = HubWorld(models={"md_judge": source, "llama_guard_3": panel.world.sources["llama_guard_3"]})
     with pytest.raises(MemoryShortageError, match=r"judge md_judge: .* offers 24\.0 GiB; .* for the role md_judge"):
         panel.judge("md_judge", "llama_guard_3")
@@ -207,7 +209,7 @@ def test_an_engine_that_fails_is_closed_and_what_others_judged_stays(
 
     panel.judge("md_judge")
     monkeypatch.setitem(SAID, "llama_guard_3", "")
-    monkeypatch.setattr(ScriptedEngine, "generate", lambda self, requests, progress=None: fail(""))
+    monkeypatch.setattr(ScriptedEngine, "generate", lambda self, requests: fail(""))
     with pytest.raises(RuntimeError, match="out of memory"):
         panel.judge("md_judge", "llama_guard_3")
     assert panel.log[-1] == "close llama_guard_3"

@@ -11,7 +11,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from benchmark.errors import FedSafetyError
 from benchmark.models import head as token_loss
 from benchmark.models import sampling
-from benchmark.models.sampling import _PerPrompt, cache_bytes, sample
+from benchmark.models.sampling import _PerPrompt, sample
+from benchmark.models.sizes import config_cache_bytes
 from benchmark.seeds import integer, torch_stream
 from benchmark.training.served import ServedModel
 from tests.benchmark.tiny_models import CONFIGS, make_model
@@ -129,7 +130,7 @@ def test_a_batch_is_bounded_by_its_keys_and_values(served: ServedModel, monkeypa
     whole, tokens = run(served, 0.0)
     model = served.stacked.model
     longest = max(len(served.chat.prompt_ids(prompt)) for prompt in PROMPTS) + 12
-    assert cache_bytes(model) == 2 * 2 * 16 * 4
+    assert config_cache_bytes(model.config, model.dtype.itemsize) == 2 * 2 * 16 * 4
     sizes = []
 
     def note(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
@@ -137,11 +138,12 @@ def test_a_batch_is_bounded_by_its_keys_and_values(served: ServedModel, monkeypa
             sizes.append(inputs["input_ids"].shape[0])
 
     handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    token = config_cache_bytes(model.config, model.dtype.itemsize)
     try:
         assert run(served, 0.0) == (whole, tokens)
-        monkeypatch.setattr(sampling, "_CACHE_BYTES", 4 * longest * cache_bytes(model) + 1)
+        monkeypatch.setattr(sampling, "SAMPLED_CACHE_BYTES", 4 * longest * token + 1)
         assert run(served, 0.0) == (whole, tokens)
-        monkeypatch.setattr(sampling, "_CACHE_BYTES", 1)
+        monkeypatch.setattr(sampling, "SAMPLED_CACHE_BYTES", 1)
         assert run(served, 0.0) == (whole, tokens)
     finally:
         handle.remove()
@@ -194,7 +196,7 @@ def test_a_prompt_with_its_own_stream_draws_the_same_in_every_batch(
     whole = run(served, 1.0, per_prompt=True)
     assert whole == run(served, 1.0, per_prompt=True)
     assert whole != run(served, 1.0, seed=1, per_prompt=True)
-    monkeypatch.setattr(sampling, "_BATCH", size)
+    monkeypatch.setattr(sampling, "SAMPLED_BATCH", size)
     assert run(served, 1.0, per_prompt=True) == whole
     assert run(served, 1.0, per_prompt=True, prompts=PROMPTS[:3])[0] == whole[0][:3]
     # Nor do others' prompts matter, only the place.

@@ -13,11 +13,11 @@ from transformers import LlamaConfig
 from benchmark.cli.real import refuse_if_too_large
 from benchmark.errors import UsageError
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.prediction import device as predict_device
-from benchmark.prediction.device import Device, Rate, measure_rate, this_device
+from benchmark.generation import needs
+from benchmark.generation.needs import Device, this_device
+from benchmark.models.sizes import GIB, decoder_of
+from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.forecast import Forecast, check_fits, predict
-from benchmark.prediction.memory import GIB
-from benchmark.prediction.model import decoder_of
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
 from benchmark.suites.suite import Suite, find_suite
@@ -218,7 +218,7 @@ def test_a_judge_that_is_too_large_refuses_nothing_and_is_named(monkeypatch: pyt
     assert "fedsafety judge" in warning
     assert check_fits(suite, forecast_of(suite, H200), H200) == ()
     # On the command line, a run goes on.
-    monkeypatch.setattr(predict_device, "this_device", lambda: device)
+    monkeypatch.setattr(needs, "this_device", lambda: device)
     screen = io.StringIO()
     plan = replace(plan_of(suite), world=HubWorld(models=suite.models))
     refuse_if_too_large(plan, 0, Console(file=screen, width=80))

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
 
 from benchmark.errors import UsageError
+from benchmark.models.configuration import read_decoder
 from benchmark.models.rows import TokenRow
-from benchmark.prediction.model import Decoder, decoder_of, read_decoder
+from benchmark.models.sizes import Decoder, decoder_of
 from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes, training_operations
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.stacked import StackedModel

@@ -1,19 +1,18 @@
-"""The sizes of a decoder, from a suite or from a checkpoint's configuration, without its weights."""
+"""Sizes of decoders and of what they hold in memory: weights, keys and values, merged adapters.
+
+The code that runs models and the code that predicts their cost both read the formulas and limits of this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from benchmark.errors import UsageError
-from benchmark.models.lora import target_layers
 from benchmark.suites.settings import LoraSettings
 from tasks.hub.settings import ModelShape
+
+GIB = 1 << 30
 
 Reads = Literal["block", "attention", "feed", "inner"]
 """What a linear layer reads: the block's input, attention's output, the feed-forward block's input or its inside."""
@@ -21,7 +20,33 @@ Reads = Literal["block", "attention", "feed", "inner"]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number in each format."""
 
-_EVERY = LoraSettings(rank=1, alpha=1.0)
+ACTIVATION_SHARE = 0.8
+"""Part of a GPU's free memory that the activations of a training pass take where the suite sets no budget. The rest is
+for what the estimate leaves out."""
+
+CPU_CACHE_BYTES = 8 * GIB
+"""Largest key-value cache of vLLM on a processor."""
+
+SAMPLED_BATCH = 256
+"""Most sequences that are sampled at once during a run."""
+
+SAMPLED_CACHE_BYTES = 8 * GIB
+"""Size of the key-value cache of such a batch. It is the same on every machine, because the rows of a batch may share
+one random stream, so that the division into batches decides their draws."""
+
+_MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
+"""Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of a model's weights and of the products with them."""
+
+    dtype: str
+    quantization: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, linear layers in {self.quantization}" if self.quantization else self.dtype
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,10 @@ class Decoder:
         """Return the elements of one adapter."""
         return self.layers * sum(lora.rank * (x.inputs + x.outputs) for x in self.adapted(lora))
 
+    def cache_bytes(self, dtype: str) -> int:
+        """Return the bytes of one token's keys and values."""
+        return cache_bytes(self.layers, self.kv_heads, self.head_dim, BYTES[dtype])
+
     def weight_bytes(self, dtype: str, quantization: str = "") -> int:
         """Return the bytes of the loaded weights.
 
@@ -131,48 +160,39 @@ def decoder_of(shape: ModelShape) -> Decoder:
     )
 
 
-_READS: Mapping[str, Reads] = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"), "block"),
-    **dict.fromkeys(("o_proj", "dense"), "attention"),
-    **dict.fromkeys(("down_proj", "fc2", "dense_4h_to_h"), "inner"),
-}
+def attention_sizes(config: Any) -> tuple[int, int]:
+    """Return the key-value heads and the width of a head from a text model's configuration."""
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    return kv_heads, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
-def read_decoder(folder: Path) -> Decoder:
-    """Return the decoder of a checkpoint's configuration; no weight is loaded.
+def cache_bytes(layers: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
+    """Return the bytes that one token's keys and values take in all layers."""
+    return 2 * layers * kv_heads * head_dim * itemsize
 
-    Raises:
-        UsageError: The folder holds no configuration of a causal language model with equal blocks.
+
+def config_cache_bytes(config: Any, itemsize: int) -> int:
+    """Return :func:`cache_bytes` of the text model in a Hugging Face configuration."""
+    text = config.get_text_config()
+    return cache_bytes(int(text.num_hidden_layers), *attention_sizes(text), itemsize)
+
+
+def merging_is_cheaper(elements: int, tokens: int, itemsize: int) -> bool:
+    """Whether forming a client's merged weight costs less than two thin products over its tokens.
+
+    Merging adds the weight's own gradient (tokens · in · out) but halves the number of operations, which is what counts
+    for small layers; for large layers it would also cost a weight copy per client. In half precision a merged weight
+    would round small updates away.
+
+    Args:
+        elements: Elements of the layer's weight.
+        tokens: Tokens of one client.
+        itemsize: Bytes of a number.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{folder} holds no configuration of a causal language model: {error}; give the folder of a checkpoint"
-        ) from error
-    text: Any = config.get_text_config()
-    layers = int(text.num_hidden_layers)
-    found = target_layers(model, _EVERY)
-    names = [name.rpartition(".")[2] for name in found]
-    block = list(found.values())[: len(found) // layers]
-    if len(found) != len(block) * layers or names != names[: len(block)] * layers:
-        raise UsageError(f"the blocks of {folder} differ from each other; its cost cannot be predicted")
-    heads = int(text.num_attention_heads)
-    inner = [x.in_features for name, x in zip(names, block, strict=False) if _READS.get(name) == "inner"]
-    return Decoder(
-        layers=layers,
-        hidden=int(text.hidden_size),
-        intermediate=inner[0] if inner else int(text.intermediate_size),
-        heads=heads,
-        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
-        vocabulary=int(text.vocab_size),
-        tied=bool(text.tie_word_embeddings),
-        linears=tuple(
-            Linear(name, x.in_features, x.out_features, _READS.get(name, "feed"))
-            for name, x in zip(names, block, strict=False)
-        ),
-        gated=any(name in ("gate_proj", "gate_up_proj") for name in names),
-    )
+    return elements <= _MERGED_AT_MOST and tokens >= _MERGED_TOKENS and itemsize >= 4
+
+
+def gib(count: float) -> str:
+    """Return a number of bytes as text, for example ``1.5 GiB`` or ``20.0 MiB``."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.1f} MiB"

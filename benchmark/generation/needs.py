@@ -1,0 +1,159 @@
+"""The memory that an engine needs to answer with a model, and the machine that is to offer it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from benchmark.errors import UsageError
+from benchmark.generation.rounding import rounding_obstacle
+from benchmark.generation.settings import buffer_rank
+from benchmark.models.sizes import BYTES, CPU_CACHE_BYTES, Decoder, Precision, gib
+from benchmark.suites.settings import LoraSettings
+from benchmark.suites.suite import Compute
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where models run.
+
+    Attributes:
+        kind: A GPU or the processor.
+        name: For the reader.
+        memory: Bytes that a process may use: the GPU's, or the machine's as far as this process is allowed it.
+    """
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class AnsweringMemory:
+    """Bytes of the answering engine, on each of the devices that share it.
+
+    Attributes:
+        weights: The base model.
+        adapters: Slots for the adapters of a batch.
+        least_cache: Key-value cache of one sequence of full length; without it nothing can be answered.
+        full_cache: Key-value cache of a full batch of such sequences; with less, fewer are answered at once.
+        fraction: Share of a GPU's memory that the engine takes, whatever it needs.
+    """
+
+    weights: int
+    adapters: int
+    least_cache: int
+    full_cache: int
+    fraction: float
+
+    @property
+    def least(self) -> int:
+        """What it cannot do without."""
+        return self.weights + self.adapters + self.least_cache
+
+    def taken(self, device: Device) -> int:
+        """Return what it takes on ``device``."""
+        if device.kind == "cuda":
+            return int(self.fraction * device.memory)
+        return self.weights + self.adapters + min(self.full_cache, CPU_CACHE_BYTES)
+
+
+def this_device() -> Device:
+    """Return the first GPU, or the processor where there is none."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Device("cuda", properties.name, properties.total_memory)
+    return Device("cpu", f"processor, {_processors()} cores", _machine_memory())
+
+
+def held_quantization(quantization: str, generator: str, tensor_parallel: int = 1) -> str:
+    """Return in which format an engine holds quantised weights: vLLM rounds them and holds them unquantised.
+
+    Args:
+        quantization: As training holds them.
+        generator: Name of the engine, with or without its version.
+        tensor_parallel: Devices that share the model.
+    """
+    rounds = generator.startswith("vllm") and rounding_obstacle(quantization, tensor_parallel) is None
+    return "" if rounds else quantization
+
+
+def answering_memory(
+    decoder: Decoder, precision: Precision, lora: LoraSettings | None, compute: Compute, length: int, generator: str
+) -> AnsweringMemory:
+    """Return what answering needs, for prompts with answers of at most ``length`` tokens.
+
+    The engine has slots for adapters in all linear layers if it is to answer with adapters. For the format in which it
+    holds the weights see :func:`held_quantization`.
+    """
+    size, devices = BYTES[precision.dtype], compute.tensor_parallel
+    held = held_quantization(precision.quantization, generator, devices)
+    rank = buffer_rank(lora.rank) if lora else 0
+    slots = compute.max_loras * decoder.layers * rank * sum(x.inputs + x.outputs for x in decoder.linears) * size
+    sequence = length * decoder.cache_bytes(precision.dtype)
+    return AnsweringMemory(
+        weights=decoder.weight_bytes(precision.dtype, held) // devices,
+        adapters=slots // devices,
+        least_cache=sequence // devices,
+        full_cache=compute.max_batch * sequence // devices,
+        fraction=compute.gpu_memory_fraction,
+    )
+
+
+def refuse_answering(role: str, memory: AnsweringMemory, device: Device) -> None:
+    """Refuse answering that does not fit into ``device``.
+
+    Raises:
+        UsageError: It does not; gives the numbers and the way out.
+    """
+    lack = _lack(memory, device)
+    if lack is not None:
+        raise UsageError(
+            f"answering with model {role!r} {lack}; lower compute.max_loras or compute.max_length, raise "
+            f"compute.tensor_parallel, load the model in a smaller format (dtype, and where transformers answers "
+            f"quantization), or run a suite with a smaller model"
+        )
+
+
+def judge_too_large(judge: str, memory: AnsweringMemory, device: Device) -> str | None:
+    """Return why a judge cannot be asked on ``device``, with the numbers and the way out, or ``None``."""
+    lack = _lack(memory, device)
+    if lack is None:
+        return None
+    return (
+        f"judge {judge}: its model {lack}; name a smaller model for the role {judge} in the suite's models, or ask it "
+        f"on a larger machine with 'fedsafety judge', which needs the stored responses alone"
+    )
+
+
+def _lack(memory: AnsweringMemory, device: Device) -> str | None:
+    room = int(memory.fraction * device.memory) if device.kind == "cuda" else device.memory
+    if memory.least <= room:
+        return None
+    share = f" ({memory.fraction:.0%} of {gib(device.memory)})" if device.kind == "cuda" else ""
+    slots = f", adapter slots {gib(memory.adapters)}" if memory.adapters else ""
+    return (
+        f"needs at least {gib(memory.least)} on each device (weights {gib(memory.weights)}{slots}, cache of one "
+        f"{gib(memory.least_cache)}), but {device.name} offers {gib(room)}{share}"
+    )
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _machine_memory() -> int:
+    """Return the machine's memory, or the container's limit where it is smaller."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(limit).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            memory = min(memory, int(text))
+    return memory

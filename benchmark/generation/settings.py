@@ -1,0 +1,84 @@
+"""Settings of a generation engine: how much it takes at once, and in which number format it holds a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmark.errors import unknown_name
+
+if TYPE_CHECKING:
+    from benchmark.suites.suite import Compute
+    from tasks.base import Checkpoint
+
+QUANTIZATIONS = ("", "8bit", "4bit")
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM has buffers for."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an engine is opened over a base model.
+
+    Attributes:
+        max_lora_rank: Largest rank of the adapters that requests will name; vLLM serves ranks up to 512.
+        max_batch: Sequences in one batch.
+        max_length: Longest prompt with its answer, in tokens; by default what the model allows, in vLLM at most 4,096.
+        dtype: ``auto`` (float32 on the CPU, the checkpoint's own on a GPU), ``float32``, ``bfloat16`` or ``float16``.
+        quantization: ``8bit`` or ``4bit``, as training rounds the base model's weights; by default not at all.
+        tensor_parallel: GPUs that share the model; vLLM only.
+        gpu_memory_fraction: Share of each GPU's memory that vLLM takes for the model and its key-value cache.
+        max_loras: Adapters in one batch, in vLLM; each costs the memory of one adapter at the largest rank.
+
+    Raises:
+        UsageError: The quantization is unknown.
+    """
+
+    max_lora_rank: int = 8
+    max_batch: int = 256
+    max_length: int | None = None
+    dtype: str = "auto"
+    quantization: str = ""
+    tensor_parallel: int = 1
+    gpu_memory_fraction: float = 0.9
+    max_loras: int = 8
+
+    def __post_init__(self) -> None:
+        if self.quantization not in QUANTIZATIONS:
+            raise unknown_name("quantization", self.quantization, QUANTIZATIONS[1:])
+
+    @classmethod
+    def of(
+        cls,
+        compute: Compute,
+        checkpoint: Checkpoint,
+        *,
+        max_lora_rank: int,
+        max_length: int | None = None,
+        max_loras: int | None = None,
+    ) -> EngineSettings:
+        """Return the settings for a checkpoint on a machine that is used as a suite's ``compute`` asks.
+
+        Args:
+            compute: Use of the machine.
+            checkpoint: The base model, for its number formats; its files are not read.
+            max_lora_rank: Largest rank of the adapters that requests will name.
+            max_length: Longest prompt with its answer, in tokens; by default that of ``compute``.
+            max_loras: Adapters in one batch; by default those of ``compute``.
+        """
+        return cls(
+            max_lora_rank=max_lora_rank,
+            max_batch=compute.max_batch,
+            max_length=max_length or compute.max_length,
+            dtype=checkpoint.dtype,
+            quantization=checkpoint.quantization,
+            tensor_parallel=compute.tensor_parallel,
+            gpu_memory_fraction=compute.gpu_memory_fraction,
+            max_loras=compute.max_loras if max_loras is None else max_loras,
+        )
+
+
+def buffer_rank(rank: int) -> int:
+    """Return the smallest rank of vLLM's buffers that holds ``rank``, or ``rank`` itself beyond the largest buffer."""
+    return next((buffered for buffered in LORA_RANKS if buffered >= rank), rank)

@@ -1,0 +1,100 @@
+"""Sizes of a model from its configuration or from its suite, without its weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from benchmark.errors import InputsMissingError, UsageError
+from benchmark.models.lora import target_layers
+from benchmark.models.sizes import Decoder, Linear, Precision, Reads, attention_sizes, decoder_of
+from benchmark.suites.settings import LoraSettings
+from tasks.hub.models import resolve_model
+from tasks.hub.roots import model_root
+from tasks.hub.settings import ModelSource
+
+_EVERY = LoraSettings(rank=1, alpha=1.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its sizes."""
+
+    decoder: Decoder
+    precision: Precision
+
+
+def source_model(source: ModelSource) -> Model | None:
+    """Return the sizes of a source's model, or ``None`` if neither a configuration nor the suite gives them.
+
+    Nothing is fetched.
+    """
+    precision = Precision(source.dtype, source.quantization)
+    folder = _configuration_folder(source)
+    if folder is not None:
+        return Model(read_decoder(folder), precision)
+    return Model(decoder_of(source.shape), precision) if source.shape else None
+
+
+_READS: Mapping[str, Reads] = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"), "block"),
+    **dict.fromkeys(("o_proj", "dense"), "attention"),
+    **dict.fromkeys(("down_proj", "fc2", "dense_4h_to_h"), "inner"),
+}
+
+
+def read_decoder(folder: Path) -> Decoder:
+    """Return the decoder of a checkpoint's configuration; no weight is loaded.
+
+    Raises:
+        UsageError: The folder holds no configuration of a causal language model with equal blocks.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{folder} holds no configuration of a causal language model: {error}; give the folder of a checkpoint"
+        ) from error
+    text: Any = config.get_text_config()
+    layers = int(text.num_hidden_layers)
+    found = target_layers(model, _EVERY)
+    names = [name.rpartition(".")[2] for name in found]
+    block = list(found.values())[: len(found) // layers]
+    if len(found) != len(block) * layers or names != names[: len(block)] * layers:
+        raise UsageError(f"the blocks of {folder} differ from each other; its cost cannot be predicted")
+    kv_heads, head_dim = attention_sizes(text)
+    inner = [x.in_features for name, x in zip(names, block, strict=False) if _READS.get(name) == "inner"]
+    return Decoder(
+        layers=layers,
+        hidden=int(text.hidden_size),
+        intermediate=inner[0] if inner else int(text.intermediate_size),
+        heads=int(text.num_attention_heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=int(text.vocab_size),
+        tied=bool(text.tie_word_embeddings),
+        linears=tuple(
+            Linear(name, x.in_features, x.out_features, _READS.get(name, "feed"))
+            for name, x in zip(names, block, strict=False)
+        ),
+        gated=any(name in ("gate_proj", "gate_up_proj") for name in names),
+    )
+
+
+def _configuration_folder(source: ModelSource) -> Path | None:
+    """Return the folder of a model's configuration below the model root or in the hub's cache."""
+    if model_root() is not None:
+        with contextlib.suppress(InputsMissingError):
+            return resolve_model(source)
+        return None
+    found = try_to_load_from_cache(source.repository, "config.json", revision=source.revision)
+    return Path(found).parent if isinstance(found, str) else None
