@@ -12,7 +12,7 @@ from functools import partial
 from benchmark.errors import FedSafetyError, InputsMissingError
 from benchmark.execution.judging import check_judges
 from benchmark.execution.plan import Plan
-from benchmark.prediction.roles import generating_roles, judge_source
+from benchmark.execution.roles import generating_roles, judge_source
 from tasks.hub.datasets import check_data, load_rows
 from tasks.hub.models import check_model
 from tasks.hub.roots import data_root

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import Plan, TrainingJob
+from benchmark.execution.roles import generating_roles, judge_source
 from benchmark.execution.worlds import open_chat
 from benchmark.generation.needs import AnsweringMemory, Device, answering_memory, judge_too_large, refuse_answering
 from benchmark.methods.pipeline import parse_pipeline
@@ -33,7 +34,7 @@ from benchmark.prediction.answers import (
 )
 from benchmark.prediction.device import Rate
 from benchmark.prediction.memory import TrainingMemory, refuse_training, sampling_memory, training_memory
-from benchmark.prediction.roles import find_model, generating_roles, judge_source
+from benchmark.prediction.roles import find_model
 from benchmark.prediction.step import Operations, Step, training_operations
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario, Suite
@@ -50,7 +51,7 @@ ASSUMPTIONS = (
     f"prompts of {PROMPT_TOKENS} tokens, answers as long as their limit",
     f"{UNKNOWN_PROBES} probes in a set that is not here and has no limit",
     f"judges' own words of {JUDGE_TOKENS} tokens and answers as long as their limit",
-    "memory not counted: models that submitted methods ask",
+    "memory not counted: models that methods ask without declaring the trait",
     "time not counted: data that attacks and defenses generate, opening models, aggregation",
 )
 

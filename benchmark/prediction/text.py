@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import BaseModel
 
+from benchmark.execution.roles import judge_source
 from benchmark.models.sizes import gib
 from benchmark.prediction.answers import Reading
 from benchmark.prediction.forecast import ASSUMPTIONS, Forecast
-from benchmark.prediction.roles import judge_source
 from benchmark.prediction.step import Operations
 from benchmark.suites.suite import Suite
 

@@ -181,7 +181,7 @@ def test_full_memory_is_told_with_the_numbers(served: ServedModel, monkeypatch: 
 
     monkeypatch.setattr(sampling, "_sample_batch", full)
     # A batch that draws together cannot be halved without other draws.
-    told = r"sampling {} answers of up to \d+ tokens at once keeps 0\.00 GiB .* data\.data_max_new_tokens \(now 12\).*"
+    told = r"sampling {} answers of up to \d+ tokens at once keeps 0\.0 MiB .* data\.data_max_new_tokens \(now 12\).*"
     with pytest.raises(FedSafetyError, match=told.format(6) + r"\(CUDA out of memory\.\)$"):
         run(served, 1.0)
     for temperature in (0.0, 1.0):
