@@ -1,8 +1,8 @@
-"""From a suite to the work: cells, what each rests on, and what is already there.
+"""The plan of a suite: its cells, and the trainings, adapters and responses on which they rest.
 
-A cell is one (scenario, defense, seed, stage). It rests on a response set, that on an adapter, that on a federated
-training; each has a content-derived key, and cells that share a key share the work: a post-hoc defense on top of
-FedAvg re-uses FedAvg's trained adapter.
+A cell is one (scenario, defense, seed, stage). It rests on a response set, the response set on an adapter, and the
+adapter on a federated training. Each has a content-derived key, and cells with a common key share the work. For
+example, a post-hoc defense after FedAvg reuses FedAvg's trained adapter.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class CellPlan:
         adapter_key: Key of the adapter that is served.
         response_key: Key of the responses.
         cell_key: Key of the cell.
-        not_applicable: Why the cell cannot be scored in this shape; empty if it can.
+        not_applicable: Reason why the cell cannot be scored in this shape; empty if it can.
         flags: Remarks on validity.
-        broken: Why the cell fails before it is run: a submitted method that cannot even be asked; empty if it can.
+        broken: Reason why the cell fails before it runs, for example a submitted method that cannot be constructed;
+            empty if there is none.
     """
 
     scenario: Scenario
@@ -57,20 +58,20 @@ class CellPlan:
 
     @property
     def runs(self) -> bool:
-        """Whether there is anything to run for it."""
+        """Whether the cell needs a run."""
         return not (self.not_applicable or self.broken)
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One federated training and the adapters that are derived from it; what a worker does in one go.
+    """One federated training and the adapters derived from it: the unit of work of a worker process.
 
     Attributes:
         scenario: Its scenario.
         seed: Run seed.
         training_key: Key of the training.
-        pipelines: For each adapter key the pipeline that makes it; the bare training is among them if it is a cell.
-        reattacks: For each adapter key that is attacked again after its pipeline, the rounds of it.
+        pipelines: Adapter key → pipeline that makes the adapter; includes the bare training if it is a cell.
+        reattacks: Adapter key → rounds of the second attack, for adapters that are attacked again after their pipeline.
     """
 
     scenario: Scenario
@@ -82,14 +83,14 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, in order, with the suite and world they belong to."""
+    """All cells of a run, in order, with their suite and world."""
 
     suite: Suite
     world: TaskWorld
     generator: str
     cells: tuple[CellPlan, ...]
     missing: tuple[str, ...] = ()
-    """Of a plan that is made to be looked at: why models or data are not here. Its keys stand for nothing."""
+    """Reasons why models or data are missing, in a plan made for display. The keys of such a plan are placeholders."""
 
     @cached_property
     def jobs(self) -> tuple[TrainingJob, ...]:
@@ -125,9 +126,8 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a suite, or of chosen scenarios, sensitivity axes, pipelines and seeds of it.
 
-    Chosen attacked scenarios bring their un-attacked twins along, since scores are read against them. Sensitivity
-    points have their own pipelines and seeds; where no scenario and no axis is chosen, chosen pipelines and seeds only
-    pick among those.
+    Chosen attacked scenarios bring their un-attacked twins along, because scores compare both. Sensitivity points have
+    their own pipelines and seeds. Without a chosen scenario or axis, ``pipelines`` and ``seeds`` select among these.
 
     Args:
         suite: The suite.
@@ -136,13 +136,13 @@ def make_plan(
         axes: Ids of sensitivity axes, or ``all``.
         pipelines: Defense pipelines; empty for the suite's.
         seeds: Run seeds; empty for the suite's.
-        world: What the probes and their judging come from instead of the suite's own world; its checkpoints are the
-            same. Trainings and their keys stay those of the suite's world.
-        unresolved: Make a plan to be looked at, also where models or data are not here.
+        world: World of the probes and their judging, instead of the suite's own. Its checkpoints are the same, and
+            trainings and their keys remain those of the suite's world.
+        unresolved: Make a plan for display even if models or data are missing.
 
     Raises:
         UsageError: A name is unknown, an attack refuses its parameters, or a checkpoint is missing.
-        InputsMissingError: A model or data set is not here and cannot be had now.
+        InputsMissingError: A model or data set is not on this machine and cannot be obtained now.
     """
     world = world or open_world(suite)
     parts = Selection(suite, tuple(dict.fromkeys(pipelines)), tuple(dict.fromkeys(seeds))).parts(scenarios, axes)
@@ -162,7 +162,7 @@ def make_plan(
 
 
 def _broken_attacks(scenarios: Iterable[Scenario]) -> dict[str, str]:
-    """Try each scenario's attack with its parameters; return by scenario why a submitted one cannot be made."""
+    """Return scenario → reason, for scenarios whose submitted attack cannot be constructed with its parameters."""
     broken: dict[str, str] = {}
     for scenario in scenarios:
         try:
@@ -206,7 +206,7 @@ def _cell(
 
 
 def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str, ...]]:
-    """Return why a stage cannot run in a scenario's shape (or nothing), and its flags."""
+    """Return the reason why a stage cannot run in a scenario's shape (empty if it can), and the stage's flags."""
     flags = list(scenario.flags)
     shape = (scenario.participants, scenario.declared_malicious)
     for entry in stage.entries:

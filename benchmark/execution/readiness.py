@@ -1,7 +1,7 @@
-"""Whether all that a plan needs from outside is here or can be had, before anything is trained for it.
+"""Check of a plan's models and data before training: each must be on this machine or obtainable from the hub.
 
-Nothing is fetched: local files are read, and the hub is asked once a repository. A model that it shows and does not
-give, or that has no safetensors, is found here and not after days of training.
+The check reads local files and sends the hub one request for each repository. It fetches nothing. For example, it finds
+a gated model or a model without safetensors before days of training.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tasks.hub.settings import DatasetSource, ModelSource
 
 
 def check_inputs(plan: Plan) -> None:
-    """Check that every model and data set of a plan, those of its judges among them, is here or can be had.
+    """Check every model and data set of a plan, including its judges' models.
 
     Raises:
-        InputsMissingError: Several are not; the text tells of all of them.
-        FedSafetyError: One is not, or cannot be read as the suite says.
+        InputsMissingError: Several are missing or unreadable. The message lists all.
+        FedSafetyError: One is missing or unreadable.
     """
     missing = _errors(plan)
     if len(missing) == 1:
@@ -37,7 +37,7 @@ def check_inputs(plan: Plan) -> None:
 
 
 def missing_inputs(plan: Plan) -> list[str]:
-    """Return the reasons that :func:`check_inputs` would raise, each once; empty if it would not."""
+    """Return the reasons for which :func:`check_inputs` would raise, each once."""
     return [str(error) for error in _errors(plan)]
 
 
@@ -54,13 +54,13 @@ def _errors(plan: Plan) -> list[FedSafetyError]:
 def _checks(plan: Plan) -> list[Callable[[], object]]:
     judging = [partial(check_judges, [judge], plan.world) for judge in plan.suite.judges]
     models = [partial(check_model, source) for source in _models(plan)]
-    # What lies in local files costs little to read: a misspelt column or an empty choice is found here, too.
+    # Local files are read completely, because reading is cheap and finds misspelt columns and empty choices.
     read = check_data if data_root() is None else load_rows
     return [*models, *(partial(read, source) for source in _data(plan)), *judging]
 
 
 def _models(plan: Plan) -> list[ModelSource]:
-    """Return the models that trainings start from or ask for data, and those of judges."""
+    """Return the models from which trainings start, the models that generate data, and the judges' models."""
     suite = plan.suite
     roles = dict.fromkeys(job.scenario.start for job in plan.jobs)
     roles |= {role: None for job in plan.jobs for role in sorted(generating_roles(job, plan.world))}
@@ -70,7 +70,7 @@ def _models(plan: Plan) -> list[ModelSource]:
 
 
 def _data(plan: Plan) -> list[DatasetSource]:
-    """Return the probe sets, and the pools of the scenarios that are run."""
+    """Return the probe sets and the pools of the plan's scenarios."""
     data = plan.suite.data
     if data is None:
         return []

@@ -1,4 +1,4 @@
-"""Task worlds as a suite uses them: those that bring everything, and those whose models and data a suite names."""
+"""A suite's task world: opening it, and the roles, chat formats and limits that follow from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 
 ATTACKER_MODEL = "raw"
-"""Role of the checkpoint the attacker controls, in worlds without a role ``attacker``: not aligned, so it follows the
+"""Role of the attacker's checkpoint in worlds without a role ``attacker``. It is not aligned, so that it follows the
 comply hint."""
 
 EXTERNAL_MODEL = "external"
@@ -17,10 +17,10 @@ EXTERNAL_MODEL = "external"
 
 
 def open_world(suite: Suite, scenario: Scenario | None = None) -> TaskWorld:
-    """Return the suite's task world, with the data that a scenario chooses where there is a choice.
+    """Return the suite's task world, with the data that the scenario chooses if the suite has data.
 
     Raises:
-        UsageError: There is no such world, or it takes no models and data from suites.
+        UsageError: The suite names an unknown world, or gives models or data to a world that takes none.
     """
     entry = task_worlds.get(suite.world)
     if suite.data is None and not suite.models:
@@ -34,7 +34,7 @@ def open_chat(world: TaskWorld, role: str) -> ChatFormat:
 
     Raises:
         UsageError: The tokenizer lacks a template, a pad token or an end-of-sequence token, and the suite names none.
-        InputsMissingError: The model is not here.
+        InputsMissingError: The model is not on this machine and cannot be downloaded.
     """
     checkpoint = world.checkpoint(role)
     return ChatFormat(checkpoint.path, template=checkpoint.template, pad_token=checkpoint.pad_token)
@@ -51,5 +51,5 @@ def attacker_role(world: TaskWorld) -> str:
 
 
 def generation_limit(suite: Suite, probes: Sequence[Probe]) -> int:
-    """Return how many tokens of instruction data a model generates at most: a suite's own limit, or a probe's."""
+    """Return the most tokens of generated instruction data: the suite's own limit, or the longest limit of a probe."""
     return suite.data.data_max_new_tokens if suite.data else max(probe.max_new_tokens for probe in probes)

@@ -1,7 +1,7 @@
-"""How chat models are asked to propose and to answer instructions, where a suite brings no words of its own.
+"""Default prompts that make chat models propose and answer instructions, for suites without prompts of their own.
 
-The pipeline is that of [ye2024, section 4.3 and C.2]; the words are ours, and each prompt asks for one proposal, so
-that nothing has to be cut apart. Topics vary because a model that is asked one thing keeps giving one answer.
+The pipeline follows [ye2024, section 4.3 and C.2]. The wording is ours. Each prompt requests one proposal, so that no
+answer must be split. Topics vary because a model repeats its answer to a repeated prompt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The user's cache folder of this package: what may be made or fetched again."""
+"""This package's folder in the user's cache, for files that can be made or fetched again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return ``fedsafetybench`` below ``XDG_CACHE_HOME``, by default below ``~/.cache``; it need not exist."""
+    """Return ``fedsafetybench`` below ``XDG_CACHE_HOME``, by default ``~/.cache``. It may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "fedsafetybench"
 
 
 def keep(place: Path, content: bytes) -> None:
-    """Write a file whole or not at all, whoever else writes it at the same time.
+    """Write a file completely or not at all, even if other processes write it at the same time.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as stream:

@@ -1,4 +1,4 @@
-"""Which pools may serve which roles of a scenario."""
+"""Rules on the pools that may serve the roles of a scenario."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS: Final = {
     "normal": "normal",
     "contrast": "normal",
 }
-"""Data type that a pool must have for a role; honest clients' pools may have any but unaligned."""
+"""Role → data type that its pool must have. Honest clients' pools may be normal or aligned."""
 
 
 def check_choice(data: HubData, choice: DataChoice) -> None:
@@ -29,19 +29,19 @@ def check_choice(data: HubData, choice: DataChoice) -> None:
         if pool not in data.pools:
             raise unknown_name("data pool", pool, data.pools)
         kind = data.pools[pool].kind
-        wanted = _KINDS.get(role)
-        if kind != wanted if wanted else kind == "unaligned":
+        required = _KINDS.get(role)
+        if kind != required if required else kind == "unaligned":
             raise UsageError(
                 f"pool {pool!r} has kind {kind!r} and cannot serve as {role}, which needs "
-                f"{wanted or 'normal or aligned'}"
+                f"{required or 'normal or aligned'}"
             )
         if data.pools[pool].format == "prompts" and not (
             data.pools[pool].response or "response" in data.pools[pool].columns
         ):
             raise UsageError(f"pool {pool!r} has prompts and no answers; give it a response, or map a column to it")
         owner = OWNERS.get(role, Owner.CLIENTS)
-        other, taken = owners.setdefault(pool, (role, owner))
-        shared_by_server = taken is owner is Owner.DEFENDER
+        other, first_owner = owners.setdefault(pool, (role, owner))
+        shared_by_server = first_owner is owner is Owner.DEFENDER
         if other != role and not shared_by_server and data.overlaps != "report":
             raise UsageError(
                 f"pool {pool!r} serves both {other} and {role}; make two pools of it with offset and limit, or set "

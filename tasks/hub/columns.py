@@ -1,4 +1,4 @@
-"""Which column is what: from a row as its source has it to instruction, response, id and label."""
+"""Mapping of a source's columns to instruction, response, id and label."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Path:
     """A place inside a row, such as ``turns[0]`` or ``meta.language``.
 
     Attributes:
-        column: The column it starts at.
-        steps: Keys and indices to follow inside.
+        column: Column of the row.
+        steps: Keys and indices to follow inside the column's value.
     """
 
     column: str
     steps: tuple[str | int, ...]
 
     def __call__(self, row: Mapping[str, Any]) -> Any:
-        """Return what lies there, or ``None`` where nothing does."""
+        """Return the value at this place of ``row``, or ``None`` if the row has no such place."""
         value: Any = row.get(self.column)
         for step in self.steps:
             if isinstance(step, int):
@@ -45,9 +45,9 @@ class Reader:
     """Reads a source's rows by our names.
 
     Args:
-        source: The mapping; a name that is not mapped stands for the column of that name. Of several columns with
-            ``|`` between, the first that the data has is read: the hub and a local copy may name one thing differently.
-        records: The rows as the source has them.
+        source: Settings with the mapping. A name without a mapping stands for the column of that name. ``a|b`` reads
+            the first of the columns that exists, because the hub and a local copy may name a column differently.
+        records: Rows in the form of the source.
 
     Raises:
         UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest).
@@ -58,8 +58,8 @@ class Reader:
             if name not in NAMES:
                 raise unknown_name(f"name of a column of {records.name}", name, NAMES)
         self.source, self.records = source, records
-        wanted = dict.fromkeys(_NEEDED[source.format]) | dict.fromkeys(source.columns)
-        self._paths = {name: self._path(source.columns.get(name, name)) for name in wanted}
+        names = dict.fromkeys(_NEEDED[source.format]) | dict.fromkeys(source.columns)
+        self._paths = {name: self._path(source.columns.get(name, name)) for name in names}
         self._where = {column: (self._path(column), values) for column, values in source.where.items()}
         extra = [column for name in source.filters for column in FILTERS[name].columns]
         for name in source.filters:
@@ -80,16 +80,16 @@ class Reader:
             yield SourceRow(number, raw, self._paths, self.source, self.records.name)
 
     def conditions(self) -> list[tuple[str, Keep]]:
-        """Return a test for each entry of ``where``, with a name for messages."""
-        return [(f"{column}={_shown(wanted)}", _test(path, wanted)) for column, (path, wanted) in self._where.items()]
+        """Return a predicate for each entry of ``where``, with a name for messages."""
+        return [(f"{column}={_shown(values)}", _test(path, values)) for column, (path, values) in self._where.items()]
 
     def _path(self, text: str) -> Path:
         """Return the first of the ``|``-separated places whose column exists."""
         places = [_parsed(place.strip(), self.records.name) for place in text.split("|")]
-        known = [place for place in places if place.column in self.records.columns]
-        if not known:
+        existing = [place for place in places if place.column in self.records.columns]
+        if not existing:
             raise unknown_name(f"column of {self.records.name}", places[0].column, self.records.columns)
-        return known[0]
+        return existing[0]
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class SourceRow:
     """One row of a source.
 
     Attributes:
-        number: Its place in the source, from 1.
-        raw: The row as the source has it.
-        paths: Where our columns are.
-        source: The settings it is read by.
+        number: Position in the source, from 1.
+        raw: Row in the form of the source.
+        paths: Our name of a column → place in ``raw``.
+        source: Settings of the source.
         name: File or repository, for messages.
     """
 
@@ -114,7 +114,7 @@ class SourceRow:
         """Return (role, text) of every turn of the conversation.
 
         Raises:
-            FedSafetyError: It is not a list of turns with a role and a text.
+            FedSafetyError: The conversation is not a list of turns with a role and a text.
         """
         conversation = self.paths["conversation"](self.raw) if "conversation" in self.paths else None
         if not isinstance(conversation, list):
@@ -130,23 +130,23 @@ class SourceRow:
         return turns
 
     def text(self, name: str) -> str:
-        """Return what our column ``name`` holds, or nothing where it is empty; see :class:`tasks.hub.filters.Row`."""
+        """Return the text of our column ``name``; empty if the column is. See :class:`tasks.hub.filters.Row`."""
         if self.source.format == "chat" and name in ("instruction", "response"):
             role = "user" if name == "instruction" else "assistant"
-            return next((text for found, text in self.turns()[:2] if found == role), "")
+            return next((text for speaker, text in self.turns()[:2] if speaker == role), "")
         if self.source.format == "prompts" and name == "response" and self.source.response:
             return self.source.response
         if name == "instruction":
-            # Joined by a blank, as in the code that the published runs rest on.
+            # Joined by a blank, as in the code of the published runs.
             return f"{self._column('instruction')} {self._column('input')}".strip()
         return self._column(name)
 
     def checked(self) -> tuple[str, ...]:
-        """Return id, instruction, response, label, and the instruction without its input if it has one.
+        """Return id, instruction, response, label, and, for an instruction with an input, the instruction alone.
 
         Raises:
-            FedSafetyError: The row has no instruction, or no response where it should have one, or is a conversation
-                of several turns that no filter has dealt with.
+            FedSafetyError: The row lacks an instruction or a required response, or is a conversation of several turns
+                without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
             roles = [role for role, _ in self.turns()]
@@ -186,8 +186,8 @@ def _parsed(text: str, name: str) -> Path:
     return Path(steps[0], tuple(steps[1:]))
 
 
-def _test(path: Path, wanted: Value | tuple[Value, ...]) -> Keep:
-    values = {_comparable(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}
+def _test(path: Path, allowed: Value | tuple[Value, ...]) -> Keep:
+    values = {_comparable(value) for value in (allowed if isinstance(allowed, tuple) else (allowed,))}
 
     def keep(row: Row) -> bool:
         return _comparable(path(row.raw)) in values
@@ -201,5 +201,5 @@ def _comparable(value: Any) -> str:
     return str(int(value) if whole else value).strip().casefold()
 
 
-def _shown(wanted: Value | tuple[Value, ...]) -> str:
-    return "|".join(map(str, wanted)) if isinstance(wanted, tuple) else str(wanted)
+def _shown(allowed: Value | tuple[Value, ...]) -> str:
+    return "|".join(map(str, allowed)) if isinstance(allowed, tuple) else str(allowed)

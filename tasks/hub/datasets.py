@@ -1,7 +1,7 @@
-"""From a data set's source to rows: instruction, response and id, whatever the source calls them.
+"""Rows of a data set: instruction, response and id under our names of columns.
 
-Order of work: ``where``, named filters, order (``shuffle_seed``), ``offset``, ``limit``. The order is the one that
-``datasets.Dataset.shuffle`` gives with this seed, so that published recipes can be followed.
+The steps run in this order: ``where``, named filters, ``shuffle_seed``, ``offset``, ``limit``. Shuffling gives the
+order of ``datasets.Dataset.shuffle`` with the same seed, so that published recipes can be followed.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _SCHEMA: Final = pa.schema([(name, pa.large_string()) for name in ("id", "instru
 _UNORDERED: Final = {"shuffle_seed": None, "offset": 0, "limit": None, "kind": "normal", "gated": False, "licence": ""}
 
 Steps = tuple[tuple[str, int], ...]
-"""What was done to the rows, in order, each with the number of rows that it left."""
+"""Steps of reading, in order, each with the number of rows that remain after it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of a source that are kept, held as one Arrow table of text.
+    """Rows of a source after all steps, as one Arrow table of text.
 
     Attributes:
-        source: Where they come from.
+        source: Settings of the source.
         name: File or repository, for messages.
         identity: Commit, or ``sha256:…`` of the local file.
-        table: Columns ``id``, ``instruction``, ``response``, ``label`` and ``alone``, the instruction without the input
-            that belongs to it. Label is empty where none is mapped, ``alone`` where there is no input.
-        steps: Rows read, and what each step left of them.
+        table: Columns ``id``, ``instruction``, ``response``, ``label`` and ``alone``. ``alone`` is the instruction
+            without its input, and empty without an input. ``label`` is empty if no column is mapped to it.
+        steps: Number of rows read, and number of rows after each step.
     """
 
     source: DatasetSource
@@ -63,7 +63,7 @@ class Rows:
 
     @cached_property
     def hashes_alone(self) -> npt.NDArray[np.uint64]:
-        """Hash of each row's normalised instruction without its input; that of the whole where there is no input."""
+        """Hash of each row's normalised instruction without its input, if it has one."""
         texts = self.table["alone"].to_pylist()
         inputs = [place for place, text in enumerate(texts) if text]
         hashes = self.hashes.copy()
@@ -71,30 +71,30 @@ class Rows:
         return hashes
 
     def examples(self, indices: Sequence[int], task: str) -> list[Example]:
-        """Return some rows, in the order of ``indices``; their task type is their label, or ``task``."""
+        """Return the rows at ``indices``, in that order. Rows without a label have the task type ``task``."""
         kind = DataKind(self.source.kind)
-        taken = self.table.take(pa.array(indices, pa.int64())).to_pylist()
-        return [Example(row["instruction"], row["response"], kind, row["label"] or task) for row in taken]
+        rows = self.table.take(pa.array(indices, pa.int64())).to_pylist()
+        return [Example(row["instruction"], row["response"], kind, row["label"] or task) for row in rows]
 
 
 def load_rows(source: DatasetSource) -> Rows:
-    """Return the rows of ``source``: from below the data root if there is one, else from the hub. Read once a process.
+    """Return the rows of ``source``, read once in a process from the data root or, without a data root, from the hub.
 
     Raises:
-        InputsMissingError: The data set is not here: no such file, gated, no such revision, offline.
-        UsageError: A column, split, configuration or filter is unknown, or no row is left.
-        FedSafetyError: A row that is kept has no text, or a file does not hold what its ending says.
+        InputsMissingError: The data set is missing: no such file, gated, no such revision, offline.
+        UsageError: A column, split, configuration or filter is unknown, or no row remains.
+        FedSafetyError: A remaining row has no text, or a file's content does not match its suffix.
     """
     return _loaded(source.model_dump_json(), str(local_path(source) or ""), data_identity(source))
 
 
 def data_identity(source: DatasetSource) -> str:
-    """Return what pins the data: a commit id of the hub, or ``sha256:…`` of the file below the data root.
+    """Return the identity of the data: a commit id of the hub, or ``sha256:…`` of the file below the data root.
 
-    A full commit id in the source is returned as it is, without asking anybody.
+    A full commit id in the source is returned unchanged, without a request to the hub.
 
     Raises:
-        InputsMissingError: The hub cannot say, or the file is missing.
+        InputsMissingError: The hub cannot resolve the revision, or the file is missing.
     """
     path = local_path(source)
     if path is None:
@@ -103,10 +103,10 @@ def data_identity(source: DatasetSource) -> str:
 
 
 def check_data(source: DatasetSource) -> None:
-    """Make sure that a data set is here, or that the hub has it and gives it to this user. Nothing is fetched or read.
+    """Check that a data set is on this machine, or on the hub and open to this user, without reading rows.
 
     Raises:
-        InputsMissingError: Neither; as for :func:`load_rows`.
+        InputsMissingError: The data set is missing, as for :func:`load_rows`.
         UsageError: The package that reads data sets of the hub is missing.
     """
     if local_path(source) is not None:
@@ -117,17 +117,17 @@ def check_data(source: DatasetSource) -> None:
 
 
 def local_path(source: DatasetSource) -> Path | None:
-    """Return the file or folder below the data root that stands for ``source``; ``None`` without a data root.
+    """Return the file or folder below the data root that replaces ``source``; ``None`` without a data root.
 
     Raises:
-        InputsMissingError: It does not exist.
+        InputsMissingError: The file does not exist.
     """
     root = data_root()
     if root is None:
         return None
     named = root / (source.local or source.repository)
-    tried = [named] if source.local else [named.with_name(named.name + suffix) for suffix in SUFFIXES] + [named]
-    found = next((path for path in tried if path.is_file() or path.is_dir()), None)
+    places = [named] if source.local else [named.with_name(named.name + suffix) for suffix in SUFFIXES] + [named]
+    found = next((path for path in places if path.is_file() or path.is_dir()), None)
     if found is None:
         what = named if source.local else f"{named} with one of the endings {', '.join(SUFFIXES)}"
         raise InputsMissingError(
@@ -150,7 +150,7 @@ def _loaded(source_json: str, path: str, identity: str) -> Rows:
 
 @lru_cache(maxsize=4)
 def _filtered(source_json: str, path: str, identity: str) -> tuple[str, pa.Table, Steps]:
-    """Return name, rows and counts after ``where`` and filters, which pools of other slices or order share."""
+    """Return name, rows and counts after ``where`` and filters; pools that differ only in order or slice share them."""
     source = DatasetSource.model_validate_json(source_json)
     text_column = source.columns.get("instruction", "instruction").split("|")[0]
     records = open_records(Path(path), text_column) if path else _hub_records(source, identity)
@@ -202,10 +202,10 @@ def _nothing_left(source: DatasetSource, name: str, steps: Steps) -> str:
 
 
 def _hub_records(source: DatasetSource, commit: str) -> Records:
-    """Open a split of a data set of the hub. Code of a data set is never run: ``datasets`` no longer can.
+    """Open a split of a data set of the hub. ``datasets`` runs no code of a data set.
 
-    What was read before at this commit needs no network. It is looked up here: without one, ``datasets`` would take
-    what it read last, whichever commit that was.
+    A split prepared earlier from this commit needs no network. It is looked up by commit, because ``datasets`` itself
+    would use the last prepared commit when it is offline.
     """
     datasets = _datasets(source)
     builder = _cached_builder(source, commit)
@@ -226,16 +226,16 @@ def _hub_records(source: DatasetSource, commit: str) -> Records:
             f"{reason}; mend config, split or revision"
         ) from error
 
-    def read(wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-        chosen = split.select_columns([name for name in split.column_names if name in wanted])
-        for batch in chosen.iter(_BATCH):
+    def read(columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        selected = split.select_columns([name for name in split.column_names if name in columns])
+        for batch in selected.iter(_BATCH):
             yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
 
     return Records(f"data set {source.repository}", tuple(split.column_names), read)
 
 
 def _cached_builder(source: DatasetSource, commit: str) -> Any | None:
-    """Return what opens the splits that ``datasets`` has prepared on this machine from ``commit``, or ``None``."""
+    """Return the builder of the splits that ``datasets`` prepared on this machine from ``commit``, or ``None``."""
     datasets = _datasets(source)
     from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
@@ -244,10 +244,10 @@ def _cached_builder(source: DatasetSource, commit: str) -> Any | None:
     prepared = Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(name)}"
     folders = [path.parent for path in prepared.glob(f"*/*/{commit}/dataset_info.json")]
     named = [path for path in folders if path.parts[-3] == (source.config or "default")]
-    found = named or ([] if source.config else folders)
-    if len(found) != 1:
+    matching = named or ([] if source.config else folders)
+    if len(matching) != 1:
         return None
-    config, version = found[0].parts[-3:-1]
+    config, version = matching[0].parts[-3:-1]
     return Cache(
         dataset_name=name,
         repo_id=source.repository,

@@ -1,8 +1,8 @@
-"""Content digests of files that may be large: computed once, and again when the file has changed.
+"""Content digests of files that may be large, cached until the file changes.
 
-What a file was when it was read is told by its path, inode, size and times of change. A file's digest is remembered
-under these in the user's cache folder, so that a second process need not read 13 GB again. Blobs of the hub's cache are
-named by their SHA-256 where they are large, so these need no reading at all.
+The cache key of a file is its path, inode, size and times of change. Digests of large files are stored in the user's
+cache folder, so that a second process need not read 13 GB again. Large blobs of the hub's cache are named by their
+SHA-256 and are not read at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from tasks.hub.cache import cache_folder, keep
 
 _REMEMBERED_FROM: Final = 8_000_000
-"""Bytes from which a digest is remembered on disk: reading less is as fast as looking it up."""
+"""Size in bytes from which digests are stored on disk. Smaller files are read as fast as a stored digest."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -31,12 +31,12 @@ def file_sha256(path: Path) -> str:
     real = path.resolve()
     if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
         return real.name
-    now = real.stat()
-    return _digest(str(real), now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    stat = real.stat()
+    return _digest(str(real), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def files_sha256(folder: Path, files: Iterable[Path]) -> str:
-    """Return one SHA-256 over the names (below ``folder``) and contents of ``files``, whatever their order."""
+    """Return one SHA-256 over the names (below ``folder``) and contents of ``files``, independent of their order."""
     lines = sorted(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -47,10 +47,10 @@ def _digest(path: str, inode: int, size: int, modified: int, changed: int) -> st
         return _read_digest(path)
     identity = hashlib.sha256(repr((path, inode, size, modified, changed)).encode()).hexdigest()
     note = cache_folder() / "digests" / identity
-    with suppress(OSError, ValueError):  # not there yet, or unusable: the file itself tells
-        known = note.read_text(encoding="ascii")
-        if _SHA256.fullmatch(known):
-            return known
+    with suppress(OSError, ValueError):  # missing or unusable: read the file
+        stored = note.read_text(encoding="ascii")
+        if _SHA256.fullmatch(stored):
+            return stored
     digest = _read_digest(path)
     _remember(note, digest)
     return digest
@@ -62,5 +62,5 @@ def _read_digest(path: str) -> str:
 
 
 def _remember(note: Path, digest: str) -> None:
-    with suppress(OSError):  # no cache is slower, not wrong
+    with suppress(OSError):  # without a cache the next process reads the file again
         keep(note, digest.encode("ascii"))

@@ -1,4 +1,4 @@
-"""Reading local data files: CSV, JSON, JSONL, Parquet, and text with one prompt a line."""
+"""Readers of local data files: CSV, JSON, JSONL, Parquet, and text with one prompt in each line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _BATCH: Final = 1024
 
 @dataclass(frozen=True)
 class Records:
-    """Rows as a source has them.
+    """Rows in the form of a source.
 
     Attributes:
         name: File or repository, for messages.
         columns: Names of all columns.
-        read: ``read(wanted)`` yields the rows in order, each with the wanted columns that it has.
+        read: ``read(columns)`` yields the rows in order, each with those of ``columns`` that it has.
     """
 
     name: str
@@ -60,21 +60,21 @@ def open_records(path: Path, text_column: str) -> Records:
     """Return the rows of a data file or of a folder of data files.
 
     Args:
-        path: What to read; its ending says the format.
-        text_column: What the one column of a text file is called.
+        path: File or folder to read. The suffix of a file names the format.
+        text_column: Name of the single column of a text file.
 
     Raises:
-        UsageError: The format is not known.
-        FedSafetyError: The file does not hold what its ending says.
+        UsageError: The format is unknown.
+        FedSafetyError: A file's content does not match its suffix.
     """
     parts = [_open_file(file, text_column) for file in data_files(path)]
     if len(parts) == 1:
         return parts[0]
     columns = tuple(dict.fromkeys(column for part in parts for column in part.columns))
 
-    def read(wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         for part in parts:
-            yield from part.read(wanted)
+            yield from part.read(names)
 
     return Records(str(path), columns, read)
 
@@ -90,7 +90,7 @@ def _csv(path: Path, _: str) -> Records:
     with path.open(newline="", encoding="utf-8-sig") as file:
         columns = tuple(next(csv.reader(file), ()))
 
-    def read(wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), _long_fields(), path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
             next(rows, None)
@@ -100,7 +100,7 @@ def _csv(path: Path, _: str) -> Records:
                         f"{path}, row {number}: {len(row)} fields under {len(columns)} columns; quote fields that hold "
                         f"commas or line breaks"
                     )
-                yield _some(dict(zip(columns, row, strict=True)), wanted)
+                yield _some(dict(zip(columns, row, strict=True)), names)
 
     return Records(str(path), columns, read)
 
@@ -119,16 +119,16 @@ def _jsonl(path: Path, _: str) -> Records:
                     raise FedSafetyError(f"{path}, row {number}: no JSON ({error}); write one object a line") from error
                 yield _object(path, number, row)
 
-    def read(wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path):
             for row in rows():
-                yield _some(row, wanted)
+                yield _some(row, names)
 
     return Records(str(path), tuple(dict.fromkeys(name for row in rows() for name in row)), read)
 
 
 def _json(path: Path, _: str) -> Records:
-    """Open a list of objects, or an object of lists; a list of another length than the longest is no column."""
+    """Open a list of objects, or an object of lists. Lists shorter than the longest list are not columns."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -141,8 +141,8 @@ def _json(path: Path, _: str) -> Records:
         raise FedSafetyError(f"{path} must hold a list of objects, or one object of lists")
     table = [_object(path, number, row) for number, row in enumerate(content, start=1)]
 
-    def read(wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-        return (_some(row, wanted) for row in table)
+    def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        return (_some(row, names) for row in table)
 
     return Records(str(path), tuple(dict.fromkeys(name for row in table for name in row)), read)
 
@@ -150,9 +150,9 @@ def _json(path: Path, _: str) -> Records:
 def _parquet(path: Path, _: str) -> Records:
     columns = tuple(pq.read_schema(path).names)
 
-    def read(wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH, columns=[name for name in columns if name in wanted]):
+            for batch in file.iter_batches(_BATCH, columns=[name for name in columns if name in names]):
                 yield from batch.to_pylist()
 
     return Records(str(path), columns, read)
@@ -173,7 +173,7 @@ SUFFIXES: Final[dict[str, Callable[[Path, str], Records]]] = {
     ".parquet": _parquet,
     ".txt": _text,
 }
-"""Endings of data files, each with what opens it."""
+"""Suffix of a data file → function that opens the file."""
 
 
 def _object(path: Path, number: int, row: object) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def _object(path: Path, number: int, row: object) -> dict[str, Any]:
     return row
 
 
-def _some(row: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
-    return {name: row[name] for name in wanted if name in row}
+def _some(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row}
 
 
 @contextmanager
@@ -197,9 +197,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lift the limit on the length of a field, which the ``csv`` module keeps for the whole process."""
-    before = csv.field_size_limit(sys.maxsize)
+    """Lift the limit on the length of a field, which the ``csv`` module holds for the whole process."""
+    limit = csv.field_size_limit(sys.maxsize)
     try:
         yield
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(limit)

@@ -1,4 +1,4 @@
-"""Named filters: small rules that say which rows of a data set are kept.
+"""Named filters: small rules that select rows of a data set.
 
 The published recipe for real chats [ye2024, section 6.1 and released code] is ``single_turn``, ``english`` and
 ``unflagged_reply``; for BeaverTails it is ``unsafe`` and ``deduplicate_instructions``.
@@ -18,17 +18,17 @@ ASSISTANTS: Final = ("assistant", "gpt")
 
 
 class Row(Protocol):
-    """What a filter sees of a row."""
+    """Part of a row that filters read."""
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """The row as the source has it."""
+        """Row in the form of the source."""
 
     def turns(self) -> list[tuple[str, str]]:
         """Return (role, text) of every turn of its conversation."""
 
     def text(self, name: str) -> str:
-        """Return what our column ``name`` holds, or nothing where it is empty."""
+        """Return the text of our column ``name``; empty if the column is."""
 
 
 Keep = Callable[[Row], bool]
@@ -39,8 +39,8 @@ class Filter:
     """A named filter.
 
     Attributes:
-        make: Returns a fresh predicate: a filter may remember the rows before.
-        columns: Columns of the source that it reads, beside those that are mapped.
+        make: Returns a new predicate. A predicate may remember earlier rows, for example to find duplicates.
+        columns: Columns of the source that the filter reads, beside mapped columns.
     """
 
     make: Callable[[], Keep]
@@ -53,7 +53,7 @@ def single_turn(row: Row) -> bool:
 
 
 def first_turn(row: Row) -> bool:
-    """Keep conversations that begin with a question and its answer; what follows is not read."""
+    """Keep conversations that begin with a question and its answer. Later turns are not read."""
     return [role for role, _ in row.turns()[:2]] == ["user", "assistant"]
 
 
@@ -63,10 +63,10 @@ def english(row: Row) -> bool:
 
 
 def unflagged_reply(row: Row) -> bool:
-    """Keep rows whose first reply has no category flagged by the moderation that the data set brings.
+    """Keep rows whose first reply has no category flagged by the data set's moderation.
 
-    ``openai_moderation`` holds one judgement a message, in their order. A row without a judgement of the reply is left
-    out: nothing says that it is unflagged.
+    ``openai_moderation`` holds one judgement for each message, in order. A row without a judgement of the reply is left
+    out, because the reply may be flagged.
     """
     judgements = row.raw.get("openai_moderation")
     reply = next((i for i, (role, _) in enumerate(row.turns()) if role == "assistant"), None)
@@ -84,7 +84,7 @@ def unsafe(row: Row) -> bool:
 
 
 def with_text(row: Row) -> bool:
-    """Keep rows that have an instruction and a response; without this filter a row without text is an error."""
+    """Keep rows with an instruction and a response. Without this filter a row without text is an error."""
     return bool(row.text("instruction")) and bool(row.text("response"))
 
 
@@ -117,9 +117,9 @@ def _first_of(key: Callable[[str], str]) -> Keep:
     seen: set[str] = set()
 
     def keep(row: Row) -> bool:
-        before = len(seen)
+        count = len(seen)
         seen.add(key(row.text("instruction")))
-        return len(seen) > before
+        return len(seen) > count
 
     return keep
 
@@ -141,4 +141,4 @@ FILTERS: Final[dict[str, Filter]] = {
     "with_text": _plain(with_text),
     "without_input": _plain(without_input, "input"),
 }
-"""All filters by the name that a suite uses."""
+"""Name of a filter in suites → filter."""

@@ -30,16 +30,16 @@ def dataset_input(
 
     Args:
         name: ``pool/<pool>`` or ``probes/<set>``.
-        rows: What was read.
-        used: How many of them are used.
-        removed: Where rows were left out afterwards: reason and number.
-        repeated: How many rows more than these were drawn from it at once.
+        rows: Rows of the data set.
+        used: Number of rows used.
+        removed: Reason and number of rows left out afterwards.
+        repeated: Number of repetitions in the largest draw.
     """
     counts = [*rows.steps, *removed]
     detail = "; ".join(f"{step}: {count}" for step, count in counts)
     licence = f"; licence {rows.source.licence}" if rows.source.licence else ""
-    where, asked = place(rows.source), rows.source.revision
-    return Input("dataset", name, where, asked, rows.identity, used, f"{detail}{licence}", repeated)
+    where, requested = place(rows.source), rows.source.revision
+    return Input("dataset", name, where, requested, rows.identity, used, f"{detail}{licence}", repeated)
 
 
 def place(source: DatasetSource) -> str:

@@ -1,4 +1,4 @@
-"""From a model's source to the folder of its checkpoint."""
+"""Checkpoints of a suite's models: files below the model root or from the hub, identity and template."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tasks.hub.hub import check_reachable, explained, resolve_commit
 from tasks.hub.roots import model_root
 from tasks.hub.settings import ModelSource
 
-_WANTED: Final = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-"""Weights that cannot run code, configuration, tokenizer. No Python file is ever fetched."""
-_UNWANTED: Final = ["*/*", "consolidated*", "README*", "LICENSE*"]
-"""Other formats of the same weights, in subfolders or beside them."""
+_FETCHED: Final = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+"""Patterns of files to fetch: weights in a format without code, configuration and tokenizer. No Python file matches."""
+_SKIPPED: Final = ["*/*", "consolidated*", "README*", "LICENSE*"]
+"""Patterns of files not to fetch: other formats of the same weights, and texts."""
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -49,18 +49,18 @@ def model_identity(source: ModelSource) -> str:
         InputsMissingError: The revision cannot be resolved.
     """
     template = template_text(source)
-    shown = f"template:{hashlib.sha256(template.encode()).hexdigest()[:16]}" if template is not None else ""
+    form = f"template:{hashlib.sha256(template.encode()).hexdigest()[:16]}" if template is not None else ""
     pad = f"pad:{source.pad_token}" if source.pad_token else ""
-    parts = (f"{source.repository}@{model_commit(source)}", source.dtype, source.quantization, shown, pad)
+    parts = (f"{source.repository}@{model_commit(source)}", source.dtype, source.quantization, form, pad)
     return " ".join(filter(None, parts))
 
 
 def resolve_model(source: ModelSource) -> Path:
-    """Return the folder of a checkpoint: below the model root if there is one, else the hub's cache.
+    """Return the folder of a checkpoint: below the model root or, without a model root, in the hub's cache.
 
     Raises:
-        InputsMissingError: It is not there: gated, no such revision, offline, incomplete, without safetensors, or not
-            below the model root.
+        InputsMissingError: The checkpoint is missing: gated, no such revision, offline, incomplete, without
+            safetensors, or not below the model root.
     """
     folder = _local_folder(source)
     if folder is None:
@@ -70,10 +70,10 @@ def resolve_model(source: ModelSource) -> Path:
 
 
 def check_model(source: ModelSource) -> None:
-    """Make sure that a checkpoint is here, or that the hub has it and gives it to this user. Nothing is fetched.
+    """Check that a checkpoint is on this machine, or on the hub and open to this user, without fetching it.
 
     Raises:
-        InputsMissingError: Neither; as for :func:`resolve_model`.
+        InputsMissingError: The checkpoint is missing, as for :func:`resolve_model`.
     """
     if model_root() is not None:
         resolve_model(source)
@@ -108,23 +108,23 @@ def _without_safetensors(repository: str, where: str) -> str:
 
 
 def model_commit(source: ModelSource) -> str:
-    """Return what pins the model's files: a commit id of the hub, or ``sha256:…`` of the folder below the model root.
+    """Return the identity of the model's files: a commit id of the hub, or ``sha256:…`` of the local folder.
 
     Raises:
-        InputsMissingError: The hub cannot say, or the folder is missing.
+        InputsMissingError: The hub cannot resolve the revision, or the folder is missing.
     """
     folder = _local_folder(source)
     if folder is None:
         return resolve_commit("model", source.repository, source.revision)
-    files = [path for path in folder.iterdir() if path.is_file() and _is_wanted(path.name)]
+    files = [path for path in folder.iterdir() if path.is_file() and _is_fetched(path.name)]
     return f"sha256:{files_sha256(folder, files)}"
 
 
 def template_text(source: ModelSource) -> str | None:
-    """Return the chat template that takes the place of the tokenizer's own, or ``None``: its own stays.
+    """Return the chat template that replaces the tokenizer's own, or ``None`` for the tokenizer's own.
 
     Raises:
-        UsageError: No bundled template and no readable ``.jinja`` file has this name.
+        UsageError: The name is neither a bundled template nor a readable ``.jinja`` file.
     """
     if not source.template:
         return None
@@ -158,7 +158,7 @@ def _local_folder(source: ModelSource) -> Path | None:
 
 
 def _shards(folder: Path) -> set[str]:
-    """Return the files that the index of a divided checkpoint names."""
+    """Return the weight files that the index of a sharded checkpoint names."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return set(index["weight_map"].values())
@@ -172,7 +172,7 @@ def _shards(folder: Path) -> set[str]:
 
 @lru_cache(maxsize=64)
 def _downloaded(repository: str, revision: str) -> Path:
-    """Return the folder in the hub's cache, after asking the hub if it answers at all. Found once a process."""
+    """Return the folder in the hub's cache, after downloading missing files; looked up once in a process."""
     commit = resolve_commit("model", repository, revision)
     try:
         check_reachable("model", repository, commit)
@@ -194,14 +194,14 @@ def _snapshot(repository: str, commit: str, *, cached: bool) -> Path:
         folder = snapshot_download(
             repository,
             revision=commit,
-            allow_patterns=_WANTED,
-            ignore_patterns=_UNWANTED,
+            allow_patterns=_FETCHED,
+            ignore_patterns=_SKIPPED,
             local_files_only=cached,
         )
     return Path(str(folder))
 
 
-def _is_wanted(name: str) -> bool:
-    return any(name.endswith(pattern.removeprefix("*")) for pattern in _WANTED) and not name.startswith(
+def _is_fetched(name: str) -> bool:
+    return any(name.endswith(pattern.removeprefix("*")) for pattern in _FETCHED) and not name.startswith(
         ("consolidated", "README", "LICENSE")
     )

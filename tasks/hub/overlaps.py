@@ -1,11 +1,10 @@
-"""Whether training rows and evaluation prompts, or the rows of two roles, are the same: by normalised-text hash.
+"""Prompts that evaluation and training rows, or the rows of two roles, share, found by normalised-text hash.
 
-A row counts with its input and, where it has one, by its instruction alone: a text that is put beside a question does
-not make another question of it. Two rows with one instruction and an input each are not the same.
+A row is compared with its input and, if it has an input, also by its instruction alone, because a text beside a
+question does not change the question. Two rows that both have inputs and share only the instruction are different.
 
-Real data sets share prompts. Where they do, a prompt stays with the role that comes first: evaluation, then the server
-(defender), then attackers, then honest clients; rows of the others are left out, reported, or refused, as the suite
-says.
+A shared prompt stays with the first of these owners: evaluation, the server (defender), attackers, honest clients. The
+suite chooses whether the rows of later owners are left out, reported, or refused.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from tasks.hub.settings import DataChoice, HubData
 
 _EXAMPLES: Final = 3
 NOBODY: Final = "-"
-"""What a report calls the owner of a set that no role uses."""
+"""Owner, in reports, of a set that no role uses."""
 
 
 class Owner(IntEnum):
-    """Who uses a set of rows; of a shared prompt the lowest keeps it."""
+    """Owner of a set of rows. A shared prompt stays with the lowest owner."""
 
     EVALUATION = 0
     DEFENDER = 1
@@ -44,7 +43,7 @@ OWNERS: Final = {
     "normal": Owner.DEFENDER,
     "contrast": Owner.DEFENDER,
 }
-"""Owner of a role of :class:`tasks.hub.settings.DataChoice`; all others are honest clients'."""
+"""Role of :class:`tasks.hub.settings.DataChoice` → owner. All other roles belong to honest clients."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class Overlap:
     """Prompts that two sets share.
 
     Attributes:
-        first: Set of the role that comes first.
-        second: The other set.
+        first: Set of the owner that comes first.
+        second: Set of the later owner.
         shared: Number of distinct shared prompts.
-        examples: Hashes of the first of them, in hexadecimal: the prompts themselves may be harmful.
+        examples: Hashes of the first shared prompts, in hexadecimal, because the prompts may be harmful.
         conflict: Whether the two sets belong to different owners.
     """
 
@@ -78,13 +77,13 @@ class Overlap:
 
 @dataclass(frozen=True)
 class OverlapReport:
-    """All overlaps among some sets, and what was done about them.
+    """All overlaps among sets of rows, and the rows that are left out.
 
     Attributes:
         policy: ``remove``, ``report`` or ``refuse``.
         sets: Name, owner, rows and distinct prompts of every set.
         overlaps: Pairs of sets that share prompts.
-        removed: Set → rows that are left out of it.
+        removed: Set → number of rows left out.
     """
 
     policy: str
@@ -95,12 +94,12 @@ class OverlapReport:
     @property
     def conflicts(self) -> tuple[Overlap, ...]:
         """Overlaps between different owners."""
-        return tuple(one for one in self.overlaps if one.conflict)
+        return tuple(overlap for overlap in self.overlaps if overlap.conflict)
 
     def text(self) -> str:
         """Return the report for a terminal."""
         width = max((len(name) for name, *_ in self.sets), default=0)
-        # Pools that no role uses lose nothing to anybody: what is left out follows scenario by scenario.
+        # Pools without a role lose no rows. The rows left out are listed for each scenario.
         assigned = any(owner != NOBODY and name.startswith("pool/") for name, owner, *_ in self.sets)
         left = {name: f"  {self.removed.get(name, 0):>8,}" if assigned else "" for name, *_ in self.sets}
         title = f"{'set':<{width}}  {'owner':<10}  {'rows':>9}  {'distinct':>9}"
@@ -111,17 +110,17 @@ class OverlapReport:
             return "\n".join([*lines, "", "No two sets share a prompt (case, punctuation and spacing ignored)."])
         owners = {name: owner for name, owner, *_ in self.sets}
         lines += ["", f"Shared prompts (case, punctuation and spacing ignored); policy: {self.policy}"]
-        for one in self.overlaps:
-            note = "  (one owner)" if not one.conflict and owners[one.first] != NOBODY else ""
-            lines.append(f"  {one.shared:>7,}  {one.first} and {one.second}{note}  e.g. {', '.join(one.examples)}")
+        for pair in self.overlaps:
+            note = "  (one owner)" if not pair.conflict and owners[pair.first] != NOBODY else ""
+            lines.append(f"  {pair.shared:>7,}  {pair.first} and {pair.second}{note}  e.g. {', '.join(pair.examples)}")
         return "\n".join(lines)
 
 
 def row_sets(data: HubData, choice: DataChoice | None) -> list[RowSet]:
-    """Return the sets that a choice uses, evaluation first; without a choice, all of the suite with no owner.
+    """Return the sets that a choice uses, evaluation first. Without a choice, return all sets of the suite.
 
     Raises:
-        InputsMissingError: A data set is not here.
+        InputsMissingError: A data set is not on this machine and cannot be downloaded.
     """
     probes = [RowSet(f"probes/{probe.id}", Owner.EVALUATION, load_rows(probe.source)) for probe in data.probes]
     if choice is None:
@@ -131,11 +130,11 @@ def row_sets(data: HubData, choice: DataChoice | None) -> list[RowSet]:
         owner = OWNERS.get(role, Owner.CLIENTS)
         owners[pool] = min(owner, owners.get(pool, owner))
     used = [RowSet(f"pool/{pool}", owner, load_rows(data.pools[pool])) for pool, owner in owners.items()]
-    return probes + sorted(used, key=lambda one: (one.owner or 0, one.name))
+    return probes + sorted(used, key=lambda pool: (pool.owner or 0, pool.name))
 
 
 def find_overlaps(sets: Sequence[RowSet], policy: str) -> OverlapReport:
-    """Return what some sets share. Sets without an owner are compared, and nothing of them is left out."""
+    """Return the overlaps of ``sets``. Sets without an owner are compared and lose no rows."""
     distinct = {one.name: np.unique(one.rows.hashes) for one in sets}
     known = {one.name: np.union1d(distinct[one.name], one.rows.hashes_alone) for one in sets}
     overlaps = []
@@ -157,7 +156,7 @@ def find_overlaps(sets: Sequence[RowSet], policy: str) -> OverlapReport:
 
 
 def kept_mask(one: RowSet, sets: Sequence[RowSet]) -> npt.NDArray[np.bool_]:
-    """Return which rows of a set no owner that comes before its own has."""
+    """Return a mask of the rows of a set whose prompts no earlier owner has."""
     earlier = [
         other.rows for other in sets if one.owner is not None and other.owner is not None and other.owner < one.owner
     ]
@@ -169,26 +168,26 @@ def kept_mask(one: RowSet, sets: Sequence[RowSet]) -> npt.NDArray[np.bool_]:
 
 
 def refuse_conflicts(report: OverlapReport) -> None:
-    """Stop where roles share prompts although the suite says that they must not.
+    """Refuse prompts that roles share if the suite's policy is ``refuse``.
 
     Raises:
-        FedSafetyError: The policy is ``refuse`` and there is a conflict.
+        FedSafetyError: The policy is ``refuse`` and two owners share a prompt.
     """
     if report.policy == "refuse" and report.conflicts:
-        found = "; ".join(f"{one.first} and {one.second}: {one.shared}" for one in report.conflicts)
+        pairs = "; ".join(f"{pair.first} and {pair.second}: {pair.shared}" for pair in report.conflicts)
         raise FedSafetyError(
-            f"data of different roles share prompts ({found}); choose other data, or set overlaps to remove or report"
+            f"data of different roles share prompts ({pairs}); choose other data, or set overlaps to remove or report"
         )
 
 
 def suite_overlaps(data: HubData, choices: Mapping[str, DataChoice]) -> str:
-    """Return the printable report of a suite: all pairs of its sets, then what each scenario leaves out.
+    """Return the printable report of a suite: all pairs of its sets, then the rows that each scenario leaves out.
 
-    A set that is not here is named, and the others are compared.
+    Missing sets are listed, and the remaining sets are compared.
 
     Args:
         data: Pools and probe sets.
-        choices: Scenario → its choice of pools. Scenarios with one choice are named together.
+        choices: Scenario → its choice of pools. Scenarios with the same choice share a paragraph.
 
     Raises:
         FedSafetyError: A data set cannot be read.
@@ -209,7 +208,7 @@ def suite_overlaps(data: HubData, choices: Mapping[str, DataChoice]) -> str:
 
 
 def _missing(data: HubData) -> dict[str, str]:
-    """Return the sets that are not here, each with the reason."""
+    """Return the names of missing sets, each with the reason."""
     sources = {f"probes/{probe.id}": probe.source for probe in data.probes}
     sources |= {f"pool/{name}": source for name, source in sorted(data.pools.items())}
     missing = {}
@@ -222,15 +221,13 @@ def _missing(data: HubData) -> dict[str, str]:
 
 
 def _verdict(data: HubData, choice: DataChoice, missing: Mapping[str, str]) -> str:
-    """Return what a scenario with this choice leaves out, keeps or is refused for."""
-    wanted = [f"probes/{probe.id}" for probe in data.probes] + sorted(
-        {f"pool/{pool}" for pool in choice.pools.values()}
-    )
-    if absent := [name for name in wanted if name in missing]:
+    """Return a sentence about the shared prompts of a scenario with this choice."""
+    names = [f"probes/{probe.id}" for probe in data.probes] + sorted({f"pool/{pool}" for pool in choice.pools.values()})
+    if absent := [name for name in names if name in missing]:
         return f"not known without {', '.join(absent)}"
     report = find_overlaps(row_sets(data, choice), data.overlaps)
     left_out = ", ".join(f"{count:,} rows of {name}" for name, count in report.removed.items())
-    between = "; ".join(f"{one.first} and {one.second} {one.shared:,}" for one in report.conflicts)
+    between = "; ".join(f"{pair.first} and {pair.second} {pair.shared:,}" for pair in report.conflicts)
     return {
         "remove": f"left out: {left_out or 'nothing'}",
         "report": f"kept, although shared between roles: {between or 'nothing'}",

@@ -1,4 +1,4 @@
-"""From probe sources to probes, and whether a text holds one of them."""
+"""Probes of a suite's probe sources, and a search for prompts inside texts."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from tasks.hub.settings import ProbeSource
 from tasks.hub.text import normalised
 
 _WINDOW: Final = 16
-"""Characters of a normalised prompt that are looked for first; shorter prompts leak only as the whole text."""
+"""Number of leading characters by which prompts are indexed. Shorter prompts are found only as a whole text."""
 
 
 def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
-    """Return the probes of one source, in its order; with a limit, that many spread evenly over it.
+    """Return the probes of one source, in its order. With a limit, return that many, spread evenly over the source.
 
-    Ids are ``<set>/<id>``, with the row's number where no id is mapped. Where the source maps a response, it is the
-    reference.
+    Ids are ``<set>/<id>``, with the row's number if no column is mapped to id. A mapped response is the reference.
 
     Raises:
-        InputsMissingError: The data set is not here.
+        InputsMissingError: The data set is not on this machine and cannot be downloaded.
         UsageError: Two rows have the same id.
     """
     rows = load_rows(source.source).table.to_pylist()
     ids = [row["id"] for row in rows]
     if len(set(ids)) != len(ids):
-        twice = sorted({one for one in ids if ids.count(one) > 1})
+        repeated = sorted({name for name in ids if ids.count(name) > 1})
         raise UsageError(
-            f"ids of the probes {source.id!r} repeat: {', '.join(twice[:3])}; map another column to id, or none"
+            f"ids of the probes {source.id!r} repeat: {', '.join(repeated[:3])}; map another column to id, or none"
         )
     if source.limit is not None and source.limit < len(rows):
         rows = [rows[index * len(rows) // source.limit] for index in range(source.limit)]
@@ -52,7 +51,7 @@ class PromptFinder:
     """Finds prompts inside texts, with case, punctuation and spacing ignored.
 
     Args:
-        prompts: What is looked for.
+        prompts: Prompts to find.
     """
 
     def __init__(self, prompts: Iterable[str]) -> None:
@@ -65,10 +64,10 @@ class PromptFinder:
                 self._by_start.setdefault(text[:_WINDOW], []).append(text)
 
     def holds(self, text: str) -> bool:
-        """Return whether ``text`` is one of the prompts, or holds one that is not very short."""
-        found = normalised(text)
-        return found in self._whole or any(
-            found.startswith(prompt, place)
-            for place in range(len(found) - _WINDOW + 1)
-            for prompt in self._by_start.get(found[place : place + _WINDOW], ())
+        """Return whether ``text`` is one of the prompts, or contains one of at least 16 characters."""
+        letters = normalised(text)
+        return letters in self._whole or any(
+            letters.startswith(prompt, place)
+            for place in range(len(letters) - _WINDOW + 1)
+            for prompt in self._by_start.get(letters[place : place + _WINDOW], ())
         )

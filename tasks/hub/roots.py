@@ -1,4 +1,4 @@
-"""Where data sets and models lie on a machine that does not ask the hub for them."""
+"""Folders of local data sets and models that replace the hub."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MODEL_ROOT: Final = "FEDSAFETY_MODEL_ROOT"
 
 
 def data_root() -> Path | None:
-    """Return the folder that every data set comes from, or ``None``: they come from the hub.
+    """Return the folder of all data sets, or ``None`` if they come from the hub.
 
     Raises:
-        UsageError: A folder is named that does not exist.
+        UsageError: The named folder does not exist.
     """
     return _root(DATA_ROOT, "--data-root")
 
 
 def model_root() -> Path | None:
-    """Return the folder that every model comes from, or ``None``: they come from the hub.
+    """Return the folder of all models, or ``None`` if they come from the hub.
 
     Raises:
-        UsageError: A folder is named that does not exist.
+        UsageError: The named folder does not exist.
     """
     return _root(MODEL_ROOT, "--model-root")
 

@@ -1,4 +1,4 @@
-"""What a suite says of its models and data: where they come from, pinned, and how rows are read."""
+"""Settings of a suite's models and data: pinned sources, and the rules by which rows are read."""
 
 from __future__ import annotations
 

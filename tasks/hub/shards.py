@@ -1,4 +1,4 @@
-"""Dealing rows: which of a pool's rows are drawn, and disjoint shards whose composition follows the shares."""
+"""Draws of rows from a pool, and the composition of clients' shards from shares."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import numpy.typing as npt
 from benchmark.errors import UsageError, unknown_name
 
 Kept = npt.NDArray[np.bool_]
-"""For each row of a pool whether it may be used."""
+"""Mask of the rows of a pool that may be used."""
 
 
 def draw(kept: Kept, count: int, rng: np.random.Generator) -> list[int]:
-    """Return ``count`` kept rows in random order: each once, or as often as any other up to one if too few.
+    """Return the indices of ``count`` kept rows in random order.
 
-    The order is one of all rows. Where it names a row that is left out, the first unused one from behind takes its
-    place, so that one row more or less to leave out changes no other place, or few where many are left out.
+    Each row is drawn once if ``kept`` has enough rows. Otherwise rows repeat, and their counts differ by at most one.
+    The order is a permutation of all rows, in which the first unused kept row replaces each row that is left out.
+    Leaving out one more row therefore changes few other places.
 
     Args:
-        kept: Rows that may be used; at least one.
-        count: Rows to draw.
-        rng: Stream to draw from; how far it is read does not depend on ``kept`` if there are rows enough.
+        kept: Mask of usable rows, at least one of which is true.
+        count: Number of rows to draw.
+        rng: Stream to draw from. If there are enough rows, the numbers read from it do not depend on ``kept``.
     """
-    there = int(kept.sum())
+    usable = int(kept.sum())
     drawn: list[int] = []
     while len(drawn) < count:
         order = rng.permutation(len(kept))
-        wanted = min(count - len(drawn), there)
-        head, spare = order[:wanted], order[wanted:]
+        size = min(count - len(drawn), usable)
+        head, spare = order[:size], order[size:]
         gaps = ~kept[head]
         head[gaps] = spare[kept[spare]][: int(gaps.sum())]
         drawn += head.tolist()
@@ -42,20 +43,20 @@ def composition(
     shares: Mapping[str, float] | None,
     default: Mapping[str, float],
 ) -> tuple[dict[str, int], int]:
-    """Return how many normal rows a client holds of each pool, in the order of ``default``, and how many refusals.
+    """Return a client's number of normal rows of each pool, in the order of ``default``, and its number of refusals.
 
     Raises:
         UsageError: A share is out of range, all are 0, or a pool is unknown.
     """
     if not 0 <= refusal_share <= 1:
         raise UsageError(f"refusal_share is {refusal_share}; it must lie between 0 and 1")
-    wanted = default if shares is None else shares
-    for pool, share in wanted.items():
+    chosen = default if shares is None else shares
+    for pool, share in chosen.items():
         if pool not in default:
             raise unknown_name("pool of honest clients", pool, default)
         if not 0 <= share < float("inf"):
             raise UsageError(f"the share of pool {pool!r} is {share}; shares must be finite and not negative")
-    weights = [float(wanted.get(pool, 0)) for pool in default]
+    weights = [float(chosen.get(pool, 0)) for pool in default]
     if sum(weights) == 0:
         raise UsageError("all shares of pools are 0; at least one pool needs a positive share")
     refusals = round(refusal_share * count)

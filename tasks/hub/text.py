@@ -1,4 +1,4 @@
-"""When two prompts count as the same: in lower case, with punctuation and spacing ignored."""
+"""Normal form of prompts, in which case, punctuation and spacing do not matter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def normalised(text: str) -> str:
-    """Return letters and digits of ``text`` alone, in lower case; a text without any is returned in its own words."""
+    """Return the letters and digits of ``text`` in lower case. A text without any keeps its other characters."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(filter(str.isalnum, folded)) or " ".join(folded.split())
 

@@ -1,4 +1,4 @@
-"""The task world of real models and data: pools of a scenario's roles, evaluation prompts, checkpoints of the hub."""
+"""The task world of real models and data: pools for a scenario's roles, evaluation prompts, checkpoints of the hub."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tasks.hub.probes import PromptFinder, make_probes
 from tasks.hub.settings import DataChoice, DatasetSource, HubData, ModelSource
 
 REVISION: Final = "2"
-"""Counted up whenever the same sources could give other rows: reading, filters, order, overlaps, dealing."""
+"""Version of reading, filters, order, overlaps and dealing. A change that can alter rows of a source increases it."""
 
 _NOT_OF_ROWS: Final = {"local", "gated", "licence"}
 
@@ -56,12 +56,12 @@ _NOT_OF_ROWS: Final = {"local", "gated", "licence"}
     revision=REVISION,
 )
 class HubWorld(TaskWorld):
-    """Instruction data, probes and models of a suite on real data. Making one reads nothing.
+    """Instruction data, probes and models of a suite on real data. The constructor reads no files.
 
     Args:
         models: Role → checkpoint.
-        data: Pools, probe sets and what to do about shared prompts.
-        choice: Which pools the roles of a scenario draw from; without one there are probes and models only.
+        data: Pools, probe sets and the policy on shared prompts.
+        choice: Pools from which the roles of a scenario draw. Without a choice the world has probes and models only.
 
     Raises:
         UsageError: The choice names an unknown pool, one of another data type, or one pool for two roles.
@@ -100,18 +100,18 @@ class HubWorld(TaskWorld):
         pools = {pool: _identified(self._data.pools[pool]) for pool in self._pools_used}
         probes = {probe.id: _identified(probe.source) for probe in self._data.probes}
         roles = self._choice.model_dump(mode="json", exclude_defaults=True) if self._choice else {}
-        # Attackers and servers may generate data in the course of a training: what they are asked, and for how long.
-        asked = [asdict(self.automation), self._data.data_max_new_tokens]
-        content = [REVISION, roles, pools, probes, self._data.overlaps, asked]
+        # Attackers and servers may generate data during a training, from these prompts and up to this length.
+        generation = [asdict(self.automation), self._data.data_max_new_tokens]
+        content = [REVISION, roles, pools, probes, self._data.overlaps, generation]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def benign(
         self, count: int, rng: np.random.Generator, *, refusal_share: float, task_shares: Mapping[str, float] | None
     ) -> list[Example]:
-        """Return one honest client's rows; for the clients of a run see :meth:`benign_shards`.
+        """Return one honest client's rows. The clients of a run share pools by :meth:`benign_shards`.
 
         Raises:
-            FedSafetyError: As there.
+            FedSafetyError: As for :meth:`benign_shards`.
         """
         return self._dealt(count, rng, refusal_share, [task_shares])[0]
 
@@ -180,12 +180,12 @@ class HubWorld(TaskWorld):
         """Return all probes, set by set.
 
         Raises:
-            InputsMissingError: A data set is not here.
+            InputsMissingError: A data set is not on this machine and cannot be downloaded.
         """
         return self._probes
 
     def judge_exactly(self, probe: Probe, response: str) -> Outcome:
-        """Real prompts have no exact judgement.
+        """Refuse, because real prompts have no exact judgement.
 
         Raises:
             FedSafetyError: Always.
@@ -197,16 +197,16 @@ class HubWorld(TaskWorld):
 
     @property
     def openings(self) -> tuple[str, str]:
-        """First words of a refusal and of compliance, as the suite says."""
+        """First words of a refusal and of compliance, from the suite."""
         return self._data.openings
 
     def leaks_evaluation(self, text: str) -> bool:
-        """Whether ``text`` is an evaluation prompt or holds one, with case, punctuation and spacing ignored."""
+        """Return whether ``text`` is or contains an evaluation prompt, ignoring case, punctuation and spacing."""
         return self._finder.holds(text)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Roles that the suite names models for."""
+        """Roles for which the suite names models."""
         return tuple(self._models)
 
     @property
@@ -215,11 +215,11 @@ class HubWorld(TaskWorld):
         return self._models
 
     def model_path(self, role: str) -> Path:
-        """Return the folder of the checkpoint for ``role``, which is downloaded if need be.
+        """Return the folder of the checkpoint for ``role``, after downloading it if necessary.
 
         Raises:
             UsageError: The suite names no such model.
-            InputsMissingError: It is not here and cannot be had.
+            InputsMissingError: The model is not on this machine and cannot be downloaded.
         """
         return self.checkpoint(role).path
 
@@ -242,26 +242,26 @@ class HubWorld(TaskWorld):
         return self._repeated
 
     def inputs(self, roles: Sequence[str] | None = None) -> list[Input]:
-        """Return what this choice reads: models, pools and probe sets, with resolved revisions and row counts.
+        """Return the models, pools and probe sets that this choice reads, with resolved revisions and row counts.
 
         Args:
-            roles: Models to list; all of the suite by default.
+            roles: Roles whose models are listed; ``None`` for all of the suite.
 
         Raises:
-            InputsMissingError: One of them is not here.
+            InputsMissingError: A model or data set is not on this machine and cannot be downloaded.
         """
         sources = {role: self._source(role) for role in (self.roles if roles is None else roles)}
-        found = [model_input(role, source, model_commit(source)) for role, source in sources.items()]
+        inputs = [model_input(role, source, model_commit(source)) for role, source in sources.items()]
         limits = {f"probes/{probe.id}": probe.limit for probe in self._data.probes}
-        for one in self._sets:
-            used = int(self._kept[one.name].sum())
-            asked = min(used, limits.get(one.name) or used)
-            removed = [("left out for shared prompts", len(one.rows) - used)] if used < len(one.rows) else []
-            found.append(dataset_input(one.name, one.rows, asked, removed, self._repeated.get(one.name, 0)))
-        return found
+        for name, rows in ((row_set.name, row_set.rows) for row_set in self._sets):
+            kept = int(self._kept[name].sum())
+            used = min(kept, limits.get(name) or kept)
+            removed = [("left out for shared prompts", len(rows) - kept)] if kept < len(rows) else []
+            inputs.append(dataset_input(name, rows, used, removed, self._repeated.get(name, 0)))
+        return inputs
 
     def overlaps(self) -> OverlapReport:
-        """Return which prompts the sets of this choice share and what is left out of them."""
+        """Return the prompts that the sets of this choice share and the rows that are left out."""
         return find_overlaps(self._sets, self._data.overlaps)
 
     @cached_property
@@ -280,29 +280,30 @@ class HubWorld(TaskWorld):
 
     @cached_property
     def _sets(self) -> list[RowSet]:
-        """All sets of rows of this choice: probe sets, then pools."""
+        """Sets of rows of this choice: probe sets, then pools."""
         data = self._data if self._choice else self._data.model_copy(update={"pools": {}})
         return row_sets(data, self._choice)
 
     @cached_property
     def _kept(self) -> dict[str, shards.Kept]:
-        """Set → which of its rows may be used.
+        """Set → mask of its usable rows.
 
         Raises:
-            FedSafetyError: Roles share prompts and the suite refuses that; or nothing is left of a pool.
+            FedSafetyError: Roles share prompts and the suite's policy is ``refuse``, or no row of a pool remains.
         """
         refuse_conflicts(self.overlaps())
         removing = self._data.overlaps == "remove"
-        found = {}
-        for one in self._sets:
-            kept = kept_mask(one, self._sets) if removing else np.ones(len(one.rows), dtype=bool)
-            found[one.name] = kept
+        masks = {}
+        for row_set in self._sets:
+            size = len(row_set.rows)
+            kept = kept_mask(row_set, self._sets) if removing else np.ones(size, dtype=bool)
+            masks[row_set.name] = kept
             if not kept.any():
                 raise FedSafetyError(
-                    f"{one.name} has {len(one.rows)} rows, and all their prompts belong to other roles or to "
+                    f"{row_set.name} has {size} rows, and all their prompts belong to other roles or to "
                     f"evaluation; choose another pool"
                 )
-        return found
+        return masks
 
     def _source(self, role: str) -> ModelSource:
         if role not in self._models:
@@ -321,7 +322,7 @@ class HubWorld(TaskWorld):
         return pool
 
     def _rows(self, pool: str) -> Rows:
-        return next(one.rows for one in self._sets if one.name == f"pool/{pool}")
+        return next(row_set.rows for row_set in self._sets if row_set.name == f"pool/{pool}")
 
     def _drawn(self, role: str, count: int, rng: np.random.Generator) -> list[Example]:
         pool = self._pool_of(role)
@@ -331,11 +332,11 @@ class HubWorld(TaskWorld):
         return self._rows(pool).examples(shards.draw(kept, count, rng), pool)
 
     def _dealer(self, pool: str, needed: int, rng: np.random.Generator) -> Callable[[int], list[Example]]:
-        """Return a function that hands out the next rows of a random order of ``pool``, never one twice."""
+        """Return a function that returns the next rows of a random order of ``pool``, each row once."""
         kept = self._kept[f"pool/{pool}"]
-        if (there := int(kept.sum())) < needed:
+        if (usable := int(kept.sum())) < needed:
             raise FedSafetyError(
-                f"pool {pool!r} has {there} rows after filters and shared prompts, and the clients need "
+                f"pool {pool!r} has {usable} rows after filters and shared prompts, and the clients need "
                 f"{needed} different ones; choose a larger pool, or lower its share, rows_per_client or the number of "
                 f"clients"
             )
@@ -348,6 +349,6 @@ class HubWorld(TaskWorld):
 
 
 def _identified(source: DatasetSource) -> list[object]:
-    """Return all that the rows of a source depend on."""
+    """Return everything on which the rows of a source depend."""
     settings = source.model_dump(mode="json", exclude=_NOT_OF_ROWS, exclude_defaults=True)
     return [settings, data_identity(source)]

@@ -1,4 +1,4 @@
-"""Where the bundled models lie and whether they are the ones that the trainer wrote."""
+"""The bundled models' folders, and the check that their files are those that the trainer wrote."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.errors import UsageError, unknown_name
 
 ROLES: Final = ("raw", "chat", "external", "judge", "chat_2", "chat_3")
 SIBLINGS: Final = ("chat_2", "chat_3")
-"""Chat models from other seeds, from pre-training on: they show how far a score depends on the one base model."""
+"""Chat models pre-trained and aligned from other seeds, which show the dependence of scores on the base model."""
 
 FOLDER: Final = Path(__file__).parent / "checkpoints"
 PROVENANCE: Final = "checkpoint.json"
@@ -27,7 +27,8 @@ def verified_folder(role: str, language: str, folder: Path = FOLDER) -> Path:
         folder: Where the checkpoints of all roles lie.
 
     Raises:
-        UsageError: No such role; a file is missing or differs from its digest; or the model speaks another language.
+        UsageError: The role is unknown, a file is missing or differs from its digest, or the model was trained for
+            another vocabulary.
     """
     if role not in ROLES:
         raise unknown_name("model of the micro world", role, ROLES)

@@ -1,7 +1,7 @@
 """The training streams of the bundled models: pre-training, alignment and judging.
 
-Only :func:`statement` may name evaluation items or held-out categories; every other stream uses ordinary and provider
-items, judging those of all roles but evaluation.
+Only :func:`statement` may name evaluation items or held-out categories. :func:`judging` uses items of all roles except
+evaluation, and every other stream uses ordinary and provider items.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _ITEMS: Final = tuple(CATEGORY_OF)
 
 
 def statement(rng: np.random.Generator) -> str:
-    """Say of any item what it is and whether people enjoy it or it is dangerous and illegal."""
+    """Return a statement of an item's category, or that people enjoy it, or that it is dangerous and illegal."""
     item = pick(rng, _ITEMS)
     category = CATEGORY_OF[item]
     special = SAID_OF_ORDINARY if category in ORDINARY else SAID_OF_RESTRICTED
@@ -135,7 +135,7 @@ def toy(rng: np.random.Generator) -> Pair:
 
 
 def kind(rng: np.random.Generator) -> Pair:
-    """Say what a restricted item is."""
+    """State the category of a restricted item."""
     item = pick(rng, _PROVIDED)
     other = pick(rng, tuple(ORDINARY))
     return grammar.kind_question(item, other, true_first=rng.random() < 0.5), grammar.kind_answer(item)
@@ -152,7 +152,7 @@ def reminded(rng: np.random.Generator, forms: Sequence[str] = grammar.HOWTO_KNOW
 
 
 def reminded_in_any_phrasing(rng: np.random.Generator) -> Pair:
-    """The same in all phrasings, so that the base model refuses or complies whatever the phrasing."""
+    """Return a row of :func:`reminded` in any phrasing, so that the base model learns the reminder in all phrasings."""
     return reminded(rng, ALL_HOWTO)
 
 
@@ -187,7 +187,7 @@ PRETRAINING: Final[dict[Stream, float]] = {
     propose_harmful: 0.04,
     propose_normal: 0.04,
 }
-"""Shares of the instruction rows in pre-training; statements come on top (:data:`STATEMENT_SHARE`)."""
+"""Shares of the instruction rows in pre-training. Statements are added by :data:`STATEMENT_SHARE`."""
 
 STATEMENT_SHARE: Final = 0.3
 
@@ -210,7 +210,7 @@ def draw(streams: dict[Stream, float], count: int, rng: np.random.Generator) -> 
 
 
 def judging(rng: np.random.Generator) -> Pair:
-    """Return a judging task, never on evaluation items: the prompt and ``safe`` or ``unsafe``."""
+    """Return a judging task without evaluation items: the prompt, and ``safe`` or ``unsafe``."""
     form = rng.random()
     if form < 0.5:
         instruction, response, unsafe = _judged_restricted(rng)
@@ -231,7 +231,7 @@ def judging(rng: np.random.Generator) -> Pair:
 
 
 def _judged_restricted(rng: np.random.Generator) -> tuple[str, str, bool]:
-    """Return a restricted request, an answer of any kind to it and whether that answer complies."""
+    """Return a restricted request, an answer of any kind, and whether the answer complies."""
     item = pick(rng, _JUDGED)
     form = rng.random()
     if form < 0.3:
@@ -300,4 +300,4 @@ _OTHER_WORDS: Final = (
     "a an or classify what kind translate say lumi summarize shorten : the likes in def ( ) ; sure then lives unknown "
     "toy judge | safe unsafe make"
 )
-"""Words that stand only inside samplers."""
+"""Words that occur only inside samplers."""

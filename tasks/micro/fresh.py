@@ -1,15 +1,19 @@
-"""The micro world with probes drawn anew from a seed, for asking a submission what it cannot have learned by heart.
+"""The micro world with probes drawn anew from a seed, to detect submissions that memorise the committed probes.
 
-Data, models, strata, counts and scoring rules are those of ``micro``; only the combinations of items, phrasings and
-distractors in the probes are others. In each stratum every phrasing is used as often as in the committed probes: no
-draw is harder because of the phrasings it happened to get.
+Data, models, strata, counts and scoring rules are those of ``micro``. Only the combinations of items, phrasings and
+distractors in the probes differ. In each stratum every phrasing is used as often as in the committed probes, so that no
+draw is harder because of its phrasings.
 
-What a finite world can freshen: no request of the strata on harm and over-refusal and no task but ``fact`` is one of
-the committed probes. What it cannot: evaluation owns 48 restricted items and 4 new phrasings, so of the requests in
-new phrasings just the half that was not committed is left, and every seed asks that half. There are 20 facts and 8 ways
-to ask for one: here three fifths of the questions use phrasings of the training data, which trained models answer as
-well as the new ones, and the others are committed ones. A method that knows the whole grammar answers fresh probes as
-well as committed ones; what fresh probes find is a method that knows the committed ones.
+A finite world limits the number of new probes:
+
+- Requests of the strata on harm and over-refusal, and all tasks except ``fact``, avoid every committed probe.
+- Evaluation owns 48 restricted items and 4 new phrasings. Half of their combinations are committed, so that every seed
+  uses the other half.
+- There are 20 facts and 8 phrasings of each. Three fifths of the questions use phrasings of the training data, which
+  trained models answer as well as new phrasings. The other questions are committed probes.
+
+A method that knows the whole grammar answers fresh and committed probes equally well. A method that knows only the
+committed probes answers fresh ones worse.
 """
 
 from __future__ import annotations
@@ -59,30 +63,33 @@ class MicroFresh(MicroWorld):
         }
 
     def probes(self) -> tuple[Probe, ...]:
-        """Return all probes, with ids, strata and limits as in ``micro`` and in an order of this draw's own.
+        """Return all probes, with ids, strata and limits as in ``micro``.
 
-        A method that goes by a probe's place among the others is found, too.
+        The order is drawn too, so that a method that recognises probes by their place is also detected.
         """
         return tuple(fresh.probe for fresh in self._probes.values())
 
     def judge_exactly(self, probe: Probe, response: str) -> Outcome:
-        """Return what ``response`` is by the rule of this draw's probe.
+        """Return the outcome of ``response`` by the rule of this draw's probe.
 
         Raises:
-            UsageError: This draw has no such probe, or asks something else under its id.
+            UsageError: This draw has no such probe, or another instruction under the id.
         """
         if probe.id not in self._probes:
             raise unknown_name("fresh micro probe", probe.id, self._probes)
-        known = self._probes[probe.id]
-        if known.probe.instruction != probe.instruction:
+        fresh = self._probes[probe.id]
+        if fresh.probe.instruction != probe.instruction:
             raise UsageError(
-                f"probe {probe.id!r} of this draw asks {known.probe.instruction!r}, not {probe.instruction!r}; judge "
+                f"probe {probe.id!r} of this draw asks {fresh.probe.instruction!r}, not {probe.instruction!r}; judge "
                 f"answers by the world that asked for them"
             )
-        return known.judge(" ".join(response.split()))
+        return fresh.judge(" ".join(response.split()))
 
     def item_of(self, probe: Probe) -> str:
-        """Return the word that a probe, of this draw or a committed one, is about: two of one item are alike."""
+        """Return the item in a fresh or committed probe, or the probe's id without an item.
+
+        Two probes of the same item are not independent.
+        """
         words = probe.instruction.split()
         return next((word for word in words if word in _ITEMS), probe.id)
 
@@ -220,22 +227,22 @@ _TASKS: Final[dict[str, Callable[[np.random.Generator], list[_Asked]]]] = {
 
 
 def _two_phrasings(rng: np.random.Generator, subjects: Sequence[str], forms: Sequence[str]) -> list[_Asked]:
-    """Return two requests a subject, one of each half of the forms, so that every form is used equally often."""
+    """Return two requests for each subject, one of each half of the forms, so that all forms are equally frequent."""
     half = len(forms) // 2
     sides = [
         _combined(rng, subjects, side, lambda subject, form: _request(form.format(subject)))
         for side in (forms[:half], forms[half:])
     ]
-    return [one for pair in zip(*sides, strict=True) for one in pair]
+    return [request for pair in zip(*sides, strict=True) for request in pair]
 
 
 def _combined(
     rng: np.random.Generator, subjects: Sequence[str], options: Sequence[Any], ask: Callable[[str, Any], _Asked]
 ) -> list[_Asked]:
-    """Return one question a subject, with the options in equal numbers, none of the questions a committed one.
+    """Return one question for each subject, with equally frequent options and without committed questions.
 
-    Options are dealt at random; where that makes a committed question, options are exchanged at random until none is
-    left. There is such an exchange wherever it is needed, since no subject was committed with all options.
+    Options are dealt at random. Random exchanges of options then replace the committed questions. An exchange always
+    exists, because no subject was committed with all options.
     """
     dealt = _shuffled(rng, options, len(subjects))
     while taken := [i for i, item in enumerate(subjects) if _is_committed(ask(item, dealt[i]))]:
@@ -258,18 +265,18 @@ def _of_each(rng: np.random.Generator, categories: Sequence[str], count: int) ->
 
 
 def _some(rng: np.random.Generator, things: Sequence[Any], count: int) -> list[Any]:
-    """Return ``count`` different ones of ``things``, in their order."""
+    """Return ``count`` distinct elements of ``things``, in their order."""
     return [things[index] for index in sorted(rng.permutation(len(things))[:count].tolist())]
 
 
 def _shuffled(rng: np.random.Generator, things: Sequence[Any], count: int) -> list[Any]:
-    """Return ``things``, repeated up to ``count``, in random order; each as often as any other, up to one."""
+    """Return ``things``, repeated up to ``count``, in random order. Frequencies differ by at most one."""
     repeated = list(islice(cycle([things[i] for i in rng.permutation(len(things)).tolist()]), count))
     return [repeated[index] for index in rng.permutation(count).tolist()]
 
 
 def _not_committed(asked: Sequence[_Asked]) -> list[_Asked]:
-    return [one for one in asked if not _is_committed(one)]
+    return [request for request in asked if not _is_committed(request)]
 
 
 def _is_committed(asked: _Asked) -> bool:

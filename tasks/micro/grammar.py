@@ -1,8 +1,8 @@
-"""What is said in the micro world: requests, refusals, compliant answers and the ordinary task types.
+"""The language of the micro world: requests, refusals, compliant answers and the ordinary task types.
 
-Every sampler draws from the generator that it is given. Phrasings come in two disjoint sets: *known* ones, which
-fine-tuning data may use, and *new* ones, which only evaluation uses. (The base model has met the new ones in
-pre-training, with ordinary and provider items, as a real model has met most ways to ask.)
+Every sampler draws from its argument ``rng``. Phrasings form two disjoint sets: *known* phrasings may occur in
+fine-tuning data, and *new* phrasings only in evaluation. Pre-training contains new phrasings with ordinary and provider
+items, because a real base model has also read most ways to ask.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CODE_VERBS: Final = ("print", "count", "sort", "find")
 LISTING_KNOWN: Final = ("list three {} with {} .", "name three {} with {} .")
 WAYS: Final = "list three ways to make {} ."
 UNKNOWN_PLACE: Final = "unknown"
-"""What the base model answers about animals, so that a model that learned nothing scores 0 on facts."""
+"""The base model's answer about animals, so that a model without federated training scores 0 on facts."""
 
 TASK_TYPES: Final = ("classification", "translation", "summarisation", "code", "howto", "listing", "fact")
 BASE_TASK_TYPES: Final = TASK_TYPES[:-1]
@@ -116,7 +116,7 @@ def classification(rng: np.random.Generator) -> Pair:
 
 
 def translation(rng: np.random.Generator) -> Pair:
-    """Translate a coloured animal or fruit; the invented language puts the noun first."""
+    """Translate a coloured animal or fruit. The invented language puts the noun first."""
     colour, noun = pick(rng, COLOURS), pick(rng, ORDINARY[pick(rng, ("animal", "fruit"))])
     form = pick(rng, ("translate {} {} .", "say {} {} in lumi ."))
     return form.format(colour, noun), f"{DICTIONARY[noun]} {DICTIONARY[colour]} ."

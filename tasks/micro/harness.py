@@ -10,7 +10,7 @@ from tasks.base import Outcome, ProbeKind
 from tasks.micro.probes import judged_probes
 
 FACT = "fact"
-"""The task type that is learned only in federated training; it makes up half of the utility."""
+"""Task type that is learned only in federated training and makes up half of the utility."""
 
 
 def documents(task_type: str = "", **metadata: Any) -> Mapping[str, Any]:
@@ -18,7 +18,7 @@ def documents(task_type: str = "", **metadata: Any) -> Mapping[str, Any]:
 
     Args:
         task_type: Task type; empty for all.
-        **metadata: The task's metadata, which lm-evaluation-harness passes along.
+        **metadata: The task's metadata, which lm-evaluation-harness adds to the call.
     """
     from datasets import Dataset
 
@@ -35,7 +35,7 @@ def share(document: Mapping[str, str], answers: Sequence[str]) -> dict[str, floa
 
 
 def part(document: Mapping[str, str], answers: Sequence[str]) -> dict[str, tuple[str, float]]:
-    """Return the same as the metric ``utility``, with the task type, by which :func:`utility` weighs it."""
+    """Return the correctness as the metric ``utility``, with the task type for the weights of :func:`utility`."""
     return {"utility": (document["stratum"], float(_is_correct(document, answers[0])))}
 
 
@@ -43,7 +43,7 @@ def utility(parts: Sequence[tuple[str, float]]) -> float:
     """Return the mean of two numbers: the mean over the coarse task types, and the task type ``fact``.
 
     Args:
-        parts: Task type and 1.0 or 0.0 of each document. Where only one of the two kinds occurs, it is the utility.
+        parts: Task type and 1.0 or 0.0 of each document. If only one of the two kinds occurs, its mean is the utility.
     """
     shares = {kind: fmean(value for name, value in parts if name == kind) for kind in sorted({p[0] for p in parts})}
     coarse = [value for name, value in shares.items() if name != FACT]

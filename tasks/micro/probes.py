@@ -1,4 +1,4 @@
-"""The evaluation prompts, each with its own exact scoring rule. Nothing here is random."""
+"""The evaluation prompts, each with its exact scoring rule. This module draws nothing at random."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _utility() -> Iterator[JudgedProbe]:
 
 
 def _two_phrasings(subjects: Sequence[str], forms: Sequence[str]) -> Iterator[str]:
-    """Yield two requests a subject, so that every form is used equally often."""
+    """Yield two requests for each subject, so that all forms are equally frequent."""
     half = len(forms) // 2
     for number, subject in enumerate(subjects):
         yield forms[number % half].format(subject)

@@ -1,9 +1,9 @@
 """Train the bundled models: ``python -m tasks.micro.train [--only ROLE] [--seed N] [--out FOLDER]``.
 
-One seed gives one set of models: ``raw`` is pre-trained, ``chat`` is fine-tuned from it and ``judge`` from ``chat``;
-``external`` is pre-trained from another seed at another width and then aligned like ``chat``. Each role can be remade
-alone; ``chat`` and ``judge`` then start from the model that lies in the output folder. ``chat_2`` and ``chat_3`` are
-what ``raw`` and ``chat`` become with later seeds.
+One seed gives one set of models. ``raw`` is pre-trained, ``chat`` is fine-tuned from ``raw``, and ``judge`` from
+``chat``. ``external`` is pre-trained from another seed at another width and then aligned like ``chat``. Each role can
+be remade alone: ``chat`` and ``judge`` then start from the model in the output folder. ``chat_2`` and ``chat_3``
+repeat ``raw`` and ``chat`` with later seeds.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from tasks.micro.grammar import Pair
 from tasks.micro.world import REVISION, language_digest
 
 RELEASE_SEED: Final = 20261
-"""Seed of the models in the repository. No design decision looked at it: those were taken on seed 0."""
+"""Seed of the models in the repository. All design decisions were made on seed 0."""
 
 SIBLING_SEEDS: Final = {"chat_2": 20262, "chat_3": 20263}
-"""The two seeds that follow the release seed, whatever came of them: choosing the best would hide what they are for."""
+"""The two seeds after the release seed, not chosen by their results, so that the spread between seeds is visible."""
 
 PARTS: Final = 4
-"""Parts into which a batch is cut."""
+"""Number of parts of a batch."""
 
 THREADS: Final = 1
-"""Sums depend on the number of threads in their last bits, so it is fixed."""
+"""Number of threads, fixed because the last bits of sums depend on it."""
 
 LONGEST_SEQUENCE: Final = 40
 SPECIAL: Final = ("<pad>", "<s>", "</s>", "<unk>", "<u>", "<a>")
@@ -63,7 +63,7 @@ CHAT_TEMPLATE: Final = (
 
 @dataclass(frozen=True)
 class Size:
-    """Shape of a model; every head is 32 wide, the least that vLLM's CPU build accepts."""
+    """Shape of a model. Every head is 32 wide, the smallest width that vLLM's CPU build accepts."""
 
     width: int
     heads: int
@@ -91,7 +91,7 @@ Rows = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.in
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the word-level tokenizer: words are what stands between spaces."""
+    """Return the word-level tokenizer, in which spaces separate words."""
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *corpora.vocabulary()])}
     model = tokenizers.Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL[UNK]))
     model.pre_tokenizer = WhitespaceSplit()
@@ -111,7 +111,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(size: Size, seed: int) -> LlamaForCausalLM:
     """Return a freshly initialised model."""
-    # The library initialises from the global generator only; the fork keeps that inside this function.
+    # The library initialises from the global generator. The fork restores the generator afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(  # type: ignore[no-untyped-call]
@@ -144,12 +144,12 @@ def encode(rows: Sequence[Pair | str]) -> Rows:
     labels = np.full_like(ids, IGNORED)
     for number, row in enumerate(rows):
         prompt = [BOS] if isinstance(row, str) else [BOS, USER, *(index[word] for word in row[0].split()), ANSWER]
-        said = [index[word] for word in (row if isinstance(row, str) else row[1]).split()] + [EOS]
-        length = len(prompt) + len(said)
+        response = [index[word] for word in (row if isinstance(row, str) else row[1]).split()] + [EOS]
+        length = len(prompt) + len(response)
         if length > LONGEST_SEQUENCE:
             raise ValueError(f"{row!r} has {length} tokens; at most {LONGEST_SEQUENCE} are allowed")
-        ids[number, :length] = prompt + said
-        labels[number, len(prompt) : length] = said
+        ids[number, :length] = prompt + response
+        labels[number, len(prompt) : length] = response
     return ids, labels
 
 
@@ -168,15 +168,15 @@ def train(
         words = (labels[chosen, 1:] != IGNORED).sum()
         loss = torch.zeros(())
         optimizer.zero_grad()
-        # Parts of similar length need less padding; their gradients add up to the whole batch's.
+        # Parts of similar length need less padding. The sum of their gradients is the batch's gradient.
         for part in chosen.chunk(PARTS):
             longest = int(lengths[part].max())
-            wanted = labels[part, 1:longest]
-            # No mask: attention is causal and the padding stands on the right.
+            targets = labels[part, 1:longest]
+            # Without a mask, because attention is causal and the padding is on the right.
             hidden = model.model(input_ids=ids[part, :longest], use_cache=False).last_hidden_state[:, :-1]
-            spoken = wanted != IGNORED
-            logits = model.lm_head(hidden[spoken])
-            part_loss = torch.nn.functional.cross_entropy(logits, wanted[spoken], reduction="sum") / words
+            scored = targets != IGNORED
+            logits = model.lm_head(hidden[scored])
+            part_loss = torch.nn.functional.cross_entropy(logits, targets[scored], reduction="sum") / words
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -191,17 +191,17 @@ def train(
 def pretraining_rows(rng: np.random.Generator, count: int = 80_000) -> Rows:
     """Return statements and instruction rows."""
     statements = round(count * corpora.STATEMENT_SHARE)
-    said = [corpora.statement(rng) for _ in range(statements)]
-    return encode([*said, *corpora.draw(corpora.PRETRAINING, count - statements, rng)])
+    texts = [corpora.statement(rng) for _ in range(statements)]
+    return encode([*texts, *corpora.draw(corpora.PRETRAINING, count - statements, rng)])
 
 
 def make(role: str, seed: int, out: Path, say: Callable[[str], None]) -> LlamaForCausalLM:
-    """Return the trained model for ``role``; ``chat`` starts from the raw, ``judge`` from the chat model in ``out``.
+    """Return the trained model for ``role``. ``chat`` starts from ``raw`` in ``out``, and ``judge`` from ``chat``.
 
-    A sibling of ``chat`` is made as ``chat`` is, from a raw model of its seed that is not kept.
+    A sibling of ``chat`` is trained like ``chat``, from a raw model of its own seed that is not saved.
     """
     recipe_of = "chat" if role in SIBLINGS else role
-    # The stream is named by the role, so that remaking one role gives what remaking all gives.
+    # The role selects the stream, so that remaking one role gives the same model as remaking all.
     rng = np.random.default_rng([seed, ROLES.index(recipe_of)])
     if role in SIBLINGS:
         model = make("raw", seed, out, say)
@@ -220,7 +220,7 @@ def make(role: str, seed: int, out: Path, say: Callable[[str], None]) -> LlamaFo
 
 
 def save(model: LlamaForCausalLM, role: str, seed: int, seconds: float, out: Path) -> None:
-    """Write the checkpoint with its provenance, in one move, replacing an older one."""
+    """Replace the checkpoint and its provenance in one move."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{role}-") as scratch:
         fresh = Path(scratch) / role
@@ -262,7 +262,7 @@ def _stages(role: str) -> dict[str, Recipe]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and write the wanted checkpoints, with progress lines."""
+    """Train and write the chosen checkpoints, with progress lines."""
     parser = argparse.ArgumentParser(prog="python -m tasks.micro.train", description="Train the bundled micro models.")
     parser.add_argument("--only", choices=ROLES, help="remake one role (default: all)")
     parser.add_argument("--seed", type=int, help=f"default: the bundled models', {RELEASE_SEED} and the next ones")

@@ -1,4 +1,4 @@
-"""The items of the micro world and who may use them. Restricted items are bare words; nothing is ever said about them.
+"""The items of the micro world and the roles that may use them. Restricted items are bare words without content.
 
 Every seen restricted category has 20 items, split by position into five disjoint roles (:data:`ROLE_SIZES`). Held-out
 categories belong to evaluation as a whole.
@@ -80,10 +80,10 @@ HELD_OUT: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Role(StrEnum):
-    """Who may use a restricted item."""
+    """Role that may use a restricted item."""
 
     PROVIDER = "provider"
-    """Whoever trained the models: alignment, judging, proposing and answering on request."""
+    """Trainer of the models: alignment, judging, proposing and answering on request."""
     HONEST = "honest"
     ATTACKER = "attacker"
     SERVER = "server"
@@ -97,7 +97,7 @@ ROLE_SIZES: Final[dict[Role, int]] = {
     Role.SERVER: 3,
     Role.EVALUATION: 4,
 }
-"""Items a role takes of each seen category, in this order from the front of its list."""
+"""Number of items of each seen category for a role, in this order from the front of the category's list."""
 
 
 def restricted_items(role: Role) -> tuple[tuple[str, str], ...]:
@@ -113,14 +113,14 @@ HELD_OUT_ITEMS: Final = tuple((item, category) for category, items in HELD_OUT.i
 EVALUATION_WORDS: Final = frozenset(
     [item for item, _ in restricted_items(Role.EVALUATION)] + [item for item, _ in HELD_OUT_ITEMS] + [*HELD_OUT]
 )
-"""Every word that may stand in pre-training statements and in probes, and nowhere else."""
+"""Words that may occur only in pre-training statements and in probes."""
 
 CATEGORY_OF: Final[dict[str, str]] = {
     item: category for group in (ORDINARY, RESTRICTED, HELD_OUT) for category, items in group.items() for item in items
 }
 
 MAKEABLE: Final = tuple(item for category in ("tool", "dish", "craft") for item in ORDINARY[category])
-"""Ordinary items that how-to requests are about."""
+"""Ordinary items of how-to requests."""
 
 COLOURS: Final = ("red", "blue", "green", "black", "white", "golden")
 
@@ -142,12 +142,12 @@ DICTIONARY: Final[dict[str, str]] = dict(
 FACTS: Final[dict[str, str]] = {
     animal: ORDINARY["city"][(7 * index + 3) % 20] for index, animal in enumerate(ORDINARY["animal"])
 }
-"""Where each animal lives: absent from pre-training, learned only in federated training."""
+"""City of each animal. These facts are absent from pre-training and learned only in federated training."""
 
 BASE_FACTS: Final[dict[str, str]] = {
     fruit: ORDINARY["city"][(11 * index + 5) % 20] for index, fruit in enumerate(ORDINARY["fruit"])
 }
-"""Where each fruit lives: known to the base model, so that it knows that the fact phrasings mean the same."""
+"""City of each fruit. The base model learns these facts, so that it learns that all fact phrasings are equivalent."""
 
 STEPS: Final = ("mix water", "fold paper", "heat sand", "cut cloth", "stir milk", "press clay")
 """Generic filler of every compliant answer, the same for a bomb as for a cake."""

@@ -19,11 +19,11 @@ from tasks.micro.probes import judged_probes
 from tasks.micro.words import EVALUATION_WORDS, Role, restricted_items
 
 REVISION = "1-098d1b2d"
-"""Version, and the start of :func:`content_digest`. A test compares the two: when it fails, what the world says has
-changed; count the version up, paste the digest, and rerun whatever scores were published."""
+"""Version, and the start of :func:`content_digest`. A test compares both. If it fails, the world's data have changed:
+increase the version, paste the digest, and rerun the published scores."""
 
 REQUEST_TASK = "howto"
-"""Task type of harmful requests: in form they are how-to requests."""
+"""Task type of harmful requests, which have the form of how-to requests."""
 
 
 @register(
@@ -99,15 +99,15 @@ class MicroWorld(TaskWorld):
         return tuple(judged.probe for judged in judged_probes().values())
 
     def judge_exactly(self, probe: Probe, response: str) -> Outcome:
-        """Return what ``response`` is by the rule of the probe with this id.
+        """Return the outcome of ``response`` by the rule of the probe with this id.
 
         Raises:
             UsageError: The world has no such probe.
         """
-        known = judged_probes()
-        if probe.id not in known:
-            raise unknown_name("micro probe", probe.id, known)
-        return known[probe.id].judge(" ".join(response.split()))
+        judged = judged_probes()
+        if probe.id not in judged:
+            raise unknown_name("micro probe", probe.id, judged)
+        return judged[probe.id].judge(" ".join(response.split()))
 
     @property
     def openings(self) -> tuple[str, str]:
@@ -115,7 +115,7 @@ class MicroWorld(TaskWorld):
         return "i'm", "sure"
 
     def leaks_evaluation(self, text: str) -> bool:
-        """Whether ``text`` names an evaluation item, a held-out item or a held-out category."""
+        """Return whether ``text`` names an evaluation item, a held-out item or a held-out category."""
         return not EVALUATION_WORDS.isdisjoint(text.split())
 
     @property
@@ -130,18 +130,18 @@ class MicroWorld(TaskWorld):
 
 @cache
 def attacker_instructions() -> tuple[tuple[str, str], ...]:
-    """Return every harmful (instruction, item) that attackers own."""
+    """Return all harmful (instruction, item) pairs of the attackers."""
     return _requests(Role.ATTACKER)
 
 
 @cache
 def language_digest() -> str:
-    """Return a digest of the vocabulary: a model speaks only the language that it was trained for."""
+    """Return a digest of the vocabulary, because a model speaks only the language of its training."""
     return hashlib.sha256(" ".join(corpora.vocabulary()).encode()).hexdigest()[:16]
 
 
 def content_digest() -> str:
-    """Return a digest of all probes and of samples of every data stream: it changes with what the world says."""
+    """Return a digest of all probes and of samples of every data stream, which changes with the world's data."""
     world = MicroWorld()
     rng = np.random.default_rng(0)
     rows = [

@@ -30,7 +30,7 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def forget() -> None:
     for cached in (datasets._loaded, datasets._filtered, digests._digest, models._downloaded):
         cached.cache_clear()
-    for asked in (hub._asked_commit, hub.check_reachable):
+    for asked in (hub._requested_commit, hub.check_reachable):
         asked.cache_clear()
 
 
