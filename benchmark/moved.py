@@ -1,8 +1,18 @@
-"""New names of modules that moved, so that the author of a plug-in can be told where a module is now."""
+"""New names of modules that moved, and the message for an import that names an old one.
+
+For example, ``from benchmark.lora import LoraSettings`` in a plug-in fails since protocol 2.0. The message says that
+the module is ``benchmark.models.lora`` now.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
+
+from benchmark.errors import unknown_name
 
 MOVED: Final[dict[str, str]] = {
     "benchmark.catalog": "benchmark.execution.catalog",
@@ -69,7 +79,7 @@ MOVED: Final[dict[str, str]] = {
     "benchmark.submission.report": "benchmark.submission.contract.report",
     "benchmark.submission.robustness": "benchmark.submission.contract.robustness",
     "benchmark.submission.rounds": "benchmark.submission.contract.rounds",
-    "benchmark.submission.scenario": "benchmark.submission.bundle.scenario",
+    "benchmark.submission.scenario": "benchmark.suites.attacked",
     "benchmark.submission.smoke": "benchmark.submission.contract.smoke",
     "benchmark.submission.source": "benchmark.methods.source",
     "benchmark.submission.submit": "benchmark.submission.bundle.submit",
@@ -123,3 +133,51 @@ MOVED: Final[dict[str, str]] = {
     "tasks.micro_fresh": "tasks.micro.fresh",
 }
 """Old dotted name -> new dotted name."""
+
+_PACKAGES = ("attacks", "benchmark", "defenses", "leaderboard", "tasks")
+_NO_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
+
+
+def import_problem(error: BaseException) -> str:
+    """Return what is wrong with an import of a module of this project, beginning with ``imports``.
+
+    Args:
+        error: The error that the import raised.
+
+    Returns:
+        For a moved module its new name, for an unknown module the nearest name, else an empty text.
+    """
+    for name in _named(error):
+        if name in MOVED:
+            return _moved(name, MOVED[name])
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _PACKAGES:
+        return f"imports a module that is not here: {unknown_name('module', str(error.name), _modules())}"
+    return ""
+
+
+def _named(error: BaseException) -> list[str]:
+    """Return the modules that a failed import may have meant, the most precise name first."""
+    if isinstance(error, ModuleNotFoundError):
+        return [error.name or ""]
+    match = _NO_NAME.match(str(error)) if isinstance(error, ImportError) else None
+    return [f"{match[2]}.{match[1]}", match[2]] if match else []
+
+
+def _moved(old: str, new: str) -> str:
+    renamed = f"imports {old}, which is {new} since protocol 2.0"
+    if new in _modules():
+        return f"{renamed}; change the import"
+    return f"{renamed} and cannot be imported in the sandbox; use what the files of `fedsafety new` import"
+
+
+def _modules() -> set[str]:
+    """Return the modules of this project that this process can import; none of them is imported for it."""
+    return {module for package in _PACKAGES for module in _modules_of(package)}
+
+
+def _modules_of(package: str) -> Iterator[str]:
+    spec = importlib.util.find_spec(package)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for path in Path(folder).rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield ".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)])

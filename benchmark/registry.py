@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from benchmark.moved import import_problem
 
 
 class Trait(StrEnum):
@@ -159,6 +160,8 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         not_entries: Module names in that package that are not entries.
         nested: Modules inside an entry's package that are entries too. The id joins the names by an underscore: the id
             of ``micro.fresh`` is ``micro_fresh``.
+        bridges: Functions that make entries of other libraries, as ``module:function`` by the library's name; see
+            :meth:`resolve`.
     """
 
     def __init__(
@@ -168,14 +171,26 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         package: str,
         not_entries: tuple[str, ...] = ("base",),
         nested: tuple[str, ...] = (),
+        bridges: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(kind, f"fedsafety.{package.rpartition('.')[2]}")
         self._info_type = info_type
         self._package = package
         self._not_entries = frozenset(not_entries)
         self._nested = nested
+        self._bridges = dict(bridges or {})
         self._entries: dict[str, Entry[InfoT, T]] = {}
         self._files: dict[str, Path] = {}
+
+    @property
+    def package(self) -> str:
+        """Package whose public modules are the built-in entries."""
+        return self._package
+
+    @property
+    def info_type(self) -> type[InfoT]:
+        """Metadata model of the entries."""
+        return self._info_type
 
     def get(self, name: str) -> Entry[InfoT, T]:
         """Return the entry called ``name``, importing its module on first use.
@@ -192,6 +207,23 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
                     f"decorate its class with @register(title=..., description=...)"
                 )
         return self._entries[name]
+
+    def resolve(self, text: str) -> Entry[InfoT, T]:
+        """Return the entry that ``text`` names: an entry of this registry, or ``library:Name`` of another library.
+
+        For example, ``byzfl:TrMean(f=3)`` is made by the bridge of ``byzfl``, whose module is imported at first use.
+
+        Raises:
+            UsageError: The name or the library is unknown (suggests the nearest), or the bridge refuses the name.
+        """
+        library, colon, _ = text.partition(":")
+        if not colon:
+            return self.get(text)
+        if library.strip() not in self._bridges:
+            raise unknown_name(f"library of {self._package}", library.strip(), self._bridges)
+        module, _, function = self._bridges[library.strip()].partition(":")
+        entry: Entry[InfoT, T] = getattr(importlib.import_module(module), function)(text)
+        return entry
 
     def register(self, **metadata: Any) -> Callable[[type[T]], type[T]]:
         """Return the class decorator that registers a class under its module's file name.
@@ -302,6 +334,8 @@ def _import(module: str, what: str, path: Path | None = None) -> None:
     except FedSafetyError:
         raise
     except (Exception, SystemExit) as error:  # an outside package may fail in any way
+        if problem := import_problem(error):
+            raise UsageError(f"{what} {problem}") from error
         raise UsageError(
             f"{what} cannot be imported from {str(path) if path else f'module {module!r}'}: {type(error).__name__}: "
             f"{error}; mend or uninstall it"

@@ -146,5 +146,7 @@ def selection(indices: Tensor, participants: int) -> Tensor:
     return weights
 
 
-defenses: Registry[DefenseInfo, Defense] = Registry("defense", DefenseInfo, "defenses")
+defenses: Registry[DefenseInfo, Defense] = Registry(
+    "defense", DefenseInfo, "defenses", bridges={"byzfl": "benchmark.interop.byzfl:bridged_entry"}
+)
 register = defenses.register

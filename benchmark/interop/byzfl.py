@@ -50,19 +50,17 @@ class BridgedInfo(DefenseInfo):
 
 
 def bridged_entry(name: str) -> Entry[DefenseInfo, Defense]:
-    """Return the defense that a name with a colon stands for.
+    """Return the defense that ``byzfl:`` and the name of an aggregator stand for.
 
     Args:
         name: For example ``byzfl:TrMean(f=3)``. Order of parameters and spaces do not matter; the entry's id is the
             canonical form.
 
     Raises:
-        UsageError: ByzFL is not installed; the library, class or parameter is unknown (names the nearest); the name is
+        UsageError: ByzFL is not installed; the class or parameter is unknown (names the nearest); the name is
             malformed; or ByzFL refuses the parameters.
     """
-    library, _, call = name.strip().partition(":")
-    if library.strip() != PREFIX:
-        raise unknown_name("library of defenses", library.strip(), [PREFIX])
+    _, _, call = name.strip().partition(":")
     aggregator, parameters = _parsed(name, call)
     return _entry(aggregator, tuple(sorted(parameters.items())))
 

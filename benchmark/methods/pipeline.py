@@ -66,7 +66,7 @@ def parse_pipeline(text: str) -> Pipeline:
     Raises:
         UsageError: A name is unknown or repeated, or two members would both aggregate.
     """
-    entries = tuple(_entry(name) for name in members(text))
+    entries = tuple(defenses.resolve(name) for name in members(text))
     names = [entry.info.id for entry in entries]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
@@ -98,15 +98,6 @@ def members(text: str) -> list[str]:
 
 
 _JOINT = re.compile(r"\+(?![^(]*\))")
-
-
-def _entry(name: str) -> Entry[DefenseInfo, Defense]:
-    if ":" not in name:
-        return defenses.get(name)
-    # Here, since the bridge to another library is needed by few.
-    from benchmark.interop.byzfl import bridged_entry
-
-    return bridged_entry(name)
 
 
 def method_digest(entries: Sequence[Entry[DefenseInfo, Defense]]) -> list[list[str]]:

@@ -127,7 +127,7 @@ def test_names_have_one_form(written: str, canonical: str) -> None:
 )
 def test_unusable_names_are_refused_with_the_way_out(name: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        bridged_entry(name)
+        defenses.resolve(name)
     assert message in str(caught.value)
 
 
