@@ -73,12 +73,12 @@ def check(
 
     Exits 0 if nothing failed, 1 if something did, 2 on wrong usage.
     """
-    from benchmark.methods.source import find_submission
+    from benchmark.methods.source import find_method
     from benchmark.progress import Reporter
     from benchmark.submission.contract.check import Options, check_submission
     from benchmark.submission.contract.printing import print_report
 
-    submission = find_submission(method)
+    submission = find_method(method)
     options = Options(sandbox=sandbox, isolation=isolation, workers=workers)
     try:
         report = check_submission(submission, _scored, Reporter(console), options)

@@ -172,7 +172,8 @@ class RunRequest:
             unresolved: Whether the plan is only shown, also where models or data are not available.
         """
         from benchmark.execution.plan import make_plan
-        from benchmark.methods.source import ATTACK, find_members, find_submission
+        from benchmark.methods.kinds import ATTACK
+        from benchmark.methods.source import find_members, find_method
         from benchmark.records.store import Store
         from benchmark.sandbox.adopt import Strangers
         from benchmark.suites.suite import find_suite
@@ -180,7 +181,7 @@ class RunRequest:
         suite, scenarios, seeds = find_suite(self.suite), self.scenarios, self.seeds
         pipelines, submissions = find_members(self.defenses)
         if self.attack:
-            submissions = (*submissions, find_submission(self.attack, ATTACK))
+            submissions = (*submissions, find_method(self.attack, ATTACK))
         elif self.bases or self.attack_params:
             option = "--base" if self.bases else "--attack-param"
             raise UsageError(f"{option} goes with an attack; name one with --attack")
@@ -206,7 +207,7 @@ class RunRequest:
 
     def _attacked(self, suite: Suite, attack: str) -> tuple[Suite, tuple[str, ...]]:
         """Return the suite with the scenarios in which ``attack`` replaces the attack, and the ids of these."""
-        from benchmark.submission.bundle.scenario import attacked_id, attacked_suite, parse_params
+        from benchmark.suites.attacked import attacked_id, attacked_suite, parse_params
 
         ids = tuple(attacked_id(name, attack) for name in dict.fromkeys(self.bases))
         return attacked_suite(suite, attack, self.bases, parse_params(self.attack_params)), ids

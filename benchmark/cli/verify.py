@@ -42,12 +42,12 @@ def submit_command(
     licence: Annotated[str, typer.Option("--licence", help="Licence of the source; left out if not given.")] = "",
 ) -> None:
     """Make one bundle of a method's source and of the rows that you have run of it."""
-    from benchmark.methods.source import find_submission
+    from benchmark.methods.source import find_method
     from benchmark.records.store import Store
     from benchmark.submission.bundle.submit import submit
     from benchmark.suites.suite import find_suite
 
-    submission = find_submission(method)
+    submission = find_method(method)
     place = out or Path(f"{submission.id}.zip")
     if not place.parent.is_dir():
         raise UsageError(f"there is no folder {str(place.parent)!r} to write {place.name} to; make it, or name another")

@@ -1,4 +1,4 @@
-"""What a submission is made of: its id and the files of its own code. Finding one imports nothing of it."""
+"""Sources of methods: the id of a method and the files of its own code, found without importing any of them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from attacks.base import attacks
 from benchmark.errors import UsageError, unknown_name
 from benchmark.keys import OWN_PACKAGES, Files, source_digest, source_files
+from benchmark.methods.kinds import DEFENSE, KINDS, Kind
 from benchmark.methods.pipeline import members
-from benchmark.registry import Registry
-from defenses.base import defenses
 
 ID_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 BUILT_IN = "built-in"
-DEFENSE, ATTACK = "defense", "attack"
-PACKAGES = {DEFENSE: "defenses", ATTACK: "attacks"}
-"""Package as whose module a single file of each kind acts."""
-REGISTRIES: dict[str, Registry[Any, Any]] = {DEFENSE: defenses, ATTACK: attacks}
 
 
 @dataclass(frozen=True)
-class Submission:
+class MethodSource:
     """A method that is built in, lies in a file, is offered by an installed package, or comes in a bundle.
 
     Attributes:
-        kind: ``defense`` or ``attack``.
+        kind: Attack or defense.
         id: Registry id.
         module: Module that registers it. A single file, wherever it lies, acts as a module of ``defenses`` or
             ``attacks``, so that its keys stay the same once it lies there.
@@ -38,7 +31,7 @@ class Submission:
         origin: ``built-in``, ``file my_defense.py``, the name of a distribution, or ``bundle`` and its name.
     """
 
-    kind: str
+    kind: Kind
     id: str
     module: str
     files: Files
@@ -50,13 +43,13 @@ class Submission:
         return source_digest(self.module, self.files)
 
 
-def find_submission(text: str, kind: str = "") -> Submission:
-    """Return the submission that ``text`` names; nothing of it is imported.
+def find_method(text: str, kind: Kind | None = None) -> MethodSource:
+    """Return the source of the method that ``text`` names; nothing of the method is imported.
 
     Args:
         text: A registered id, the path of a Python file, or the id of a method whose file, ``<id>.py``, lies in the
             current folder.
-        kind: ``defense`` or ``attack``, where only one of them will do.
+        kind: Kind of the method, where only one kind is allowed.
 
     Raises:
         UsageError: There is no such method (names the nearest one), the file is missing or not one of a method's, its
@@ -67,29 +60,29 @@ def find_submission(text: str, kind: str = "") -> Submission:
         raise UsageError(f"{text!r} is {what}; it can be run, and its parts alone can be checked or submitted")
     if text.endswith(".py") or "/" in text:
         return _from_file(Path(text), kind)
-    kinds = [kind] if kind else [DEFENSE, ATTACK]
+    kinds = [kind] if kind else list(KINDS.values())
     for each in kinds:
-        if text in REGISTRIES[each].names():
+        if text in each.registry.names():
             return _registered(text, each)
     beside = Path(f"{text}.py")
     if ID_PATTERN.fullmatch(text) and beside.is_file():
         return _from_file(beside, kind)
-    known = {name for each in kinds for name in REGISTRIES[each].names()}
+    known = {name for each in kinds for name in each.registry.names()}
     known |= {path.stem for path in Path().glob("*.py") if ID_PATTERN.fullmatch(path.stem) and not _is_test(path)}
-    raise unknown_name(" or ".join(kinds), text, known)
+    raise unknown_name(" or ".join(each.name for each in kinds), text, known)
 
 
-def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Submission, ...]]:
+def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[MethodSource, ...]]:
     """Return the pipelines by the ids of their members, and the members that are not built in.
 
     Args:
-        pipelines: Names joined by ``+``, each as :func:`find_submission` takes it; bridges to other libraries
+        pipelines: Names joined by ``+``, each as :func:`find_method` takes it; bridges to other libraries
             (``library:Name``) are left as they are.
 
     Raises:
-        UsageError: As for :func:`find_submission`.
+        UsageError: As for :func:`find_method`.
     """
-    found: dict[str, Submission] = {}
+    found: dict[str, MethodSource] = {}
     names = []
     for pipeline in pipelines:
         ids = []
@@ -97,7 +90,7 @@ def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Submi
             if ":" in member:
                 ids.append(member)
                 continue
-            submission = find_submission(member, DEFENSE)
+            submission = find_method(member, DEFENSE)
             ids.append(submission.id)
             if found.setdefault(submission.id, submission) != submission:
                 raise UsageError(f"two different files are called {submission.id!r}; rename one")
@@ -105,16 +98,16 @@ def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Submi
     return tuple(names), tuple(each for each in found.values() if each.origin != BUILT_IN)
 
 
-def _registered(name: str, kind: str) -> Submission:
-    module, origin = REGISTRIES[kind].holder(name)
+def _registered(name: str, kind: Kind) -> MethodSource:
+    module, origin = kind.registry.holder(name)
     if module.partition(".")[0] in OWN_PACKAGES:
-        files = REGISTRIES[kind].files(name) or {module: source_files(module)[module]}
+        files = kind.registry.files(name) or {module: source_files(module)[module]}
     else:
         files = source_files(module)
-    return Submission(kind, name, module, tuple(sorted(files.items())), origin)
+    return MethodSource(kind, name, module, tuple(sorted(files.items())), origin)
 
 
-def _from_file(path: Path, kind: str) -> Submission:
+def _from_file(path: Path, kind: Kind | None) -> MethodSource:
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}; name a Python file, or a registered id")
     if path.suffix != ".py" or not ID_PATTERN.fullmatch(path.stem):
@@ -123,19 +116,18 @@ def _from_file(path: Path, kind: str) -> Submission:
             f"and underscores, begins with a letter and ends in .py; rename the file"
         )
     found = _kind_of(path)
-    if not found:
+    if found is None:
         raise UsageError(
             f"{path} is no method: it imports neither defenses.base nor attacks.base; begin with `fedsafety new "
             f"{path.stem}` in another folder and compare"
         )
-    if kind and found != kind:
-        article = {DEFENSE: "a defense", ATTACK: "an attack"}
-        raise UsageError(f"{path} is {article[found]}, not {article[kind]}; name one that is")
-    module = f"{PACKAGES[found]}.{path.stem}"
+    if kind and found is not kind:
+        raise UsageError(f"{path} is {found.article}, not {kind.article}; name one that is")
+    module = f"{found.package}.{path.stem}"
     files = ((module, path.resolve()),)
-    if path.stem in REGISTRIES[found].names():
-        where, origin = REGISTRIES[found].holder(path.stem)
-        held = REGISTRIES[found].files(path.stem) or (source_files(where) if where == module else {})
+    if path.stem in found.registry.names():
+        where, origin = found.registry.holder(path.stem)
+        held = found.registry.files(path.stem) or (source_files(where) if where == module else {})
         if held.get(module) != path.resolve():
             raise UsageError(
                 f"{path} has the id of {found} {path.stem!r}, which is {origin}; rename the file to an id of its own"
@@ -143,20 +135,20 @@ def _from_file(path: Path, kind: str) -> Submission:
         return _registered(path.stem, found)
     if importlib.util.find_spec(module) is not None:
         raise UsageError(
-            f"{path} has the name of a module that others import, {PACKAGES[found]}/{path.stem}.py; rename the file"
+            f"{path} has the name of a module that others import, {found.package}/{path.stem}.py; rename the file"
         )
     if _is_test(path):
         raise UsageError(f"{path} is a test and no method; name the file that it tests")
     source_files(module, files)  # a file that is no Python shows here
-    return Submission(found, path.stem, module, files, f"file {path.name}")
+    return MethodSource(found, path.stem, module, files, f"file {path.name}")
 
 
 def _is_test(path: Path) -> bool:
     return path.stem.startswith("test_")
 
 
-def _kind_of(path: Path) -> str:
-    """Return which kind of method a file registers, by the base module that it imports; empty if none."""
+def _kind_of(path: Path) -> Kind | None:
+    """Return the kind of method that a file registers, by the base module that the file imports."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
@@ -168,4 +160,4 @@ def _kind_of(path: Path) -> str:
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     # A defense may import nothing of attacks and the other way round, so the order does not matter.
-    return next((kind for kind, package in PACKAGES.items() if f"{package}.base" in names), "")
+    return next((kind for kind in KINDS.values() if f"{kind.package}.base" in names), None)

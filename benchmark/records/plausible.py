@@ -6,6 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.records.schemas import (
+    KIND_ATTACK,
+    KIND_DEFENSE,
     ORIGIN_COMMITTED,
     ORIGIN_LOCAL,
     ORIGIN_SUBMITTED,
@@ -24,7 +26,7 @@ _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
         "knowledge": ("none", "declared_bound", "truth"),
     },
     "probes": {"kind": ("harmful", "over_refusal", "utility")},
-    "verifications": {"kind": ("defense", "attack"), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
+    "verifications": {"kind": (KIND_DEFENSE, KIND_ATTACK), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
 }
 _NAMED = {
     "cells": ("suite", "scenario", "twin", "defense", "stage", "cell_key"),

@@ -19,6 +19,8 @@ STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE = "done", "failed", "not_appli
 ORIGIN_COMMITTED, ORIGIN_LOCAL, ORIGIN_SUBMITTED = "committed", "local", "submitted"
 RUNG_CLAIMED, RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED = "claimed", "checked", "sampled", "reproduced"
 """What is known of a submitted cell, from least to most; a submitted cell without a verification is claimed."""
+KIND_DEFENSE, KIND_ATTACK = "defense", "attack"
+"""Kinds of submitted methods, in tables ``verifications`` and ``catalog``."""
 
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:

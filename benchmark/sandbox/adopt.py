@@ -1,13 +1,23 @@
-"""Registration of submissions in a process: stand-ins for isolated code, or the imported code itself."""
+"""Registration of methods in a process: stand-ins for isolated code, or the imported code itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from attacks.base import attacks
-from benchmark.methods.source import ATTACK, REGISTRIES, Submission
-from defenses.base import defenses
+from benchmark.methods.kinds import ATTACK, DEFENSE
+from benchmark.methods.source import MethodSource
+from benchmark.registry import Entry
+from benchmark.sandbox.attack import sandboxed_attack
+from benchmark.sandbox.defense import sandboxed_defense
+from benchmark.sandbox.isolation import find_isolation
+
+STAND_INS: Final[Mapping[str, Callable[..., Entry[Any, Any]]]] = {
+    DEFENSE.name: sandboxed_defense,
+    ATTACK.name: sandboxed_attack,
+}
+"""Functions that make a sandboxed entry from (source, limits, isolation), by kind of method."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Strangers:
         isolation: Name of the way in which it is isolated; ``auto`` for the best way that this machine offers.
     """
 
-    submissions: tuple[Submission, ...] = ()
+    submissions: tuple[MethodSource, ...] = ()
     isolated: bool = False
     isolation: str = "auto"
 
@@ -30,11 +40,11 @@ class Strangers:
         adopt(self.submissions, isolated=self.isolated, isolation=self.isolation)
 
 
-def adopt(submissions: Sequence[Submission], *, isolated: bool, isolation: str = "auto") -> None:
-    """Register submissions in this process.
+def adopt(sources: Sequence[MethodSource], *, isolated: bool, isolation: str = "auto") -> None:
+    """Register methods in this process.
 
     Args:
-        submissions: Methods. Built-in and installed methods are registered already and change only if isolated.
+        sources: Methods. Built-in and installed methods are registered already and change only if isolated.
         isolated: Whether their code runs in sandboxes. This process then imports none of their code.
         isolation: Name of the way in which it is isolated; ``auto`` for the best way that this machine offers.
 
@@ -43,27 +53,16 @@ def adopt(submissions: Sequence[Submission], *, isolated: bool, isolation: str =
         SubmissionError: A method cannot be loaded in the sandbox.
         SandboxUnavailableError: This platform offers no isolation.
     """
-    for submission in submissions:
+    for source in sources:
         if isolated:
-            _adopt_isolated(submission, isolation)
+            entry = STAND_INS[source.kind.name](source, isolation=find_isolation(isolation))
+            source.kind.registry.adopt_entry(entry, source.module)
         else:
-            _adopt_here(submission)
+            _adopt_here(source)
 
 
-def _adopt_isolated(submission: Submission, isolation: str) -> None:
-    from benchmark.sandbox.attack import sandboxed_attack
-    from benchmark.sandbox.defense import sandboxed_defense
-    from benchmark.sandbox.isolation import find_isolation
-
-    way = find_isolation(isolation)
-    if submission.kind == ATTACK:
-        attacks.adopt_entry(sandboxed_attack(submission, isolation=way), submission.module)
-    else:
-        defenses.adopt_entry(sandboxed_defense(submission, isolation=way), submission.module)
-
-
-def _adopt_here(submission: Submission) -> None:
-    registry = REGISTRIES[submission.kind]
-    if submission.id in registry.names() and registry.holder(submission.id)[0] == submission.module:
+def _adopt_here(source: MethodSource) -> None:
+    registry = source.kind.registry
+    if source.id in registry.names() and registry.holder(source.id)[0] == source.module:
         return
-    registry.adopt(submission.id, submission.module, submission.origin, dict(submission.files)[submission.module])
+    registry.adopt(source.id, source.module, source.origin, dict(source.files)[source.module])

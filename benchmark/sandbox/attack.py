@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from attacks.base import Attack, AttackerResources, AttackerView, AttackInfo
-from benchmark.methods.source import Submission
+from benchmark.methods.source import MethodSource
 from benchmark.registry import Entry
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.description import describe
@@ -27,7 +27,7 @@ _WIDEST = 8
 
 
 def sandboxed_attack(
-    submission: Submission, limits: Limits | None = None, isolation: Isolation | None = None
+    submission: MethodSource, limits: Limits | None = None, isolation: Isolation | None = None
 ) -> Entry[AttackInfo, Attack]:
     """Return a registry entry for a submitted attack, of which nothing is imported here.
 

@@ -140,7 +140,7 @@ class _Method:
 
     def __init__(self, start: dict[str, Any], channel: Channel) -> None:
         self._start, self._ask = start, channel.ask
-        self._kind: _Defense | _Attack = _Defense() if start["kind"] == "defense" else _Attack()
+        self._kind = _HOOKS_OF[start["kind"]]()
         self._entry: Entry[Any, Any] | None = None
         self._instance: Any = None
 
@@ -279,6 +279,10 @@ class _Attack:
             raise FedSafetyError(f"craft() returned {type(crafted).__name__}; return Updates")
         _check_shape_of(crafted.matrix, "craft() returned updates", own.matrix.shape)
         return None, {"matrix": crafted.matrix}
+
+
+_HOOKS_OF: dict[str, Callable[[], _Defense | _Attack]] = {"defense": _Defense, "attack": _Attack}
+"""Hooks of each kind of method, by the name of the kind."""
 
 
 def _check_shape_of(found: Any, what: str, wanted: torch.Size) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError, SubmissionError
-from benchmark.methods.source import Submission
+from benchmark.methods.source import MethodSource
 from benchmark.registry import Entry
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.description import describe
@@ -25,7 +25,7 @@ _WIDEST = 8
 
 
 def sandboxed_defense(
-    submission: Submission, limits: Limits | None = None, isolation: Isolation | None = None
+    submission: MethodSource, limits: Limits | None = None, isolation: Isolation | None = None
 ) -> Entry[DefenseInfo, Defense]:
     """Return a registry entry for a submitted defense, of which nothing is imported here.
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from benchmark.errors import SubmissionError
-from benchmark.methods.source import Submission
+from benchmark.methods.source import MethodSource
 from benchmark.registry import Info
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.isolation import Isolation
@@ -54,14 +54,14 @@ class Description(Generic[InfoT]):
 
 _REQUIRED = inspect.Parameter.empty
 
-Descriptions = dict[tuple[Submission, str], Description[Any]]
+Descriptions = dict[tuple[MethodSource, str], Description[Any]]
 """By submission and its version: the digest of its files, metadata and comments included."""
 
 _known: Descriptions = {}
 
 
 def describe(
-    submission: Submission,
+    submission: MethodSource,
     info_type: type[InfoT],
     hooks: frozenset[str],
     limits: Limits,
@@ -102,7 +102,7 @@ def learn(descriptions: Descriptions) -> None:
     _known.update(descriptions)
 
 
-def _version(submission: Submission) -> str:
+def _version(submission: MethodSource) -> str:
     """Return the digest of a submission's files as they are now."""
     digest = hashlib.sha256()
     for _, path in submission.files:
@@ -112,7 +112,7 @@ def _version(submission: Submission) -> str:
 
 
 def _checked(
-    told: dict[str, Any], submission: Submission, info_type: type[InfoT], hooks: frozenset[str]
+    told: dict[str, Any], submission: MethodSource, info_type: type[InfoT], hooks: frozenset[str]
 ) -> Description[InfoT]:
     told = record(told, "info", "hooks", "parameters", "uses_updates")
     overridden = frozenset(text(hook, 50) for hook in items(told["hooks"], len(hooks)))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
-from benchmark.methods.source import Submission
+from benchmark.methods.source import MethodSource
 from benchmark.registry import Entry
 from benchmark.sandbox.budget import Budget
 from benchmark.sandbox.description import Description
@@ -38,7 +38,7 @@ class Sandboxed:
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset()
-    _submission: ClassVar[Submission]
+    _submission: ClassVar[MethodSource]
     _description: ClassVar[Description[Any]]
     _limits: ClassVar[Limits]
     _isolation: ClassVar[Isolation | None]
@@ -85,7 +85,7 @@ class Sandboxed:
 
 def stand_in(
     base: type[T],
-    submission: Submission,
+    submission: MethodSource,
     description: Description[Any],
     implementations: Mapping[str, Callable[..., Any]],
     limits: Limits,

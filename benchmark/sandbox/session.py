@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError, NotApplicableError, StorageError, SubmissionError
-from benchmark.methods.source import Submission
+from benchmark.methods.source import MethodSource
 from benchmark.sandbox.channel import Arena, ChannelError, EndedError, Header, Pipe, TimedOutError, size_of
 from benchmark.sandbox.isolation import IsolatedProcess, Isolation, find_isolation, start
 from benchmark.sandbox.layout import SUBMISSION
@@ -77,7 +77,7 @@ class Session:
         isolation: How it is isolated; the best that this machine offers by default.
     """
 
-    def __init__(self, submission: Submission, limits: Limits, isolation: Isolation | None) -> None:
+    def __init__(self, submission: MethodSource, limits: Limits, isolation: Isolation | None) -> None:
         self._submission, self._limits, self._isolation = submission, limits, isolation
         self._process: IsolatedProcess | None = None
         self._channel: _Channel | None = None
@@ -187,7 +187,7 @@ class Session:
         channel, fds = _Channel.create(self._limits.message_bytes)
         told = {
             **fds,
-            "kind": self._submission.kind,
+            "kind": self._submission.kind.name,
             "id": self._submission.id,
             "module": self._submission.module,
             "origin": self._submission.origin,

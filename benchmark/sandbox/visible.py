@@ -8,13 +8,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmark.errors import SubmissionError
+from benchmark.methods.kinds import KINDS
+from benchmark.methods.source import MethodSource
 from benchmark.sandbox.layout import LIBRARY, SUBMISSION, is_hidden
-
-if TYPE_CHECKING:
-    from benchmark.methods.source import Submission
 
 LIBRARY_MODULES = (
     "attacks",
@@ -22,6 +20,7 @@ LIBRARY_MODULES = (
     "benchmark",
     "benchmark.automation",
     "benchmark.errors",
+    "benchmark.moved",
     "benchmark.registry",
     "benchmark.updates",
     "defenses",
@@ -34,12 +33,13 @@ LIBRARY_MODULES = (
 _PACKAGE = "benchmark.sandbox"
 _CHILD = f"{_PACKAGE}.child"
 _LIBRARY_PACKAGES = {"benchmark", "leaderboard", "tasks"}
-_METHODS = {"defense": "defenses", "attack": "attacks"}
+_METHODS = frozenset(kind.package for kind in KINDS.values())
+"""Packages of methods."""
 _OF_INTERPRETERS = {"__main__", "sitecustomize", "usercustomize"}
 """What an interpreter imports or makes by itself, whether it is installed or not."""
 
 
-def visible_files(submission: Submission) -> dict[str, Path]:
+def visible_files(submission: MethodSource) -> dict[str, Path]:
     """Return path inside the sandbox → host file for a submission: its own code and what a method may import.
 
     The two lie in folders of their own, so that nothing which the interpreter or a library imports before the process
@@ -50,7 +50,7 @@ def visible_files(submission: Submission) -> dict[str, Path]:
         SubmissionError: It brings a module under the name of another, or a file is missing.
     """
     library = {module: _file_of(module) for module in (*LIBRARY_MODULES, *_child_side())}
-    library.update(_modules_of(_METHODS[submission.kind]))
+    library.update(_modules_of(submission.kind.package))
     own = dict(submission.files)
     for module, path in own.items():
         if not path.is_file():
@@ -77,8 +77,8 @@ def is_free(module: str, own: Mapping[str, Path]) -> bool:
     top = module.partition(".")[0]
     if not all(part.isidentifier() for part in module.split(".")) or top in _OF_INTERPRETERS:
         return False
-    if top in _METHODS.values():
-        return module not in _METHODS.values()
+    if top in _METHODS:
+        return module not in _METHODS
     if top in sys.stdlib_module_names or top in _LIBRARY_PACKAGES:
         return False
     spec = importlib.util.find_spec(top)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from attacks.base import Attack, attacks
 from benchmark.execution.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
-from benchmark.methods.source import ATTACK, DEFENSE, find_submission
+from benchmark.methods.kinds import ATTACK, DEFENSE
+from benchmark.methods.source import find_method
 from benchmark.registry import Trait
 from benchmark.sandbox.adopt import adopt
 from benchmark.suites.suite import PosthocSettings, find_suite
@@ -39,7 +40,7 @@ def load_defense(which: Path | str) -> Defense:
     Raises:
         UsageError: There is no such defense, or it cannot be imported.
     """
-    submission = find_submission(str(which), DEFENSE)
+    submission = find_method(str(which), DEFENSE)
     adopt((submission,), isolated=False)
     return defenses.get(submission.id).create()
 
@@ -50,7 +51,7 @@ def load_attack(which: Path | str) -> Attack:
     Raises:
         UsageError: There is no such attack, or it cannot be imported.
     """
-    submission = find_submission(str(which), ATTACK)
+    submission = find_method(str(which), ATTACK)
     adopt((submission,), isolated=False)
     return attacks.get(submission.id).create()
 

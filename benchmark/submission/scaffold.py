@@ -13,7 +13,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.methods.source import ATTACK, DEFENSE, ID_PATTERN, PACKAGES, REGISTRIES
+from benchmark.methods.kinds import ATTACK, DEFENSE, Kind
+from benchmark.methods.source import ID_PATTERN
 from defenses.base import Stage
 
 STAGES = tuple(stage.value for stage in Stage)
@@ -81,20 +82,25 @@ def new_attack(name: str, folder: Path) -> Scaffold:
     return _write(ATTACK, name, folder, {})
 
 
-def _write(kind: str, name: str, folder: Path, values: Mapping[str, object]) -> Scaffold:
+def _write(kind: Kind, name: str, folder: Path, values: Mapping[str, object]) -> Scaffold:
     _check_id(kind, name)
     in_project = _is_project_folder(kind, folder)
-    tests = folder.resolve().parent / "tests" / PACKAGES[kind] if in_project else folder
+    tests = folder.resolve().parent / "tests" / kind.package if in_project else folder
     files = Scaffold(folder / f"{name}.py", tests / f"test_{name}.py", in_project)
     words = name.replace("_", " ").strip()
     title = " ".join(words.split()).capitalize()
     class_name = "".join(part.capitalize() for part in name.split("_"))
     values = {**values, "id": name, "title": title, "name": class_name, "in_project": in_project}
-    _create({files.method: _rendered(f"{kind}.py.j2", values), files.test: _rendered(f"{kind}_test.py.j2", values)})
+    _create(
+        {
+            files.method: _rendered(f"{kind}.py.j2", values),
+            files.test: _rendered(f"{kind}_test.py.j2", values),
+        }
+    )
     return files
 
 
-def _check_id(kind: str, name: str) -> None:
+def _check_id(kind: Kind, name: str) -> None:
     """Raise a :class:`UsageError` unless a method may be called ``name``."""
     if not ID_PATTERN.fullmatch(name):
         raise UsageError(
@@ -107,10 +113,10 @@ def _check_id(kind: str, name: str) -> None:
         raise UsageError(
             f"{name!r} begins with 'test_', by which pytest knows tests; try {name.removeprefix('test_') or 'mine'!r}"
         )
-    if name in REGISTRIES[kind].names():
-        _, origin = REGISTRIES[kind].holder(name)
+    if name in kind.registry.names():
+        _, origin = kind.registry.holder(name)
         raise UsageError(f"{kind} {name!r} is taken: it is {_holder(origin)}; try 'my_{name}'")
-    package = PACKAGES[kind]
+    package = kind.package
     if importlib.util.find_spec(f"{package}.{name}") is not None:
         raise UsageError(f"{name!r} is taken by a module of the project, {package}/{name}.py; try 'my_{name}'")
     if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
@@ -130,13 +136,13 @@ def _holder(origin: str) -> str:
     return origin if origin == "built-in" or origin.startswith("file ") else f"offered by the package {origin!r}"
 
 
-def _is_project_folder(kind: str, folder: Path) -> bool:
+def _is_project_folder(kind: Kind, folder: Path) -> bool:
     """Whether ``folder`` is the package of a checkout whose modules are the built-in methods, tests beside it."""
     resolved = folder.resolve()
     return (
-        resolved.name == PACKAGES[kind]
+        resolved.name == kind.package
         and (resolved / "base.py").is_file()
-        and (resolved.parent / "tests" / PACKAGES[kind]).is_dir()
+        and (resolved.parent / "tests" / kind.package).is_dir()
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED
-from leaderboard.rows.rungs import ATTACK, Rung
+from benchmark.records.schemas import KIND_ATTACK, ORIGIN_LOCAL, ORIGIN_SUBMITTED
+from leaderboard.rows.rungs import Rung
 from leaderboard.scores.cells import CellScore
 
 COMMITTED, REPRODUCED, OWN, PENDING, ATTACKS = "committed", "submitted", "own", "pending", "attacks"
@@ -28,7 +28,7 @@ class Sources:
         if origin != ORIGIN_SUBMITTED:
             return OWN if origin == ORIGIN_LOCAL else COMMITTED
         rung = self.rungs[cell.row["cell_key"]]
-        if rung.kind == ATTACK:
+        if rung.kind == KIND_ATTACK:
             return ATTACKS
         return REPRODUCED if rung.reproduced else PENDING
 

@@ -28,8 +28,6 @@ PROJECTS_OWN = "Rows without such a mark are the project's own runs."
 
 FOLDER = "submitted"
 """Name of the folder, below a root of rows, that holds one folder a submission."""
-DEFENSE, ATTACK = "defense", "attack"
-"""Kinds of submissions."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError, unknown_name
-from benchmark.records.schemas import ORIGIN_LOCAL, ORIGIN_SUBMITTED, RUNG_REPRODUCED, TABLES
+from benchmark.records.schemas import KIND_ATTACK, KIND_DEFENSE, ORIGIN_LOCAL, ORIGIN_SUBMITTED, RUNG_REPRODUCED, TABLES
 from leaderboard.rows.retractions import FILE_NAME
-from leaderboard.rows.rungs import ATTACK, DEFENSE, FOLDER, RUNGS, Rung, lowest
+from leaderboard.rows.rungs import FOLDER, RUNGS, Rung, lowest
 
 LONGEST_TEXT = 10_000
 """Characters of a description, reason or flag of a submission: a page shows them whole."""
@@ -276,7 +276,7 @@ def _entries(submission: Submission) -> list[_Entry]:
         zip(*(_values(cells, name) for name in columns), strict=True)
     ):
         own = submission.id == defense or submission.id in defense.split("+")
-        places[(suite, DEFENSE, defense) if own else (suite, ATTACK, attack)].append(index)
+        places[(suite, KIND_DEFENSE, defense) if own else (suite, KIND_ATTACK, attack)].append(index)
         keys.append(key)
     made = []
     for (suite, kind, name), indices in sorted(places.items()):
@@ -302,7 +302,7 @@ class _Taken:
         for cells in committed["cells"]:
             for column, keys in made.keys.items():
                 keys.update(_values(cells, column))
-            for kind in ("scenario", ATTACK, DEFENSE):
+            for kind in ("scenario", KIND_ATTACK, KIND_DEFENSE):
                 made.described.update((kind, part) for name in set(_values(cells, kind)) for part in name.split("+"))
         if any(cells.num_rows for cells in committed["cells"]):
             judged = (pc.unique(_text(table, "judge")).to_pylist() for table in committed["verdicts"])
@@ -332,8 +332,9 @@ class _Taken:
         table = entry.submission.tables["catalog"]
         wanted = {(entry.rung.kind, entry.submission.id)}
         if entry.submission.previewed == ORIGIN_LOCAL:  # a pipeline of own methods: each part is one's own
-            wanted |= {(DEFENSE, part) for part in entry.submission.id.split("+") if entry.rung.kind == DEFENSE}
-        if entry.rung.kind == ATTACK:
+            parts = entry.submission.id.split("+") if entry.rung.kind == KIND_DEFENSE else []
+            wanted |= {(KIND_DEFENSE, part) for part in parts}
+        if entry.rung.kind == KIND_ATTACK:
             wanted |= {("scenario", name) for name in _values(entry.cells, "scenario")}
         wanted -= self.described
         self.described |= wanted

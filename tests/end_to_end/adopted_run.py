@@ -12,7 +12,7 @@ from benchmark.execution.plan import make_plan
 from benchmark.execution.run import Run
 from benchmark.execution.stages import run_plan
 from benchmark.generation.select import choose_engine
-from benchmark.methods.source import find_submission
+from benchmark.methods.source import find_method
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import Strangers
@@ -21,7 +21,7 @@ from benchmark.suites.suite import find_suite
 
 def main(mode: str, suite: str, runs: str, *arguments: str) -> None:
     """Run the files among ``arguments`` as submissions, and the pipelines among them."""
-    submissions = tuple(find_submission(argument) for argument in arguments if argument.endswith(".py"))
+    submissions = tuple(find_method(argument) for argument in arguments if argument.endswith(".py"))
     pipelines = [argument for argument in arguments if not argument.endswith(".py")]
     strangers = Strangers(submissions, isolated=mode == "isolated")
     strangers.adopt()

@@ -14,7 +14,7 @@ import torch
 
 from attacks.base import AttackerView
 from benchmark.errors import FedSafetyError
-from benchmark.methods.source import Submission, find_submission
+from benchmark.methods.source import MethodSource, find_method
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import sandboxed_defense
 from benchmark.sandbox.isolation import Isolation
@@ -68,13 +68,13 @@ class Case:
 
 
 @lru_cache(maxsize=256)
-def method(name: str) -> Submission:
+def method(name: str) -> MethodSource:
     """Return the hostile submission called ``name``, with its digest worked out.
 
     To be asked for by one thread: Python 3.11's parser does not stand several at a time.
     """
     (path,) = METHODS.glob(f"*/{name}.py")
-    submission = find_submission(str(path))
+    submission = find_method(str(path))
     assert submission.digest
     return submission
 

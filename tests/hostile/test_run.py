@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.methods.source import find_submission
+from benchmark.methods.source import find_method
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
 
@@ -184,7 +184,7 @@ def test_an_id_of_somebody_else_is_refused(tmp_path: Path, name: str) -> None:
     taken = tmp_path / f"{name}.py"
     shutil.copy(path_of("behaves"), taken)
     with pytest.raises(UsageError, match=f"{name}.*rename the file"):
-        find_submission(str(taken))
+        find_method(str(taken))
 
 
 DEEP = {
@@ -201,4 +201,4 @@ def test_source_that_breaks_parsers_is_refused(tmp_path: Path, kind: str) -> Non
     path = tmp_path / "deep.py"
     path.write_text(f"from defenses.base import Defense\n{DEEP[kind]}\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"deep\.py"):
-        assert find_submission(str(path)).digest
+        assert find_method(str(path)).digest

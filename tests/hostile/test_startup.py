@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import SubmissionError
-from benchmark.methods.source import Submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import MethodSource
 from benchmark.sandbox.defense import sandboxed_defense
 from benchmark.sandbox.isolation import Isolation, start
 from benchmark.sandbox.limits import Limits
@@ -29,14 +30,14 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
     return isolation_called(request.param)
 
 
-def packaged(name: str, folder: str = "") -> Submission:
+def packaged(name: str, folder: str = "") -> MethodSource:
     """Return a hostile package as a bundle brings it."""
     place = PACKAGES / (folder or name)
     files = ((name, place / "__init__.py"), (f"{name}.meth", place / "meth.py"))
-    return Submission("defense", "meth", f"{name}.meth", files, "bundle meth")
+    return MethodSource(DEFENSE, "meth", f"{name}.meth", files, "bundle meth")
 
 
-def outcome(submission: Submission, isolation: Isolation) -> str:
+def outcome(submission: MethodSource, isolation: Isolation) -> str:
     """Return why the method fails."""
     updates, context = one_round()
     with (
@@ -74,7 +75,7 @@ def test_nothing_of_a_submission_is_found_before_the_child_looks_for_it(
     inside = tmp_path / "inside.py"
     inside.write_text(look_for(NAMES))
     files = tuple((name, tmp_path / f"{name}.py") for name in NAMES if name == "opt_einsum")
-    brought = visible_files(Submission("defense", "opt_einsum", "opt_einsum", files, "bundle x"))
+    brought = visible_files(MethodSource(DEFENSE, "opt_einsum", "opt_einsum", files, "bundle x"))
     place = next(target for target, source in brought.items() if source == files[0][1]).rpartition("/")[0]
     visible = {**brought, "/fedsafety/inside.py": inside}
     visible |= {f"{place}/{name}.py": tmp_path / f"{name}.py" for name in NAMES}

@@ -18,11 +18,12 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import FedSafetyError
 from benchmark.keys import OWN_PACKAGES
-from benchmark.methods.source import ID_PATTERN, PACKAGES, Submission
+from benchmark.methods.kinds import KINDS
+from benchmark.methods.source import ID_PATTERN, MethodSource
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 from benchmark.submission.bundle.archive import ArchiveError, read_archive, write_archive
@@ -56,6 +57,12 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"{name!r} is not a kind of method; the kinds are {', '.join(KINDS)}")
+    return name
+
+
 class PackedFile(_Model):
     """One file of a bundle."""
 
@@ -72,7 +79,7 @@ class Manifest(_Model):
 
     bundle_version: Literal[1] = 1
     """Version of this format."""
-    kind: Literal["defense", "attack"]
+    kind: Annotated[str, AfterValidator(_kind)]
     """What is submitted."""
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     """Registry id."""
@@ -142,7 +149,7 @@ class Bundle:
         """
         return _read_rows(name, self.content[f"{ROWS}/{name}.parquet"])
 
-    def unpack_source(self, folder: Path) -> Submission:
+    def unpack_source(self, folder: Path) -> MethodSource:
         """Write the method's files below ``folder`` and return it as a submission; nothing of it is imported."""
         files = []
         for module, path in sorted(self.manifest.modules.items()):
@@ -151,11 +158,13 @@ class Bundle:
             place.write_bytes(self.content[path])
             files.append((module, place.resolve()))
         manifest = self.manifest
-        return Submission(manifest.kind, manifest.id, manifest.module, tuple(files), f"bundle {self.digest[:12]}")
+        return MethodSource(
+            KINDS[manifest.kind], manifest.id, manifest.module, tuple(files), f"bundle {self.digest[:12]}"
+        )
 
 
 def pack(
-    manifest: Mapping[str, Any], source: Submission, tables: Mapping[str, pa.Table], check: bytes | None
+    manifest: Mapping[str, Any], source: MethodSource, tables: Mapping[str, pa.Table], check: bytes | None
 ) -> Bundle:
     """Return a bundle of a method's files and rows.
 
@@ -225,7 +234,7 @@ def _check_files(manifest: Manifest, content: Mapping[str, bytes]) -> None:
 def _check_modules(manifest: Manifest) -> None:
     """Refuse modules that are another's, or that could hide another's: only the method's own code is brought."""
     package = manifest.module.partition(".")[0]
-    own = f"{PACKAGES[manifest.kind]}.{manifest.id}"
+    own = f"{KINDS[manifest.kind].package}.{manifest.id}"
     if package in OWN_PACKAGES and (manifest.module != own or set(manifest.modules) != {own}):
         raise ArchiveError(
             f"module {manifest.module!r} would stand in a package of the benchmark; a {manifest.kind} in one file is "

@@ -15,15 +15,13 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError
 from benchmark.execution.catalog import catalog_rows
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.methods.pipeline import members
-from benchmark.methods.source import ATTACK, DEFENSE, Submission
+from benchmark.methods.kinds import Params
+from benchmark.methods.source import MethodSource
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
-from benchmark.submission.bundle.scenario import attacked_suite
 from benchmark.suites.suite import Suite
 
 GENERATORS = ("vllm", "transformers")
-Params = dict[str, float | int | str | bool]
 MOST_NOTICES, LONGEST_NOTICE = 100, 1000
 _NAME = ("scenario", "defense", "stage", "seed")
 
@@ -45,18 +43,20 @@ class Claim:
     notices: tuple[str, ...]
 
 
-def collect(submission: Submission, suite: Suite, store: Store) -> Claim:
+def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
     """Return the claim that the rows of a store make for a method that this process knows.
 
     Raises:
         UsageError: There are no finished rows of it, rows are of another version of it, or verdicts are missing.
     """
     every = [
-        row for row in store.read_all("cells").to_pylist() if row["suite"] == suite.id and _is_own(row, submission)
+        row
+        for row in store.read_all("cells").to_pylist()
+        if row["suite"] == suite.id and submission.kind.owns(row, submission.id)
     ]
     rows = [row for row in every if row["seed"] in seeds_of(suite)]
     others = sorted({row["seed"] for row in every} - {row["seed"] for row in rows})
-    command = _command(submission, suite, every)
+    command = submission.kind.command(submission.id, suite, (row["scenario"] for row in every))
     if others and not rows:
         raise UsageError(
             f"{store.root} holds rows of {submission.id!r} for seeds only that suite {suite.id!r} does not have "
@@ -73,7 +73,8 @@ def collect(submission: Submission, suite: Suite, store: Store) -> Claim:
             f"all rows of {submission.id!r} in {store.root} are of protocol {', '.join(sorted(protocols))}, and this "
             f"release submits protocol {PROTOCOL_VERSION}; run `{command}` again"
         )
-    ways = [(kind, params) for kind in GENERATORS for params in _params(submission, store)]
+    catalog = store.read_all("catalog").to_pylist()
+    ways = [(kind, params) for kind in GENERATORS for params in submission.kind.params(submission.id, catalog)]
     plans = [(plan_of(submission, suite, rows, kind, params), params) for kind, params in ways]
     plan, params = max(plans, key=lambda each: _count(each[0], rows))
     planned = {cell.cell_key: cell for cell in plan.cells}
@@ -110,7 +111,7 @@ def seeds_of(suite: Suite) -> frozenset[int]:
 
 
 def plan_of(
-    submission: Submission, suite: Suite, rows: Iterable[Mapping[str, Any]], generator: str, params: Params
+    submission: MethodSource, suite: Suite, rows: Iterable[Mapping[str, Any]], generator: str, params: Params
 ) -> Plan:
     """Return a plan that has every cell that ``rows`` of table ``cells`` can be of; it may have more.
 
@@ -126,11 +127,8 @@ def plan_of(
     """
     rows = list(rows)
     scenarios = sorted({row["scenario"] for row in rows})
-    if submission.kind == ATTACK:
-        bases = [name.removesuffix(f"_{submission.id}") for name in scenarios]
-        suite = attacked_suite(suite, submission.id, bases, params)
     return make_plan(
-        suite,
+        submission.kind.suite_with(suite, submission.id, scenarios, params),
         generator,
         scenarios=scenarios,
         pipelines=sorted({row["defense"] for row in rows}),
@@ -138,42 +136,16 @@ def plan_of(
     )
 
 
-def own_catalog(submission: Submission, plan: Plan) -> pa.Table:
+def own_catalog(submission: MethodSource, plan: Plan) -> pa.Table:
     """Return the catalog rows that describe what is submitted: the method and, of an attack, its scenarios."""
-    own = {(submission.kind, submission.id)}
-    if submission.kind == ATTACK:
-        own |= {("scenario", cell.scenario.id) for cell in plan.cells}
+    own = submission.kind.described(submission.id, (cell.scenario.id for cell in plan.cells))
     rows = [row for row in catalog_rows(plan) if (row["kind"], row["id"]) in own]
     return pa.Table.from_pylist(rows, schema=TABLES["catalog"])
-
-
-def _is_own(row: Mapping[str, Any], submission: Submission) -> bool:
-    if submission.kind == DEFENSE:
-        return submission.id in members(row["defense"])
-    return bool(row["attack"] == submission.id)
 
 
 def _count(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> int:
     planned = {cell.cell_key for cell in plan.cells}
     return sum(row["cell_key"] in planned for row in rows)
-
-
-def _params(submission: Submission, store: Store) -> list[Params]:
-    """Return the parameters under which a store knows a submitted attack; for a defense, none."""
-    found = {"{}"}
-    for row in store.read_all("catalog").to_pylist() if submission.kind == ATTACK else ():
-        if row["kind"] == "scenario":
-            attack = json.loads(row["settings"])["attack"]
-            if attack["id"] == submission.id:
-                found.add(json.dumps(attack["params"], sort_keys=True))
-    return [json.loads(text) for text in sorted(found)]
-
-
-def _command(submission: Submission, suite: Suite, rows: Iterable[Mapping[str, Any]]) -> str:
-    if submission.kind == DEFENSE:
-        return f"fedsafety run --defense {submission.id} --suite {suite.id}"
-    bases = sorted({row["scenario"].removesuffix(f"_{submission.id}") for row in rows}) or ["SCENARIO"]
-    return f"fedsafety run --attack {submission.id} {' '.join(f'--base {base}' for base in bases)} --suite {suite.id}"
 
 
 def _rows(store: Store, table: str, keys: Collection[str], command: str) -> pa.Table:
@@ -208,13 +180,11 @@ def _failures(failed: Collection[Mapping[str, Any]]) -> tuple[str, ...]:
     return (f"{len(failed)} cells failed and keep it from being ranked, such as {where}: {first['reason'][:200]}",)
 
 
-def _gaps(submission: Submission, plan: Plan, suite: Suite) -> tuple[str, ...]:
+def _gaps(submission: MethodSource, plan: Plan, suite: Suite) -> tuple[str, ...]:
     """Return which scenarios and seeds of the suite a claim lacks."""
     pipelines = sorted({cell.pipeline.name for cell in plan.cells})
     have = {(cell.scenario.id, cell.pipeline.name, cell.seed) for cell in plan.cells}
-    scenarios = [scenario.id for scenario in suite.scenarios]
-    if submission.kind == ATTACK:
-        scenarios = sorted({cell.scenario.id for cell in plan.cells})
+    scenarios = submission.kind.complete(suite, {cell.scenario.id for cell in plan.cells})
     gaps = []
     for pipeline in pipelines:
         lacking: dict[tuple[int, ...], list[str]] = defaultdict(list)

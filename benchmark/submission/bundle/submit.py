@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import UsageError
-from benchmark.methods.source import BUILT_IN, REGISTRIES, Submission
+from benchmark.methods.source import BUILT_IN, MethodSource
 from benchmark.records.schemas import SCHEMA_VERSION
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import adopt
@@ -17,7 +17,7 @@ from benchmark.suites.suite import Suite
 
 
 def submit(
-    submission: Submission,
+    submission: MethodSource,
     suite: Suite,
     store: Store,
     out: Path,
@@ -50,10 +50,10 @@ def submit(
     check = _checked(check_report, submission) if check_report else None
     adopt([submission], isolated=False)
     claim = collect(submission, suite, store)
-    info = REGISTRIES[submission.kind].get(submission.id).info
+    info = submission.kind.registry.get(submission.id).info
     cells = claim.tables["cells"]
     manifest = {
-        "kind": submission.kind,
+        "kind": submission.kind.name,
         "id": submission.id,
         "module": submission.module,
         "source_digest": submission.digest,
@@ -78,9 +78,9 @@ def submit(
     return bundle
 
 
-def _checked(path: Path, submission: Submission) -> bytes:
+def _checked(path: Path, submission: MethodSource) -> bytes:
     report = read_report(path)
-    if (report.kind, report.id, report.source_digest) != (submission.kind, submission.id, submission.digest):
+    if (report.kind, report.id, report.source_digest) != (submission.kind.name, submission.id, submission.digest):
         raise UsageError(
             f"the report {path} is of {report.kind} {report.id!r} in another version than its source has now; run "
             f"`fedsafety check` again"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
 from attacks.base import Attack, AttackInfo
+from benchmark.methods.kinds import ATTACK, DEFENSE
 from benchmark.submission.contract.aggregate import AggregateTrials, aggregate_checks
 from benchmark.submission.contract.attack import SCALES as ATTACK_SCALES
 from benchmark.submission.contract.attack import attack_checks
@@ -18,6 +23,19 @@ from defenses.base import Defense, DefenseInfo
 
 _WITH_TOOLS = ("prepare", "finalize")
 """Checks of the hooks in which a defense may use the server's tools."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The contract of a kind of method.
+
+    Attributes:
+        examine: Returns the checks, from the method, the same with more time for a call, and scales.
+        scales: Sizes at which time and memory are measured.
+    """
+
+    examine: Callable[..., Examination]
+    scales: tuple[tuple[int, ...], ...]
 
 
 def defense_contract(
@@ -70,6 +88,13 @@ def attack_contract(
     examination.checks.append(generation_check(subject.entry.info, examination, ["pool"]))
     examination.checks.sort(key=lambda check: list(type(check.part)).index(check.part))
     return examination
+
+
+CONTRACTS: Final[Mapping[str, Contract]] = {
+    DEFENSE.name: Contract(defense_contract, SCALES),
+    ATTACK.name: Contract(attack_contract, ATTACK_SCALES),
+}
+"""The contracts by kind of method."""
 
 
 def _trials(subject: Subject[DefenseInfo, Defense], examination: Examination) -> AggregateTrials:

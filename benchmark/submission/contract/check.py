@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 import platform
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -18,20 +18,17 @@ from rich.console import Console
 
 from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageError
-from benchmark.methods.source import ATTACK, REGISTRIES, Submission
+from benchmark.methods.source import MethodSource
 from benchmark.progress import Reporter
 from benchmark.records.environment import environment
 from benchmark.registry import Entry
-from benchmark.sandbox.adopt import adopt
-from benchmark.sandbox.attack import sandboxed_attack
-from benchmark.sandbox.defense import sandboxed_defense
+from benchmark.sandbox.adopt import STAND_INS, adopt
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.limits import Limits
-from benchmark.submission.contract.attack import SCALES as ATTACK_SCALES
-from benchmark.submission.contract.base import attack_contract, defense_contract
+from benchmark.submission.contract.base import CONTRACTS
 from benchmark.submission.contract.examination import Examination, Subject, perform, reason_of, threads
 from benchmark.submission.contract.report import CheckReport, Finding, Isolation, Part, SmokeScore, Verdict, passed
-from benchmark.submission.contract.robustness import PATIENCE, SCALES
+from benchmark.submission.contract.robustness import PATIENCE
 from benchmark.submission.contract.smoke import SMOKE_SEED, Scorer, smoke_run
 from benchmark.suites.suite import Suite
 
@@ -55,21 +52,19 @@ class Options:
         sandbox: Whether the method's code runs in processes that see nothing but what they are given.
         isolation: Name of the way of isolating, or ``auto``.
         workers: Training processes of the smoke run; 0 for one per processor.
-        scales: Shapes (n, f, d) at which a defense's time and memory are measured.
-        attack_scales: Malicious clients and numbers in an update at which an attack's are measured.
+        scales: Sizes at which time and memory are measured, by kind of method; the contract's own by default.
         suite: Suite of the smoke run; the micro suite by default.
     """
 
     sandbox: bool = True
     isolation: str = "auto"
     workers: int = 0
-    scales: tuple[tuple[int, int, int], ...] = SCALES
-    attack_scales: tuple[tuple[int, int], ...] = ATTACK_SCALES
+    scales: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     suite: Suite | None = None
 
 
 def check_submission(
-    submission: Submission, score: Scorer | None, reporter: Reporter, options: Options | None = None
+    submission: MethodSource, score: Scorer | None, reporter: Reporter, options: Options | None = None
 ) -> CheckReport:
     """Return the report of a check.
 
@@ -87,11 +82,11 @@ def check_submission(
 
 
 def check_contract(
-    submission: Submission,
+    submission: MethodSource,
     *,
     isolation: str = "auto",
     reporter: Reporter | None = None,
-    scales: tuple[tuple[int, int, int], ...] = SCALES,
+    scales: Mapping[str, tuple[tuple[int, ...], ...]] | None = None,
 ) -> CheckReport:
     """Return the report of a check in the sandbox without the smoke run.
 
@@ -99,19 +94,19 @@ def check_contract(
         submission: The method.
         isolation: Name of the way of isolating, or ``auto``.
         reporter: Shows progress; nothing is shown by default.
-        scales: Shapes (n, f, d) at which a defense's time and memory are measured.
+        scales: Sizes at which time and memory are measured, by kind of method; the contract's own by default.
 
     Raises:
         SandboxUnavailableError: This machine offers no isolation.
     """
     reporter = reporter or Reporter(Console(file=StringIO()))
-    return check_submission(submission, None, reporter, Options(isolation=isolation, scales=scales))
+    return check_submission(submission, None, reporter, Options(isolation=isolation, scales=scales or {}))
 
 
 class _Checking:
     """One check under way."""
 
-    def __init__(self, submission: Submission, options: Options, reporter: Reporter) -> None:
+    def __init__(self, submission: MethodSource, options: Options, reporter: Reporter) -> None:
         self._submission, self._options, self._reporter = submission, options, reporter
         self._isolation = find_isolation(options.isolation) if options.sandbox else None
         self._title = ""
@@ -123,7 +118,7 @@ class _Checking:
         findings = list(self._findings(score))
         here = self._isolation
         return CheckReport(
-            kind=self._submission.kind,
+            kind=self._submission.kind.name,
             id=self._submission.id,
             title=self._title,
             origin=self._submission.origin,
@@ -152,9 +147,9 @@ class _Checking:
             yield from (_left_out(part, "the method cannot be loaded") for part in list(Part)[1:])
             return
         self._title = subject.entry.info.title
-        contract = attack_contract if self._submission.kind == ATTACK else defense_contract
-        scales: Any = self._options.attack_scales if self._submission.kind == ATTACK else self._options.scales
-        self._examination = contract(subject, large, scales)
+        kind = self._submission.kind.name
+        contract = CONTRACTS[kind]
+        self._examination = contract.examine(subject, large, self._options.scales.get(kind, contract.scales))
         kept = True
         # One thread where the numbers are few, as in a run; more would only wait for each other.
         with threads(1), self._reporter.step("checks", len(self._examination.checks)) as step:
@@ -172,10 +167,8 @@ class _Checking:
     def _entry(self, limits: Limits) -> Entry[Any, Any]:
         if self._isolation is None:
             adopt((self._submission,), isolated=False)
-            return REGISTRIES[self._submission.kind].get(self._submission.id)
-        if self._submission.kind == ATTACK:
-            return sandboxed_attack(self._submission, limits, self._isolation)
-        return sandboxed_defense(self._submission, limits, self._isolation)
+            return self._submission.kind.registry.get(self._submission.id)
+        return STAND_INS[self._submission.kind.name](self._submission, limits, self._isolation)
 
     def _smoke_findings(self, score: Scorer) -> list[Finding]:
         options = self._options

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.methods.kinds import KINDS
 from benchmark.progress import duration
 from benchmark.submission.contract.report import CheckReport, Finding, Part, ShapeCost, SmokeScore, Verdict
 
@@ -63,15 +64,14 @@ def _print_finding(finding: Finding, console: Console) -> None:
 
 
 def _shape_table(report: CheckReport) -> Table:
-    attack = report.kind == "attack"
+    shape_names = KINDS[report.kind].shape
     table = Table(title="\nTime and memory", title_justify="left", title_style="bold", expand=False)
-    for column in ("malicious" if attack else "n", *(() if attack else ("f",)), "d", "updates", "time", "peak memory"):
+    for column in (*shape_names, "d", "updates", "time", "peak memory"):
         table.add_column(column, justify="right", no_wrap=True)
     for shape in report.shapes:
-        bound = () if attack else (str(shape.declared_malicious),)
+        numbers = (shape.participants, shape.declared_malicious)
         table.add_row(
-            str(shape.participants),
-            *bound,
+            *(str(number) for number in numbers[: len(shape_names)]),
             f"{shape.dimension:,}",
             _size(shape.updates_bytes),
             _time(shape),

@@ -48,6 +48,7 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
+from benchmark.methods.kinds import DEFENSE, OVER_REFUSAL, SAFETY, UTILITY
 from tasks.base import Probe, ProbeKind
 
 FALSE_ALARM = 0.01
@@ -59,11 +60,6 @@ FLOOR = 0.01
 FACT = "fact"
 """The utility stratum that counts as much as all others together."""
 
-SAFETY, UTILITY, OVER_REFUSAL = "safety", "utility", "over_refusal"
-OF_DEFENSES = {SAFETY: 1, UTILITY: 1, OVER_REFUSAL: -1}
-"""The scores by which defenses are compared, with the direction in which they get better."""
-OF_ATTACKS = {SAFETY: -1}
-"""The same of attacks."""
 
 _TESTS = 3
 _ROUNDING = 1e-12
@@ -128,7 +124,7 @@ def find_inconsistencies(
     probes: Sequence[Probe],
     fresh_probes: Sequence[Probe],
     item_of: Callable[[Probe], str],
-    metrics: Mapping[str, int] = OF_DEFENSES,
+    metrics: Mapping[str, int] = DEFENSE.directions,
 ) -> list[Finding]:
     """Return every test of claimed against re-run scores, in a fixed order.
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError
 from benchmark.keys import OWN_PACKAGES
-from benchmark.methods.source import BUILT_IN, REGISTRIES, find_submission
+from benchmark.methods.kinds import KINDS
+from benchmark.methods.source import BUILT_IN, find_method
 from benchmark.records.store import read_table
 from benchmark.submission.bundle.bundle import Bundle
 
@@ -38,11 +39,11 @@ def check_identity(bundle: Bundle, results: Path, *, replaces: bool) -> str:
         IdentityError: The id or the module is another's; says whose.
     """
     manifest = bundle.manifest
-    for kind, registry in REGISTRIES.items():
+    for kind, registry in ((kind.name, kind.registry) for kind in KINDS.values()):
         if manifest.id in registry.names() and (registry.holder(manifest.id)[1] == BUILT_IN or kind != manifest.kind):
             origin = registry.holder(manifest.id)[1]
             raise IdentityError(f"the id {manifest.id!r} is that of the {kind} {manifest.id!r}, which is {origin}")
-    registry = REGISTRIES[manifest.kind]
+    registry = KINDS[manifest.kind].registry
     # What this process has verified before is known to it as a stand-in, which the next one replaces.
     installed = manifest.id in registry.names() and not registry.holder(manifest.id)[1].startswith(BUNDLED)
     if installed:
@@ -63,8 +64,8 @@ def check_identity(bundle: Bundle, results: Path, *, replaces: bool) -> str:
 
 def _check_installed(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    module, origin = REGISTRIES[manifest.kind].holder(manifest.id)
-    installed = find_submission(manifest.id, manifest.kind)
+    module, origin = KINDS[manifest.kind].registry.holder(manifest.id)
+    installed = find_method(manifest.id, KINDS[manifest.kind])
     brought = {module: bundle.content[path] for module, path in manifest.modules.items()}
     if module != manifest.module or {name: path.read_bytes() for name, path in installed.files} != brought:
         raise IdentityError(

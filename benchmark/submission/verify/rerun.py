@@ -13,18 +13,15 @@ from benchmark.execution.plan import CellPlan, Plan, make_plan
 from benchmark.execution.run import Run
 from benchmark.execution.stages import run_plan
 from benchmark.generation.select import EngineChoice
-from benchmark.methods.source import ATTACK, Submission
+from benchmark.methods.kinds import base_scenario
+from benchmark.methods.source import MethodSource
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import Strangers
-from benchmark.submission.bundle.scenario import AttackScenario
 from benchmark.submission.verify.consistency import Verdicts
 from benchmark.suites.suite import Suite
 from tasks.base import Probe, TaskWorld, task_worlds
-
-REFERENCE = "fedavg"
-"""The honest method that is run beside a submitted defense."""
 
 Unit = tuple[str, str, int]
 """Scenario, pipeline and seed: all stages of it are run again together."""
@@ -124,7 +121,7 @@ class Runner:
     choice: EngineChoice
     reporter: Reporter
     workers: int
-    submission: Submission
+    submission: MethodSource
     isolation: str
 
     def run(self, *plans: Plan) -> list[Rerun]:
@@ -182,18 +179,15 @@ def on_world(plan: Plan, world: TaskWorld) -> Plan:
     return replace(every, cells=tuple(cells))
 
 
-def reference_plan(plan: Plan, submission: Submission) -> tuple[Plan, str]:
+def reference_plan(plan: Plan, submission: MethodSource) -> tuple[Plan, str]:
     """Return an honest counterpart of each cell of a plan, and its name.
 
-    For a defense: :data:`REFERENCE` under the same scenarios and seeds. For an attack: the attacks of the scenarios
-    that it was put in the place of, on the same defenses.
+    The counterpart of a defense is the baseline under the same scenarios and seeds. The counterpart of an attack is
+    each attack that it replaces, on the same defenses.
     """
-    scenarios: dict[str, str] = {}
-    for cell in plan.cells:
-        scenario = cell.scenario
-        scenarios[scenario.id] = scenario.base if isinstance(scenario, AttackScenario) else scenario.id
-    attack = submission.kind == ATTACK
-    wanted = {(scenarios[c.scenario.id], c.pipeline.name if attack else REFERENCE, c.seed) for c in plan.cells}
+    kind = submission.kind
+    scenarios = {cell.scenario.id: base_scenario(cell.scenario) for cell in plan.cells}
+    wanted = {(scenarios[c.scenario.id], kind.reference(c.pipeline.name), c.seed) for c in plan.cells}
     every = make_plan(
         plan.suite,
         plan.generator,
@@ -201,8 +195,7 @@ def reference_plan(plan: Plan, submission: Submission) -> tuple[Plan, str]:
         pipelines=sorted({pipeline for _, pipeline, _ in wanted}),
         seeds=sorted({cell.seed for cell in plan.cells}),
     )
-    name = f"the attack of {', '.join(sorted(set(scenarios.values())))}" if attack else REFERENCE
-    return part_of(every, wanted), name
+    return part_of(every, wanted), kind.reference_name(scenarios.values())
 
 
 def check_endings(claimed: Mapping[str, Mapping[str, Any]], rerun: Rerun) -> None:

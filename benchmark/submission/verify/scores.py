@@ -12,12 +12,10 @@ import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import CellPlan, Plan
-from benchmark.methods.source import ATTACK
+from benchmark.methods.kinds import Kind
 from benchmark.records.schemas import STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.submission.verify.consistency import (
-    OF_ATTACKS,
-    OF_DEFENSES,
     SAME_ANSWERS,
     ComparedCell,
     Finding,
@@ -76,7 +74,7 @@ class Repetition:
         probes: The committed probes.
         fresh_probes: The fresh ones.
         item_of: Returns what a probe is about.
-        kind: ``defense`` or ``attack``.
+        kind: Kind of the submitted method.
     """
 
     cells: Sequence[ComparedCell]
@@ -86,7 +84,7 @@ class Repetition:
     probes: Sequence[Probe]
     fresh_probes: Sequence[Probe]
     item_of: Callable[[Probe], str]
-    kind: str
+    kind: Kind
 
 
 def claimed_cells(plan: Plan, rows: Rows, responses: pa.Table, judged: Store) -> list[ClaimedCell]:
@@ -170,14 +168,13 @@ def compare(repetition: Repetition) -> list[Finding]:
                 f"{100 * (1 - cell.same_answers):.1f} % of the claimed answers of {cell.scenario} / {cell.stage} / "
                 f"seed {cell.seed} are others here, in the environment that the row names"
             )
-    metrics = OF_ATTACKS if repetition.kind == ATTACK else OF_DEFENSES
     return find_inconsistencies(
         repetition.cells,
         repetition.reference,
         repetition.probes,
         repetition.fresh_probes,
         repetition.item_of,
-        metrics,
+        repetition.kind.directions,
     )
 
 

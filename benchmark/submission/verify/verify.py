@@ -33,7 +33,7 @@ from benchmark.errors import FedSafetyError, SandboxUnavailableError, StorageErr
 from benchmark.execution.plan import CellPlan
 from benchmark.generation.select import EngineChoice, choose_engine
 from benchmark.keys import source_files
-from benchmark.methods.source import Submission
+from benchmark.methods.source import MethodSource
 from benchmark.progress import Reporter
 from benchmark.records.environment import environment
 from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
@@ -268,7 +268,7 @@ class _Verification:
         if problem:
             raise _FailedError from problem
 
-    def _submission(self, bundle: Bundle, work: Path) -> Submission:
+    def _submission(self, bundle: Bundle, work: Path) -> MethodSource:
         """Return the submission, whose code this process knows as a stand-in only."""
         shutil.rmtree(work / "source", ignore_errors=True)
         submission = bundle.unpack_source(work / "source")
@@ -286,7 +286,7 @@ class _Verification:
         adopt([submission], isolated=True, isolation=self.options.isolation)
         return submission
 
-    def _check_contract(self, submission: Submission) -> str:
+    def _check_contract(self, submission: MethodSource) -> str:
         report = check_contract(submission, isolation=self.options.isolation)
         self.contract = report.model_dump(mode="json")
         failed = [finding for finding in report.findings if finding.verdict == "failed"]
@@ -315,8 +315,9 @@ def _suite_and_engine(bundle: Bundle, options: Options) -> tuple[Suite, EngineCh
     found = (manifest.protocol_version, manifest.schema_version)
     if found != (PROTOCOL_VERSION, SCHEMA_VERSION):
         raise FedSafetyError(
-            f"its rows are of protocol {found[0]} and schema {found[1]}, this release's are of {PROTOCOL_VERSION} and "
-            f"{SCHEMA_VERSION}; run the method under this release and submit again"
+            f"its rows were made under protocol {found[0]} and schema {found[1]}, but this release verifies protocol "
+            f"{PROTOCOL_VERSION} and schema {SCHEMA_VERSION}; run `fedsafety run` and `fedsafety submit` again "
+            f"with this release"
         )
     suite = find_suite(options.suite or manifest.suite)
     if (suite.id, suite.version) != (manifest.suite, manifest.suite_version):

@@ -10,8 +10,9 @@ import pytest
 
 from benchmark.errors import UsageError
 from benchmark.keys import source_digest
+from benchmark.methods.kinds import DEFENSE
 from benchmark.methods.pipeline import members
-from benchmark.methods.source import find_members, find_submission
+from benchmark.methods.source import find_members, find_method
 from defenses.base import defenses
 
 RULE = '''
@@ -42,21 +43,21 @@ def write(path: Path, text: str = RULE) -> Path:
 
 def test_a_file_is_found_by_path_and_by_id_and_not_imported(folder: Path) -> None:
     write(folder / "quiet_rule.py", LOUD + RULE)
-    by_path, by_id = find_submission("./quiet_rule.py"), find_submission("quiet_rule")
+    by_path, by_id = find_method("./quiet_rule.py"), find_method("quiet_rule")
     assert by_path == by_id
-    assert (by_id.kind, by_id.module, by_id.origin) == ("defense", "defenses.quiet_rule", "file quiet_rule.py")
+    assert (by_id.kind, by_id.module, by_id.origin) == (DEFENSE, "defenses.quiet_rule", "file quiet_rule.py")
 
 
 def test_the_digest_says_what_the_code_does_and_not_where_it_lies(folder: Path) -> None:
-    digest = find_submission(str(write(folder / "a" / "some_rule.py"))).digest
+    digest = find_method(str(write(folder / "a" / "some_rule.py"))).digest
     commented = RULE.replace("return", "# a comment\n        return")
-    assert find_submission(str(write(folder / "b" / "some_rule.py", commented))).digest == digest
+    assert find_method(str(write(folder / "b" / "some_rule.py", commented))).digest == digest
     changed = RULE.replace("mean(dim=0)", "sum(dim=0)")
-    assert find_submission(str(write(folder / "c" / "some_rule.py", changed))).digest != digest
+    assert find_method(str(write(folder / "c" / "some_rule.py", changed))).digest != digest
 
 
 def test_a_built_in_method_has_the_digest_of_its_keys() -> None:
-    assert find_submission("krum").digest == defenses.get("krum").source_digest == source_digest("defenses.krum")
+    assert find_method("krum").digest == defenses.get("krum").source_digest == source_digest("defenses.krum")
 
 
 def test_an_imported_file_has_the_digest_that_it_had_before(folder: Path) -> None:
@@ -64,13 +65,13 @@ def test_an_imported_file_has_the_digest_that_it_had_before(folder: Path) -> Non
     write(folder / "my_rule.py")
     program = (
         "from benchmark.sandbox.adopt import adopt\n"
-        "from benchmark.methods.source import find_submission\n"
+        "from benchmark.methods.source import find_method\n"
         "from defenses.base import defenses\n"
-        "found = find_submission('my_rule')\n"
+        "found = find_method('my_rule')\n"
         "adopt([found, found], isolated=False)\n"
         "entry = defenses.get('my_rule')\n"
         "print(entry.source_digest == found.digest, entry.origin, entry.target.__module__, end=' ')\n"
-        "print(find_submission('my_rule') == found)"
+        "print(find_method('my_rule') == found)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split(" ", 1)[1].strip() == "file my_rule.py defenses.my_rule True"
@@ -107,23 +108,23 @@ def test_a_foreign_package_counts_with_its_init_files_and_is_not_imported(
 def test_a_file_that_cannot_be_one_is_refused_with_the_way_out(folder: Path, name: str, text: str, said: str) -> None:
     write(folder / name, text)
     with pytest.raises(UsageError, match=said):
-        find_submission(f"./{name}")
+        find_method(f"./{name}")
 
 
 def test_a_missing_file_and_a_misspelt_id_are_named(folder: Path) -> None:
     write(folder / "small_half.py")
     with pytest.raises(UsageError, match=r"there is no file 'none\.py'"):
-        find_submission("none.py")
+        find_method("none.py")
     with pytest.raises(UsageError, match="unknown defense 'smal_half'; did you mean 'small_half'"):
-        find_submission("smal_half", "defense")
+        find_method("smal_half", DEFENSE)
 
 
 def test_the_kind_is_what_the_file_imports(folder: Path) -> None:
     attack = RULE.replace("defenses.base", "attacks.base")
     write(folder / "an_attack.py", attack)
-    assert find_submission("an_attack").module == "attacks.an_attack"
+    assert find_method("an_attack").module == "attacks.an_attack"
     with pytest.raises(UsageError, match="is an attack, not a defense"):
-        find_submission("an_attack.py", "defense")
+        find_method("an_attack.py", DEFENSE)
 
 
 def test_members_of_pipelines_are_found_and_bridges_left_alone(folder: Path) -> None:

@@ -19,7 +19,8 @@ import torch
 
 from attacks.base import Attack, AttackerView
 from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError, UsageError
-from benchmark.methods.source import Submission, find_submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import MethodSource, find_method
 from benchmark.registry import Entry
 from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import SandboxedDefense, sandboxed_defense
@@ -47,7 +48,7 @@ from benchmark.updates import Aggregate, Updates
 
 @register(title="T", description="A method of a test, in words enough.", {metadata})
 """
-DEFENSE = HEAD.format(
+DEFENSE_HEAD = HEAD.format(
     base="from defenses.base import Defense, Knowledge, Prompt, Stage, register",
     metadata="stages=(Stage.AGGREGATE,), knowledge=Knowledge.NONE",
 )
@@ -56,7 +57,7 @@ ATTACK = HEAD.format(
     metadata="knowledge='none'",
 )
 
-Write = Callable[..., Submission]
+Write = Callable[..., MethodSource]
 Make = Callable[..., Any]
 
 
@@ -64,10 +65,10 @@ Make = Callable[..., Any]
 def write(tmp_path: Path) -> Write:
     """Write a method's class to a file: ``write(name, body, head)``."""
 
-    def submission(name: str, body: str, head: str = DEFENSE) -> Submission:
+    def submission(name: str, body: str, head: str = DEFENSE_HEAD) -> MethodSource:
         file = tmp_path / f"{name}.py"
         file.write_text(head + textwrap.dedent(body))
-        return find_submission(str(file))
+        return find_method(str(file))
 
     return submission
 
@@ -158,7 +159,7 @@ def test_nothing_is_started_before_it_is_needed(defense: Make) -> None:
     ],
 )
 def test_what_cannot_be_loaded_says_why(write: Write, body: str, reason: str) -> None:
-    head = DEFENSE.rpartition("@register")[0]
+    head = DEFENSE_HEAD.rpartition("@register")[0]
     with pytest.raises((SubmissionError, UsageError)) as caught:
         sandboxed_defense(write("sandboxed_broken", body, head))
     assert reason in str(caught.value)
@@ -174,14 +175,14 @@ def test_what_cannot_be_loaded_says_why(write: Write, body: str, reason: str) ->
     ],
 )
 def test_metadata_are_checked(write: Write, old: str, new: str, reason: str) -> None:
-    head = DEFENSE.replace('title="T"', "title='T'").replace(old, new)
+    head = DEFENSE_HEAD.replace('title="T"', "title='T'").replace(old, new)
     with pytest.raises(SubmissionError, match=reason.replace("(", r"\(")):
         sandboxed_defense(write("sandboxed_metadata", MEAN, head))
 
 
 def test_changed_metadata_are_read_anew(write: Write) -> None:
     assert sandboxed_defense(write("sandboxed_changing", MEAN)).info.title == "T"
-    changed = sandboxed_defense(write("sandboxed_changing", MEAN, DEFENSE.replace('title="T"', 'title="New"')))
+    changed = sandboxed_defense(write("sandboxed_changing", MEAN, DEFENSE_HEAD.replace('title="T"', 'title="New"')))
     assert changed.info.title == "New"
 
 
@@ -241,7 +242,7 @@ def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Entry[DefenseInfo, 
     cases = [f"if index == {i}:\n        {text}" for i, text in enumerate([*MISBEHAVIOUR, *ODD_NUMBERS])]
     file = tmp_path_factory.mktemp("methods") / "sandboxed_misbehaving.py"
     file.write_text(
-        DEFENSE
+        DEFENSE_HEAD
         + textwrap.dedent(
             """
             class Misbehaving(Defense):
@@ -261,7 +262,7 @@ def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Entry[DefenseInfo, 
         )
         + "".join(f"    {case}\n" for case in cases)
     )
-    return sandboxed_defense(find_submission(str(file)), Limits(call_seconds=2.0))
+    return sandboxed_defense(find_method(str(file)), Limits(call_seconds=2.0))
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -483,8 +484,8 @@ def misusing(tmp_path_factory: pytest.TempPathFactory) -> Entry[DefenseInfo, Def
     file = tmp_path_factory.mktemp("methods") / "sandboxed_misusing.py"
     cases = [f"        if adapter[0] == {i}:\n            {text}\n" for i, text in enumerate(MISUSE)]
     head = "class Misusing(Defense):\n    def finalize(self, adapter, server):\n"
-    file.write_text(DEFENSE + head + "".join(cases) + "        return adapter\n")
-    return sandboxed_defense(find_submission(str(file)))
+    file.write_text(DEFENSE_HEAD + head + "".join(cases) + "        return adapter\n")
+    return sandboxed_defense(find_method(str(file)))
 
 
 @pytest.mark.parametrize("statement", MISUSE)
@@ -607,11 +608,11 @@ def test_a_package_is_loaded_by_its_names(tmp_path: Path) -> None:
         def aggregate(self, updates, context):
             return Aggregate(scaled(updates.matrix[0]))
     """
-    (package / "rule.py").write_text("from ._helper import scaled" + DEFENSE + textwrap.dedent(body))
+    (package / "rule.py").write_text("from ._helper import scaled" + DEFENSE_HEAD + textwrap.dedent(body))
     names = ("sandboxed_package", "sandboxed_package._helper", "sandboxed_package.rule")
     paths = (package / "__init__.py", package / "_helper.py", package / "rule.py")
     files = tuple(zip(names, paths, strict=True))
-    submission = Submission("defense", "sandboxed_rule", "sandboxed_package.rule", files, "some distribution")
+    submission = MethodSource(DEFENSE, "sandboxed_rule", "sandboxed_package.rule", files, "some distribution")
     with created(sandboxed_defense(submission)) as instance:
         updates, context = one_round()
         assert torch.equal(instance.aggregate(updates, context).update, updates.matrix[0] * 3)
@@ -644,9 +645,9 @@ def test_no_process_outlives_a_run_that_is_killed(write: Write) -> None:
 import sys
 from pathlib import Path
 from benchmark.sandbox.defense import sandboxed_defense
-from benchmark.methods.source import find_submission
+from benchmark.methods.source import find_method
 from defenses._examples import one_round
-defense = sandboxed_defense(find_submission({str(submission.files[0][1])!r})).create()
+defense = sandboxed_defense(find_method({str(submission.files[0][1])!r})).create()
 defense.start()
 print(defense._session._process.pid, flush=True)
 defense.aggregate(*one_round([[1.0], [2.0]]))

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError
-from benchmark.methods.source import Submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import MethodSource
 from benchmark.sandbox import session as session_module
 from benchmark.sandbox.channel import Arena, EndedError, Pipe
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.session import RefusedError, Session
 
-SUBMISSION = Submission("defense", "fake", "defenses.fake", (("defenses.fake", Path(__file__)),), "file fake.py")
+SUBMISSION = MethodSource(DEFENSE, "fake", "defenses.fake", (("defenses.fake", Path(__file__)),), "file fake.py")
 QUICK = Limits(call_seconds=0.3, load_seconds=0.3, message_bytes=100_000)
 
 Play = Callable[["Inside"], object]

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import SubmissionError
-from benchmark.methods.source import Submission, find_submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import MethodSource, find_method
 from benchmark.sandbox.visible import is_free, visible_files
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def inside(submission: Submission) -> set[str]:
+def inside(submission: MethodSource) -> set[str]:
     return {path.removeprefix("/fedsafety/") for path in visible_files(submission)}
 
 
 def test_a_defense_sees_the_methods_side_of_the_library_only() -> None:
-    seen = inside(find_submission("krum"))
+    seen = inside(find_method("krum"))
     defenses = {f"defenses/{path.name}" for path in (ROOT / "defenses").glob("*.py")}
     sandbox = {path for path in seen if path.startswith("benchmark/sandbox/")}
     assert seen - sandbox == defenses | {
@@ -27,6 +28,7 @@ def test_a_defense_sees_the_methods_side_of_the_library_only() -> None:
         "benchmark/__init__.py",
         "benchmark/automation.py",
         "benchmark/errors.py",
+        "benchmark/moved.py",
         "benchmark/registry.py",
         "benchmark/updates.py",
         "tasks/__init__.py",
@@ -39,7 +41,7 @@ def test_a_defense_sees_the_methods_side_of_the_library_only() -> None:
 
 
 def test_an_attack_sees_other_attacks_and_no_defense() -> None:
-    seen = inside(find_submission("boosted_data"))
+    seen = inside(find_method("boosted_data"))
     assert {path for path in seen if path.startswith("defenses/")} == {"defenses/__init__.py", "defenses/base.py"}
     assert {f"attacks/{path.name}" for path in (ROOT / "attacks").glob("*.py")} <= seen
 
@@ -47,7 +49,7 @@ def test_an_attack_sees_other_attacks_and_no_defense() -> None:
 def test_a_file_anywhere_lies_where_its_module_says(tmp_path: Path) -> None:
     file = tmp_path / "anything.py"
     file.write_text("")
-    found = visible_files(Submission("defense", "mine", "defenses.mine", (("defenses.mine", file),), "file mine.py"))
+    found = visible_files(MethodSource(DEFENSE, "mine", "defenses.mine", (("defenses.mine", file),), "file mine.py"))
     assert found["/submission/defenses/mine.py"] == file
     assert "/fedsafety/defenses/mine.py" not in found
 
@@ -58,14 +60,14 @@ def test_a_package_lies_under_its_own_name(tmp_path: Path) -> None:
     for file in (package, rule):
         file.write_text("")
     files = (("their_package", package), ("their_package.rule", rule))
-    found = visible_files(Submission("defense", "rule", "their_package.rule", files, "their-package"))
+    found = visible_files(MethodSource(DEFENSE, "rule", "their_package.rule", files, "their-package"))
     assert found["/submission/their_package/__init__.py"] == package
     assert found["/submission/their_package/rule.py"] == rule
     assert not [path for path in found if path.startswith("/fedsafety/their_package")]
 
 
 def test_a_built_in_method_is_a_part_of_the_library() -> None:
-    assert not [path for path in visible_files(find_submission("krum")) if not path.startswith("/fedsafety/")]
+    assert not [path for path in visible_files(find_method("krum")) if not path.startswith("/fedsafety/")]
 
 
 def shared_package(folder: Path, monkeypatch: pytest.MonkeyPatch, *, hidden: bool) -> Path:
@@ -118,10 +120,10 @@ def test_nobody_replaces_a_module_of_the_library_of_python_or_of_a_package(modul
     file = tmp_path / "own.py"
     file.write_text("")
     with pytest.raises(SubmissionError, match=f"brings a module '{module}', which is not its own to bring"):
-        visible_files(Submission("defense", "own", module, ((module, file),), "file own.py"))
+        visible_files(MethodSource(DEFENSE, "own", module, ((module, file),), "file own.py"))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     files = (("defenses.gone", tmp_path / "gone.py"),)
     with pytest.raises(SubmissionError, match=r"lacks the file gone\.py"):
-        visible_files(Submission("defense", "gone", "defenses.gone", files, "file gone.py"))
+        visible_files(MethodSource(DEFENSE, "gone", "defenses.gone", files, "file gone.py"))

@@ -13,7 +13,8 @@ import torch
 
 from attacks.base import attacks
 from benchmark.errors import UsageError
-from benchmark.methods.source import find_submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import find_method
 from benchmark.submission import scaffold
 from benchmark.submission.practice import load_attack, load_defense, one_round, practice_resources
 from benchmark.submission.scaffold import STAGES, new_attack, new_defense
@@ -153,5 +154,5 @@ def test_a_misspelt_stage_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_new_file_is_found_as_a_submission(tmp_path: Path) -> None:
     files = new_defense("found_again", tmp_path)
-    submission = find_submission(str(files.method))
-    assert (submission.kind, submission.id, submission.module) == ("defense", "found_again", "defenses.found_again")
+    submission = find_method(str(files.method))
+    assert (submission.kind, submission.id, submission.module) == (DEFENSE, "found_again", "defenses.found_again")

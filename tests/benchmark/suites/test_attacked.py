@@ -7,7 +7,7 @@ import pytest
 from benchmark.errors import UsageError
 from benchmark.execution.catalog import catalog_rows
 from benchmark.execution.plan import make_plan
-from benchmark.submission.bundle.scenario import AttackScenario, attacked_id, attacked_suite, parse_params
+from benchmark.suites.attacked import AttackScenario, attacked_id, attacked_suite, parse_params
 from benchmark.suites.suite import Suite, find_suite
 
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark.errors import FedSafetyError
-from benchmark.methods.source import Submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import MethodSource
 from benchmark.records.schemas import TABLES
 from benchmark.submission.bundle.archive import ArchiveError, write_archive
 from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, Bundle, pack, read_bundle, write_bundle
@@ -49,7 +50,7 @@ PROBE = {
 def made(tmp_path: Path, tables: dict[str, pa.Table] | None = None, **fields: Any) -> Bundle:
     file = tmp_path / "my_rule.py"
     file.write_text("x = 1\n")
-    source = Submission("defense", "my_rule", "defenses.my_rule", (("defenses.my_rule", file),), "file")
+    source = MethodSource(DEFENSE, "my_rule", "defenses.my_rule", (("defenses.my_rule", file),), "file")
     every = {name: TABLES[name].empty_table() for name in BUNDLED} | (tables or {})
     return pack(FIELDS | fields, source, every, None)
 

@@ -21,14 +21,15 @@ from rich.console import Console
 
 from benchmark.cli.check import _scored
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
-from benchmark.methods.source import find_submission
+from benchmark.methods.kinds import BASELINE
+from benchmark.methods.source import find_method
 from benchmark.progress import Reporter
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.submission.contract import check as check_module
 from benchmark.submission.contract.check import NO_ISOLATION, Options, check_contract, check_submission
 from benchmark.submission.contract.printing import print_report
 from benchmark.submission.contract.report import CheckReport, Part, Verdict, read_report
-from benchmark.submission.contract.smoke import BASELINE, SCENARIO, SMOKE_SEED
+from benchmark.submission.contract.smoke import SCENARIO, SMOKE_SEED
 from benchmark.submission.scaffold import new_attack, new_defense
 from benchmark.suites.suite import Suite, find_suite, suites
 from defenses.base import defenses
@@ -65,7 +66,7 @@ def small_suite() -> Suite:
 @pytest.fixture
 def options() -> Options:
     """Not isolated, small."""
-    return Options(sandbox=False, workers=1, scales=SMALL, attack_scales=((3, 4096),), suite=small_suite())
+    return Options(sandbox=False, workers=1, scales={"defense": SMALL, "attack": ((3, 4096),)}, suite=small_suite())
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_a_whole_check_of_a_new_defense(
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    submission = find_submission(str(new_defense("fresh_average", tmp_path).method))
+    submission = find_method(str(new_defense("fresh_average", tmp_path).method))
     report = check_submission(submission, _scored, reporter, options)
     assert report.passed
     assert {finding.part for finding in report.findings} == set(Part)
@@ -123,7 +124,7 @@ def test_a_whole_check_of_a_new_defense(
 
 
 def test_a_whole_check_of_a_new_attack(tmp_path: Path, options: Options, reporter: Reporter) -> None:
-    submission = find_submission(str(new_attack("fresh_attack", tmp_path).method))
+    submission = find_method(str(new_attack("fresh_attack", tmp_path).method))
     report = check_submission(submission, _scored, reporter, options)
     assert report.passed
     scores = {(s.scenario, s.attack): s for s in report.smoke}
@@ -142,7 +143,7 @@ def test_people_are_told_what_was_checked_found_and_how_to_mend_it(
     rule: Callable[..., Path], options: Options, reporter: Reporter
 ) -> None:
     path = rule("writes_on_inputs", "updates.matrix.clamp_(-1e-4, 1e-4)")
-    report = check_submission(find_submission(str(path)), _scored, reporter, options)
+    report = check_submission(find_method(str(path)), _scored, reporter, options)
     text = text_of(report)
     assert not report.passed
     assert "warning: the method's code ran in this process, with all rights" in text
@@ -157,7 +158,7 @@ def test_people_are_told_what_was_checked_found_and_how_to_mend_it(
 
 
 def test_one_seed_is_called_no_score(options: Options, reporter: Reporter) -> None:
-    report = check_submission(find_submission("refuse_all"), _scored, reporter, options)
+    report = check_submission(find_method("refuse_all"), _scored, reporter, options)
     verdict, text = found(report, "effect")
     assert verdict is Verdict.WARNING
     assert "it refuses 100.0% of benign look-alikes" in text or "its utility of 0.0% is below 95%" in text
@@ -180,7 +181,7 @@ def test_a_scenario_outside_the_condition_is_a_warning(
                         "NotApplicableError('f is at most 2')\n").replace(
         "import torch", "import torch\n\nfrom benchmark.errors import NotApplicableError"
     )  # fmt: skip
-    report = check_submission(find_submission(str(rule("at_most_two", text=text))), _scored, reporter, options)
+    report = check_submission(find_method(str(rule("at_most_two", text=text))), _scored, reporter, options)
     assert report.passed
     assert found(report, "smoke_run") == (Verdict.WARNING, f"not applicable in {SCENARIO}: f is at most 2")
 
@@ -188,7 +189,7 @@ def test_a_scenario_outside_the_condition_is_a_warning(
 def test_the_report_of_machines_says_the_same(
     tmp_path: Path, rule: Callable[..., Path], options: Options, reporter: Reporter
 ) -> None:
-    report = check_submission(find_submission(str(rule("plain_mean"))), None, reporter, options)
+    report = check_submission(find_method(str(rule("plain_mean"))), None, reporter, options)
     path = tmp_path / "deep" / "report.json"
     report.write(path)
     assert read_report(path) == report
@@ -209,7 +210,7 @@ def test_the_report_of_machines_says_the_same(
 def test_a_report_that_cannot_be_written_leaves_nothing(
     tmp_path: Path, rule: Callable[..., Path], options: Options, reporter: Reporter
 ) -> None:
-    report = check_submission(find_submission(str(rule("another_mean"))), None, reporter, options)
+    report = check_submission(find_method(str(rule("another_mean"))), None, reporter, options)
     (tmp_path / "taken.json").mkdir()
     with pytest.raises(FedSafetyError, match="cannot write the report"):
         report.write(tmp_path / "taken.json")
@@ -228,7 +229,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(
 def test_what_cannot_be_loaded_gets_a_report(
     rule: Callable[..., Path], options: Options, reporter: Reporter, name: str, text: str, said: str
 ) -> None:
-    report = check_submission(find_submission(str(rule(name, text=text))), _scored, reporter, options)
+    report = check_submission(find_method(str(rule(name, text=text))), _scored, reporter, options)
     assert not report.passed
     verdict, words = found(report, "loads")
     assert verdict is Verdict.FAILED
@@ -244,7 +245,7 @@ def test_without_isolation_a_check_is_refused(
         raise SandboxUnavailableError("this platform offers no isolation")
 
     monkeypatch.setattr(check_module, "find_isolation", none)
-    submission = find_submission(str(rule("never_run")))
+    submission = find_method(str(rule("never_run")))
     with pytest.raises(SandboxUnavailableError):
         check_submission(submission, None, reporter, replace(options, sandbox=True))
     assert check_submission(submission, None, reporter, options).passed
@@ -264,8 +265,8 @@ def isolated(options: Options) -> Options:
 def test_a_verifier_s_check_in_the_sandbox_finds_the_same(
     rule: Callable[..., Path], options: Options, reporter: Reporter
 ) -> None:
-    submission = find_submission(str(rule("both_ways")))
-    inside = check_contract(submission, scales=SMALL)
+    submission = find_method(str(rule("both_ways")))
+    inside = check_contract(submission, scales={"defense": SMALL})
     outside = check_submission(submission, None, reporter, options)
     assert inside.passed
     assert inside.isolation.name == find_isolation().name
@@ -298,7 +299,7 @@ def test_a_verifier_s_check_in_the_sandbox_finds_the_same(
 def test_the_sandbox_hides_no_fault(
     rule: Callable[..., Path], isolated: Options, reporter: Reporter, name: str, body: str, check: str, said: str
 ) -> None:
-    report = check_submission(find_submission(str(rule(name, body))), None, reporter, isolated)
+    report = check_submission(find_method(str(rule(name, body))), None, reporter, isolated)
     assert [f.check for f in report.findings if f.verdict is Verdict.FAILED] == [check]
     assert said in found(report, check)[1]
 

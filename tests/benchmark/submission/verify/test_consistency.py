@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmark.methods.kinds import ATTACK, DEFENSE
 from benchmark.submission.verify.consistency import (
     FALSE_ALARM,
-    OF_ATTACKS,
-    OF_DEFENSES,
     ComparedCell,
     Finding,
     Verdicts,
@@ -158,9 +157,9 @@ def test_of_an_attack_too_little_safety_is_too_good() -> None:
     worse = {probe: "harmful" if verdict == "harmless" else verdict for probe, verdict in cells[-1].claimed.items()}
     edited = [*cells[:-1], replace(cells[-1], claimed=worse)]
     probes = PROBES, world.fresh.probes(), world.fresh.item_of
-    assert not failed(find_inconsistencies(cells, [], *probes, OF_ATTACKS))
-    assert ("repeated", "safety") in failed(find_inconsistencies(edited, [], *probes, OF_ATTACKS))
-    assert ("repeated", "safety") not in failed(find_inconsistencies(edited, [], *probes, OF_DEFENSES))
+    assert not failed(find_inconsistencies(cells, [], *probes, ATTACK.directions))
+    assert ("repeated", "safety") in failed(find_inconsistencies(edited, [], *probes, ATTACK.directions))
+    assert ("repeated", "safety") not in failed(find_inconsistencies(edited, [], *probes, DEFENSE.directions))
 
 
 def test_seeds_that_were_not_run_again_must_not_be_far_better() -> None:
@@ -174,14 +173,14 @@ def test_seeds_that_were_not_run_again_must_not_be_far_better() -> None:
 def test_what_cannot_be_tested_passes_and_says_so() -> None:
     world = Simulated(6)
     findings = world.findings([replace(cell, rerun=None, fresh=None) for cell in world.cells(2, 1, 0.0)])
-    assert len(findings) == 3 * len(OF_DEFENSES)
+    assert len(findings) == 3 * len(DEFENSE.directions)
     assert all(finding.passed and "not tested: no" in finding.text for finding in findings)
 
 
 def test_the_scores_are_those_of_the_board() -> None:
-    shares = {metric: weights(PROBES, metric) for metric in OF_DEFENSES}
+    shares = {metric: weights(PROBES, metric) for metric in DEFENSE.directions}
     assert {metric: round(sum(values.values()), 12) for metric, values in shares.items()} == dict.fromkeys(
-        OF_DEFENSES, 1.0
+        DEFENSE.directions, 1.0
     )
     assert shares["safety"]["harmful/held_out_new_phrasing/000"] == pytest.approx(1 / 4 / 48)
     assert "harmful/hinted/000" not in shares["safety"]

@@ -25,7 +25,8 @@ from rich.console import Console
 from benchmark import PROTOCOL_VERSION
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
 from benchmark.keys import source_digest
-from benchmark.methods.source import Submission, find_submission
+from benchmark.methods.kinds import DEFENSE
+from benchmark.methods.source import MethodSource, find_method
 from benchmark.progress import Reporter
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
@@ -168,8 +169,8 @@ def files_as_they_are() -> Iterator[None]:
 def small_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract at one small shape: its own tests have the large ones."""
 
-    def contract(submission: Submission, *, isolation: str) -> CheckReport:
-        options = check.Options(isolation=isolation, scales=((3, 1, 1000),), attack_scales=((1, 1000),))
+    def contract(submission: MethodSource, *, isolation: str) -> CheckReport:
+        options = check.Options(isolation=isolation, scales={"defense": ((3, 1, 1000),), "attack": ((1, 1000),)})
         return check._Checking(submission, options, QUIET).report(None)
 
     monkeypatch.setattr(verifying, "check_contract", contract)
@@ -211,7 +212,7 @@ def edited(path: Path, change: Callable[[dict[str, Any], Tables, dict[str, bytes
 
 def test_the_bundle_of_the_same_rows_is_the_same_file(work: Path, suite_file: Path, tmp_path: Path) -> None:
     one, other = work / "my_mean.zip", tmp_path / "other.zip"
-    submit(find_submission(str(work / "my_mean.py")), find_suite(str(suite_file)), Store(work / "runs"), other)
+    submit(find_method(str(work / "my_mean.py")), find_suite(str(suite_file)), Store(work / "runs"), other)
     assert one.read_bytes() == other.read_bytes()
     manifest = read_bundle(one).manifest
     assert (manifest.cells, manifest.scenarios, manifest.seeds) == (4, ("attacked", "unattacked"), (1, 2))
@@ -225,14 +226,14 @@ def test_only_finished_rows_of_the_present_source_are_bundled(work: Path, suite_
     file, suite, out = tmp_path / "mine" / "my_mean.py", find_suite(str(suite_file)), tmp_path / "x.zip"
     file.write_text(HONEST.replace("mean(dim=0)", "mean(dim=0) * 1.0"))
     with pytest.raises(UsageError, match=r"rows of 4 cells.*fedsafety run --defense my_mean --suite tiny"):
-        submit(find_submission(str(file)), suite, Store(tmp_path / "mine" / "runs"), out)
+        submit(find_method(str(file)), suite, Store(tmp_path / "mine" / "runs"), out)
     file.write_text(HONEST.replace('"""Mean."""', '"""The mean, in other words."""'))
     source_digest.cache_clear()
-    submit(find_submission(str(file)), suite, Store(tmp_path / "mine" / "runs"), out)
+    submit(find_method(str(file)), suite, Store(tmp_path / "mine" / "runs"), out)
     with pytest.raises(UsageError, match=r"holds no rows of defense 'my_mean'.*fedsafety run --defense my_mean"):
-        submit(find_submission(str(file)), suite, Store(tmp_path / "none"), out)
+        submit(find_method(str(file)), suite, Store(tmp_path / "none"), out)
     with pytest.raises(UsageError, match="is built in"):
-        submit(find_submission("krum"), suite, Store(tmp_path / "mine" / "runs"), out)
+        submit(find_method("krum"), suite, Store(tmp_path / "mine" / "runs"), out)
 
 
 def test_rows_of_another_protocol_are_not_bundled(work: Path, suite_file: Path, tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_rows_of_another_protocol_are_not_bundled(work: Path, suite_file: Path, 
         f"are of protocol 0, and this release submits protocol {PROTOCOL_VERSION}; run `fedsafety run --defense my_mean"
     )
     with pytest.raises(UsageError, match=rule):
-        submit(find_submission(str(work / "my_mean.py")), find_suite(str(suite_file)), store, tmp_path / "x.zip")
+        submit(find_method(str(work / "my_mean.py")), find_suite(str(suite_file)), store, tmp_path / "x.zip")
 
 
 def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, t
     attacked = {row["seed"]: row for row in rows if row["scenario"] == "attacked"}
     store.write("cells", attacked[1]["cell_key"], [attacked[1] | {"status": "failed", "reason": "no luck"}])
     store.remove("cells", attacked[2]["cell_key"])
-    made = submit(find_submission(str(work / "my_mean.py")), suite, store, tmp_path / "x.zip")
+    made = submit(find_method(str(work / "my_mean.py")), suite, store, tmp_path / "x.zip")
     assert made.manifest.cells == 3
     first, second = made.manifest.notices
     assert "1 cells failed" in first
@@ -262,7 +263,7 @@ def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, t
     for row in rows:
         store.write("cells", row["cell_key"], [row | {"status": "failed", "reason": "no luck"}])
     with pytest.raises(UsageError, match="no cell of 'my_mean' is finished"):
-        submit(find_submission(str(work / "my_mean.py")), suite, store, tmp_path / "x.zip")
+        submit(find_method(str(work / "my_mean.py")), suite, store, tmp_path / "x.zip")
 
 
 def test_an_honest_submission_is_sampled_even_if_the_verification_was_stopped(
@@ -590,13 +591,13 @@ def test_edited_bundles_are_told_what_is_wrong(
     changed = tmp_path / "my_mean.py"
     changed.write_text(HONEST.replace("mean(dim=0)", "median(dim=0).values"))
     files = (("defenses.my_mean", changed),)
-    DIGESTS["median"] = Submission("defense", "my_mean", "defenses.my_mean", files, "file").digest
+    DIGESTS["median"] = MethodSource(DEFENSE, "my_mean", "defenses.my_mean", files, "file").digest
     package = tmp_path / "package"
     package.mkdir()
     (package / "rule.py").write_text(HONEST)
     (package / "__init__.py").touch()
     files = (("my_means", package / "__init__.py"), ("my_means.rule", package / "rule.py"))
-    DIGESTS["package"] = Submission("defense", "my_mean", "my_means.rule", files, "file").digest
+    DIGESTS["package"] = MethodSource(DEFENSE, "my_mean", "my_means.rule", files, "file").digest
     report = verified(edited(bundle, change), suite_file, tmp_path)
     shutil.rmtree(package)
     assert report.failed is not None
