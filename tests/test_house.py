@@ -341,7 +341,6 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
 
 
 ACROSS_MODULES = {
-    "tests/benchmark/execution/test_lent_models.py",
     "tests/benchmark/execution/test_sourced_suites.py",
     "tests/benchmark/generation/test_architectures.py",
     "tests/benchmark/generation/test_bad_input.py",
