@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from .cases import CASES
 from .conftest import isolation_called
@@ -13,7 +14,6 @@ from .play import METHODS, Case, method, play
 
 AT_ONCE = 3
 BACKENDS = ("bubblewrap", "namespaces")
-PLAYS = [(case, backend) for case in CASES for backend in (BACKENDS if case.both else ("auto",))]
 
 ELSEWHERE = {
     "counts_prompts",
@@ -27,6 +27,16 @@ ELSEWHERE = {
     "writes_outside",
 }
 """Played by the other modules here."""
+
+
+def plays() -> Iterator[ParameterSet]:
+    """Yield every case with its ways of isolating; all but the first play of each method are slow."""
+    methods: set[str] = set()
+    for case in CASES:
+        for backend in BACKENDS if case.both else ("auto",):
+            yield pytest.param(case, backend, marks=[pytest.mark.slow] if case.method in methods else [])
+            methods.add(case.method)
+
 
 Outcomes = dict[tuple[str, str], Future[str]]
 
@@ -49,7 +59,7 @@ def _played(case: Case, backend: str) -> str:
     return play(case, isolation_called(backend))
 
 
-@pytest.mark.parametrize(("case", "backend"), PLAYS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("case", "backend"), list(plays()), ids=lambda value: str(value))
 def test_a_method_is_contained(case: Case, backend: str, outcomes: Outcomes) -> None:
     isolation_called(backend)
     reason = outcomes[str(case), backend].result()

@@ -142,7 +142,7 @@ def vllm_engine(base: Path) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(params=[pytest.param("vllm", marks=pytest.mark.vllm), "transformers"])
+@pytest.fixture(params=[pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.slow]), "transformers"])
 def model(request: pytest.FixtureRequest, chat: ChatFormat) -> FedSafetyLM:
     """The model on each engine in turn."""
     return FedSafetyLM(request.getfixturevalue(f"{request.param}_engine"), chat)

@@ -114,6 +114,7 @@ def test_a_bare_text_is_scored_after_the_start_token_and_in_windows_where_it_is_
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_both_engines_give_the_same_scores(
     vllm_engine: Engine, transformers_engine: Engine, chat: ChatFormat, adapters: tuple[Path, Path]
 ) -> None:

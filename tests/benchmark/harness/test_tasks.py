@@ -36,6 +36,7 @@ def test_tasks_groups_and_tags_are_found_by_name(local_tasks: Path) -> None:
     assert names["local_tag"] == (["local_answer", "local_choice"], [])
 
 
+@pytest.mark.slow
 def test_the_harness_own_tasks_are_known_too_and_a_misspelt_name_gets_the_nearest() -> None:
     with pytest.raises(
         UsageError, match=r"unknown lm-evaluation-harness task 'hellaswagg'; did you mean 'hellaswag'\?"
