@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -95,37 +96,132 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-def offences(package: str, allowed: str, exempt: tuple[str, ...] = ()) -> list[str]:
-    """Return the imports of ``package`` that the pattern ``allowed`` does not cover, as ``file imports module``."""
-    pattern = re.compile(allowed)
-    return [
-        f"{path} imports {module}"
-        for path in sources(package)
-        if path.as_posix() not in exempt
-        for module in sorted(imported_modules(path))
-        if not pattern.fullmatch(module)
-    ]
+@dataclass(frozen=True)
+class Room:
+    """A folder with one job.
+
+    Attributes:
+        job: What the room is for, as docs/architecture.md states it.
+        may: The rooms, or single modules, that it may import beside itself and the ground floor.
+    """
+
+    job: str
+    may: tuple[str, ...] = ()
 
 
-LAYERS = {
-    # The engine knows attacks and defenses by their interface only, and pages not at all (except for its command).
-    "benchmark": r"(benchmark|tasks)(\..*)?|attacks\.base|defenses\.base",
-    # Data know neither the engine's methods nor its judges.
-    "tasks": r"tasks(\..*)?|benchmark\.(errors|keys|registry|settings)",
-    "attacks": r"attacks(\..*)?|benchmark\.(errors|registry|updates|automation)|tasks\.(base|refusals)",
-    "defenses": r"defenses(\..*)?|benchmark\.(errors|registry|updates|automation)|tasks\.(base|refusals)",
-    # Pages are made from rows.
-    "leaderboard": r"leaderboard(\..*)?|benchmark|benchmark\.(errors|records(\..*)?)",
+METHOD_BASES = ("attacks.base", "defenses.base")
+ROOMS = {
+    "benchmark": Room("the ground floor: errors, registry, updates, keys, seeds, settings, progress", ("tasks",)),
+    "benchmark.suites": Room("suites, scenarios and settings, read from YAML", ("tasks.hub",)),
+    "benchmark.methods": Room("kinds of method, pipelines, the files of a method", METHOD_BASES),
+    "benchmark.records": Room("schemas of rows, the store, records of adapters, publishing"),
+    "benchmark.models": Room(
+        "checkpoints, chat formats, adapters, sizes, memory", ("benchmark.records", "benchmark.suites")
+    ),
+    "benchmark.training": Room(
+        "local training, the round loop, the server's tools", ("benchmark.models", *METHOD_BASES)
+    ),
+    "benchmark.generation": Room("engines that answer prompts, canaries", ("benchmark.models",)),
+    "benchmark.judges": Room("one file for each judge of answers", ("benchmark.generation", "tasks.micro")),
+    "benchmark.sandbox": Room("processes that confine the code of strangers", ("benchmark.methods", "tasks")),
+    "benchmark.execution": Room(
+        "the plan, jobs, answering, judging, the end of a cell",
+        ("benchmark.training", "benchmark.judges", "benchmark.sandbox"),
+    ),
+    "benchmark.prediction": Room("time and memory of a plan before it runs", ("benchmark.execution",)),
+    "benchmark.harness": Room("tasks of lm-evaluation-harness on served adapters", ("benchmark.execution",)),
+    "benchmark.interop": Room("bridges to ByzFL and Flower", ("benchmark.methods",)),
+    "benchmark.submission": Room("files for a new method, practice rounds", ("benchmark.execution",)),
+    "benchmark.submission.contract": Room("the checks of a method", ("benchmark.submission",)),
+    "benchmark.submission.bundle": Room("the file that a submitter sends", ("benchmark.submission.contract",)),
+    "benchmark.submission.verify": Room("the steps from a bundle to verified rows", ("benchmark.submission.bundle",)),
+    "benchmark.cli": Room("the command line", ("*",)),
+    "benchmark.speed": Room("measurements for developers", ("benchmark.prediction",)),
+    "benchmark.proof": Room("proofs for developers: real text, equal rows", ("benchmark.prediction",)),
+    "tasks": Room(
+        "the interface of task worlds",
+        ("benchmark.errors", "benchmark.keys", "benchmark.registry", "benchmark.settings"),
+    ),
+    "tasks.micro": Room("the synthetic world and its models", ("tasks",)),
+    "tasks.hub": Room("the world of models and data from hubs and folders", ("tasks",)),
+    "attacks": Room("one file for each attack", ("tasks", "benchmark.updates", "benchmark.automation")),
+    "defenses": Room("one file for each defense", ("tasks", "benchmark.updates", "benchmark.automation")),
+    "leaderboard.rows": Room("stored rows, and which of them count", ("benchmark.records", "benchmark.errors")),
+    "leaderboard.scores": Room("scores of cells, statistics over seeds", ("leaderboard.rows",)),
+    "leaderboard.views": Room("the parts of a board beside its ranking", ("leaderboard.scores",)),
+    "leaderboard.ranking": Room("gates, standings and the whole board", ("leaderboard.views",)),
+    "leaderboard.citation": Room("sentences, BibTeX, published papers", ("leaderboard.ranking",)),
+    "leaderboard.page": Room("the static page", ("leaderboard.citation",)),
+    "leaderboard": Room("commands, releases, comparison, the Python API", ("leaderboard.page",)),
 }
+"""Every room. A room imports the rooms and modules that it names and what these may import in turn; the rooms of the
+engine also the ground floor."""
+FLOORLESS = ("attacks", "defenses", "tasks", "leaderboard")
+"""Packages that may import only those modules of the ground floor that they name."""
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_import_only_what_their_layer_may_know(package: str) -> None:
-    # Who checks or verifies a submission scores its rows, too.
-    commands = ("benchmark/cli/check.py", "benchmark/cli/verify.py")
-    above = ("benchmark/cli/main.py", "benchmark/submission/verify/verify.py", *commands)
-    exempt = {"benchmark": above, "tasks": ("tasks/micro/train.py", "tasks/micro/check.py")}
-    assert offences(package, LAYERS[package], exempt.get(package, ())) == []
+def room_of(module: str) -> str:
+    """Return the room that a module lies in: the longest room name that begins its dotted name."""
+    return max((room for room in ROOMS if module == room or module.startswith(f"{room}.")), key=len)
+
+
+@functools.cache
+def allowed(room: str) -> frozenset[str]:
+    """Return the rooms and modules that a room may import, in any number of steps down."""
+    names = {*ROOMS[room].may}
+    return frozenset(names.union(*(allowed(name) for name in names & ROOMS.keys())))
+
+
+def wall(path: Path, module: str) -> str:
+    """Return what a newcomer needs to read if ``path`` may not import ``module``, else nothing."""
+    own, other = room_of(dotted(path)), room_of(module)
+    floor = () if own.partition(".")[0] in FLOORLESS else ("benchmark",)
+    # The package itself holds the version numbers, which any file may read.
+    if module == "benchmark" or {"*", module, other} & {own, *floor, *allowed(own)}:
+        return ""
+    names = [*(["the ground floor"] if floor else []), *ROOMS[own].may]
+    return (
+        f"{path} imports {module}: the room {own} ({ROOMS[own].job}) may import only {', '.join(names) or 'itself'} "
+        f"and the rooms below. Move the line up into a room that may import both, move what it needs down, or hand it over "
+        f"as an argument; docs/architecture.md shows the rooms"
+    )
+
+
+def dotted(path: Path) -> str:
+    return ".".join([*path.parent.parts, *([] if path.stem == "__init__" else [path.stem])])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_its_walls_allow(room: str) -> None:
+    files = [path for path in sources(*PACKAGES) if room_of(dotted(path)) == room]
+    assert files, f"the room {room} is empty; remove it from ROOMS and from docs/architecture.md"
+    walls = [text for path in files for module in sorted(imported_modules(path)) if (text := wall(path, module))]
+    assert walls == [], "\n" + "\n".join(walls)
+
+
+def test_a_line_against_the_rules_gets_a_sentence_for_newcomers() -> None:
+    text = wall(Path("benchmark/suites/suite.py"), "benchmark.training.federation")
+    assert text.startswith("benchmark/suites/suite.py imports benchmark.training.federation: the room benchmark.suites")
+    assert "Move the line up" in text
+    assert wall(Path("benchmark/suites/suite.py"), "benchmark.errors") == ""
+
+
+def test_no_two_rooms_import_each_other() -> None:
+    """The ground floor and the bases of the registries are one floor: an attack's base names rows of tasks.base."""
+    edges = {
+        (room_of(dotted(path)), room_of(module)) for path in sources(*PACKAGES) for module in imported_modules(path)
+    }
+    floor = {"benchmark", "attacks", "defenses", "tasks"}
+    assert {(a, b) for a, b in edges if a < b and (b, a) in edges and not {a, b} <= floor} == set()
+
+
+def test_the_page_on_architecture_lists_the_rooms_as_they_are() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = {
+        name: (job, tuple(re.findall(r"`([\w.*]+)`", may)))
+        for name, job, may in re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| ([^|]*) \|$", page, flags=re.MULTILINE)
+    }
+    assert rows == {name: (room.job, room.may) for name, room in ROOMS.items()}
 
 
 def test_the_commands_that_stand_above_the_layers_know_no_method_either() -> None:

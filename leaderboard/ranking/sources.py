@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmark import PROTOCOL_VERSION
+from benchmark import COMPARABLE_PROTOCOLS, PROTOCOL_VERSION
 from benchmark.records.schemas import KIND_ATTACK, ORIGIN_LOCAL, ORIGIN_SUBMITTED
 from leaderboard.rows.rungs import Rung
 from leaderboard.scores.cells import CellScore
@@ -47,7 +47,7 @@ def _newest(cell: CellScore) -> tuple[Any, str]:
 
 
 class Version(NamedTuple):
-    """The versions of a cell. Scores of different versions cannot be compared."""
+    """The versions of a cell. Scores of different versions cannot be compared, except for comparable protocols."""
 
     protocol: str
     suite: str
@@ -55,6 +55,12 @@ class Version(NamedTuple):
     def __str__(self) -> str:
         """Return both in words."""
         return f"protocol {self.protocol}, suite version {self.suite}"
+
+    def comparable(self, other: Version) -> bool:
+        """Return whether scores of both versions may stand beside each other."""
+        same_scores = {PROTOCOL_VERSION, *COMPARABLE_PROTOCOLS}
+        protocols = {self.protocol, other.protocol}
+        return self.suite == other.suite and (len(protocols) == 1 or protocols <= same_scores)
 
     @classmethod
     def of(cls, cell: CellScore) -> Version:
@@ -75,7 +81,8 @@ def shown_version(cells: Sequence[CellScore], sources: Sources) -> Version:
 
 def version_notices(suite: str, cells: Sequence[CellScore], shown: Version) -> list[str]:
     """Return which cells of a suite are left out because of their version, and that the shown protocol is another."""
-    left_out = Counter(version for version in map(Version.of, cells) if version != shown)
+    versions = Counter(map(Version.of, cells))
+    left_out = Counter({version: count for version, count in versions.items() if not version.comparable(shown)})
     notices = []
     if left_out:
         parts = ", ".join(f"{count} of {version}" for version, count in sorted(left_out.items()))
@@ -83,7 +90,14 @@ def version_notices(suite: str, cells: Sequence[CellScore], shown: Version) -> l
             f"{left_out.total()} cells are stored but not shown, because their scores cannot be compared with those of "
             f"{shown}: {parts}. Run them again with this release, or read them with the release that made them."
         )
-    if shown.protocol != PROTOCOL_VERSION:
+    earlier = Counter({v.protocol: count for v, count in versions.items() if v.protocol in COMPARABLE_PROTOCOLS})
+    if earlier and shown.protocol in {PROTOCOL_VERSION, *COMPARABLE_PROTOCOLS}:
+        parts = ", ".join(f"{count} of protocol {protocol}" for protocol, count in sorted(earlier.items()))
+        notices.append(
+            f"{earlier.total()} cells of suite {suite} are of an earlier protocol ({parts}), whose scores are those of "
+            f"protocol {PROTOCOL_VERSION}. `fedsafety run --suite {suite}` computes them anew."
+        )
+    elif shown.protocol != PROTOCOL_VERSION:
         notices.append(
             f"The cells of suite {suite} are of protocol {shown.protocol}, and this release computes protocol "
             f"{PROTOCOL_VERSION}. Run them again with `fedsafety run --suite {suite}`, or use the release that made "
@@ -93,8 +107,8 @@ def version_notices(suite: str, cells: Sequence[CellScore], shown: Version) -> l
 
 
 def current_cells(cells: Sequence[CellScore], sources: Sources, shown: Version) -> tuple[list[CellScore], list[str]]:
-    """Return the newest cells of the version ``shown``, and how many older rows of them were left out."""
-    kept = [cell for cell in cells if Version.of(cell) == shown]
+    """Return the newest cells of versions comparable with ``shown``, and how many older rows were left out."""
+    kept = [cell for cell in cells if Version.of(cell).comparable(shown)]
     best: dict[tuple[Any, ...], CellScore] = {}
     for cell in sorted(kept, key=_newest):
         # A newer row replaces an older one of the same source only.
