@@ -182,8 +182,8 @@ def wall(path: Path, module: str) -> str:
     names = [*(["the ground floor"] if floor else []), *ROOMS[own].may]
     return (
         f"{path} imports {module}: the room {own} ({ROOMS[own].job}) may import only {', '.join(names) or 'itself'} "
-        f"and the rooms below. Move the line up into a room that may import both, move what it needs down, or hand it over "
-        f"as an argument; docs/architecture.md shows the rooms"
+        f"and the rooms below. Move the line up into a room that may import both, move what it needs down, or hand it "
+        f"over as an argument; docs/architecture.md shows the rooms"
     )
 
 

@@ -38,7 +38,11 @@ def docstrings() -> tuple[tuple[str, str], ...]:
     texts = []
     for path in files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
                 texts.append((f"{path.relative_to(ROOT)}:{node.lineno}", node.value.value))
     return tuple(texts)
 
@@ -75,7 +79,9 @@ def test_a_module_begins_with_a_noun() -> None:
     clauses = [
         str(path.relative_to(ROOT))
         for path in files()
-        if re.match(r"(What|How|Which|Whose|Whether|Where|When|Why) ", ast.get_docstring(ast.parse(path.read_text())) or "")
+        if re.match(
+            r"(What|How|Which|Whose|Whether|Where|When|Why) ", ast.get_docstring(ast.parse(path.read_text())) or ""
+        )
     ]
     assert len(clauses) <= 72, clauses
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark import PROTOCOL_VERSION
+from benchmark import COMPARABLE_PROTOCOLS, PROTOCOL_VERSION
 from leaderboard.ranking.board import Board, Standing
 from leaderboard.ranking.boards import boards
 from leaderboard.ranking.grid import recovery
@@ -337,6 +337,30 @@ def test_rows_of_another_protocol_alone_are_shown_with_the_way_out(tmp_path: Pat
         f"The cells of suite micro are of protocol 0, and this release computes protocol {PROTOCOL_VERSION}. Run them "
         f"again with `fedsafety run --suite micro`, or use the release that made them."
     )
+
+
+def test_rows_of_a_comparable_protocol_stand_beside_present_rows(tmp_path: Path) -> None:
+    earlier = min(COMPARABLE_PROTOCOLS)
+    board = board_of(tmp_path, FEDAVG + cells("krum", [0.8, 0.9], [1, 1], protocol_version=earlier))
+    assert {entry.id for entry in board.entries} == {"krum", "fedavg"}
+    assert board.protocol == PROTOCOL_VERSION
+    (notice,) = board.version_notices
+    assert notice == (
+        f"4 cells of suite micro are of an earlier protocol (4 of protocol {earlier}), whose scores are those of "
+        f"protocol {PROTOCOL_VERSION}. `fedsafety run --suite micro` computes them anew."
+    )
+
+
+def test_of_one_cell_in_comparable_protocols_the_newest_row_counts(tmp_path: Path) -> None:
+    before = cell_row()["created_at"].replace(year=2020)
+    old = [
+        ({**row, "cell_key": f"old {index}", "response_key": f"old {index}"}, scores)
+        for index, (row, scores) in enumerate(
+            cells("fedavg", [0.9, 0.9], [1, 1], protocol_version=min(COMPARABLE_PROTOCOLS), created_at=before)
+        )
+    ]
+    board = board_of(tmp_path, FEDAVG + old)
+    assert standing(board, "fedavg").metrics["safety"].mean == pytest.approx(0.1)
 
 
 def test_a_later_submission_of_another_suite_version_hides_no_committed_row(tmp_path: Path) -> None:
