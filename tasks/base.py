@@ -21,7 +21,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.registry import Info, Registry
 
 if TYPE_CHECKING:
-    from tasks.hub.settings import ModelSource
+    from tasks.model_source import ModelSource
 
 
 class DataKind(StrEnum):
@@ -359,6 +359,6 @@ class TaskWorld(ABC):
 
 
 task_worlds: Registry[TaskInfo, TaskWorld] = Registry(
-    "task world", TaskInfo, "tasks", not_entries=("base", "refusals"), nested=("micro.fresh",)
+    "task world", TaskInfo, "tasks", not_entries=("base", "model_source", "refusals"), nested=("micro.fresh",)
 )
 register = task_worlds.register

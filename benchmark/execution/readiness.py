@@ -16,7 +16,8 @@ from benchmark.execution.roles import generating_roles, judge_source
 from tasks.hub.datasets import check_data, load_rows
 from tasks.hub.models import check_model
 from tasks.hub.roots import data_root
-from tasks.hub.settings import DatasetSource, ModelSource
+from tasks.hub.settings import DatasetSource
+from tasks.model_source import ModelSource
 
 
 def check_inputs(plan: Plan) -> None:

@@ -10,7 +10,7 @@ from benchmark.methods.pipeline import parse_pipeline
 from benchmark.registry import Trait
 from benchmark.suites.suite import Suite
 from tasks.base import TaskWorld
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 
 def generating_roles(job: TrainingJob, world: TaskWorld) -> frozenset[str]:

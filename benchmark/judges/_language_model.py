@@ -24,7 +24,7 @@ from benchmark.models.date import DATE
 from benchmark.suites.suite import Compute
 from tasks.base import TaskWorld
 from tasks.hub.models import source_checkpoint
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 Messages = Sequence[Mapping[str, str]]
 """Turns with ``role`` and ``content``."""

@@ -1,6 +1,6 @@
 """The default model of judges that are prompts for any instruction-tuned model."""
 
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 LOCAL_MODEL = ModelSource(
     repository="meta-llama/Llama-3.1-8B-Instruct",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.base import TaskWorld
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 
 def chosen_source(world: TaskWorld | None, role: str, default: ModelSource) -> ModelSource:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from benchmark.judges._harmbench import HarmBenchJudge
 from benchmark.judges.base import register
 from tasks.base import ProbeKind
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 
 @register(

@@ -8,7 +8,7 @@ from benchmark.judges._harmbench import HarmBenchJudge, harmbench
 from benchmark.judges._language_model import Messages
 from benchmark.judges.base import register
 from tasks.base import ProbeKind
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 
 @register(

@@ -9,7 +9,7 @@ from benchmark.judges._judgezoo import judgezoo_digest, judgezoo_module, made_wi
 from benchmark.judges._language_model import LanguageModelJudge, Messages, safe_or_unsafe
 from benchmark.judges.base import Item, Judgement, register
 from tasks.base import ProbeKind
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 
 @register(

@@ -11,8 +11,8 @@ from benchmark.judges._language_model import LanguageModelJudge, Messages, unpar
 from benchmark.judges.base import Item, Judgement, Verdict, identity_of, register
 from benchmark.keys import content_key
 from tasks.base import ProbeKind
-from tasks.hub.settings import ModelShape, ModelSource
 from tasks.hub.text import normalised
+from tasks.model_source import ModelShape, ModelSource
 
 SCALE = (1.0, 10.0)
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")

@@ -14,7 +14,7 @@ from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of, 
 from benchmark.keys import content_key
 from tasks.base import ProbeKind, TaskWorld
 from tasks.hub.models import source_checkpoint
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 _BATCH = 16
 _Pair = tuple[str, str]

@@ -17,7 +17,7 @@ from benchmark.judges._strong_reject import scored
 from benchmark.judges.base import Item, Judgement, Verdict, identity_of, register
 from tasks.base import ProbeKind, TaskWorld
 from tasks.hub.models import source_checkpoint
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 if TYPE_CHECKING:
     from benchmark.suites.suite import Compute

@@ -18,7 +18,7 @@ from benchmark.models.sizes import Decoder, Linear, Precision, Reads, attention_
 from benchmark.suites.settings import LoraSettings
 from tasks.hub.models import resolve_model
 from tasks.hub.roots import model_root
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 _EVERY = LoraSettings(rank=1, alpha=1.0)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from benchmark.errors import UsageError
 from benchmark.suites.settings import LoraSettings
-from tasks.hub.settings import ModelShape
+from tasks.model_source import ModelShape
 
 GIB = 1 << 30
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,15 +77,24 @@ def compare_rows(old: Path, new: Path) -> Comparison:
     answers = _differences(stores, set(keys.values()), "responses", ("probe_id",), "response")
     verdicts = _differences(stores, set(keys.values()), "verdicts", ("probe_id", "judge"), "verdict")
     cells = tuple(
-        CellDifference(
-            *identity,
-            *answers.get(keys[identity], (0, 0)),
-            *verdicts.get(keys[identity], (0, 0)),
-            status=" -> ".join(dict.fromkeys((before[identity]["status"], after[identity]["status"]))),
-        )
-        for identity in common
+        _cell(identity, before[identity], after[identity], answers, verdicts, keys[identity]) for identity in common
     )
     return Comparison(cells, len(before) - len(common), len(after) - len(common))
+
+
+def _cell(
+    identity: tuple[Any, ...],
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    answers: Mapping[tuple[str, str], tuple[int, int]],
+    verdicts: Mapping[tuple[str, str], tuple[int, int]],
+    keys: tuple[str, str],
+) -> CellDifference:
+    scenario, defense, stage, seed = identity
+    status = " -> ".join(dict.fromkeys((old["status"], new["status"])))
+    return CellDifference(
+        scenario, defense, stage, seed, *answers.get(keys, (0, 0)), *verdicts.get(keys, (0, 0)), status=status
+    )
 
 
 def _newest_cells(store: Store) -> dict[tuple[Any, ...], dict[str, Any]]:

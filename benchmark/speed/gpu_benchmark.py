@@ -31,7 +31,7 @@ from benchmark.prediction.text import duration
 from benchmark.records.environment import package_versions
 from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
 from benchmark.suites.settings import LoraSettings
-from tasks.hub.settings import ModelShape
+from tasks.model_source import ModelShape
 
 _ROUNDS_OF_A_CELL = 100
 """Rounds of the seed paper, to which one round is extrapolated."""

@@ -22,7 +22,7 @@ from benchmark.models.rows import TokenRow
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.stacked import StackedModel
 from benchmark.updates import AdapterLayout
-from tasks.hub.settings import ModelShape
+from tasks.model_source import ModelShape
 
 Batches = Sequence[Sequence[Sequence[TokenRow]]]
 """``batches[client][step]`` is the list of rows of that step."""

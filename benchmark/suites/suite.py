@@ -24,7 +24,8 @@ from benchmark.suites.scenario import (
 )
 from benchmark.suites.sensitivity import Sensitivity, SensitivityScenario, expand
 from benchmark.suites.settings import LoraSettings, Seed
-from tasks.hub.settings import DataChoice, HubData, Identifier, ModelSource
+from tasks.hub.settings import DataChoice, HubData, Identifier
+from tasks.model_source import ModelSource
 
 __all__ = [
     "AttackSettings",

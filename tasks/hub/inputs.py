@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tasks.base import Input
 from tasks.hub.datasets import Rows
-from tasks.hub.settings import DatasetSource, ModelSource
+from tasks.hub.settings import DatasetSource
+from tasks.model_source import ModelSource
 
 
 def model_input(role: str, source: ModelSource, resolved: str) -> Input:

@@ -14,7 +14,7 @@ from tasks.base import Checkpoint
 from tasks.hub.digests import files_sha256
 from tasks.hub.hub import check_reachable, explained, resolve_commit
 from tasks.hub.roots import model_root
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 _FETCHED: Final = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 """Patterns of files to fetch: weights in a format without code, configuration and tokenizer. No Python file matches."""

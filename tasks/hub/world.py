@@ -40,7 +40,8 @@ from tasks.hub.overlaps import (
     row_sets,
 )
 from tasks.hub.probes import PromptFinder, make_probes
-from tasks.hub.settings import DataChoice, DatasetSource, HubData, ModelSource
+from tasks.hub.settings import DataChoice, DatasetSource, HubData
+from tasks.model_source import ModelSource
 
 REVISION: Final = "2"
 """Version of reading, filters, order, overlaps and dealing. A change that can alter rows of a source increases it."""

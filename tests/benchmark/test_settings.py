@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from benchmark.settings import Settings
 from benchmark.suites.settings import LoraSettings
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 
 class Example(Settings):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.hub import HubWorld
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 WorldOf = Callable[..., HubWorld]
 

@@ -27,7 +27,7 @@ from benchmark.records.store import Store
 from benchmark.suites.suite import Compute
 from tasks.base import Probe, ProbeKind
 from tasks.hub import HubWorld
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 from .speaking_model import ScriptedEngine, save_model
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 import benchmark.prediction
 from benchmark.models import sizes
 from benchmark.models.sizes import cache_bytes, config_cache_bytes, decoder_of, gib, merging_is_cheaper
-from tasks.hub.settings import ModelShape
+from tasks.model_source import ModelShape
 
 SHAPE = ModelShape(layers=3, hidden=64, intermediate=128, heads=4, kv_heads=2, vocabulary=100)
 

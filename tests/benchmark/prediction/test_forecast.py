@@ -22,7 +22,7 @@ from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub import HubWorld
-from tasks.hub.settings import ModelShape, ModelSource
+from tasks.model_source import ModelShape, ModelSource
 
 LLAMA_2_7B = ModelShape(layers=32, hidden=4096, intermediate=11_008, heads=32, kv_heads=32, vocabulary=32_000)
 LAPTOP = Device("cpu", "processor", 24 * GIB)

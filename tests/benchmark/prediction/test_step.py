@@ -20,7 +20,7 @@ from benchmark.models.sizes import Decoder, decoder_of
 from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes, training_operations
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.stacked import StackedModel
-from tasks.hub.settings import ModelShape
+from tasks.model_source import ModelShape
 
 Batches = list[list[list[TokenRow]]]
 

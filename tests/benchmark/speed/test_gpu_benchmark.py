@@ -16,7 +16,7 @@ from benchmark.prediction.device import Rate
 from benchmark.speed.gpu_benchmark import Measured, Work, main, table_lines
 from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, random_llama
 from benchmark.suites.settings import LoraSettings
-from tasks.hub.settings import ModelShape
+from tasks.model_source import ModelShape
 
 SHAPE = ModelShape(layers=2, hidden=32, intermediate=64, heads=4, kv_heads=2, vocabulary=100)
 WORK = Work(

@@ -20,7 +20,8 @@ from benchmark.errors import InputsMissingError, UsageError
 from tasks.hub.datasets import check_data, data_identity, load_rows
 from tasks.hub.hub import resolve_commit
 from tasks.hub.models import resolve_model
-from tasks.hub.settings import DatasetSource, ModelSource
+from tasks.hub.settings import DatasetSource
+from tasks.model_source import ModelSource
 
 from .conftest import COMMIT, forget, pairs
 

@@ -19,7 +19,7 @@ from benchmark.errors import InputsMissingError, UsageError
 from tasks.hub import HubWorld, digests
 from tasks.hub.models import check_model, model_commit, resolve_model, template_text
 from tasks.hub.roots import MODEL_ROOT
-from tasks.hub.settings import ModelSource
+from tasks.model_source import ModelSource
 
 from .conftest import COMMIT, forget
 

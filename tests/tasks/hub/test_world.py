@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from benchmark.errors import FedSafetyError, UsageError
 from tasks.base import DataKind, Example, ProbeKind, task_worlds
 from tasks.hub import HubWorld
-from tasks.hub.settings import AutomationPrompts, DataChoice, DatasetSource, HubData, ModelSource, ProbeSource
+from tasks.hub.settings import AutomationPrompts, DataChoice, DatasetSource, HubData, ProbeSource
+from tasks.model_source import ModelSource
 
 from .conftest import COMMIT, forget, pairs
 
