@@ -33,8 +33,8 @@ def doctor(
     from tasks.base import task_worlds
 
     Roots(data_root, model_root).use()
-    found: dict[str, Any] = json.loads(environment())
-    packages = found.pop("packages")
+    facts: dict[str, Any] = json.loads(environment())
+    packages = facts.pop("packages")
     problems: list[str] = []
     try:
         choice = choose_engine(engine)
@@ -45,7 +45,7 @@ def doctor(
         chosen = "generation engine: none"
         problems.append(str(error))
     table = Table(show_header=False, box=None)
-    for key, value in {**found, **packages}.items():
+    for key, value in {**facts, **packages}.items():
         table.add_row(key.replace("_", " "), str(value) or "unknown")
     console.print(table)
     console.print(f"\n{chosen}", highlight=False, soft_wrap=True)
@@ -67,11 +67,11 @@ def doctor(
 
 
 def _isolation() -> str:
-    """Return what isolates submitted methods here, or why nothing does; `verify` needs it, runs of one's own do not."""
+    """Return the isolation of submitted methods on this machine, or the reason why there is none."""
     from benchmark.sandbox.isolation import find_isolation
 
     try:
-        found = find_isolation()
+        isolation = find_isolation()
     except SandboxUnavailableError as error:
         return f"none; {error}"
-    return f"{found.name} {found.version}"
+    return f"{isolation.name} {isolation.version}"

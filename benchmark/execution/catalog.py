@@ -1,4 +1,4 @@
-"""The catalog rows: titles, descriptions and sources as they were when a run was made; a page needs rows only."""
+"""Catalog rows: titles, descriptions and sources at the time of a run, so that a page needs rows only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.records.store import Store
 
 
 def write_catalog(plan: Plan, store: Store) -> None:
-    """Write the catalog of everything a plan names, unless the same is already there."""
+    """Write the catalog of everything a plan names, unless the store has an equal catalog."""
     rows = catalog_rows(plan)
     key = content_key(rows)
     if not store.has("catalog", key):

@@ -1,4 +1,4 @@
-"""Scores of tasks for the adapters of a plan: one engine a starting checkpoint, each (response set, task) once."""
+"""Scores of tasks for the adapters of a run: one engine a starting checkpoint, each (response set, task) once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TABLE = "task_scores"
 
 @dataclass(frozen=True)
 class _Work:
-    """A probe as it stands in one chat format: what its scores rest on, and where they are kept."""
+    """A probe in one chat format, with the identity and the keys of its scores."""
 
     probe: Probe
     identities: Mapping[str, Identity]
@@ -42,7 +42,7 @@ class _Work:
         return self._prefix(response_key) + self._digest[:16]
 
     def outdated(self, response_key: str, keys: Sequence[str]) -> list[str]:
-        """Return those of ``keys`` that hold scores of this probe as it was before."""
+        """Return the keys among ``keys`` that hold scores of earlier versions of this probe."""
         return [k for k in keys if k.startswith(self._prefix(response_key)) and k != self.key(response_key)]
 
     def _prefix(self, response_key: str) -> str:
@@ -88,7 +88,7 @@ def score_tasks(run: Run, probes: Sequence[Probe], limit: int | None) -> list[tu
 def _work(probe: Probe, chat: ChatFormat, limit: int | None, missing: list[tuple[str, str]]) -> _Work | None:
     try:
         return _Work(probe, probe.identities(chat, limit), limit)
-    except Exception as error:  # a task is a program of its own and may fail in any way
+    except Exception as error:  # a task is a separate program and may fail in any way
         missing.append((f"task {probe.name}", _reason(error)))
         return None
 
@@ -125,7 +125,7 @@ def _score_start(
                     place = f"{cell.scenario.id} / {cell.stage.name} / seed {cell.seed} / task {work.probe.name}"
                     missing.append((place, _reason(error)))
                     continue
-                # A task has one score on a response set: those of its former self would contradict the new ones.
+                # A task has one score on a response set, so the scores of its earlier versions are removed.
                 for former in work.outdated(cell.response_key, outdated):
                     store.remove(TABLE, former)
                 common = _common(cell, work, chat, engine)
@@ -191,7 +191,7 @@ _DIRECTIONS = {True: "higher", False: "lower", None: "unknown"}
 
 
 def _row(work: _Work, name: str, reason: str, **values: Any) -> dict[str, Any]:
-    """Return a row with the identity of task or group ``name``; without ``values``, one that says why there is none."""
+    """Return a row with the identity of task or group ``name``; without ``values``, a row without a score."""
     identity = work.identities.get(name) or Identity("N/A", content_key([]), content_key([]))
     none = {"headline": True, "metric": "", "filter": "", "direction": "unknown", "value": None, "stderr": None}
     empty = {"samples": 0, "documents": 0, "shots": 0, "cut": 0, "samples_hash": ""}
@@ -208,7 +208,7 @@ def _row(work: _Work, name: str, reason: str, **values: Any) -> dict[str, Any]:
 
 
 def _is_headline(probe: Probe, name: str, key: str, keys: Sequence[str]) -> bool:
-    """Whether a table shows this score: the first metric of what was asked for, or of its members if it has none."""
+    """Whether a table shows this score: the first metric of the probe, or of its members if it has no metric."""
     whole = probe.groups.get(probe.name)
     has_whole = whole is not None and whole.has_aggregation
     shown = name == probe.name if has_whole else name in probe.tasks
@@ -216,7 +216,7 @@ def _is_headline(probe: Probe, name: str, key: str, keys: Sequence[str]) -> bool
 
 
 def _first(scored: Any, keys: Sequence[str]) -> str:
-    """Return the key of the metric that ``scored`` lists first, or the first that there is."""
+    """Return the key of the first metric that ``scored`` lists, or the first key if it lists none of them."""
     if isinstance(scored, Group):
         listed = [entry.metric for entry in scored.aggregate_metric_list or []]
     else:
@@ -238,7 +238,7 @@ def _number(value: Any) -> float | None:
 
 
 def _samples_hash(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Return a digest of what was answered to each document and how it was scored."""
+    """Return a digest of the answer to each document and of its score."""
     content = [[s["doc_id"], s["filter"], s["filtered_resps"], {m: s[m] for m in s["metrics"]}] for s in samples]
     return str(hash_string(json.dumps(content, sort_keys=True, default=handle_non_serializable)))
 

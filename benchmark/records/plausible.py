@@ -36,11 +36,11 @@ _LAST_YEAR = 9000
 
 
 def find_problem(name: str, table: pa.Table) -> str:
-    """Return what is wrong with the rows of table ``name``: column, value and rule of the first; empty if nothing."""
+    """Return the first problem of the rows of table ``name``: column, value and rule; empty if there is none."""
     for column, allowed in _ALLOWED.get(name, {}).items():
-        found = sorted(set(pc.unique(table.column(column).cast(pa.string())).to_pylist()) - set(allowed))
-        if found:
-            return f"{column} is {found[0]!r}, must be one of {', '.join(allowed)}"
+        foreign = sorted(set(pc.unique(table.column(column).cast(pa.string())).to_pylist()) - set(allowed))
+        if foreign:
+            return f"{column} is {foreign[0]!r}, must be one of {', '.join(allowed)}"
     for column in _NAMED.get(name, ()):
         if table.num_rows and pc.any(pc.equal(table.column(column).cast(pa.string()), "")).as_py():
             return f"{column} is empty, every row names one"

@@ -108,35 +108,35 @@ def _refuse_trials(store: Store, suite: str) -> None:
         )
 
 
-def _select(store: Store, table: str, column: str, wanted: set[str], folder: Path) -> pa.Table:
-    """Return the store's rows with a wanted key that the folder lacks."""
-    missing = wanted - _committed(folder, table, column)
+def _select(store: Store, table: str, column: str, selected: set[str], folder: Path) -> pa.Table:
+    """Return the store's rows whose key is selected and not committed yet."""
+    missing = selected - _committed(folder, table, column)
     keys = [key for key in sorted(store.keys(table)) if key.partition("-")[0] in missing]
     tables = [store.read(table, key) for key in keys]
     return pa.concat_tables(tables).unify_dictionaries() if tables else TABLES[table].empty_table()
 
 
 def _task_scores(store: Store, response_keys: set[str], folder: Path) -> pa.Table:
-    """Return the scores of whole tasks that the folder lacks; cells that are committed may get them later."""
+    """Return the scores of whole tasks that the folder lacks. A committed cell may get its scores later."""
     rows = store.read_all("task_scores").unify_dictionaries()
     named = pc.binary_join_element_wise(_text(rows, "response_key"), _text(rows, "requested"), "/")
-    wanted = pc.is_in(_text(rows, "response_key"), pa.array(sorted(response_keys), pa.string()))
+    selected = pc.is_in(_text(rows, "response_key"), pa.array(sorted(response_keys), pa.string()))
     whole = pc.equal(rows["sample_limit"], 0)
-    known: set[str] = set()
+    committed: set[str] = set()
     for path in sorted((folder / "task_scores").glob("*.parquet")):
         former = read_table(path, "task_scores")
         keys = pc.binary_join_element_wise(_text(former, "response_key"), _text(former, "requested"), "/")
-        known |= set(keys.to_pylist())
-    new = pc.invert(pc.is_in(named, pa.array(sorted(known), pa.string())))
-    return rows.filter(pc.and_(pc.and_(wanted, whole), new))
+        committed |= set(keys.to_pylist())
+    new = pc.invert(pc.is_in(named, pa.array(sorted(committed), pa.string())))
+    return rows.filter(pc.and_(pc.and_(selected, whole), new))
 
 
 def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
-    """Bring the one catalog of ``folder`` up to date; return how many of its rows are new or changed."""
+    """Update the one catalog of ``folder``; return the number of new or changed rows."""
     former = [read_table(path, "catalog") for path in sorted((folder / "catalog").glob("*.parquet"))]
-    known = _by_name(former)
-    merged = known | _by_name(_catalogs_of(store, suite))
-    changed = sum(known.get(name) != row for name, row in merged.items())
+    former_rows = _by_name(former)
+    merged = former_rows | _by_name(_catalogs_of(store, suite))
+    changed = sum(former_rows.get(name) != row for name, row in merged.items())
     if not merged or (not changed and len(former) == 1):
         return 0
     written = _write(folder, "catalog", pa.Table.from_pylist(list(merged.values()), schema=TABLES["catalog"]))
@@ -148,15 +148,15 @@ def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
 
 
 def _catalogs_of(store: Store, suite: str) -> list[pa.Table]:
-    """Return the catalogs of plans of ``suite``: the widest plan last, the newest last of equally wide ones."""
+    """Return the catalogs of plans of ``suite`` by size, then by age: the largest last, the newest last of a size."""
     keys = sorted(store.keys("catalog"), key=lambda key: (store.written_at("catalog", key), key))
     tables = [store.read("catalog", key) for key in keys]
-    own = [table for table in tables if ("suite", suite) in _by_name([table])]
-    return sorted(own, key=len)
+    catalogs = [table for table in tables if ("suite", suite) in _by_name([table])]
+    return sorted(catalogs, key=len)
 
 
 def _by_name(catalogs: Sequence[pa.Table]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return catalog rows by (kind, id); of several rows of one name the last."""
+    """Return catalog rows by (kind, id); a later row replaces an earlier one."""
     return {(row["kind"], row["id"]): row for table in catalogs for row in table.to_pylist()}
 
 
@@ -186,10 +186,10 @@ _ORDER = {
 
 
 def _committed(folder: Path, table: str, column: str) -> set[str]:
-    found: set[str] = set()
+    keys: set[str] = set()
     for path in sorted((folder / table).glob("*.parquet")):
-        found |= _values(read_table(path, table), column)
-    return found
+        keys |= _values(read_table(path, table), column)
+    return keys
 
 
 def _without(rows: pa.Table, column: str, values: set[str]) -> pa.Table:

@@ -1,7 +1,7 @@
 """The local store: append-only Parquet, one file per key and table, written atomically.
 
-What it guarantees: a file is whole or absent, whatever kills the process; a finished file is never changed, except
-that the row of a failed cell makes way for the row of its next try. What it does not do: repair, merge or derive.
+A file is whole or absent, even if the process is killed while it writes. A finished file is never changed, except that
+the row of a failed cell is replaced by the row of its next try. The store does not repair, merge or derive rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmark.errors import FedSafetyError, StorageError
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 
 SCRATCH = ".writing-"
-"""What the name of anything half-written begins with."""
+"""Prefix of the names of half-written files and folders."""
 
 
 class Store:
@@ -32,7 +32,7 @@ class Store:
         root: The folder; made on first write.
 
     Raises:
-        FedSafetyError: ``root`` exists and is no folder.
+        FedSafetyError: ``root`` exists and is not a folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,7 +41,7 @@ class Store:
             raise FedSafetyError(f"the results folder {root} is a file; give another folder with --runs")
 
     def has(self, table: str, key: str) -> bool:
-        """Whether the file of ``key`` is there."""
+        """Whether the file of ``key`` exists."""
         return self._path(table, key).exists()
 
     def keys(self, table: str) -> set[str]:
@@ -104,7 +104,7 @@ class Store:
             scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def clear_scratch(self) -> int:
-        """Remove what a killed run left half-written; return how many files and folders that were."""
+        """Remove half-written files and folders of killed runs; return their number."""
         stale = [path for path in sorted(self.root.rglob(f"{SCRATCH}*")) if not _writer_lives(path)]
         for path in stale:
             if path.is_dir():
@@ -132,7 +132,7 @@ class Store:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while ``path`` is written into a :class:`StorageError`."""
+    """Turn an error of the operating system while ``path`` is written into a :class:`StorageError`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -144,12 +144,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def scratch_beside(path: Path) -> Path:
-    """Return a path in the folder of ``path`` that readers ignore; its name tells which process writes it."""
+    """Return a path in the folder of ``path`` that readers ignore. Its name holds the number of this process."""
     return path.parent / f"{SCRATCH}{os.getpid()}-{path.name}"
 
 
 def _writer_lives(scratch: Path) -> bool:
-    """Whether the process that a scratch path names is running (another run may share the folder)."""
+    """Whether the process in the name of a scratch path is running. Another run may share the folder."""
     number = scratch.name.removeprefix(SCRATCH).partition("-")[0]
     if not number.isdigit() or int(number) == os.getpid():
         return False
@@ -197,7 +197,7 @@ def check_schema(schema: pa.Schema, table: str, path: Path) -> None:
     """Refuse a file of another table or schema version.
 
     Raises:
-        FedSafetyError: Names the file, what it holds, what is needed and the way out.
+        FedSafetyError: The file has another table or schema version.
     """
     metadata = schema.metadata or {}
     version = metadata.get(b"fedsafety.schema_version", b"none").decode()

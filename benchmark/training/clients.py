@@ -1,4 +1,4 @@
-"""What every client of a run holds: benign rows, or what the attack puts in their place."""
+"""Rows of every client of a run: benign rows, or the rows with which the attack replaces them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ClientRows:
     Attributes:
         rows: For each client id its rows, tokenised.
         malicious_rows: Distinct malicious rows the attackers share.
-        malicious_leaks: How many of them name an evaluation item.
+        malicious_leaks: Number of malicious rows that name an evaluation item.
         repeated: Repetitions in the attackers' data; see :attr:`tasks.base.TaskWorld.repeated`.
     """
 
@@ -37,11 +37,11 @@ class ClientRows:
 
 
 class Attacker:
-    """What malicious clients own; implements :class:`attacks.base.AttackerResources`.
+    """Resources of malicious clients; implements :class:`attacks.base.AttackerResources`.
 
     Args:
         world: Source of public unaligned pairs and prompts.
-        model: Opens the off-the-shelf model the attacker controls, when it is first asked.
+        model: Opens the off-the-shelf model that the attacker controls, on its first use.
         max_new_tokens: Length limit of generated data.
     """
 
@@ -82,9 +82,9 @@ def make_client_rows(
     model: ServedModel,
     seed: int,
 ) -> ClientRows:
-    """Return every client's rows. All clients hold the same number, so that counts reveal nobody.
+    """Return every client's rows. All clients hold the same number, so that counts do not reveal attackers.
 
-    Honest rows depend on the seed and the client alone: a twin's honest clients hold exactly the same.
+    Honest rows depend on the seed and the client alone, so the honest clients of a twin hold the same rows.
 
     Raises:
         FedSafetyError: An attack changed the number of a client's rows.

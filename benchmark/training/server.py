@@ -1,4 +1,4 @@
-"""The honest server's tools. Everything a defense does through them is measured and ends up in its row."""
+"""Tools of the honest server. Every use of them by a defense is measured and recorded in the defense's row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MeteredServer:
         seed: Run seed.
         owner: Name of the defense's own random streams.
         max_new_tokens: Length limit of generated data.
-        max_length: Tokens of a training row; longer ones are cut.
+        max_length: Largest number of tokens of a training row; longer rows are cut.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MeteredServer:
         self._settings, self._seed, self._owner = settings, seed, owner
         self._max_new_tokens, self._max_length = max_new_tokens, max_length
         self.opening_seconds = 0.0
-        """Seconds that opening the external model took; a method does not pay for them."""
+        """Seconds in which the external model was opened; they do not count for a method."""
         self._calls = 0
         self._owned: set[Example] = set()
 
@@ -100,11 +100,11 @@ class MeteredServer:
 
         Rows are drawn in passes without replacement from the defense's own stream. The rate falls along a cosine from
         the settings' ``learning_rate`` to ``learning_rate_floor``, step by step under one optimiser. With
-        ``restart_every``, the optimiser starts anew after so many steps and the rate is constant in between: then it
-        is the stretches that go down the cosine, the last one at the floor.
+        ``restart_every``, the optimiser starts anew after so many steps and the rate is constant in between. The
+        cosine then goes from stretch to stretch, and the last stretch has the floor.
 
         Raises:
-            FedSafetyError: There is no example.
+            FedSafetyError: ``examples`` is empty.
         """
         if not examples:
             raise FedSafetyError(f"{self._owner!r} called finetune() with no example; give it at least one")
@@ -125,7 +125,7 @@ class MeteredServer:
         return self._finetuned(adapter, batches)
 
     def _finetuned(self, adapter: Tensor, batches: list[list[TokenRow]]) -> Tensor:
-        """Return ``adapter`` trained on ``batches``, in stretches of one optimiser and its rates each."""
+        """Return ``adapter`` trained on ``batches``, with an optimiser and rates for each stretch."""
         settings = self._settings
         stretch = settings.restart_every or settings.steps
         for first in range(0, settings.steps, stretch):
@@ -150,7 +150,7 @@ class MeteredServer:
         return [examples[i] for i in order]
 
     def _remembered(self, examples: list[Example]) -> list[Example]:
-        """Note rows as owned: what else a defense trains on counts as generated, whatever it calls it."""
+        """Record rows as owned. All other rows that a defense trains on count as generated."""
         self._owned.update(examples)
         return examples
 
