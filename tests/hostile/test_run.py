@@ -146,7 +146,10 @@ def test_what_methods_say_of_themselves_is_text_on_the_page(
         assert "<img src=x" not in page
 
 
-@pytest.mark.parametrize(("method", "reason"), [("metadata_missing", "Field required"), ("knowledge_truth", "truth")])
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("metadata_missing", "Field required"), pytest.param("knowledge_truth", "truth", marks=pytest.mark.slow)],
+)
 def test_a_method_that_cannot_be_known_stops_the_run_before_it_begins(
     tmp_path: Path, fedsafety: Fedsafety, method: str, reason: str
 ) -> None:
@@ -163,8 +166,8 @@ def test_a_method_that_cannot_be_known_stops_the_run_before_it_begins(
     ("method", "reason"),
     [
         ("metadata_missing", "description: Field required"),
-        ("exits", "raised SystemExit: 0"),
-        ("patches_everything", "patches_everything"),
+        pytest.param("exits", "raised SystemExit: 0", marks=pytest.mark.slow),
+        pytest.param("patches_everything", "patches_everything", marks=pytest.mark.slow),
     ],
 )
 def test_check_reports_the_reason_to_people_and_machines(

@@ -14,6 +14,8 @@ import pytest
 
 from benchmark.records.store import Store
 
+pytestmark = pytest.mark.slow
+
 SUITE = Path(__file__).resolve().parent.parent / "end_to_end" / "tiny.yaml"
 ALONE = "byzfl:GeometricMedian(T=3,nu=0.1)"
 CHAIN = "byzfl:Krum+posthoc_public"

@@ -123,6 +123,7 @@ def test_a_whole_check_of_a_new_defense(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_whole_check_of_a_new_attack(tmp_path: Path, options: Options, reporter: Reporter) -> None:
     submission = find_method(str(new_attack("fresh_attack", tmp_path).method))
     report = check_submission(submission, _scored, reporter, options)
@@ -157,6 +158,7 @@ def test_people_are_told_what_was_checked_found_and_how_to_mend_it(
     assert report.smoke == ()
 
 
+@pytest.mark.slow
 def test_one_seed_is_called_no_score(options: Options, reporter: Reporter) -> None:
     report = check_submission(find_method("refuse_all"), _scored, reporter, options)
     verdict, text = found(report, "effect")
@@ -173,6 +175,7 @@ def test_the_smoke_seed_is_no_scored_seed() -> None:
     assert SMOKE_SEED < 10
 
 
+@pytest.mark.slow
 def test_a_scenario_outside_the_condition_is_a_warning(
     rule: Callable[..., Path], options: Options, reporter: Reporter
 ) -> None:
@@ -333,8 +336,8 @@ def test_the_command_line_fails_with_a_report(tmp_path: Path, rule: Callable[...
     ("arguments", "said"),
     [
         (["no_such_rule"], "unknown defense or attack 'no_such_rule'"),
-        (["no_such_file.py"], "there is no file 'no_such_file.py'"),
-        (["krum", "--isolation", "bubblewarp"], "did you mean 'bubblewrap'"),
+        pytest.param(["no_such_file.py"], "there is no file 'no_such_file.py'", marks=pytest.mark.slow),
+        pytest.param(["krum", "--isolation", "bubblewarp"], "did you mean 'bubblewrap'", marks=pytest.mark.slow),
     ],
 )
 def test_wrong_usage_exits_with_two(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -359,6 +362,7 @@ def test_new_says_what_comes_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, rule: Callable[..., Path]) -> None:
     rule("slow", "import time; time.sleep(5)")
     (tmp_path / "tmp").mkdir()
