@@ -16,7 +16,7 @@ from benchmark.cli import main as cli
 from leaderboard import commands
 from leaderboard.rows.rows import load_rows
 
-from .ranking.test_boards import FEDAVG4, KRUM4, cells
+from .by_hand import FEDAVG4, KRUM4, cells
 from .synthetic import exact_rows, write_submission, write_tables
 
 Run = Callable[..., tuple[int, str, str]]

@@ -19,14 +19,14 @@ from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.summaries import OVERALL
 
-from .ranking.test_boards import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells
+from .by_hand import FEDAVG4, KRUM4, MEDIAN4, Cell, cells, second_scenario
 from .synthetic import catalog_row, exact_rows, table_of, write_submission, write_tables
 from .views.test_best_known import attacking
 
 BASE = [
     *(FEDAVG4 + MEDIAN4 + KRUM4),
-    *(_second_scenario("fedavg", [0.3] * 4) + _second_scenario("median", [0.4] * 4)),
-    *_second_scenario("krum", [0.7, 0.7, 0.7, 0.75]),
+    *(second_scenario("fedavg", [0.3] * 4) + second_scenario("median", [0.4] * 4)),
+    *second_scenario("krum", [0.7, 0.7, 0.7, 0.75]),
 ]
 MINE = [0.95, 0.9, 1.0, 0.95]
 TEXT = """\
@@ -54,7 +54,7 @@ def own(rows: Sequence[Cell]) -> list[Cell]:
 
 def mine(attacked: list[float] = MINE, second: float = 0.9, **changes: Any) -> list[Cell]:
     seeds = len(attacked)
-    return own([*cells("mine", attacked, [1] * seeds, **changes), *_second_scenario("mine", [second] * seeds)])
+    return own([*cells("mine", attacked, [1] * seeds, **changes), *second_scenario("mine", [second] * seeds)])
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_gate_is_named(results: Path, tmp_path: Path) -> None:
 
 
 def test_one_method_of_several_is_chosen(results: Path, tmp_path: Path) -> None:
-    other = own([*cells("other", [0.5] * 4, [1] * 4), *_second_scenario("other", [0.5] * 4)])
+    other = own([*cells("other", [0.5] * 4, [1] * 4), *second_scenario("other", [0.5] * 4)])
     runs = write_tables(tmp_path / "runs", exact_rows([*mine(), *other]))
     (both,), (one,) = found(results, runs), found(results, runs, only="other")
     assert set(both.methods) == {"mine", "other"}
@@ -170,13 +170,13 @@ def test_own_rows_take_the_place_of_a_claim_of_the_same_name(results: Path, tmp_
 
 def test_ties_that_come_and_go_are_named(results: Path, tmp_path: Path) -> None:
     # Each further defense makes Holm's correction stricter: what was just separated is not any more.
-    close = [*cells("near", [0.6, 0.75, 0.6, 0.75], [1] * 4), *_second_scenario("near", [0.5] * 4)]
+    close = [*cells("near", [0.6, 0.75, 0.6, 0.75], [1] * 4), *second_scenario("near", [0.5] * 4)]
     write_tables(results / "near", exact_rows(close))
     many = [
         cell
         for index in range(12)
         for cell in own(
-            [*cells(f"m{index}", [0.3 + index / 40] * 4, [1] * 4), *_second_scenario(f"m{index}", [0.5] * 4)]
+            [*cells(f"m{index}", [0.3 + index / 40] * 4, [1] * 4), *second_scenario(f"m{index}", [0.5] * 4)]
         )
     ]
     runs = write_tables(tmp_path / "runs", exact_rows(many))
@@ -234,7 +234,7 @@ def test_a_board_that_was_not_there_and_one_that_goes(results: Path, tmp_path: P
 def test_a_changed_comparison_is_said(results: Path, tmp_path: Path) -> None:
     (before,) = boards(load_rows([results]))
     rows = [cell for cell in BASE if (cell[0]["scenario"], cell[0]["defense"]) != ("paper_shape", "median")]
-    rows += _second_scenario("median", [0.4] * 4, flags=["degenerate: equals krum"])
+    rows += second_scenario("median", [0.4] * 4, flags=["degenerate: equals krum"])
     (after,) = boards(load_rows([write_tables(tmp_path / "other", exact_rows(rows))]))
     (diff,) = diff_boards([before], [after])
     assert diff.compared == (("aligned_start", "paper_shape"), ("aligned_start",))

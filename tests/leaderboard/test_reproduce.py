@@ -18,7 +18,7 @@ from leaderboard.release import file_digests, write_release
 from leaderboard.reproduce import Check, reproduce_page, reproduce_release, reproduce_score
 from leaderboard.rows.rows import Rows, load_rows
 
-from .ranking.test_boards import cells
+from .by_hand import cells
 from .synthetic import SMALL, exact_rows, write_rows, write_site, write_tables
 
 DIGEST = "0123456789abcdef" * 4

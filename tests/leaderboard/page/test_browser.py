@@ -19,7 +19,7 @@ from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 
-from ..ranking.test_boards import _second_scenario, cells
+from ..by_hand import cells, second_scenario
 from ..synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_site, write_submission, write_tables
 from ..views.test_best_known import attacking, committed, write_attack
 
@@ -464,7 +464,7 @@ def test_a_method_of_sensitivity_sets_alone_has_a_view_without_cells_by_seed(
 def submitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with a sampled defense and a reproduced attack on some defenses."""
     root = committed(tmp_path_factory.mktemp("submitted"))
-    mine = [*cells("mine", [0.9] * 4, [1] * 4), *_second_scenario("mine", [0.9] * 4)]
+    mine = [*cells("mine", [0.9] * 4, [1] * 4), *second_scenario("mine", [0.9] * 4)]
     write_submission(root, "mine", exact_rows(mine), "sampled")
     write_attack(root, "storm", attacking("storm", {"krum": [0.2] * 4, "fedavg": [0.9] * 4}))
     return write_site(load_rows([root]), tmp_path_factory.mktemp("site"))
@@ -553,7 +553,7 @@ def contrast(one: str, other: str) -> float:
 def test_hostile_submissions_do_nothing_on_the_page(visit: Open, tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>\"'</script><script>alert(1)</script>"
     root = committed(tmp_path)
-    tables = exact_rows([*cells("__proto__", [0.9] * 4, [1] * 4), *_second_scenario("__proto__", [0.9] * 4)])
+    tables = exact_rows([*cells("__proto__", [0.9] * 4, [1] * 4), *second_scenario("__proto__", [0.9] * 4)])
     tables["catalog"] = table_of(
         "catalog", [catalog_row("defense", "__proto__", title=evil, description=evil, paper=evil, resources=evil)]
     )

@@ -27,7 +27,7 @@ from leaderboard.rows.rungs import MEANINGS, RUNGS
 from leaderboard.scores.summaries import OVERALL
 from leaderboard.view_table import view_csv, view_rows
 
-from ..ranking.test_boards import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
+from ..by_hand import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells, standing
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_submission, write_tables
 from ..test_text import printed
 

@@ -22,7 +22,7 @@ from leaderboard.rows.rungs import RUNGS
 from leaderboard.scores.summaries import OVERALL
 from leaderboard.view_table import view_csv
 
-from ..ranking.test_boards import FEDAVG4, KRUM4, MEDIAN4, Cell, _second_scenario, cells, standing
+from ..by_hand import FEDAVG4, KRUM4, MEDIAN4, Cell, cells, second_scenario, standing
 from ..synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
 from ..test_text import printed
 
@@ -31,8 +31,8 @@ KRUM_ALONE = 0.8625
 
 
 def committed(root: Path) -> Path:
-    second = _second_scenario("fedavg", [0.3] * 4) + _second_scenario("krum", [0.7] * 4)
-    rows = FEDAVG4 + MEDIAN4 + KRUM4 + second + _second_scenario("median", [0.4] * 4)
+    second = second_scenario("fedavg", [0.3] * 4) + second_scenario("krum", [0.7] * 4)
+    rows = FEDAVG4 + MEDIAN4 + KRUM4 + second + second_scenario("median", [0.4] * 4)
     write_tables(root / "micro", exact_rows(rows))
     return root
 
@@ -182,7 +182,7 @@ def test_an_attack_in_another_setting_does_not_count_and_is_said(
 
 def test_an_attack_folder_cannot_replace_rows_of_a_submitted_defense(tmp_path: Path) -> None:
     committed(tmp_path)
-    rows = [*cells("mine", [0.9] * 4, [1] * 4), *_second_scenario("mine", [0.9] * 4)]
+    rows = [*cells("mine", [0.9] * 4, [1] * 4), *second_scenario("mine", [0.9] * 4)]
     write_submission(tmp_path, "mine", exact_rows(rows), "reproduced")
     before = board_of(load_rows([tmp_path]))
     later = cell_row()["created_at"].replace(year=2040)

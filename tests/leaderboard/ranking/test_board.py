@@ -1,0 +1,35 @@
+"""Differences of two defenses on a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from leaderboard.scores.summaries import OVERALL
+
+from ..by_hand import FEDAVG, FEDAVG4, KRUM4, board_of, cells
+
+
+def test_a_difference_is_paired_by_seed(tmp_path: Path) -> None:
+    board = board_of(tmp_path, FEDAVG4 + KRUM4)
+    found = board.difference("aligned_start", "krum", "fedavg")
+    expected = stats.ttest_rel([0.8, 0.9, 0.85, 0.9], [0.1, 0.2, 0.1, 0.2])
+    assert found is not None
+    assert (found.mean, found.p) == (pytest.approx(0.7125), pytest.approx(expected.pvalue))
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert board.values(OVERALL, "krum") == pytest.approx({0: 0.8, 1: 0.9, 2: 0.85, 3: 0.9})
+
+
+def test_differences_to_the_twin_are_compared_like_the_shares_they_are_made_of(tmp_path: Path) -> None:
+    board = board_of(tmp_path, FEDAVG + cells("krum", [0.9, 1.0], [1, 1], utility=0.95))
+    for metric, share, sign in (("drop", "safety", -1), ("lost_utility", "utility", -1), ("safety", "safety", 1)):
+        found = board.difference("aligned_start", "krum", "fedavg", metric)
+        expected = board.difference("aligned_start", "krum", "fedavg", share)
+        assert found is not None
+        assert expected is not None
+        ends = sorted(sign * end for end in (expected.low, expected.high))
+        numbers = (found.mean, found.low, found.high, found.p)
+        assert numbers == pytest.approx((sign * expected.mean, *ends, expected.p))

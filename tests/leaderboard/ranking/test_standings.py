@@ -1,0 +1,127 @@
+"""Standings: ranks, ties, groups and means, with scores worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leaderboard.ranking.boards import boards
+from leaderboard.rows.rows import load_rows
+from leaderboard.scores.summaries import OVERALL
+
+from ..by_hand import DNC4, FEDAVG, FEDAVG4, KRUM4, MEDIAN4, board_of, cells, second_scenario, standing
+from ..synthetic import exact_rows, write_tables
+
+
+def test_a_rank_counts_who_is_significantly_safer_and_ties_are_named(tmp_path: Path) -> None:
+    board = board_of(tmp_path, FEDAVG4 + MEDIAN4 + KRUM4 + DNC4)
+    assert [(line.rank, line.entry.id) for line in board.overall] == [
+        (1, "dnc"),
+        (1, "krum"),
+        (3, "median"),
+        (4, "fedavg"),
+    ]
+    assert standing(board, "krum").tied == ("dnc",)
+    assert standing(board, "krum").better == ()
+    assert standing(board, "fedavg").tied == ()
+    assert set(standing(board, "fedavg").better) == {"dnc", "krum", "median"}
+    assert board.separated(OVERALL, "krum", "dnc") is False
+    assert board.separated("aligned_start", "krum", "fedavg") is True
+    # Six pairs: the smallest p of the family is multiplied by six.
+    family = board.families["aligned_start"].comparisons
+    assert np.nanmin(family.adjusted) == pytest.approx(6 * np.nanmin(family.p))
+
+
+def test_with_one_seed_there_is_an_order_but_no_rank_and_no_interval(tmp_path: Path) -> None:
+    board = board_of(tmp_path, cells("fedavg", [0.2], [1.0]) + cells("krum", [0.9], [1.0]))
+    assert [(line.entry.id, line.group, line.rank) for line in board.overall] == [
+        ("krum", "ranked", None),
+        ("fedavg", "ranked", None),
+    ]
+    safety = standing(board, "krum").metrics["safety"]
+    assert math.isnan(safety.low)
+    assert math.isnan(safety.high)
+    assert safety.method == ""
+    assert board.families == {}
+
+
+def test_seeds_that_do_not_vary_keep_an_interval(tmp_path: Path) -> None:
+    board = board_of(tmp_path, cells("fedavg", [0.0, 0.0], [1.0, 1.0]) + cells("krum", [1.0, 1.0], [1.0, 1.0]))
+    safety = standing(board, "krum", "aligned_start").metrics["safety"]
+    # Four strata of twenty probes; 1 - 0.025 ** (1 / 80) is missing below 1 (closed form of Clopper-Pearson).
+    assert (safety.low, safety.high, safety.method) == (pytest.approx(0.025 ** (1 / 80)), 1.0, "exact")
+    assert (standing(board, "krum").rank, standing(board, "fedavg").rank) == (1, 2)
+
+
+def test_own_rows_are_placed_one_by_one_and_change_no_published_rank(tmp_path: Path) -> None:
+    published = FEDAVG4 + MEDIAN4 + KRUM4 + DNC4
+    before = board_of(tmp_path / "before", published)
+    write_tables(tmp_path / "results", exact_rows(published))
+    own = [cells(f"mine_{i}", [0.5, 0.55, 0.5, 0.6], [1] * 4, origin="local") for i in range(6)]
+    write_tables(tmp_path / "runs", exact_rows([cell for each in own for cell in each]))
+    (after,) = boards(load_rows([tmp_path / "results"], local=[tmp_path / "runs"]))
+    for line in before.overall:
+        other = standing(after, line.entry.id)
+        assert (other.rank, other.better, other.tied) == (line.rank, line.better, line.tied)
+    assert after.families[OVERALL].ids == before.families[OVERALL].ids
+    mine = standing(after, "mine_3")
+    assert (mine.rank, set(mine.better), mine.tied) == (3, {"krum", "dnc"}, ("median",))
+
+
+def test_the_worst_case_names_its_scenario(tmp_path: Path) -> None:
+    board = board_of(tmp_path, FEDAVG + second_scenario("fedavg", [0.4, 0.4]))
+    worst = standing(board, "fedavg").worst
+    assert worst is not None
+    assert (worst[0], worst[1].mean) == ("aligned_start", pytest.approx(0.1))
+    assert standing(board, "fedavg", "aligned_start").worst is None
+
+
+def test_reference_rows_stand_apart(tmp_path: Path) -> None:
+    board = board_of(tmp_path, FEDAVG + cells("refuse_all", [1, 1], [1, 1], utility=0, ranked=False))
+    assert [(line.group, line.rank) for line in board.overall] == [("ranked", 1), ("reference", None)]
+
+
+def test_a_missing_seed_leaves_no_mean(tmp_path: Path) -> None:
+    rows = FEDAVG + [cell for cell in cells("krum", [0.9, 0.9], [1, 1]) if cell[0]["seed"] == 0]
+    board = board_of(tmp_path, rows)
+    line = standing(board, "krum")
+    assert (line.group, line.rank, dict(line.metrics)) == ("unranked", None, {})
+    assert line.notes == ("aligned_start: not run (seed 1)",)
+    assert line.entry.scenarios["aligned_start"].state == "incomplete"
+
+
+def test_a_failed_cell_leaves_its_defense_without_a_mean_and_others_with_one(tmp_path: Path) -> None:
+    rows = FEDAVG + cells("krum", [0.9, 0.9], [1, 1])
+    rows[4][0].update(status="failed", reason="disk full")
+    board = board_of(tmp_path, rows)
+    assert standing(board, "krum").notes == ("aligned_start: failed: disk full (seed 0)",)
+    assert standing(board, "krum").metrics == {}
+    assert board.compared == ("aligned_start",)
+    assert standing(board, "fedavg").rank == 1
+
+
+def test_scenarios_where_a_rule_is_inapplicable_or_degenerate_leave_the_mean_for_everyone(tmp_path: Path) -> None:
+    rows = FEDAVG4 + second_scenario("fedavg", [0.0] * 4)
+    rows += cells("krum", [0.9] * 4, [1] * 4)
+    rows += second_scenario("krum", [0.9] * 4, status="not_applicable", reason="needs n >= 5")
+    rows += cells("trimmed_mean", [0.5] * 4, [1] * 4)
+    rows += second_scenario("trimmed_mean", [0.4] * 4, flags=["degenerate: equals median"])
+    board = board_of(tmp_path, rows)
+    assert board.compared == ("aligned_start",)
+    assert board.excluded == {"paper_shape": "not applicable or degenerate there: krum, trimmed_mean"}
+    assert [line.entry.id for line in board.overall] == ["krum", "trimmed_mean", "fedavg"]
+    assert standing(board, "fedavg").metrics["safety"].mean == pytest.approx(0.15)
+    flagged = standing(board, "trimmed_mean", "paper_shape")
+    assert (flagged.group, flagged.rank, flagged.notes) == ("degenerate", None, ("degenerate: equals median",))
+    assert flagged.metrics["safety"].mean == pytest.approx(0.4)
+    assert standing(board, "krum", "paper_shape").notes == ("not applicable: needs n >= 5 (seed 0, 1, 2, 3)",)
+
+
+def test_spread_of_the_overall_mean_is_over_seeds(tmp_path: Path) -> None:
+    rows = FEDAVG + second_scenario("fedavg", [0.4, 0.4])
+    safety = standing(board_of(tmp_path, rows), "fedavg").metrics["safety"]
+    assert safety.mean == pytest.approx((0.2 + 0.0 + 0.4 + 0.4) / 4)
+    assert safety.sd == pytest.approx(abs(0.3 - 0.2) / math.sqrt(2))
