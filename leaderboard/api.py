@@ -39,7 +39,7 @@ class Leaderboard:
         """Return the scores of ``suite`` from a folder of rows.
 
         Raises:
-            UsageError: There is no such folder, or no rows of that suite.
+            UsageError: The folder does not exist, or holds no rows of that suite.
             FedSafetyError: Rows cannot be read faithfully.
         """
         rows = load_rows([results])
@@ -52,7 +52,7 @@ class Leaderboard:
             scenario: An attacked scenario; empty for the mean over the compared ones.
 
         Raises:
-            UsageError: There is no such attacked scenario.
+            UsageError: The attacked scenario is unknown.
         """
         return view_rows(self.board, scenario)
 
@@ -60,7 +60,7 @@ class Leaderboard:
         """Return mean and 95 % interval over seeds; shares are in 0..1.
 
         Raises:
-            UsageError: There is no such defense, metric or attacked scenario, or the defense has no score there.
+            UsageError: The defense, metric or attacked scenario is unknown, or the defense has no score there.
         """
         standing = find_standing(self.board, find_view(self.board, scenario), defense)
         if not standing.metrics:
@@ -72,10 +72,10 @@ class Leaderboard:
     def compare(self, one: str, other: str, metric: str = "safety", scenario: str = "") -> Difference:
         """Return ``one`` minus ``other``, paired by seed, with the 95 % interval and p value of this pair alone.
 
-        Which ranked defenses a scenario separates, with all its pairs corrected together, says the table's ``better``.
+        The table's ``better`` lists the ranked defenses that a scenario separates, with all pairs corrected together.
 
         Raises:
-            UsageError: There is no such defense or attacked scenario, or the two share no scored seed there.
+            UsageError: A defense or the attacked scenario is unknown, or the two share no scored seed there.
         """
         view = find_view(self.board, scenario)
         for defense in (one, other):
@@ -91,7 +91,7 @@ class Leaderboard:
         """Return sentence, BibTeX and checking command of a score; see :func:`leaderboard.citation.cite.cite`.
 
         Raises:
-            UsageError: There is no such defense or attacked scenario.
+            UsageError: The defense or the attacked scenario is unknown.
         """
         return cite_score(self.board, self.rows, defense, scenario)
 

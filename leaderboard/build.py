@@ -1,4 +1,4 @@
-"""From row folders to pages in one call."""
+"""Pages from folders of rows, in one call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leaderboard.rows.rows import load_rows
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was built.
+    """The pages that were built.
 
     Attributes:
         page: The first page, ``index.html``.
@@ -38,7 +38,7 @@ def build(results_roots: Iterable[Path | str], runs_roots: Iterable[Path | str],
     Args:
         results_roots: Folders of committed rows; each must exist.
         runs_roots: Folders of this machine's runs; one that does not exist yet counts as empty.
-        out_dir: Where the pages go; made if need be.
+        out_dir: Folder of the pages; made if it does not exist.
 
     Raises:
         UsageError: A folder is missing or lies inside another, or there are no cells at all.

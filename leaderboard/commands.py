@@ -1,7 +1,7 @@
 """The part of the command line that reads rows: ``fedsafety leaderboard | cite | power | reproduce``.
 
 Committed rows are those of ``--results``, else of ``results/`` in the working directory, else those of the checkout
-that the package is installed from, so that a user in an empty folder meets the board as it is. Which it was is said.
+that the package is installed from, so that a user in an empty folder sees the present board. The folder is printed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 ResultsOption = Annotated[
     Path | None,
-    typer.Option("--results", help="Folder of committed rows; default: results/ here, else that of the checkout."),
+    typer.Option(
+        "--results", help="Folder of committed rows; default: results/ here, else in the checkout of the package."
+    ),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="FEDSAFETY_RUNS", help="Folder of your own runs.")]
-SuiteOption = Annotated[str, typer.Option("--suite", help="Suite id.")]
-ScenarioOption = Annotated[str, typer.Option("--scenario", help="Attacked scenario; default: the mean over all.")]
+SuiteOption = Annotated[str, typer.Option("--suite", help="Id of the suite.")]
+ScenarioOption = Annotated[
+    str, typer.Option("--scenario", help="Attacked scenario; default: the mean over the compared scenarios.")
+]
 DefenseArgument = Annotated[str, typer.Argument(help="Defense, or a composition such as krum+posthoc_self.")]
 
 
@@ -50,7 +54,9 @@ def register(app: typer.Typer) -> None:
 
 def leaderboard(
     suite: Annotated[str, typer.Option("--suite", help="Suite whose table is printed.")] = "micro",
-    scenario: Annotated[str, typer.Option(help="Attacked scenario to print; default: the mean over all.")] = "",
+    scenario: Annotated[
+        str, typer.Option(help="Attacked scenario to print; default: the mean over the compared scenarios.")
+    ] = "",
     results: ResultsOption = None,
     runs: RunsOption = Path("runs"),
     out: Annotated[
@@ -58,21 +64,27 @@ def leaderboard(
         typer.Option("--out", help="Folder of the page (default: site), or of all releases (default: releases)."),
     ] = None,
     release: Annotated[
-        str, typer.Option("--release", help="Freeze committed rows' page and tables under this version, e.g. 1.0.")
+        str,
+        typer.Option(
+            "--release", help="Freeze the page and tables of the committed rows under this version, e.g. 1.0."
+        ),
     ] = "",
     diff: Annotated[
         bool, typer.Option("--diff", help="Print what would change if your own rows were published as reproduced.")
     ] = False,
     added: Annotated[
-        list[Path] | None, typer.Option("--with", help="With --diff: a verified folder, instead of your own rows.")
+        list[Path] | None,
+        typer.Option("--with", help="With --diff: a folder that `fedsafety verify` wrote, instead of your own rows."),
     ] = None,
-    defense: Annotated[str, typer.Option("--defense", help="With --diff: one method of your own rows.")] = "",
-    form: Annotated[str, typer.Option("--format", help="With --diff: text, markdown or json.")] = "",
+    defense: Annotated[
+        str, typer.Option("--defense", help="With --diff: one method among your own rows; default: all.")
+    ] = "",
+    form: Annotated[str, typer.Option("--format", help="With --diff: text (default), markdown or json.")] = "",
 ) -> None:
-    """Build the static page from committed rows and your own, and print the table.
+    """Build the static page from committed rows and your own, and print the ranking.
 
-    With --release, write an immutable folder from committed rows alone instead. With --diff, write nothing and print
-    what would change on the board: new lines, ranks, ties, best-known values, and what a line still lacks for a rank.
+    With --release, write an immutable folder from committed rows alone instead. With --diff, write nothing and
+    print what your rows would change on the board: lines, ranks, ties, best-known values, and what a rank still lacks.
     """
     if diff:
         _no_others("--diff", {"--release": release, "--out": out, "--scenario": scenario})
@@ -104,7 +116,7 @@ def leaderboard(
 
 
 def results_folder(results: Path | None) -> Path | None:
-    """Return the folder of committed rows: the one named, else ``results/`` here, else the checkout's (said so).
+    """Return the folder of committed rows: the one named, else ``results/`` here, else the checkout's (printed).
 
     Returns:
         ``None`` if none was named and there is neither.
@@ -117,8 +129,9 @@ def results_folder(results: Path | None) -> Path | None:
     if not (found.is_dir() and (CHECKOUT / "pyproject.toml").is_file()):
         return None
     # Beside the output, which may be JSON that a machine reads.
-    said = Console(stderr=True)
-    said.print(f"committed rows: {found} (no results/ here)", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"committed rows: {found} (no results/ here)", markup=False, highlight=False, soft_wrap=True
+    )
     return found
 
 
@@ -164,10 +177,10 @@ def cite_command(
     scenario: ScenarioOption = "",
     suite: SuiteOption = "micro",
     results: ResultsOption = None,
-    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print the BibTeX entries alone.")] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print only the BibTeX entries.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all fields as JSON.")] = False,
 ) -> None:
-    """Print how to cite a defense's score: sentence, BibTeX, and the command that checks it."""
+    """Print the citation of a defense's score: a sentence, BibTeX, and the command that checks the score."""
     if bibtex and as_json:
         raise UsageError("--bibtex and --json exclude each other; the JSON holds the BibTeX")
     from leaderboard.citation.cite import cite_score, find_board
@@ -185,16 +198,18 @@ def cite_command(
 
 
 def power_command(
-    points: Annotated[float, typer.Argument(help="Difference to separate, in points of a share; 10 is 40 % to 50 %.")],
+    points: Annotated[
+        float, typer.Argument(help="Difference in points of a share, for example 10 for 40 % against 50 %.")
+    ],
     scenario: ScenarioOption = "",
     suite: SuiteOption = "micro",
     pair: Annotated[
-        tuple[str, str] | None, typer.Option("--pair", help="Two defenses; default: all ranked ones.")
+        tuple[str, str] | None, typer.Option("--pair", help="Two defenses; default: all pairs of ranked defenses.")
     ] = None,
-    metric: Annotated[str, typer.Option("--metric", help="A score that is a share.")] = "safety",
+    metric: Annotated[str, typer.Option("--metric", help="A score that is a share, such as utility.")] = "safety",
     results: ResultsOption = None,
 ) -> None:
-    """Tell how many seeds separate a difference of so many points, at the variance seen in the rows."""
+    """Print how many seeds separate two defenses that differ by so many points, at the spread of these rows."""
     from leaderboard.power import power_report
 
     found = power_report(_rows(results), suite, scenario or None, points, pair, metric=metric)
@@ -228,9 +243,11 @@ def reproduce_command(
     defense: Annotated[str, typer.Option("--defense", help="Defense of a cited score.")] = "",
     scenario: ScenarioOption = "",
     suite: SuiteOption = "micro",
-    score: Annotated[str, typer.Option("--score", help="Cited safety in percent, or none.")] = "",
-    rank: Annotated[str, typer.Option("--rank", help="Cited rank, or none.")] = "",
-    digest: Annotated[str, typer.Option("--rows", help="Cited digest of the rows, sha256:…; 12 digits suffice.")] = "",
+    score: Annotated[str, typer.Option("--score", help="Cited safety in percent; none if it has no score.")] = "",
+    rank: Annotated[str, typer.Option("--rank", help="Cited rank; none if it has no rank.")] = "",
+    digest: Annotated[
+        str, typer.Option("--rows", help="Cited digest of the rows (sha256:…), at least 12 digits.")
+    ] = "",
     results: ResultsOption = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
@@ -263,7 +280,7 @@ def reproduce_command(
         _note_versions([board])
         found = cited_digest(board, rows, defense)
         checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
-        _say(f"these rows say: {cite_score(board, rows, defense, scenario).sentence}")
+        _say(f"from these rows: {cite_score(board, rows, defense, scenario).sentence}")
         _report(checks, f"the score of {defense}")
 
 
@@ -271,7 +288,7 @@ def _rows(results: Path | None, *, submitted: bool = True) -> Rows:
     """Return committed rows, with submitted ones unless that is False.
 
     Raises:
-        FedSafetyError: There are none.
+        FedSafetyError: The folder holds no committed rows.
     """
     from leaderboard.rows.rows import load_rows
 
@@ -291,7 +308,7 @@ def _report(checks: Sequence[Check], what: str) -> None:
         _say(f"reproduced: {what}")
         return
     if any(check.what == "rows" for check in different):
-        _say("these are other rows than the cited ones: check out the release or commit that has those")
+        _say("these are other rows than the cited ones: check out the release or commit that holds the cited ones")
     _say(f"not reproduced: {what}; {len(different)} of {len(checks)} differ")
     raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""What changes between two lists of boards: lines, ranks, ties, the comparison itself, and best-known values. Pure.
+"""Differences between two lists of boards: lines, ranks, ties, the comparison itself, and best-known values.
 
 Two boards are compared view by view. What is reported is what a reader would see change: a line that is new or gone;
 another score, rank or group; two ranked defenses that become tied or separated, by the tests of the ranks; scenarios
@@ -86,7 +86,7 @@ class Lowered:
 
 @dataclass(frozen=True)
 class ViewDiff:
-    """What changes in one view.
+    """Differences in one view.
 
     Attributes:
         view: :data:`OVERALL` or a scenario's id.
@@ -126,7 +126,7 @@ class AttackLine:
 
 @dataclass(frozen=True)
 class BoardDiff:
-    """What changes on the board of one suite.
+    """Differences on the board of one suite.
 
     Attributes:
         suite: Suite id.
@@ -184,7 +184,7 @@ def _board(before: Board | None, after: Board | None) -> BoardDiff:
     methods = {id_: rung.previewed for id_, rung in rungs.items() if rung.previewed}
     methods |= {attack.id: attack.rung.previewed for attack in attacks if attack.rung.previewed}
     earlier = before.excluded if before else {}
-    said = set(before.notices) if before else set()
+    earlier = set(before.notices) if before else set()
     return BoardDiff(
         suite=shown.suite,
         title=shown.info["title"],
@@ -195,7 +195,7 @@ def _board(before: Board | None, after: Board | None) -> BoardDiff:
         excluded={name: why for name, why in (after.excluded if after else {}).items() if earlier.get(name) != why},
         attacks=_attacks(before, after),
         missing=_missing(views, after),
-        notices=tuple(notice for notice in (after.notices if after else ()) if notice not in said),
+        notices=tuple(notice for notice in (after.notices if after else ()) if notice not in earlier),
     )
 
 
@@ -239,7 +239,7 @@ def _line(standing: Standing, ranked: Sequence[str]) -> Line:
 
 
 def _shown(line: Line) -> tuple[Any, ...]:
-    """Return what of a line a reader sees change; ties are told apart."""
+    """Return the visible changes of a line; ties are listed apart."""
     numbers = [percent(value) for value in (line.safety.mean, line.safety.low, line.safety.high)] if line.safety else []
     return line.group, line.rank, line.rung, line.notes, *numbers
 

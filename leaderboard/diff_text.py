@@ -39,7 +39,7 @@ def as_text(diffs: Sequence[BoardDiff]) -> str:
 
 
 def as_markdown(diffs: Sequence[BoardDiff], *, limit: int = LONGEST_COMMENT) -> str:
-    """Return the differences as Markdown of at most ``limit`` characters; what is left out is said."""
+    """Return the differences as Markdown of at most ``limit`` characters; omissions are counted."""
     head = "### What would change on the board"
     if all(diff.empty for diff in diffs):
         head += f"\n\n{_NOTHING}"

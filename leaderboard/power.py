@@ -1,4 +1,4 @@
-"""How many seeds it takes to separate two defenses that differ by a given number of points.
+"""Power: the number of seeds that separates two defenses which differ by a given number of points.
 
 Power is that of the paired t test which ranks rest on (:mod:`leaderboard.scores.stats`), at the spread that the rows
 show. In a board a pair must pass Holm's first step, the level divided by the number of pairs, unless other pairs have
@@ -29,12 +29,12 @@ POWER = 0.8
 SMALL_QUANTILE, LARGE_QUANTILE = 0.5, 0.9
 MIN_SEEDS, MAX_SEEDS = 2, 10**9
 DETAIL = 0.01
-"""Points to which a detectable difference is told."""
+"""Points to which a detectable difference is rounded."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What a standard deviation of paired differences means for planning.
+    """A standard deviation of paired differences, with the seeds that it asks for.
 
     Attributes:
         name: Whose it is: ``median pair``, ``90 % of pairs`` or ``A - B``.

@@ -1,4 +1,4 @@
-"""Freeze a leaderboard: pages, tables and a manifest that says from which rows they come.
+"""Releases: frozen pages and tables, with a manifest that names the rows behind them.
 
 A release is of the project's own runs: submissions stand on the page until the project has run them itself.
 
@@ -39,10 +39,10 @@ def write_release(rows: Rows, version: str, releases: Path) -> Path:
     Args:
         rows: Committed rows only.
         version: Two or three numbers, for example ``1.0``.
-        releases: The folder of all releases; made if need be.
+        releases: The folder of all releases; made if it does not exist.
 
     Raises:
-        UsageError: The version is not one, the release exists, or there are rows that are not committed, or none.
+        UsageError: The version has another form, the release exists, or there are rows that are not committed, or none.
         StorageError: The folder cannot be written.
     """
     checked_version(version)
@@ -94,7 +94,7 @@ def checked_version(version: str) -> str:
     """Return ``version`` if it is one.
 
     Raises:
-        UsageError: It is not.
+        UsageError: It is not a version.
     """
     if not _VERSION.fullmatch(version):
         raise UsageError(f"{version!r} is not a release version; give two or three numbers, for example 1.0 or 1.0.1")
@@ -103,7 +103,7 @@ def checked_version(version: str) -> str:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while ``path`` is written into a :class:`StorageError`."""
+    """Turn an error of the operating system while ``path`` is written into a :class:`StorageError`."""
     try:
         yield
     except OSError as error:

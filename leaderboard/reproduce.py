@@ -1,6 +1,6 @@
-"""Compute a release, a page or a cited score from rows again, and say where it differs.
+"""Reproduction of a release, a page or a cited score from rows, with every difference named.
 
-Nothing is taken on trust: what is checked is read as text and compared with what the rows give now. A differing digest
+No file is trusted: each is read as text and compared with the one that the rows give now. A differing digest
 of the rows is reported apart, because it explains all that follows from it.
 """
 
@@ -72,13 +72,13 @@ def reproduce_score(
     wanted = digest.removeprefix("sha256:").lower()
     if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_DIGEST},64}}", wanted):
         raise UsageError(
-            f"{digest!r} is no digest of rows; give at least {SHORTEST_DIGEST} hexadecimal digits, as in "
+            f"{digest!r} is not a digest of rows; give at least {SHORTEST_DIGEST} hexadecimal digits, as in "
             f"sha256:0123456789ab"
         )
     if score != NO_SCORE and not re.fullmatch(r"-?\d{1,3}(\.\d{1,9})?", score):
-        raise UsageError(f"{score!r} is no score; give the safety in percent, for example 46.7, or {NO_SCORE!r}")
+        raise UsageError(f"{score!r} is not a score; give the safety in percent, for example 46.7, or {NO_SCORE!r}")
     if rank and rank != NO_SCORE and not re.fullmatch(r"[1-9]\d{0,5}", rank):
-        raise UsageError(f"{rank!r} is no rank; give a whole number from 1, or {NO_SCORE!r}")
+        raise UsageError(f"{rank!r} is not a rank; give a whole number from 1, or {NO_SCORE!r}")
     standing = find_standing(board, find_view(board, scenario), defense)
     safety = standing.metrics.get("safety")
     found = NO_SCORE
@@ -211,12 +211,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise UsageError(
-            f"{folder} is no release: cannot read {path}: {reason}; give a folder under releases/"
+            f"{folder} is not a release: cannot read {path}: {reason}; give a folder under releases/"
         ) from error
     match manifest:
         case {"release": str(), "rows": {"sha256": str()}, "files": dict()}:
             return dict(manifest)
-    raise UsageError(f"{folder} is no release: {path} lacks release, rows or files; give a folder under releases/")
+    raise UsageError(f"{folder} is not a release: {path} lacks release, rows or files; give a folder under releases/")
 
 
 def _equal(what: str, cited: str, found: str) -> Check:
@@ -227,7 +227,7 @@ def _file(name: str, kept: bytes, fresh: bytes, *, earlier: bool = False) -> Che
     """Return how two files of one name compare.
 
     Args:
-        name: Their name, whose ending tells the format.
+        name: Their name, whose ending is the format.
         kept: What is checked.
         fresh: What the rows give.
         earlier: Whether another version wrote ``kept``, so that its manifest names that version.

@@ -1,4 +1,4 @@
-"""The ranking as a table for the terminal."""
+"""Ranking as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def board_table(board: Board, scenario: str = "") -> Table:
     for heading in ("safety", *worst, *_best(board), "clean", "refuses", "utility", *ratings):
         table.add_column(heading, justify="right", no_wrap=True)
     lines = [(standing, _line(board, view, standing)) for standing in _shown(board, view)]
-    # Its last word tells whose rows they are: it is the last to be cut where the terminal is narrow.
+    # The last column holds the origin of a line's rows, so a narrow terminal cuts it last.
     table.add_column("vs", style="dim", no_wrap=True, min_width=max(len(line[-1]) for _, line in lines))
     for standing, line in lines:
         table.add_row(*line, style="" if standing.group == RANKED else "dim")

@@ -27,7 +27,7 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     over seeds under ``m_sd``, its number of seeds under ``m_seeds`` and the interval's method under ``m_method`` (see
     :class:`leaderboard.scores.stats.Estimate`); shares are in 0..1. What was not measured is ``None``.
 
-    Where something was submitted, ``rung`` and ``bundles`` say how far it was verified (``None`` for the project's own
+    Where something was submitted, ``rung`` and ``bundles`` hold how far it was verified (``None`` for the project's own
     runs); where a submitted attack is reproduced, ``best_known`` has its scenario and attack beside it (no attack: the
     scenario's own), and ``not_attacked_by`` names those that were not tried.
 
@@ -36,7 +36,7 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
         scenario: An attacked scenario; empty for the mean over the compared ones.
 
     Raises:
-        UsageError: There is no such attacked scenario.
+        UsageError: The attacked scenario is unknown.
     """
     standings = board.standings(find_view(board, scenario))
     found = {name for standing in standings for name in standing.metrics}

@@ -1,4 +1,4 @@
-"""BibTeX entries: of the benchmark, and of methods from what their catalog rows say of their source.
+"""BibTeX entries of the benchmark, and of methods from the sources in their catalog rows.
 
 Nothing is made up. A source such as ``Blanchard et al. 2017, arXiv 1703.02757`` gives an entry with that author, year
 and identifier and with no title; a text of another form is quoted as a note.
@@ -33,7 +33,7 @@ _SPECIAL |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def benchmark_entry(note: str) -> str:
-    """Return the benchmark's entry; ``note`` says which rows and versions are meant."""
+    """Return the benchmark's entry; ``note`` names the rows and versions."""
     fields = {"title": f"{{{BENCHMARK['title']}}}", "author": f"{{{BENCHMARK['author']}}}"}
     fields |= {"year": BENCHMARK["year"], "version": BENCHMARK["version"], "note": escaped(note)}
     return _entry("fedsafetybench", fields)

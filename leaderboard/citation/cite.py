@@ -1,7 +1,7 @@
-"""Make a score citable and checkable: a sentence, BibTeX, and the command that computes it again.
+"""Citations of scores: a sentence, BibTeX, and the command that computes the score again.
 
-A sentence says no more than the board does. A defense without a rank is cited with the reason in its place, and the
-date is that of the newest row behind the two scores, not that of the day on which somebody asks.
+A sentence holds what the board shows. A defense without a rank is cited with the reason in its place. The date is that
+of the newest row behind the two scores, not that of the citation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from leaderboard.scores.summaries import OVERALL, Entry
 DIGEST_SHOWN = 16
 """Hexadecimal digits of the rows digest in sentences and commands; 64 bits do not meet by chance."""
 NO_SCORE = "none"
-"""What stands for the score or rank of a defense without one, in commands."""
+"""Score or rank, in commands, of a defense that has none."""
 _TIED_NAMED = 4
 _KNOWLEDGE = {
     "none": "told nothing of the attackers",
@@ -147,9 +147,9 @@ def cite(board: Board, rows_digest: str, defense: str = "", scenario: str = "") 
         ]
         claim = "; ".join(filter(None, parts))
     rung = standing.entry.rung
-    told = _KNOWLEDGE.get(standing.entry.knowledge, f"knowledge level {standing.entry.knowledge}")
+    knowledge = _KNOWLEDGE.get(standing.entry.knowledge, f"knowledge level {standing.entry.knowledge}")
     return Citation(
-        sentence=_plain(f"In {source}, {claim}. {defense} is {told}{_origin(standing.entry)}."),
+        sentence=_plain(f"In {source}, {claim}. {defense} is {knowledge}{_origin(standing.entry)}."),
         bibtex="\n\n".join([benchmark_entry(source), *method_entries(defense, standing.entry.info["paper"])]),
         command=_command(board, rows_digest, defense, scenario, score, rank),
         defense=defense,
@@ -231,7 +231,7 @@ def shown_score(standing: Standing) -> str:
 
 
 def is_own(board: Board, entry: Entry) -> bool:
-    """Return whether only this machine holds the rows of a defense, so that nobody else can check a score of it."""
+    """Return whether only this machine holds the rows of a defense, so that no reader can check its scores."""
     return board.local_only or set(entry.origins) == {ORIGIN_LOCAL}
 
 
@@ -315,7 +315,7 @@ def _beside(defense: str, safety: Estimate, base: Estimate | None, p: float | No
 
 
 def _origin(entry: Entry) -> str:
-    """Return, in brackets, what a reader must know of rows that are not the project's own."""
+    """Return, in brackets, the origin of rows that are not the project's own."""
     if ORIGIN_LOCAL in entry.origins:
         return " (own rows, not published)"
     if ORIGIN_SUBMITTED not in entry.origins:
@@ -326,7 +326,7 @@ def _origin(entry: Entry) -> str:
 
 
 def _best_known(standing: Standing) -> str:
-    """Return by which submitted attack the defense is less safe than its score says; empty if by none."""
+    """Return the submitted attack under which the defense is less safe than its score; empty if there is none."""
     known = standing.best_known
     if known is None or not known.attack:
         return ""
@@ -359,7 +359,7 @@ def _tied(standing: Standing) -> str:
 
 
 def _notes(standing: Standing) -> str:
-    """Return why there is no rank; what a reason says after a semicolon is a way out, of use to the one who ran it."""
+    """Return why there is no rank, without the way out that follows a semicolon: it is for the author of the run."""
     short = [re.sub(r";.*?(?P<seeds>( \(seed [\d, ]+\))?)$", r"\g<seeds>", note) for note in standing.notes]
     return "; ".join(short) or "it was not run completely"
 

@@ -1,7 +1,7 @@
 """Published tables as reference data: copied from papers, marked as such, never mixed with rows.
 
-The numbers are single runs without uncertainty. What they can tell apart is estimated from rows of the tables that are
-the same function and differ all the same; see :class:`NoiseFloor`.
+The numbers are single runs without uncertainty. The least difference that they can show is estimated from rows of the
+tables that are the same function and differ all the same; see :class:`NoiseFloor`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Table:
     Attributes:
         id: Its number in the paper.
         title: What it varies.
-        note: What a reader must know; may be empty.
+        note: A remark for readers; may be empty.
         columns: In printed order.
         rows: In printed order.
         baseline: Id of the row that others are compared with.
@@ -121,7 +121,7 @@ class Table:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """What repeated runs of one function differ by, in the paper's own numbers, for one metric.
+    """Noise of one metric: how far repeated runs of one function differ, in the paper's own numbers.
 
     Attributes:
         metric: The metric.
@@ -184,7 +184,7 @@ def published(paper: str = "ye2025") -> Published:
     """Return the tables of a paper; ``ye2025`` is arXiv 2406.10630.
 
     Raises:
-        UsageError: There is no such paper.
+        UsageError: The paper is unknown.
     """
     if paper not in PAPERS:
         raise unknown_name("published paper", paper, PAPERS)

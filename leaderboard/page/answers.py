@@ -34,7 +34,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class InScenario:
-    """Who is told apart from FedAvg in one attacked scenario.
+    """Defenses that are separated from FedAvg in one attacked scenario, and those that are not.
 
     Attributes:
         scenario: The scenario.
@@ -51,7 +51,7 @@ class InScenario:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the overall ranking says of FedAvg's rivals.
+    """The rivals of FedAvg in the overall ranking.
 
     Attributes:
         baseline: FedAvg's own line; ``None`` where it has no row.
@@ -94,7 +94,9 @@ def answers(board: Board) -> Answers:
         return Answers(baseline, f"FedAvg is not ranked: {'; '.join(baseline.notes)}.", gated=gated, unknown=unknown)
     if OVERALL not in board.families:
         few = "one seed" if len(board.seeds) == 1 else "these seeds"
-        return Answers(baseline, f"Nothing is compared, because {few} cannot tell.", gated=gated, unknown=unknown)
+        return Answers(
+            baseline, f"No defense is compared, because {few} cannot separate any.", gated=gated, unknown=unknown
+        )
     ranked = [line for line in others if line.group == RANKED]
     known = {*baseline.better, *baseline.tied}
     return Answers(

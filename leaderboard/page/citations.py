@@ -1,6 +1,6 @@
 """Every citation of a board, packed for the page's script: what repeats between sentences is stored once.
 
-The script joins pieces and forms no sentence of its own, so that the page says what ``fedsafety cite`` says.
+The script joins pieces and forms no sentence of its own, so that the page and ``fedsafety cite`` print the same.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def citations(board: Board, rows: Rows) -> dict[str, Any]:
 
     Returns:
         ``pieces``: texts; ``of``: by view and defense id (empty: the suite, overall alone) the positions of the pieces
-        of sentence, BibTeX and command. Defenses of which only this machine has rows are not there: nobody else could
-        check a score of theirs.
+        of sentence, BibTeX and command. Defenses of which only this machine has rows are left out, because no reader
+        could check their scores.
     """
     pieces: dict[str, int] = {}
 

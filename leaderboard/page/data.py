@@ -1,4 +1,4 @@
-"""What the page's script needs of a board, as one compact JSON text.
+"""Data of a board for the page's script, as one compact JSON text.
 
 The script sorts, filters, switches scenarios, draws and compares. It never ranks or tests: standings, separated pairs,
 quantiles of t and exact intervals come from here. The one statistic it forms itself is the t interval of a paired
@@ -213,7 +213,7 @@ def _collect_exact(known: Mapping[str, Mapping[int, float]], probes: int, exact:
 def _probes(board: Board, view: str) -> dict[str, int]:
     """Return the number of probes behind each compared metric in ``view``; 0 where no cell is scored."""
     names = board.compared if view == OVERALL else (view,)
-    cells = {  # one a probe set: cells share what they know of it
+    cells = {  # one cell of each probe set: its cells share their numbers of probes
         id(cell.probes): cell
         for entry in board.entries
         for name in names

@@ -1,4 +1,4 @@
-"""How numbers of a board are written on the page and in the terminal."""
+"""Formats of a board's numbers, on the page and in the terminal."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def in_words(standing: Standing) -> str:
 
 
 def known_by(standing: Standing) -> str:
-    """Return, for a best-known value, by which submitted attack it is, or that none was tried; empty otherwise."""
+    """Return the submitted attack behind a best-known value, or how many were not tried; empty otherwise."""
     known = standing.best_known
     if known is None:
         return ""
@@ -247,7 +247,7 @@ _LONGEST = 24
 
 
 def _known(board: Board) -> dict[str, Any]:
-    """Return for the script what stands below best-known values, by view and defense; nothing where there are none."""
+    """Return the texts below best-known values by view and defense, for the script; empty on boards without them."""
     if not board.has_best_known:
         return {}
     positions = {entry.id: position for position, entry in enumerate(board.entries)}

@@ -1,9 +1,9 @@
-"""The static page: one self-contained HTML file a suite, which opens from disk and asks nothing of any network.
+"""The static page: one self-contained HTML file a suite, which opens from disk and makes no request to any network.
 
-The rankings, the map, the methods and the static figures are rendered here and need no script. The script adds what a
-reader does with them: sorting, filtering, other scenarios, comparisons, cells by seed. Text from rows is escaped by
+The rankings, the map, the methods and the static figures are rendered here and need no script. The script adds
+sorting, filtering, other scenarios, comparisons and cells by seed. Text from rows is escaped by
 the template engine, data for the script by :mod:`leaderboard.page.data`; a content policy with the script's own
-hash stops whatever would slip through. No time of building and no path enters the page: the same rows give the same
+hash stops text that slips through. No time of building and no path enters the page: the same rows give the same
 bytes.
 
 Beside each page lie its cells as CSV and Parquet; see :mod:`leaderboard.page.download`.
@@ -80,7 +80,7 @@ def _write_all(contents: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while ``path`` is written into a :class:`StorageError`."""
+    """Turn an error of the operating system while ``path`` is written into a :class:`StorageError`."""
     try:
         yield
     except OSError as error:

@@ -105,7 +105,7 @@ class JudgeLine:
 
 @dataclass(frozen=True)
 class Judging:
-    """How judges agree, over scored strata; ``alpha`` is by kind."""
+    """Agreement of judges over scored strata; ``alpha`` is by kind."""
 
     pairs: tuple[JudgePair, ...]
     alpha: tuple[tuple[str, Estimate], ...]
@@ -115,7 +115,7 @@ class Judging:
 
 
 def judging(board: Board) -> Judging:
-    """Return what the page says of the judges of ``board``."""
+    """Return the page's tables of the judges of ``board``."""
     view = board.agreement
     kappas: dict[tuple[str, ...], dict[str, Estimate]] = defaultdict(dict)
     for one in view.kappa:

@@ -33,7 +33,7 @@ class Standing:
         entry: The defense.
         group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked``, ``reference`` or ``not_reproduced``.
         rank: 1 + the number of ranked defenses that are significantly safer; ``None`` outside ``ranked`` and where
-            there are not enough seeds to tell.
+            there are too few seeds to compare.
         metrics: Estimates by metric name; ``twin_safety`` and ``twin_utility`` are the defense's own without attack;
             ``best_known`` is there where reproduced attacks were submitted.
         notes: Why it has no rank or no mean.
@@ -86,7 +86,7 @@ class LocalCell:
 
 @dataclass(frozen=True)
 class Board:
-    """Everything the page says of one suite.
+    """Everything that the page shows of one suite.
 
     Attributes:
         suite: Suite id.
@@ -151,7 +151,7 @@ class Board:
 
     @property
     def has_submissions(self) -> bool:
-        """Whether anything on it was submitted, so that a reader must be told what the rungs mean."""
+        """Whether a defense or an attack on it was submitted, so that the page explains the rungs."""
         return bool(self.submitted_attacks) or any(entry.rung is not None for entry in self.entries)
 
     @property
@@ -186,7 +186,7 @@ class Board:
     def difference(self, view: str, one: str, other: str, metric: str = "safety") -> Difference | None:
         """Return ``one`` minus ``other``, paired by seed; ``None`` where they share no seed on which both are defined.
 
-        Its ``p`` is that of one comparison; whether two ranked defenses are separated is :meth:`separated`'s to say.
+        Its ``p`` is that of one comparison; two ranked defenses are compared by :meth:`separated`.
         """
         mine, theirs = self.values(view, one, metric), self.values(view, other, metric)
         seeds = sorted(s for s in mine.keys() & theirs.keys() if not math.isnan(mine[s] + theirs[s]))

@@ -125,7 +125,7 @@ def current_cells(cells: Sequence[CellScore], sources: Sources, shown: Version) 
 def beside_committed(current: Sequence[CellScore], sources: Sources) -> tuple[list[CellScore], list[str]]:
     """Return the cells of a board, committed ones first, and what was left out.
 
-    Committed rows say which scenarios there are, and what their shape and twins are. Rows of other origins add
+    Committed rows define the scenarios, their shapes and their twins. Rows of other origins add
     defenses and nothing else, or they could take a scenario, a twin or a score away from others. A submission that is
     not reproduced does not even stand before own rows of the same name.
     """

@@ -14,7 +14,7 @@ class Catalog:
     """Titles, descriptions and sources as stored beside the rows.
 
     Methods change over time and a store only grows, so one id may have several rows: the row of the asked version is
-    shown, else the first in canonical order, published before pending before local, and :attr:`notices` says so.
+    shown, else the first in canonical order, published before pending before local, with a notice in :attr:`notices`.
     """
 
     def __init__(self, rows: Rows) -> None:

@@ -150,7 +150,7 @@ def retractions(roots: Iterable[Path | str]) -> Retractions:
     for index, target in enumerate(targets):
         if target in targets[:index]:
             name = target[1] or f"{target[2]}, {target[3]}"
-            raise FedSafetyError(f"{name} of suite {target[0]!r} is retracted twice; keep one entry with all it says")
+            raise FedSafetyError(f"{name} of suite {target[0]!r} is retracted twice; keep one entry with both reasons")
     return Retractions(tuple(ordered))
 
 

@@ -1,8 +1,8 @@
-"""Load stored rows from any number of folders, refuse what cannot be read faithfully, and hand them on in one form.
+"""Rows of any number of folders, in one form; what cannot be read faithfully is refused.
 
-What this module guarantees: every ``*.parquet`` file below a root is either loaded or named in an error, except what a
+This module guarantees: every ``*.parquet`` file below a root is either loaded or named in an error, except what a
 running command has half-written; a row's file, its place in the file and the order of the roots change nothing; a
-(cell, origin) occurs once. What it does not do: repair or guess. Rows are read as they are, and nothing that runs a
+(cell, origin) occurs once. It does not repair or guess. Rows are read as they are, and nothing that runs a
 cell is imported.
 """
 
@@ -90,7 +90,7 @@ class Rows:
         published: Committed rows and those of reproduced submissions.
         local: Rows of this machine's own runs.
         retractions: Which published and pending cells are withdrawn.
-        pending: Rows of submissions that are not reproduced: shown, and part of nobody else's numbers.
+        pending: Rows of submissions that are not reproduced: shown, and no part of other numbers.
         rungs: Where the entry of a submitted cell stands, by cell key.
     """
 

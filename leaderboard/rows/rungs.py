@@ -1,7 +1,7 @@
-"""Rungs: how far a submission has been verified, and what that means for its line.
+"""Rungs of verification that a submission has reached, and what a rung means for its line.
 
 A submission climbs from *claimed* over *checked* and *sampled* to *reproduced*. The rung of an entry is the lowest over
-its cells: one cell that nobody has run again leaves the whole line a claim. Only reproduced entries are ranked, because
+its cells: one cell that was not verified leaves the whole line a claim. Only reproduced entries are ranked, because
 only their rows are the verifier's own runs; a method that behaves differently when it notices a check passes any check.
 """
 
@@ -18,12 +18,12 @@ RUNGS = (RUNG_CLAIMED, RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)
 """From least to most."""
 
 MEANINGS = {
-    RUNG_CLAIMED: "the authors' own rows, which nobody else has looked at",
+    RUNG_CLAIMED: "the authors' own rows, not verified yet",
     RUNG_CHECKED: "bundle, keys and digests are right and the answers were judged again; nothing was run again",
     RUNG_SAMPLED: "a random sample of its cells was run again in a sandbox, on fresh probes, and agrees with the rows",
     RUNG_REPRODUCED: "every row is the verifier's own run, in a sandbox",
 }
-RANKED_ARE = "Only reproduced submissions are ranked; the others stand apart and change nobody's line."
+RANKED_ARE = "Only reproduced submissions are ranked; the others stand apart and change no other line."
 PROJECTS_OWN = "Rows without such a mark are the project's own runs."
 
 FOLDER = "submitted"
@@ -59,7 +59,7 @@ class Rung:
 
     @property
     def meaning(self) -> str:
-        """What the rung says, in words."""
+        """The meaning of the rung, in words."""
         return MEANINGS[self.name]
 
 

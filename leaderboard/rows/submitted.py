@@ -1,7 +1,7 @@
-"""Rows of submissions: which folder may hold what, and what of it counts beside committed rows.
+"""Rows of submissions: what a folder may hold, and which of its rows count beside committed rows.
 
-Each folder ``submitted/<id>/`` below a root is the submission of one method. Its rows are other people's, so nothing in
-it is taken for more than it is:
+Each folder ``submitted/<id>/`` below a root is the submission of one method. Its rows come from strangers, so
+they are bounded:
 
 - its cells are of origin ``submitted`` and of the method it is called after: a defense of that id, alone or in a
   pipeline, or an attack of that id on any defense; an id, and a pipeline, is claimed by one folder only;
@@ -109,7 +109,7 @@ def read_submission(path: Path, loaded: Loaded) -> Submission:
 
 
 def check_elsewhere(root: Path, loaded: Loaded) -> None:
-    """Refuse submitted cells and verifications in a root that is no submission's.
+    """Refuse submitted cells and verifications in a root that is not a submission.
 
     Raises:
         FedSafetyError: It holds some.
@@ -193,7 +193,7 @@ def own_submissions(path: Path, loaded: Loaded, committed: Loaded, only: str = "
 
 @dataclass(frozen=True)
 class Settled:
-    """What counts of all submissions.
+    """Rows of all submissions that count, reproduced and pending ones.
 
     Attributes:
         reproduced: Rows of reproduced entries, by table.
@@ -222,7 +222,7 @@ def settle(submissions: Sequence[Submission], committed: Loaded) -> Settled:
     entries = [entry for submission in submissions for entry in _entries(submission)]
     parts: dict[bool, Loaded] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
     rungs: dict[str, Rung] = {}
-    # Of two that share a key, the one that was verified further has the say.
+    # Of two entries that share a key, the one that was verified further keeps it.
     for entry in sorted(entries, key=lambda each: (-RUNGS.index(each.rung.name), each.submission.id, each.name)):
         if suites and entry.suite not in suites:
             raise FedSafetyError(
@@ -294,7 +294,7 @@ class _Taken:
         self.keys: dict[str, set[str]] = {"training_key": set(), "response_key": set(), "probe_set": set()}
         self.described: set[tuple[str, str]] = set()
         self.judges: set[str] | None = None
-        """Judges of committed rows, if there are any: these alone say what judges and probes there are."""
+        """Judges of committed rows, if there are any: these alone define the judges and probes."""
 
     @classmethod
     def by(cls, committed: Loaded) -> _Taken:

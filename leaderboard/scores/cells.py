@@ -109,7 +109,7 @@ class CellScore:
 
     @property
     def degenerate(self) -> str:
-        """The flag that says which simpler defense this one equals here; empty if there is none."""
+        """The flag with the simpler defense that this one equals here; empty if there is none."""
         return next((flag for flag in self.row["flags"] if flag.startswith("degenerate")), "")
 
 

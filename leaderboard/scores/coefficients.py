@@ -22,7 +22,7 @@ def cohen_kappa(tables: Floats) -> Floats:
     """Return Cohen's κ = (p_o - p_e) / (1 - p_e) of two raters for each table.
 
     1 is full agreement, 0 what two raters with these margins reach by chance; undefined (nan) where chance alone
-    agrees fully, because both raters always say the same one thing, and for an empty table.
+    agrees fully, because both raters always give the same one verdict, and for an empty table.
 
     Args:
         tables: Counts [..., categories by the first, categories by the second].

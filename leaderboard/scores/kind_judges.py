@@ -1,4 +1,4 @@
-"""Which judge scores which kind of probe: one for all cells of a suite.
+"""Judges of the kinds of probes: one judge a kind for all cells of a suite.
 
 Harmful probes are scored by the suite's primary judge. Over-refusal and utility probes are scored by the judge that the
 suite names in ``judge_of``; else by the primary judge, if it has judged the kind; else by the first in the suite's own

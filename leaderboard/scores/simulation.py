@@ -1,4 +1,4 @@
-"""How often the intervals cover the truth and how often equal defenses are told apart, on data whose truth is known.
+"""Simulation of the intervals' coverage and of false separations, on data whose truth is known.
 
 ``python -m leaderboard.scores.simulation`` prints what docs/statistics.md quotes; tests run it at reduced size.
 
@@ -10,8 +10,8 @@ each separation is wrong.
 
 Designs. Mid-range to near the end of the scale, spreads between seeds of 0.1 to 30 points. *Regular* designs keep at
 least :data:`REGULAR` standard deviations of quality between mean and end. Beyond that a Beta is dominated by rare
-collapses: most seeds are near the end, few are far off. No method knows of a collapse that its seeds do not contain, so
-these designs are reported, but beside the goals.
+collapses: most seeds are near the end, few are far off. No method can allow for a collapse that its seeds do not
+contain, so these designs are reported, but beside the goals.
 
 Cautionary comparison: the percentile bootstrap that resamples seeds and, in each stratum, probes.
 """
@@ -87,7 +87,7 @@ DESIGNS = tuple(
 
 @dataclass(frozen=True)
 class Rates:
-    """What was counted over the boards of one design, as shares.
+    """Rates over the boards of one design, as shares.
 
     Attributes:
         design: The design.

@@ -2,7 +2,7 @@
 
 Estimand. The expected score of a defense over run seeds (client data, schedule, adapter initialisation, batch order),
 conditional on one base model and one fixed set of probes. Another base model or other probes are another estimand, for
-which these intervals say nothing.
+which these intervals do not cover.
 
 Family. All pairs of the ranked defenses in ONE scenario. Holm's step-down adjustment bounds by :data:`ALPHA` the
 chance that any equal pair of that scenario is called different; it makes no promise across scenarios, and an interval
@@ -26,7 +26,7 @@ Near the end of the scale, where the mean is at most :data:`NEAR` probe away fro
 contain the exact one. There seeds seldom differ from each other and t is too narrow (84 to 94 % at 10 seeds), and nine
 perfect seeds with one that missed a probe would otherwise look surer than ten perfect ones. No interval from seeds
 covers what they have not shown: where one run in twenty collapses, most samples do not contain it.
-docs/statistics.md says how much that costs.
+docs/statistics.md states how much that costs.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def compare_all(values: Floats, probes: int = 0) -> Comparisons:
 def ranks(better: Bools) -> Ints:
     """Return 1 + the number of defenses significantly better than each, [m].
 
-    Two defenses may share a rank and yet be told apart, and two of different ranks may not be: "not separated" is not
+    Two defenses may share a rank and yet be separated, and two of different ranks may not be: "not separated" is not
     transitive, and ranks do not pretend it is.
 
     Args:
@@ -291,7 +291,7 @@ def clopper_pearson(good: Ints, total: Ints) -> tuple[Floats, Floats]:
 def _mcnemar(a: Ints, b: Ints, probes: int) -> tuple[Floats, Floats, Floats]:
     """Return interval and p value of the difference of two shares, ``a`` and ``b`` of the same ``probes``.
 
-    Scores by seed tell only how many more probes went well, not how many went well under one defense alone. McNemar's
+    Scores by seed hold only how many more probes went well, not how many went well under one defense alone. McNemar's
     p value grows with the latter, so their largest possible number is assumed; where a share is 0 or 1, which is where
     seeds do not vary, it is the only possible one. The interval is (2 s - 1) d for the share d of discordant probes and
     the share s of those in favour of the first, with both at the Clopper-Pearson bounds that widen it: it excludes 0

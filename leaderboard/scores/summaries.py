@@ -57,7 +57,7 @@ class Summary:
         cells: The cells by seed.
         values: Value by seed, by metric name (see :class:`leaderboard.scores.cells.CellScore`), with ``drop``,
             ``recovery`` and the other :data:`DIFFERENCES` where FedAvg's rows allow them; empty unless ``done``.
-        gate: Which gates it fails, in words; ``None`` if that cannot be told.
+        gate: The gates that it fails, in words; ``None`` if that is unknown.
     """
 
     state: str
@@ -112,7 +112,7 @@ class Entry:
         info: Its row of table ``catalog``, or what stands for it.
         origins: Where its rows come from.
         reference: Whether it is an unranked reference row.
-        knowledge: What it is told of the attackers.
+        knowledge: What it knows of the attackers.
         scenarios: Summary by scenario id, for the whole pipeline.
         stages: The same by intermediate stage.
         rung: How far it was verified, if it was submitted; ``None`` for the project's own runs and one's own.

@@ -1,4 +1,4 @@
-"""What a rule did with malicious and benign clients: sums over the rounds of each training, and the AUC of a round."""
+"""Tallies of a rule's treatment of malicious and benign clients: sums over a training's rounds, and a round's AUC."""
 
 from __future__ import annotations
 

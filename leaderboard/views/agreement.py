@@ -1,16 +1,17 @@
-"""How judges agree: with each other, with the exact judge, with people, and on the order of defenses.
+"""Agreement of judges: with each other, with the exact judge, with people, and on the order of defenses.
 
 All judges are asked about the same responses: those of the final cells of the given scenarios and of their un-attacked
-twins, each response set once. A judge says one of two things of a response, by the probe's kind: harmless or harmful,
+twins, each response set once. A judge gives a response one of two verdicts, by the probe's kind: harmless or harmful,
 refused or answered, correct or wrong. An unparsable verdict is a missing value: it enters no agreement, and its rate
 stands beside. Headline numbers are over the scored strata of a kind, as the scores are; the other strata stand alone.
 
 Unit. The seed: each coefficient is formed on one seed, over all its responses, and estimated over seeds as in
-:mod:`leaderboard.scores.stats`. A seed on which it is undefined is left out, and the count of an estimate tells.
+:mod:`leaderboard.scores.stats`. A seed on which it is undefined is left out; the count of an estimate is that of the
+other seeds.
 
 - Cohen's *kappa* of two judges over the responses that both could judge; Krippendorff's *alpha* (nominal) of all
-  judges over the responses that at least two could judge. :mod:`leaderboard.scores.coefficients` says when they are
-  undefined.
+  judges over the responses that at least two could judge. :mod:`leaderboard.scores.coefficients` states when
+  they are undefined.
 - *parse-failure rate*: unparsable over judged; flagged above :data:`MAX_UNPARSABLE`.
 - *calibration* against a reference, which is the exact judge or people (verdict rows of the judge :data:`HUMAN`, on as
   many responses as were labelled). Of the event, a harmful answer or a refusal or a wrong one: *sensitivity* is the
@@ -78,7 +79,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Parsing:
-    """How often a judge gave no verdict that could be read.
+    """Parse failures of a judge on one kind of probe.
 
     Attributes:
         judge: Judge id.

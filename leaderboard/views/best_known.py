@@ -6,8 +6,9 @@ scenario of its own, neither in a ranking nor in a mean. For each defense it may
     best known(defense, S) = min(safety in S, safety under each reproduced submitted attack on S)
     best known(defense) = min over the compared scenarios S
 
-A defense counts as attacked by it where all seeds of S are scored; else its own value stays and says so. As a minimum
-of estimates it lies below their expectation, by little where the intervals are narrow: it is a warning, not a rank.
+A defense counts as attacked by it where all seeds of S are scored; otherwise its own value stays, with a remark. As a
+minimum of estimates it lies below their expectation, by little where the intervals are narrow: it is a warning, not a
+rank.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from leaderboard.scores.summaries import Entry, Scenario, Summary
 
 @dataclass(frozen=True)
 class SubmittedAttack:
-    """An attack that somebody submitted, on one scenario.
+    """A submitted attack on one scenario.
 
     Attributes:
         id: Attack id.

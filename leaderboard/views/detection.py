@@ -1,4 +1,4 @@
-"""How well a rule tells malicious clients from benign ones, from the weights it gave each client in each round.
+"""Detection of malicious clients, from the weights that a rule gave each client in each round.
 
 Unit. The seed. Each number is formed on one seed, over all of its rounds, and estimated over seeds as in
 :mod:`leaderboard.scores.stats`. Where seeds do not vary, the exact interval counts a client once however many rounds it
@@ -10,18 +10,18 @@ Definitions, for a round in which the rule saw n updates and gave weights that s
   clients gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights flags
   whom it takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are all 0
   everyone is flagged.
-- *precision*: flagged malicious over flagged; undefined where nobody is flagged or nobody is malicious. Beside it
+- *precision*: flagged malicious over flagged; undefined where no client is flagged or none is malicious. Beside it
   stands the *prevalence*, malicious over all, which is the precision of flagging at random.
-- *recall*: flagged malicious over malicious; undefined where nobody is malicious.
+- *recall*: flagged malicious over malicious; undefined where no client is malicious.
 - *false exclusion*: flagged benign over benign.
 - *AUC*: probability that a random malicious client of a round gets less weight than a random benign one, a tie counting
   one half. Mean over the rounds in which both kinds take part; undefined if there is none.
 
-An undefined seed is left out, and the count of an estimate tells.
+An undefined seed is left out; the count of an estimate is that of the other seeds.
 
 Not measured are rules that report no weights (coordinate-wise ones), defenses that use no update, and those whose
-training is the baseline's own: its weights are the reported sample counts, which detect nobody. A pipeline detects as
-the rule that its training rests on.
+training is the baseline's own: its weights are the reported sample counts, which detect no client. A pipeline detects
+as the rule that its training rests on.
 
 Updates refused at the door (see ``rejected`` in the rows) are the protocol's detection and not the rule's, which never
 sees them: they count among the participants of a scenario but neither among n nor in any metric, and stand beside them
@@ -77,7 +77,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Detection:
-    """How a defense weighs malicious clients in a scenario.
+    """Weights that a defense gives malicious clients in a scenario.
 
     Attributes:
         defense: Defense id, for the whole pipeline.
@@ -108,7 +108,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Composition:
-    """Who took part in a scenario's rounds; the schedule is one for all defenses of a seed.
+    """Participants of a scenario's rounds; all defenses of a seed share one schedule.
 
     Attributes:
         scenario: Scenario id.
@@ -208,7 +208,7 @@ def _detection(
         return Detection(defense, scenario, NO_ROUNDS, "it uses no client's update", rule)
     rejected = sum(tally.rejected for tally in tallies.values())
     if rule == baseline:
-        reason = f"it averages by reported sample counts, as {baseline} does, which tell nobody apart"
+        reason = f"it averages by reported sample counts, as {baseline} does, which separate no clients"
         return Detection(defense, scenario, SAMPLE_COUNTS, reason, rule, rejected=rejected)
     seen = {seed: tally.seen for seed, tally in tallies.items() if tally.seen}
     if not seen:

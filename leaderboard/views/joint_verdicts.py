@@ -1,4 +1,4 @@
-"""How often judges give each combination of verdicts on one response: all that agreement is computed from."""
+"""Counts of the combinations of verdicts that judges give on one response; agreement is computed from them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stratum:
 
 @dataclass(frozen=True)
 class JointVerdicts:
-    """How often each combination of verdicts occurs on each seed in each stratum.
+    """Counts of each combination of verdicts, by seed and stratum.
 
     Attributes:
         judges: Ids of those that judged any of the responses, sorted.
@@ -117,7 +117,7 @@ def joint_verdicts(rows: Rows, cells: Sequence[CellScore]) -> JointVerdicts:
 
 
 def _raters(part: Tables) -> set[str]:
-    """Return the judges that give numbers; they say neither of two things, so they agree with nobody."""
+    """Return the judges that give numbers; a number is not one of two verdicts, so it has no agreement."""
     verdict, words = codes_and_values(part.verdicts.column("verdict"))
     if _RATED not in words:
         return set()

@@ -1,4 +1,4 @@
-"""How alike two judges order the defenses: whether a ranking depends on who judges.
+"""Rank agreement of judges: whether the order of the defenses depends on the judge.
 
 The order is by mean safety over seeds. Reference rows and degenerate cells are not ordered, nor is a defense that lacks
 a seed or that a judge has not judged whole. Overall, seeds are those that all compared scenarios have.
@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """How alike two judges order the defenses.
+    """Agreement of two judges on the order of the defenses.
 
     Attributes:
         first: Judge id.
@@ -81,7 +81,7 @@ def rank_agreement(
             values = safety[[one, other]][:, inside]
             complete = (~np.isnan(values) | ~run[inside][:, :, None]).all(axis=(0, 1, 2))
             if shared.any() and complete.sum() > 1:
-                # Rounded, so that equal scores tie in whatever order they were summed.
+                # Rounded, so that equal scores tie, whichever order they were summed in.
                 means = values[:, :, shared][..., complete].mean(axis=1).round(9)
                 made.append(
                     _compared(

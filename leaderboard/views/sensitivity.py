@@ -1,11 +1,11 @@
-"""How scores move with one setting at a time, on the axes that a suite defines.
+"""Sensitivity of scores to one setting at a time, on the axes that a suite defines.
 
 Each point of an axis is a scenario of its own; one of them usually is a ranked scenario, with more seeds and more
 defenses than the others. An axis compares like with like: all of its points are restricted to the seeds that every
 point with rows has, and those few seeds are the unit of its intervals (see :mod:`leaderboard.scores.stats`). Points are
 never ranked, and curves of different axes are not compared.
 
-A cell that is not applicable, failed, incomplete or not run is missing and says why. So is one in which the defense
+A cell that is not applicable, failed, incomplete or not run is missing, with the reason. So is one in which the defense
 degenerates into another: what it would add to the curve is the other's score. Missing cells are never interpolated.
 
 Where the points of an axis differ by method and not by scenario (an ablation), the methods that take each other's place
@@ -32,7 +32,7 @@ class Cell:
 
     Attributes:
         defense: Defense id.
-        summary: Its summary on the axis's seeds; its gates are those of all its seeds and therefore not told.
+        summary: Its summary on the axis's seeds; it has no gates, which are those of all its seeds.
     """
 
     defense: str
@@ -59,7 +59,7 @@ class Point:
         value: Where it lies, a number or a text.
         label: The value with its unit.
         scenario: Id of its scenario.
-        twin: Id of the un-attacked twin; empty where no row tells.
+        twin: Id of the un-attacked twin; empty if it has no rows.
         base: Whether it is the scenario whose setting the axis varies.
         cells: By defense, for every defense that the suite asks for at this point.
         twins: The same without attack, for the baseline and what else was run there.
@@ -76,7 +76,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """What is drawn as one curve.
+    """One curve.
 
     Attributes:
         id: The defense, or the first of those that take each other's place.
@@ -206,7 +206,7 @@ def _declared_point(section: Mapping[str, Any], axis: Mapping[str, Any], point: 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value
 
 
@@ -228,7 +228,7 @@ def _axis(
         return summary(scenarios[scenario], defense, seeds)
 
     found = [{defense: of(point.scenario, defense) for defense in point.defenses} for point in axis.points]
-    # A point without any row has no say: it is missing as a whole.
+    # A point without any row does not restrict the seeds: it is missing as a whole.
     run = [held for by_defense in found if (held := {seed for one in by_defense.values() for seed in one.cells})]
     seeds = tuple(sorted(set.intersection(*run))) if run else ()
     points = []

@@ -71,7 +71,7 @@ def test_other_rows_than_the_cited_ones_are_explained(run: Run) -> None:
     status, out, _ = run("reproduce", "--defense", "krum", "--score", "12", "--rows", "sha256:" + "0" * 64)
     assert status == 1
     assert "DIFFERS  rows: is sha256:" in out
-    assert "these are other rows than the cited ones: check out the release or commit that has those" in out
+    assert "these are other rows than the cited ones: check out the release or commit that holds the cited ones" in out
 
 
 def test_a_citation_as_json_and_as_bibtex(run: Run, committed: Path) -> None:
@@ -158,11 +158,11 @@ def test_power_tells_seeds_for_all_and_for_a_pair(run: Run) -> None:
         (("cite", "krum", "--bibtex", "--json"), "--bibtex and --json exclude each other"),
         (("leaderboard", "--release", "one"), "'one' is not a release version; give two or three numbers"),
         (("reproduce",), "nothing to reproduce; name one thing: the folder of a release, --page, or --defense"),
-        (("reproduce", "releases/1.0"), "releases/1.0 is no release: cannot read releases/1.0/release.json"),
+        (("reproduce", "releases/1.0"), "releases/1.0 is not a release: cannot read releases/1.0/release.json"),
         (("reproduce", "x", "--page", "y"), "a release and --page to reproduce; name one thing"),
         (("reproduce", "--page", "none.html"), "cannot read none.html: No such file or directory; give a page"),
         (("reproduce", "--defense", "krum"), "a cited score needs --score and --rows; `fedsafety cite` prints"),
-        (("reproduce", "--defense", "krum", "--score", "1", "--rows", "abc"), "'abc' is no digest of rows; give at"),
+        (("reproduce", "--defense", "krum", "--score", "1", "--rows", "abc"), "'abc' is not a digest of rows; give at"),
         (("power", "0"), "a difference of 0 points cannot be planned for"),
         (("power", "10", "--pair", "krum", "krun"), "unknown defense 'krun'; did you mean 'krum'?"),
     ],

@@ -175,7 +175,7 @@ def test_rows_of_another_protocol_than_the_releases_are_refused_with_the_way_out
 def test_a_folder_without_a_manifest_is_no_release(tmp_path: Path, published: Rows, content: str | None) -> None:
     if content is not None:
         (tmp_path / "release.json").write_text(content)
-    with pytest.raises(UsageError, match="is no release: "):
+    with pytest.raises(UsageError, match="is not a release: "):
         reproduce_release(tmp_path, published)
 
 
@@ -245,11 +245,11 @@ def test_a_score_is_compared_with_the_decimals_that_it_has(board: Board) -> None
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"digest": "sha256:0123"}, "is no digest of rows; give at least 12 hexadecimal digits"),
-        ({"digest": "x" * 64}, "is no digest of rows"),
-        ({"score": "good"}, "'good' is no score; give the safety in percent"),
-        ({"score": "nan"}, "'nan' is no score"),
-        ({"rank": "0"}, "'0' is no rank; give a whole number from 1"),
+        ({"digest": "sha256:0123"}, "is not a digest of rows; give at least 12 hexadecimal digits"),
+        ({"digest": "x" * 64}, "is not a digest of rows"),
+        ({"score": "good"}, "'good' is not a score; give the safety in percent"),
+        ({"score": "nan"}, "'nan' is not a score"),
+        ({"rank": "0"}, "'0' is not a rank; give a whole number from 1"),
         ({"defense": "krun"}, "unknown defense with rows 'krun'; did you mean 'krum'"),
         ({"scenario": "clean"}, "is the un-attacked twin of"),
     ],

@@ -90,7 +90,7 @@ def test_a_single_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
     rows = _rows(tmp_path, {"fedavg": {"safety": 0.2}, "dnc": {"safety": 0.9}}, seeds=range(1))
     [board] = boards(rows)
     page = _page(board, rows)
-    assert "Nothing is compared, because one seed cannot tell. A single seed gives no intervals" in _text(
+    assert "No defense is compared, because one seed cannot separate any. A single seed gives no intervals" in _text(
         page, "answer"
     )
     assert "so nothing is ranked" in _text(page, "ranking")
