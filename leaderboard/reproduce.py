@@ -119,7 +119,7 @@ def reproduce_release(folder: Path, rows: Rows) -> list[Check]:
 
     Raises:
         UsageError: The folder is not a release.
-        RowsElsewhereError: The rows are of another protocol than the release.
+        RowsElsewhereError: The rows are not those of a release of another protocol.
     """
     manifest = _read_manifest(folder)
     _check_protocol(folder, manifest, rows)
@@ -159,14 +159,15 @@ class RowsElsewhereError(UsageError):
 
 
 def _check_protocol(folder: Path, manifest: Mapping[str, Any], rows: Rows) -> None:
-    """Refuse rows of other protocols than that of a release: they are not its rows.
+    """Refuse rows that cannot give the numbers of a release.
 
     Raises:
-        RowsElsewhereError: No row is of the release's protocol.
+        RowsElsewhereError: No row is of the release's protocol, or that is an earlier one and the rows are others.
     """
     released = manifest.get("protocol", PROTOCOL_VERSION)
     protocols = sorted(set(rows.published.cells.column("protocol_version").to_pylist()))
-    if not protocols or released in protocols:
+    others = released != PROTOCOL_VERSION and manifest["rows"]["sha256"] != rows.published_digest
+    if not protocols or (released in protocols and not others):
         return
     commit = _commits(folder.parent).get(manifest["release"])
     if commit is None:
@@ -179,7 +180,8 @@ def _check_protocol(folder: Path, manifest: Mapping[str, Any], rows: Rows) -> No
             f"reproduce {folder} --results {copy / 'results'}`, or all its bytes with `cd {copy} && {commit['check']}`"
         )
     raise RowsElsewhereError(
-        f"{folder} is made of rows of protocol {released}, and these rows are of protocol {', '.join(protocols)}; {way}"
+        f"{folder} is made of rows of protocol {released}, and these are other rows, of protocol "
+        f"{', '.join(protocols)}; {way}"
     )
 
 

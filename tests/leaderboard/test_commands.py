@@ -110,7 +110,9 @@ RELEASES = Path(__file__).parents[2] / "releases"
 def test_a_release_of_an_earlier_protocol_ends_with_2_and_the_commands_that_get_its_rows(run: Run) -> None:
     status, out, err = run("reproduce", str(RELEASES / "1.0"))
     assert (status, out) == (2, "")
-    assert f"1.0 is made of rows of protocol 1.0, and these rows are of protocol {PROTOCOL_VERSION}; get its" in err
+    assert (
+        f"1.0 is made of rows of protocol 1.0, and these are other rows, of protocol {PROTOCOL_VERSION}; get its" in err
+    )
     assert "`git worktree add ../release-1.0 69a0ed51b7465f598ab13aadb96469468af01a9f`" in err
     assert "releases/1.0 --results ../release-1.0/results`" in err
     assert "`cd ../release-1.0 && python -m benchmark.cli reproduce releases/1.0`" in err

@@ -157,11 +157,16 @@ def test_a_changed_number_page_or_count_of_an_earlier_release_is_named(old_relea
 
 
 def test_rows_of_another_protocol_than_the_releases_are_refused_with_the_way_out(
-    old_release: Path, published: Rows
+    old_release: Path, published: Rows, tmp_path: Path
 ) -> None:
-    rule = f"is made of rows of protocol 0, and these rows are of protocol {PROTOCOL_VERSION}; "
+    rule = f"is made of rows of protocol 0, and these are other rows, of protocol {PROTOCOL_VERSION}; "
     with pytest.raises(UsageError, match=f"{rule}compare it with the rows of results/ of the repository at tag"):
         reproduce_release(old_release, published)
+    mixed = cells("fedavg", [0.1, 0.2], [1, 1], protocol_version="0") + cells("dnc", [0.9, 0.8], [1, 1])
+    with pytest.raises(
+        UsageError, match=f"are other rows, of protocol 0, {PROTOCOL_VERSION}; compare it with the rows"
+    ):
+        reproduce_release(old_release, load_rows([write_tables(tmp_path / "mixed", exact_rows(mixed))]))
     commits = {"0.9": {"commit": "c0ffee", "check": "old reproduce releases/0.9"}}
     (old_release.parent / "commits.json").write_text(json.dumps(commits))
     with pytest.raises(UsageError, match=f"{rule}get its rows with `git worktree add ../release-0.9 c0ffee`, then"):
