@@ -1,4 +1,4 @@
-"""What the data-poisoning attacks share: blending malicious rows into a client's own, and the reminder trick."""
+"""Steps of the data-poisoning attacks: blending malicious rows into a client's own, and the reminder trick."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from tasks.base import Example
 class ShardedPoisoning(DataPoisoning):
     """Gives each malicious client the next rows of the pool, so that no two hold the same while the pool lasts.
 
-    Unlike other settings of an attack, an instance knows how many rows it has given. It can, because :meth:`pool` is
-    called once a run, and then :meth:`poison` once for each malicious client, in the order of clients; and it must,
-    because :meth:`poison` is not told which of them it serves. A new :meth:`pool` starts at the first row again. The
-    count is no field: two instances with equal settings are equal, whatever they have given.
+    An instance counts the rows that it has given. The count is right because a run calls :meth:`pool` once and then
+    :meth:`poison` once for each malicious client, in the order of clients. The count is needed because :meth:`poison`
+    does not get the client's number. A new :meth:`pool` starts at the first row again. The count is not a field, so
+    that two instances with equal settings are equal.
 
     Attributes:
         pool_size: Rows of the pool for all malicious clients together. Where they need more, it starts anew.
@@ -53,5 +53,5 @@ class ShardedPoisoning(DataPoisoning):
         return [rows[i] for i in rng.permutation(len(rows))]
 
     def _start_anew(self) -> None:
-        # A list in a frozen dataclass: what is counted is no setting.
+        # A list in a frozen dataclass, because the count is not a setting.
         object.__setattr__(self, "_given", [0])

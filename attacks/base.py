@@ -1,4 +1,4 @@
-"""What a malicious client can do: choose its training rows, change the update it sends, or both."""
+"""Interface of attacks: a malicious client chooses its training rows, changes the update that it sends, or both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AttackInfo(Info):
 
 
 class AttackerResources(Protocol):
-    """What malicious clients own: public unaligned pairs, their own normal rows, and an off-the-shelf model."""
+    """Resources of malicious clients: public unaligned pairs, their own normal rows, and an off-the-shelf model."""
 
     automation: Automation
     """Prompts of the automated pipeline."""
@@ -37,7 +37,7 @@ class AttackerResources(Protocol):
 
 @dataclass(frozen=True)
 class AttackerView:
-    """What colluding malicious clients see in a round: their own updates only.
+    """View of colluding malicious clients in a round: their own updates only.
 
     Attributes:
         round_index: Round number, from 0.
@@ -65,7 +65,7 @@ class Attack:
             rng: The client's own stream.
 
         Returns:
-            As many rows as ``normal``, so that row counts reveal nobody.
+            As many rows as ``normal``, so that row counts do not reveal malicious clients.
         """
         del pool, rng
         return normal

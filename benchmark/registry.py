@@ -1,8 +1,8 @@
 """One typed registry for everything that has a name: attacks, defenses, scenarios, suites, judges, tasks.
 
-A registry knows its names without importing anything: the built-in ones are the files of its package, the outside ones
-come from an entry-point group. Looking a name up imports its module, whose decorator hands over the class with its
-metadata. The set of names is fixed at first use; later additions are refused, so a run cannot change what it runs.
+A registry lists its names without an import: built-in names are the files of its package, and outside names come from
+an entry-point group. Looking a name up imports its module, whose decorator hands over the class with its metadata. The
+set of names is fixed at first use. Later additions are refused, so that a run cannot change its own methods.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Trait(StrEnum):
 
 
 class Info(BaseModel):
-    """Metadata that everything registered must bring; it feeds the CLI listing, the docs and the page."""
+    """Metadata of every registered class; listings, the documentation and the page show it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ ItemT = TypeVar("ItemT")
 
 
 class NameIndex(ABC, Generic[ItemT]):
-    """Names that are known without loading anything, and loaded on demand.
+    """Names that can be listed without an import; each is loaded on demand.
 
     Args:
         kind: What the names denote, for error messages (``"defense"``).
@@ -79,7 +79,7 @@ class NameIndex(ABC, Generic[ItemT]):
 
     @abstractmethod
     def get(self, name: str) -> ItemT:
-        """Return what is called ``name``; raises :class:`UsageError` with the nearest valid name if there is none."""
+        """Return the item called ``name``; raise a :class:`UsageError` with the nearest name if it is unknown."""
 
     def entries(self) -> list[ItemT]:
         """Return everything, sorted by name."""
@@ -121,14 +121,14 @@ class Entry(Generic[InfoT, T]):
     origin: str
     """``built-in`` or the distribution that offers it."""
     digest: str = ""
-    """Digest of its normalised source, where that cannot be read from the module of ``target``."""
+    """Digest of the normalised source, where the module of ``target`` cannot give it."""
 
     @property
     def source_digest(self) -> str:
-        """Digest of its normalised source; part of every key that rests on it."""
+        """Digest of the normalised source; part of every key that depends on this method."""
         if self.digest:
             return self.digest
-        # Here, so that a method's own process, which needs no keys, need not have them.
+        # Imported here because the process of a sandboxed method has no benchmark.keys.
         from benchmark.keys import source_digest
 
         return source_digest(self.target.__module__)
@@ -139,15 +139,15 @@ class Entry(Generic[InfoT, T]):
         Raises:
             UsageError: A parameter is unknown (names the nearest valid one) or its value is refused.
         """
-        given = dict(params or {})
-        known = inspect.signature(self.target).parameters
-        for key in given:
-            if key not in known:
-                raise unknown_name(f"parameter of {self.info.id!r}", key, known)
+        arguments = dict(params or {})
+        accepted = inspect.signature(self.target).parameters
+        for key in arguments:
+            if key not in accepted:
+                raise unknown_name(f"parameter of {self.info.id!r}", key, accepted)
         try:
-            return self.target(**given)
+            return self.target(**arguments)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{self.info.id!r} refuses the parameters {given}: {error}") from error
+            raise UsageError(f"{self.info.id!r} refuses the parameters {arguments}: {error}") from error
 
 
 class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
@@ -280,7 +280,7 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         return {module: self._files[module]} if module in self._files else {}
 
     def adopt(self, name: str, module: str, origin: str, path: Path) -> None:
-        """Let the file ``path`` stand for ``module``, which registers ``name``; it is imported when it is looked up.
+        """Let the file ``path`` stand for ``module``, which registers ``name``; the first look-up imports it.
 
         Raises:
             UsageError: The name is taken by another module.
@@ -289,7 +289,7 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         self._files[module] = path
 
     def adopt_entry(self, entry: Entry[InfoT, T], module: str) -> None:
-        """Take a ready entry, which stands for ``module`` without its being imported here.
+        """Add a ready entry that stands for ``module``; the module is not imported.
 
         Raises:
             UsageError: The name is taken by another module.
@@ -315,7 +315,7 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
         return {module.replace(".", "_"): f"{self._package}.{module}" for module in (*files, *self._nested)}
 
     def _name_of(self, module: str) -> str:
-        """Return the name a module registers; an outside package may call its module anything."""
+        """Return the name that a module registers; a module of an outside package may have any name."""
         owners = {
             where: name
             for name, (where, _) in self._discover().items()

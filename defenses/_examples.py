@@ -26,7 +26,7 @@ def one_round(
         malicious: The declared bound f.
         counts: Reported sample counts; all 1 by default.
         ids: Client ids; ``client_00``, ``client_01``, … by default.
-        malicious_ids: The truth, for rules that are told it.
+        malicious_ids: The malicious clients, for rules with knowledge ``truth``.
         seed: Seed of the defense's own stream.
     """
     matrix = torch.as_tensor(rows, dtype=torch.float32)

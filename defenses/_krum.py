@@ -1,4 +1,4 @@
-"""What Krum, Multi-Krum and their variants share: the condition and the scores."""
+"""Condition and scores of Krum, Multi-Krum and their variants."""
 
 from __future__ import annotations
 

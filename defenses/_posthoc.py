@@ -1,4 +1,4 @@
-"""What the three levels of the post-hoc defense share: half aligned, half normal pairs, then server fine-tuning."""
+"""Steps of the three levels of the post-hoc defense: half aligned, half normal pairs, then server fine-tuning."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class AttackersRemoved(Defense):
         """Return the weighted mean of the honest updates.
 
         Raises:
-            FedSafetyError: The context does not say who is malicious.
+            FedSafetyError: The context does not hold the malicious clients.
         """
         if context.malicious_ids is None:
             raise FedSafetyError(

@@ -1,4 +1,4 @@
-"""What a server can do: prepare, aggregate each round, repair the final adapter, change how it serves."""
+"""Interface of defenses: prepare, aggregate each round, repair the final adapter, change how the model serves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stage(StrEnum):
 
 
 class Knowledge(StrEnum):
-    """What a defense is told of the malicious clients."""
+    """Information that a defense gets about the malicious clients."""
 
     NONE = "none"
     DECLARED_BOUND = "declared_bound"
@@ -37,7 +37,7 @@ class DefenseInfo(Info):
     stages: tuple[Stage, ...]
     """When it acts."""
     knowledge: Knowledge
-    """What it needs to know of the malicious clients."""
+    """Information that it needs about the malicious clients."""
     resources: str = "none"
     """What the server must own besides the updates, in plain words."""
     ranked: bool = True
@@ -60,7 +60,7 @@ class Prompt:
 
 
 class Server(Protocol):
-    """The metered tools of an honest server. Whatever is used through them is recorded in the row."""
+    """The metered tools of an honest server. The row records every use of them."""
 
     @property
     def layout(self) -> AdapterLayout:
@@ -97,10 +97,10 @@ class Defense:
     """Base of all defenses. Every hook has a default; together the defaults are plain FedAvg.
 
     One instance lives through ``prepare`` and all rounds of a run, so a rule may keep state between rounds.
-    ``finalize`` and ``serve`` run later and apart, each on an instance of its own: nothing set in a round is there.
+    ``finalize`` and ``serve`` run later, each on a new instance, which has no attribute that a round set.
 
     Attributes:
-        uses_updates: False for a reference row that ignores what clients send; no client is trained for it then.
+        uses_updates: False for a reference row that ignores the updates; no client is trained for it then.
     """
 
     uses_updates: bool = True
@@ -113,7 +113,7 @@ class Defense:
             declared_malicious: The scenario's declared bound f.
 
         Raises:
-            NotApplicableError: Says which condition fails, with the numbers.
+            NotApplicableError: The text names the condition that fails, with the numbers.
         """
 
     def degenerate_as(self, participants: int, declared_malicious: int) -> str | None:

@@ -43,7 +43,7 @@ _NOTES = {
 
 
 class BridgedInfo(DefenseInfo):
-    """Metadata of another library's rule, whose name says the library and the parameters."""
+    """Metadata of a rule of another library; the id holds the library and the parameters."""
 
     id: str = Field(pattern=r"^byzfl:[A-Za-z_]\w*(\([^()\s+]+\))?$")
     """``byzfl:Class`` or ``byzfl:Class(name=value,…)``, names sorted."""
@@ -83,15 +83,15 @@ def import_aggregators() -> ModuleType:
     Raises:
         UsageError: ByzFL is not installed.
     """
-    found = importlib.util.find_spec("byzfl")
-    if found is None:
+    spec = importlib.util.find_spec("byzfl")
+    if spec is None:
         raise UsageError(
             "ByzFL is not installed, which defenses called byzfl:… need; run pip install 'fedsafetybench[peers]', or "
             "pip install --no-deps byzfl==0.0.11 to leave out its training code's requirements"
         )
     whole = sys.modules.get("byzfl")
     root = whole or ModuleType("byzfl")
-    root.__path__ = list(found.submodule_search_locations or [])
+    root.__path__ = list(spec.submodule_search_locations or [])
     sys.modules["byzfl"] = root
     try:
         return importlib.import_module("byzfl.aggregators.aggregators")
@@ -105,10 +105,10 @@ def _parsed(name: str, call: str) -> tuple[str, dict[str, int | float]]:
     matched = _NAME.fullmatch(call)
     if matched is None:
         raise UsageError(f"cannot read {name!r}; write {PREFIX}:Class or {PREFIX}:Class(parameter=number)")
-    known = _aggregators()
-    if matched[1] not in known:
-        raise unknown_name("ByzFL aggregator", matched[1], known)
-    target = known[matched[1]]
+    aggregators = _aggregators()
+    if matched[1] not in aggregators:
+        raise unknown_name("ByzFL aggregator", matched[1], aggregators)
+    target = aggregators[matched[1]]
     accepted = inspect.signature(target).parameters
     parameters = _keywords(name, matched[2] or "")
     for key in parameters:
@@ -129,15 +129,15 @@ def _keywords(name: str, text: str) -> dict[str, int | float]:
         assert isinstance(tree, ast.Call)
         if tree.args or any(keyword.arg is None for keyword in tree.keywords):
             raise UsageError(f"a parameter in {name!r} has no name; {rule}")
-        given = [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in tree.keywords]
+        pairs = [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in tree.keywords]
     except (SyntaxError, ValueError, AssertionError) as error:
         raise UsageError(f"cannot read the parameters of {name!r}; {rule}") from error
-    for key, value in given:
+    for key, value in pairs:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UsageError(f"parameter {key} of {name!r} is {value!r}, which is no finite number; {rule}")
-    if len(dict(given)) < len(given):
+    if len(dict(pairs)) < len(pairs):
         raise UsageError(f"{name!r} gives a parameter twice; {rule}")
-    return dict(given)
+    return dict(pairs)
 
 
 @cache
@@ -192,7 +192,7 @@ def _summary(target: type[Any]) -> str:
 
 def _reference(target: type[Any]) -> str:
     """Return the first reference of ByzFL's docstring on one line; empty if it gives none."""
-    found = re.search(r"\.\. \[1\] (.*?)(?=\n\s*\.\. \[|\n\s*\n|\Z)", inspect.cleandoc(target.__doc__ or ""), re.DOTALL)
+    match = re.search(r"\.\. \[1\] (.*?)(?=\n\s*\.\. \[|\n\s*\n|\Z)", inspect.cleandoc(target.__doc__ or ""), re.DOTALL)
     # A semicolon separates sources in the catalogue.
-    plain = " ".join(found[1].split()).replace(";", ",").replace("Guer- raoui", "Guerraoui") if found else ""
+    plain = " ".join(match[1].split()).replace(";", ",").replace("Guer- raoui", "Guerraoui") if match else ""
     return plain.rstrip(" .")

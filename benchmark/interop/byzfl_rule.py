@@ -1,4 +1,4 @@
-"""What a ByzFL aggregator does as a defense. Names and metadata are in :mod:`benchmark.interop.byzfl`.
+"""A ByzFL aggregator as a defense. Names and metadata are in :mod:`benchmark.interop.byzfl`.
 
 This module's source is part of the keys of all rows that ByzFL's aggregators produce; that of its neighbour is not.
 """
@@ -93,14 +93,14 @@ class ByzFLRule(Defense):
         return "krum" if name == "Krum" and f == declared_malicious + 1 else None
 
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
-        """Return what ByzFL makes of the updates.
+        """Return ByzFL's aggregate of the updates.
 
         Raises:
             FedSafetyError: ByzFL refuses the round, or its result is not finite.
         """
         rule = self._rule(len(updates), context.declared_malicious)
         try:
-            # ByzFL knows the global random state only.
+            # ByzFL draws from the global random state only.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(torch.randint(2**62, (1,), generator=context.generator)))
                 update = self._applied(rule, updates.matrix)
@@ -131,5 +131,5 @@ class ByzFLRule(Defense):
             return torch.cat([rule(block) for block in torch.split(matrix, columns, dim=1)])
         if self.aggregator.__name__ in BY_SPREAD and (rule.f == 0 or bool((matrix == matrix[0]).all())):
             return matrix.mean(dim=0)
-        # Some return a row of the matrix, others the state that they go on from.
+        # Clone because some rules return a row of the matrix and some return their own state.
         return Tensor.clone(rule(matrix))

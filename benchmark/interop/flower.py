@@ -46,7 +46,7 @@ def to_flower(
         **options: Of Flower's ``FedAvg``: ``fraction_train``, ``min_train_nodes``, ``weighted_by_key``, ….
 
     Raises:
-        UsageError: The defense is unknown, needs to be told who is malicious, ignores what clients send, or needs a
+        UsageError: The defense is unknown, needs the identities of malicious clients, ignores the updates, or needs a
             ``server`` that is not given; a number is out of range; or Flower is missing or too old.
     """
     if declared_malicious < 0 or rounds < 1:
@@ -97,10 +97,10 @@ class Deployed:
 
 
 def deploy(defense: str | Defense) -> Deployed:
-    """Return ``defense`` as it acts in a federation in which nobody knows who is malicious.
+    """Return ``defense`` for a federation in which the malicious clients are unknown.
 
     Raises:
-        UsageError: It is unknown, needs to be told who is malicious, or ignores what clients send.
+        UsageError: It is unknown, needs the identities of malicious clients, or ignores the updates.
     """
     if isinstance(defense, Defense):
         names = [name for name in defenses.names() if defenses.holder(name)[0] == type(defense).__module__]

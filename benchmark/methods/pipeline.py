@@ -1,4 +1,4 @@
-"""Compositions of defenses, ``krum+posthoc_self``: parsed, checked, and divided into the stages that are scored."""
+"""Compositions of defenses, such as ``krum+posthoc_self``: parsed, checked, and divided into scored stages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pipeline:
 
     @property
     def knowledge(self) -> Knowledge:
-        """The most that any member is told."""
+        """The highest knowledge level of the members."""
         return max((entry.info.knowledge for entry in self.entries), key=_KNOWLEDGE_ORDER.index)
 
     @cached_property
@@ -77,7 +77,7 @@ def parse_pipeline(text: str) -> Pipeline:
             f"defense {privileged[0]!r} asks for the truth and for a rank; only reference rows are told it. "
             f"Register it with ranked=False, or with knowledge=Knowledge.DECLARED_BOUND or NONE"
         )
-    # FedAvg acts by the defaults: it overrides nothing, but it says that it aggregates.
+    # FedAvg overrides no hook, but declares that it aggregates.
     training = {Stage.PREPARE, Stage.AGGREGATE}
     aggregators = [e.info.id for e in entries if _acts_in_training(e) or training & set(e.info.stages)]
     if len(aggregators) > 1:

@@ -27,7 +27,7 @@ class MethodSource:
         id: Registry id.
         module: Module that registers it. A single file, wherever it lies, acts as a module of ``defenses`` or
             ``attacks``, so that its keys stay the same once it lies there.
-        files: Module names and files of its own code, sorted; of a foreign package with the ``__init__`` files above.
+        files: Module names and files of its own code, sorted. A foreign package adds the ``__init__`` files above.
         origin: ``built-in``, ``file my_defense.py``, the name of a distribution, or ``bundle`` and its name.
     """
 
@@ -52,8 +52,8 @@ def find_method(text: str, kind: Kind | None = None) -> MethodSource:
         kind: Kind of the method, where only one kind is allowed.
 
     Raises:
-        UsageError: There is no such method (names the nearest one), the file is missing or not one of a method's, its
-            name is no id, or it is of the other kind.
+        UsageError: The method is unknown (suggests the nearest), the file is missing or registers no method, its name
+            cannot be an id, or the method is of another kind.
     """
     if ":" in text or "+" in text:
         what = "another library's" if ":" in text else "a composition"
@@ -82,7 +82,7 @@ def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Metho
     Raises:
         UsageError: As for :func:`find_method`.
     """
-    found: dict[str, MethodSource] = {}
+    sources: dict[str, MethodSource] = {}
     names = []
     for pipeline in pipelines:
         ids = []
@@ -92,10 +92,10 @@ def find_members(pipelines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Metho
                 continue
             submission = find_method(member, DEFENSE)
             ids.append(submission.id)
-            if found.setdefault(submission.id, submission) != submission:
+            if sources.setdefault(submission.id, submission) != submission:
                 raise UsageError(f"two different files are called {submission.id!r}; rename one")
         names.append("+".join(ids))
-    return tuple(names), tuple(each for each in found.values() if each.origin != BUILT_IN)
+    return tuple(names), tuple(each for each in sources.values() if each.origin != BUILT_IN)
 
 
 def _registered(name: str, kind: Kind) -> MethodSource:
@@ -115,32 +115,32 @@ def _from_file(path: Path, kind: Kind | None) -> MethodSource:
             f"{str(path)!r} cannot be a method: the file's name is its id, which is made of lower-case letters, digits "
             f"and underscores, begins with a letter and ends in .py; rename the file"
         )
-    found = _kind_of(path)
-    if found is None:
+    actual = _kind_of(path)
+    if actual is None:
         raise UsageError(
             f"{path} is no method: it imports neither defenses.base nor attacks.base; begin with `fedsafety new "
             f"{path.stem}` in another folder and compare"
         )
-    if kind and found is not kind:
-        raise UsageError(f"{path} is {found.article}, not {kind.article}; name one that is")
-    module = f"{found.package}.{path.stem}"
+    if kind and actual is not kind:
+        raise UsageError(f"{path} is {actual.article}, not {kind.article}; name one that is")
+    module = f"{actual.package}.{path.stem}"
     files = ((module, path.resolve()),)
-    if path.stem in found.registry.names():
-        where, origin = found.registry.holder(path.stem)
-        held = found.registry.files(path.stem) or (source_files(where) if where == module else {})
+    if path.stem in actual.registry.names():
+        where, origin = actual.registry.holder(path.stem)
+        held = actual.registry.files(path.stem) or (source_files(where) if where == module else {})
         if held.get(module) != path.resolve():
             raise UsageError(
-                f"{path} has the id of {found} {path.stem!r}, which is {origin}; rename the file to an id of its own"
+                f"{path} has the id of {actual} {path.stem!r}, which is {origin}; rename the file to an id of its own"
             )
-        return _registered(path.stem, found)
+        return _registered(path.stem, actual)
     if importlib.util.find_spec(module) is not None:
         raise UsageError(
-            f"{path} has the name of a module that others import, {found.package}/{path.stem}.py; rename the file"
+            f"{path} has the name of a module that others import, {actual.package}/{path.stem}.py; rename the file"
         )
     if _is_test(path):
         raise UsageError(f"{path} is a test and no method; name the file that it tests")
-    source_files(module, files)  # a file that is no Python shows here
-    return MethodSource(found, path.stem, module, files, f"file {path.name}")
+    source_files(module, files)  # raises if the file is not Python
+    return MethodSource(actual, path.stem, module, files, f"file {path.name}")
 
 
 def _is_test(path: Path) -> bool:

@@ -1,1 +1,1 @@
-"""Foreign code in a process of its own, which sees nothing but what it was given."""
+"""Foreign code in separate processes that see only the inputs of their hooks."""

@@ -1,4 +1,4 @@
-"""A submitted attack as the run sees it: a class whose instances ask a process of their own."""
+"""Stand-in class of a submitted attack; each instance calls hooks in a process of its own."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def sandboxed_attack(
     """Return a registry entry for a submitted attack, of which nothing is imported here.
 
     Each instance of the entry's class is a process of its own, started at first use and ended by ``close()``. Hooks
-    give what they would give in this process, bit by bit; whatever goes wrong in one is a :class:`SubmissionError`.
-    One tool is missing: ``leaks_evaluation``, whose answers would tell the evaluation items.
+    return the same bits as in this process. Every failure of a hook is a :class:`SubmissionError`. One tool is missing:
+    ``leaks_evaluation``, because its answers would reveal the evaluation items.
 
     Args:
         submission: The attack.

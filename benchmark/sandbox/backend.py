@@ -1,4 +1,4 @@
-"""What a way of isolating processes must offer."""
+"""Interface of a way of isolating processes."""
 
 from __future__ import annotations
 

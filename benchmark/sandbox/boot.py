@@ -1,6 +1,6 @@
-"""First code inside a sandbox: bounds its own process, then becomes the module that was asked for.
+"""First code inside a sandbox: limits its own process, then runs the given module.
 
-It is run as a file, knows nothing of this package, and takes the bounds as JSON, the module and the module's arguments.
+It runs as a file, imports nothing of this package, and takes the limits as JSON, the module, and its arguments.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Bubblewrap(Isolation):
 
 
 def find_bubblewrap() -> Bubblewrap:
-    """Return bubblewrap as it is installed; whether it works here is for a trial to tell.
+    """Return the installed bubblewrap; a trial must show whether it works here.
 
     Raises:
         SandboxUnavailableError: It is missing or too old.

@@ -1,4 +1,4 @@
-"""What one instance of a method may have its tools do, over all its hooks.
+"""Budget of one instance of a method for its tools, over all its hooks.
 
 Tool time is not the method's own, and a request that has begun is not interrupted. So amounts are bounded, by what a
 suite can need. The dearest built-in method, the post-hoc defense that generates its own pairs, has at most 7 prompts
@@ -29,7 +29,7 @@ ATTACK_EXAMPLES = 500
 
 
 class Budget:
-    """Counts what one instance has had done. More is no use of the tools but an attack on the machine."""
+    """Counts the work of an instance's tools. More work than the budget is treated as an attack on the machine."""
 
     def __init__(self) -> None:
         self._prompts = self._rows = self._characters = self._finetunes = 0

@@ -1,4 +1,4 @@
-"""What a run and a method's own process say to each other: messages over pipes, tensors in shared memory.
+"""Channel between a run and a method's process: messages over pipes, tensors in shared memory.
 
 A message is a JSON object with its length before it. Its tensors lie in an *arena*, memory that both sides map; the
 message describes them by the header of the safetensors format: name, dtype, shape and offsets. Nothing is pickled in
@@ -54,7 +54,7 @@ Header = dict[str, dict[str, Any]]
 
 
 class ChannelError(Exception):
-    """The other side broke the rules of the channel; the text says how."""
+    """The other side broke the rules of the channel; the text names the rule."""
 
 
 class EndedError(ChannelError):
@@ -72,7 +72,7 @@ class Pipe:
         read_fd: Where the other side's messages come from.
         write_fd: Where ours go.
         max_bytes: Longest message.
-        alive: Whether the other side still runs; asked now and then while waiting.
+        alive: Returns whether the other side still runs; called now and then while waiting.
     """
 
     def __init__(self, read_fd: int, write_fd: int, max_bytes: int, alive: Callable[[], bool] = lambda: True) -> None:
@@ -151,7 +151,7 @@ def parse(data: bytes) -> dict[str, Any]:
     """Return the JSON object in ``data``.
 
     Raises:
-        ChannelError: It is none, holds too many values, names a key twice, or holds numbers that are not finite.
+        ChannelError: It is not such an object, holds too many values or a key twice, or a number that is not finite.
     """
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise ChannelError(f"it sent a message of more than {_MAX_VALUES:,} values")
@@ -268,7 +268,7 @@ class Arena:
             return
         (buffer, shared), self._lent = self._lent, None
         if buffer() is not None:
-            gc.collect()  # what only a cycle holds is held by nobody
+            gc.collect()  # free views that only a cycle of references holds
         if buffer() is not None:
             self._map = None
             _detach(shared)
@@ -284,7 +284,7 @@ class Arena:
 
     def _mapped(self) -> mmap.mmap:
         if self._map is None or len(self._map) < self._length:
-            # An outgrown map is left to whoever still looks at it.
+            # Views of an outgrown map keep it alive.
             self._map = mmap.mmap(self.fd, self._length)
         return self._map
 
@@ -310,7 +310,7 @@ def _detach(shared: mmap.mmap) -> None:
 
 
 _MAP_FIXED: Final = 0x10
-"""Of mmap(2) on Linux; Python's module does not name it."""
+"""Flag of mmap(2) on Linux, which Python's module does not define."""
 
 
 def size_of(tensors: Mapping[str, Tensor], base: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""The main program of a method's own process: loads the method, says what it is, and runs its hooks when asked.
+"""Main program of a method's own process: loads the method, describes it, and runs its hooks on request.
 
 Nothing here can be trusted once the method's code is loaded. What protects the run is the isolation around this process
 and the checks on the other side of the channel.
@@ -49,7 +49,7 @@ def main() -> None:
     method = _Method(start, channel)
     try:
         channel.send(channel.answer(method.describe()))
-    except BaseException as error:  # whatever loading raises is told; the run ends this process
+    except BaseException as error:  # send any error of loading; the run ends this process
         channel.send(channel.failure(error, start["module"]))
     gc.collect()
     gc.freeze()
@@ -57,7 +57,7 @@ def main() -> None:
         try:
             request, tensors = channel.next()
         except ChannelError:
-            # Not sys.exit: whatever the method registered for the end would run.
+            # Not sys.exit, which would run exit handlers of the method.
             os._exit(0)
         try:
             value, result = method.run(request["call"], request["args"], tensors)
@@ -107,7 +107,7 @@ class Channel:
         return self._message({"value": value}, tensors or {})
 
     def failure(self, error: BaseException, module: str) -> dict[str, Any]:
-        """Return the answer that says what went wrong."""
+        """Return the answer that describes a failure."""
         return self._message(
             {"error": {"type": type(error).__name__, "text": _text(error), "where": _where(error, module)}}, {}
         )
@@ -223,10 +223,10 @@ class _Defense:
         if not isinstance(result, Aggregate):
             raise FedSafetyError(f"aggregate() returned {type(result).__name__}; return an Aggregate")
         _check_shape_of(result.update, "aggregate() returned an update", updates.matrix.shape[1:])
-        found = {"update": result.update}
+        outputs = {"update": result.update}
         if result.weights is not None:
-            found["weights"] = result.weights
-        return None, found
+            outputs["weights"] = result.weights
+        return None, outputs
 
     def finalize(self, method: Any, ask: remote.Ask, args: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
         adapter = method.finalize(tensors["adapter"], remote.RemoteServer(ask, args["server"]))
@@ -286,7 +286,7 @@ _HOOKS_OF: dict[str, Callable[[], _Defense | _Attack]] = {"defense": _Defense, "
 
 
 def _check_shape_of(found: Any, what: str, wanted: torch.Size) -> None:
-    """Say what is wrong with a shape here, where it may be of any size; the run looks again."""
+    """Raise for a wrong shape here, before a tensor of any size is sent; the run checks again."""
     if not isinstance(found, Tensor):
         raise FedSafetyError(f"{what} of type {type(found).__name__}; return a torch tensor")
     if found.shape != wanted:
@@ -307,16 +307,16 @@ def _text(error: BaseException) -> str:
 def _where(error: BaseException, module: str) -> list[str]:
     """Return the last lines of the method's own code on the way to the error, as ``file, line, function: code``."""
     package = module.partition(".")[0]
-    found = []
+    places = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__", ""))
         own = name == module or (package not in ("defenses", "attacks") and name.partition(".")[0] == package)
         if own:
             file = os.path.basename(frame.f_code.co_filename)
-            found.append(f"{file}, line {line}, in {frame.f_code.co_name}"[:200])
+            places.append(f"{file}, line {line}, in {frame.f_code.co_name}"[:200])
     if isinstance(error, SyntaxError):
-        found.append(f"{os.path.basename(str(error.filename))}, line {error.lineno}"[:200])
-    return found[-2:]
+        places.append(f"{os.path.basename(str(error.filename))}, line {error.lineno}"[:200])
+    return places[-2:]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A submitted defense as the run sees it: a class whose instances ask a process of their own."""
+"""Stand-in class of a submitted defense; each instance calls hooks in a process of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sandboxed_defense(
     """Return a registry entry for a submitted defense, of which nothing is imported here.
 
     Each instance of the entry's class is a process of its own, started at first use and ended by ``close()``. Hooks
-    give what they would give in this process, bit by bit; whatever goes wrong in one is a :class:`SubmissionError`.
+    return the same bits as in this process. Every failure of a hook is a :class:`SubmissionError`.
 
     Args:
         submission: The defense.
@@ -38,7 +38,7 @@ def sandboxed_defense(
         isolation: How processes are isolated; the best that this machine offers by default.
 
     Raises:
-        SubmissionError: It cannot be loaded, its metadata are not usable, or it wants to know who is malicious.
+        SubmissionError: It cannot be loaded, its metadata are not usable, or it declares knowledge ``truth``.
         SandboxUnavailableError: This machine offers no isolation.
     """
     limits = limits or Limits()
@@ -58,7 +58,7 @@ class SandboxedDefense(Sandboxed, Defense):
     """Base of the classes that stand for submitted defenses.
 
     Attributes:
-        remembered: What the submission said of shapes, for all instances: (hook, parameters, n, f) → answer or error.
+        remembered: Answers about shapes, shared by all instances: (hook, parameters, n, f) → answer or error.
     """
 
     remembered: dict[tuple[str, str, int, int], str | Exception | None]
@@ -78,10 +78,10 @@ class SandboxedDefense(Sandboxed, Defense):
         return self._session.call(hook, args, tensors, tools=self.tools, room=room)
 
     def about_shape(self, hook: str, participants: int, declared_malicious: int) -> str | None:
-        """Return what the submission says of a shape; it is asked once.
+        """Return the submission's answer about a shape; each shape is sent once.
 
         Raises:
-            NotApplicableError: It says that the shape does not suit it.
+            NotApplicableError: The submission refuses the shape.
             SubmissionError: The hook failed.
         """
         key = hook, self._identity, participants, declared_malicious
@@ -100,7 +100,7 @@ class SandboxedDefense(Sandboxed, Defense):
         return answer
 
     def serve_all(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Return what ``serve`` makes of each prompt, in one message.
+        """Return the served form of each prompt, all in one message.
 
         Raises:
             SubmissionError: The hook failed for one of them.
@@ -119,7 +119,7 @@ class SandboxedDefense(Sandboxed, Defense):
         """Return the tensors called ``names``; the first is there.
 
         Raises:
-            SubmissionError: It is missing, or there are others.
+            SubmissionError: It is missing, or the answer holds a tensor of another name.
         """
         if names[0] not in tensors or not tensors.keys() <= set(names):
             self.refuse(hook, f"gave no {names[0]}")

@@ -1,4 +1,4 @@
-"""What a submission says of itself, learnt in a process of its own and checked: nothing of it is imported here."""
+"""Descriptions of submissions, made in separate processes and checked; nothing of a submission is imported here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Description(Generic[InfoT]):
         info: Metadata.
         hooks: Hooks that it overrides.
         parameters: Constructor parameters: name, and whether it may be left out.
-        uses_updates: What a defense says of itself.
+        uses_updates: The class attribute of a defense.
     """
 
     info: InfoT
@@ -43,7 +43,7 @@ class Description(Generic[InfoT]):
 
     @property
     def signature(self) -> inspect.Signature:
-        """The constructor's parameters; what may be left out has no value here."""
+        """The constructor's parameters; an optional one has the default ``None`` here."""
         return inspect.Signature(
             [
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None if optional else _REQUIRED)
@@ -77,7 +77,7 @@ def describe(
         isolation: How that is isolated.
 
     Raises:
-        SubmissionError: It cannot be loaded, or what it says of itself is not usable.
+        SubmissionError: It cannot be loaded, or its description is not usable.
         SandboxUnavailableError: This machine offers no isolation.
     """
     key = submission, _version(submission)
@@ -93,12 +93,12 @@ def describe(
 
 
 def known_descriptions() -> Descriptions:
-    """Return what this process has learnt, for another process to start with."""
+    """Return the descriptions that this process has, for another process to start with."""
     return dict(_known)
 
 
 def learn(descriptions: Descriptions) -> None:
-    """Take over what another process has learnt."""
+    """Add descriptions that another process has made."""
     _known.update(descriptions)
 
 
@@ -112,24 +112,24 @@ def _version(submission: MethodSource) -> str:
 
 
 def _checked(
-    told: dict[str, Any], submission: MethodSource, info_type: type[InfoT], hooks: frozenset[str]
+    answer: dict[str, Any], submission: MethodSource, info_type: type[InfoT], hooks: frozenset[str]
 ) -> Description[InfoT]:
-    told = record(told, "info", "hooks", "parameters", "uses_updates")
-    overridden = frozenset(text(hook, 50) for hook in items(told["hooks"], len(hooks)))
-    if not overridden <= hooks or type(told["uses_updates"]) is not bool:
+    answer = record(answer, "info", "hooks", "parameters", "uses_updates")
+    overridden = frozenset(text(hook, 50) for hook in items(answer["hooks"], len(hooks)))
+    if not overridden <= hooks or type(answer["uses_updates"]) is not bool:
         raise ChannelError("it overrides hooks that there are not")
     parameters: list[tuple[str, bool]] = []
-    for parameter in items(told["parameters"], _MAX_PARAMETERS):
+    for parameter in items(answer["parameters"], _MAX_PARAMETERS):
         if not isinstance(parameter, list) or len(parameter) != 2 or type(parameter[1]) is not bool:
             raise ChannelError("it described a parameter wrongly")
         name = text(parameter[0], 100)
         if not name.isidentifier() or keyword.iskeyword(name) or name in dict(parameters):
             raise ChannelError("it described a parameter wrongly")
         parameters.append((name, parameter[1]))
-    info = _info(told["info"], info_type)
+    info = _info(answer["info"], info_type)
     if info.id != submission.id:
         raise SubmissionError(f"{submission.id!r} calls itself {info.id!r}; the id is the name of the file")
-    return Description(info, overridden, tuple(parameters), told["uses_updates"])
+    return Description(info, overridden, tuple(parameters), answer["uses_updates"])
 
 
 def _info(told: object, info_type: type[InfoT]) -> InfoT:

@@ -36,8 +36,8 @@ def find_isolation(name: str = "auto") -> Isolation:
         name: ``bubblewrap``, ``namespaces``, or ``auto`` for the first of them that works.
 
     Raises:
-        UsageError: There is no such way.
-        SandboxUnavailableError: None of them works here; says what was tried, why it failed and what would help.
+        UsageError: The way is unknown.
+        SandboxUnavailableError: No way works here; the text names each trial, its error, and a remedy.
     """
     if name != "auto" and name not in BACKENDS:
         raise unknown_name("isolation", name, ["auto", *BACKENDS])

@@ -1,8 +1,8 @@
 """Makes a sandbox of the kernel's namespaces and runs one program in it.
 
-Run as a file by an interpreter in isolated mode; knows nothing of this package. Three processes: this one, which dies
-with the thread that started it; the first process of the new namespaces, which builds the view, gives up every
-privilege and then only waits, and with which the kernel ends everything inside; and the program.
+An interpreter in isolated mode runs this file, which imports nothing of this package. There are three processes. This
+one dies with the thread that started it. The first process of the new namespaces builds the view, gives up every
+privilege and then waits; when it ends, the kernel ends everything inside. The third process is the program.
 
 References: Linux manual, user_namespaces(7), pid_namespaces(7), pivot_root(2), mount_setattr(2), capabilities(7).
 """

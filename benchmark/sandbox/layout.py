@@ -1,4 +1,4 @@
-"""What every sandbox sees of the machine: the interpreter and its libraries, less the benchmark and its plug-ins.
+"""Files of the machine in every sandbox: the interpreter and its libraries, without the benchmark and its plug-ins.
 
 Nothing else of the file system exists inside: no home, no checkout, no results, no caches. An environment that lies
 inside the checkout is mounted without the checkout.

@@ -1,4 +1,4 @@
-"""What a sandboxed process may use."""
+"""Limits of a sandboxed process."""
 
 from __future__ import annotations
 

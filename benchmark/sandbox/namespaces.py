@@ -45,7 +45,7 @@ class Namespaces(Isolation):
 
 
 def find_namespaces() -> Namespaces:
-    """Return the kernel's namespaces; whether this user may make them is for a trial to tell.
+    """Return the kernel's namespaces; a trial must show whether this user may make them.
 
     Raises:
         SandboxUnavailableError: This is not Linux, its kernel is too old, or the machine is of another kind.

@@ -15,7 +15,7 @@ from types import TracebackType
 from benchmark.sandbox.limits import Limits, in_words
 from benchmark.sandbox.watch import the_watch, use_of
 
-_FILES = 10_000  # each costs memory that belongs to nobody, even if it is empty
+_FILES = 10_000  # each costs memory that no limit counts, even if it is empty
 _STOPPED = "was stopped"
 _SIGNAL = 128  # exit codes above it name the signal that ended the program
 
@@ -78,7 +78,7 @@ class IsolatedProcess:
         return not self.alive()
 
     def died_of(self) -> str:
-        """Return why it ended, as words that follow "it"; empty while it runs."""
+        """Return why the process ended, as words that follow "it"; empty while it runs."""
         if self.alive():
             return ""
         return self._reason or self._reason_of_exit()

@@ -1,4 +1,4 @@
-"""What the classes that stand for submitted methods have in common, and how an instance is used and ended."""
+"""Base of the classes that stand for submitted methods, and the life of their instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method's own process has in place of the server's and the attacker's tools: each use asks the run."""
+"""Tools of the server and the attacker inside a method's process; each use is a request to the run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmark.updates import AdapterLayout
 from tasks.base import Automation, DataKind, Example
 
 Ask = Callable[..., tuple[Any, dict[str, Tensor]]]
-"""``ask(tool, args, tensors)`` returns the run's answer; raises what the tool raised."""
+"""``ask(tool, args, tensors)`` returns the run's answer or raises the tool's error."""
 
 
 class RemoteServer:
     """The server's tools; has the methods of :class:`defenses.base.Server`.
 
     Args:
-        ask: Asks the run.
-        known: What the run told at once: layout, automation, examples.
+        ask: Sends a request to the run.
+        known: Values that came with the hook's call: layout, automation, examples.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
@@ -73,8 +73,8 @@ class RemoteResources:
     """What malicious clients own; has the methods of :class:`attacks.base.AttackerResources`.
 
     Args:
-        ask: Asks the run.
-        known: What the run told at once: automation.
+        ask: Sends a request to the run.
+        known: Values that came with the hook's call: automation.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class RemoteResources:
         return list(self._drawn("generate", rng, prompts=list(prompts), temperature=float(temperature)))
 
     def leaks_evaluation(self, text: str) -> bool:
-        """Refuse: whoever may ask this of any text learns what evaluation asks.
+        """Refuse, because answers for arbitrary texts would reveal the evaluation items.
 
         Raises:
             FedSafetyError: Always.
@@ -112,7 +112,7 @@ def rng_state(rng: np.random.Generator) -> dict[str, Any]:
     """Return the state of a NumPy generator as JSON-like numbers.
 
     Raises:
-        TypeError: It is no generator, or not of NumPy's default kind.
+        TypeError: It is not a generator of NumPy's default kind.
     """
     state: Any = rng.bit_generator.state if isinstance(rng, np.random.Generator) else None
     if not isinstance(state, dict) or state.get("bit_generator") != "PCG64":

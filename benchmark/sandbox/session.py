@@ -1,7 +1,7 @@
-"""One instance of a submitted method in a process of its own: started at first use, asked for its hooks, ended.
+"""Session of one instance of a submitted method: its process starts at first use, runs hooks, and ends.
 
-Whatever that process does, the run gets either a checked answer or a :class:`SubmissionError` that says which hook
-failed and why; after that the process is dead and the instance stays unusable.
+For each hook the run gets either a checked answer or a :class:`SubmissionError` with the hook and the reason. After an
+error the process is dead and the instance stays unusable.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class SandboxUsage:
 
 
 class Tools(Protocol):
-    """What a hook may ask of the run."""
+    """Tools of the run that a hook may use."""
 
     def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-        """Return a tool's answer; what it raises is raised in the method's process."""
+        """Return a tool's answer; its error is raised in the method's process."""
 
 
 class RefusedError(Exception):
@@ -130,7 +130,7 @@ class Session:
             hook: Its name.
             args: JSON-like arguments.
             tensors: Tensors among the arguments.
-            tools: What the hook may ask of the run.
+            tools: Tools that the hook may use.
             room: Bytes of the tensors that it may send.
 
         Raises:
@@ -185,7 +185,7 @@ class Session:
     def _start(self) -> None:
         isolation = self._isolation or find_isolation()
         channel, fds = _Channel.create(self._limits.message_bytes)
-        told = {
+        arguments = {
             **fds,
             "kind": self._submission.kind.name,
             "id": self._submission.id,
@@ -199,7 +199,7 @@ class Session:
             self._process = start(
                 isolation,
                 "benchmark.sandbox.child",
-                [json.dumps(told)],
+                [json.dumps(arguments)],
                 visible=visible_files(self._submission),
                 limits=self._limits,
                 pass_fds=tuple(fds.values()),
@@ -216,7 +216,7 @@ class Session:
     def _exchange(
         self, hook: str, request: dict[str, Any] | None, tensors: dict[str, Tensor], tools: Tools | None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Send a request and return the answer to it; on the way, answer what the method asks."""
+        """Send a request and return its answer; meanwhile, answer the method's requests for tools."""
         assert self._channel is not None
         clock = _Clock(self._limits.load_seconds if request is None else self._limits.call_seconds)
         try:
@@ -270,17 +270,19 @@ class Session:
         """Raise what the method raised."""
         if not isinstance(error, dict) or error.keys() != {"type", "text", "where"}:
             raise ChannelError("it described an error wrongly")
-        kind, said = printable(text(error["type"], 200)), printable(text(error["text"], 4000))
+        kind, detail = printable(text(error["type"], 200)), printable(text(error["text"], 4000))
         where = error["where"]
         if not isinstance(where, list) or len(where) > 4:
             raise ChannelError("it described an error wrongly")
         places = "; ".join(printable(text(place, 400)) for place in where)
         if kind == "NotApplicableError" and hook in ("create", "check_shape", "degenerate_as"):
-            raise NotApplicableError(said)
+            raise NotApplicableError(detail)
         if kind in ("TypeError", "ValueError") and hook == "create":
-            raise RefusedError(said)
+            raise RefusedError(detail)
         ours = kind in ("FedSafetyError", "UsageError", "NotApplicableError")
-        self._fail(hook, (f"failed: {said}" if ours else f"raised {kind}: {said}") + (f" ({places})" if places else ""))
+        self._fail(
+            hook, (f"failed: {detail}" if ours else f"raised {kind}: {detail}") + (f" ({places})" if places else "")
+        )
 
     def _last_words(self, what: str) -> str:
         """Return why the process ended."""
@@ -377,7 +379,7 @@ class _Clock:
 
     @property
     def total_seconds(self) -> float:
-        """Time since the hook began, whoever used it."""
+        """Time since the hook began, time in tools included."""
         return time.monotonic() - self._born
 
     def reason(self) -> str:
@@ -398,11 +400,11 @@ def _answered(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a tool's answer, or what it raised, as a message."""
     try:
-        value, given = tools.answer(text(message["ask"], 100), message.get("args"), tensors)
+        value, reply_tensors = tools.answer(text(message["ask"], 100), message.get("args"), tensors)
     except (ChannelError, StorageError):
         raise
     except Exception as error:  # the method may have meant to catch it
-        # What other libraries say may name files of this machine.
-        said = str(error)[:_TEXT] if isinstance(error, FedSafetyError) else type(error).__name__
-        return {"error": {"type": type(error).__name__, "text": said}}, {}
-    return {"value": value}, given
+        # Errors of other libraries may name files of this machine.
+        detail = str(error)[:_TEXT] if isinstance(error, FedSafetyError) else type(error).__name__
+        return {"error": {"type": type(error).__name__, "text": detail}}, {}
+    return {"value": value}, reply_tensors

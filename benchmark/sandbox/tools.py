@@ -1,4 +1,4 @@
-"""The tools of a run's server and of its malicious clients, as a method's process may ask for them.
+"""Tools of a run's server and of its malicious clients, as a method's process may request them.
 
 The list is fixed, arguments are checked and bounded, and the work is done by the same objects as for a method inside
 the run's own process, so that use is metered alike. A refused use counts as a use of the instance's budget.
@@ -30,7 +30,7 @@ class ServerTools:
 
     Args:
         server: Does the work.
-        budget: What the instance may have done, in this hook and in others.
+        budget: Budget of the instance, shared by all its hooks.
     """
 
     def __init__(self, server: Server, budget: Budget) -> None:
@@ -47,7 +47,7 @@ class ServerTools:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What the method is told without asking."""
+        """Values that are sent with the hook's call."""
         server = self._server
         return {
             "layout": layout_of(server.layout),
@@ -59,7 +59,7 @@ class ServerTools:
         """Return a tool's answer.
 
         Raises:
-            ChannelError: There is no such tool, or what came for it is no argument of it.
+            ChannelError: The tool is unknown, or its arguments are wrong.
             Exception: What the tool raises.
         """
         answer: Answer = _chosen(self._tools, tool)(args, tensors)
@@ -70,11 +70,11 @@ class ServerTools:
         self._budget.rows(wanted, self._server.examples)
         return rows_of(tool(wanted)), {}
 
-    def _contrast(self, wanted: int) -> list[Example]:
+    def _contrast(self, number: int) -> list[Example]:
         owned: Callable[[int], list[Example]] | None = getattr(self._server, "owned_contrast", None)
         if owned is None:
             raise FedSafetyError(f"{type(self._server).__name__} owns no look-alikes of harmful requests")
-        return owned(wanted)
+        return owned(number)
 
     def _generate(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         prompts, temperature = self._question(args)
@@ -120,7 +120,7 @@ class AttackerTools:
 
     Args:
         resources: Does the work.
-        budget: What the instance may have done, in this hook and in others.
+        budget: Budget of the instance, shared by all its hooks.
     """
 
     def __init__(self, resources: AttackerResources, budget: Budget) -> None:
@@ -129,14 +129,14 @@ class AttackerTools:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What the method is told without asking."""
+        """Values that are sent with the hook's call."""
         return {"automation": automation_of(self._resources.automation)}
 
     def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> Answer:
         """Return a tool's answer, with the state that it left its random stream in.
 
         Raises:
-            ChannelError: There is no such tool, or what came for it is no argument of it.
+            ChannelError: The tool is unknown, or its arguments are wrong.
             Exception: What the tool raises.
         """
         del tensors

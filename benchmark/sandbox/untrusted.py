@@ -1,4 +1,4 @@
-"""Checks on what comes out of a method's process: each returns the value if it is what it must be."""
+"""Checks of values from a method's process: each returns the value or raises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def text(value: object, longest: int = MAX_TEXT) -> str:
     """Return a text of ordinary length that can be written as UTF-8.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     if not isinstance(value, str):
         raise ChannelError(f"it sent {type(value).__name__} where a text belongs")
@@ -39,7 +39,7 @@ def texts(value: object) -> list[str]:
     """Return a list of texts.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     return [text(item) for item in items(value)]
 
@@ -48,7 +48,7 @@ def items(value: object, most: int = MAX_ITEMS) -> list[Any]:
     """Return a list of ordinary length.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     if not isinstance(value, list):
         raise ChannelError(f"it sent {type(value).__name__} where a list belongs")
@@ -61,7 +61,7 @@ def record(value: object, *names: str) -> dict[str, Any]:
     """Return a mapping with exactly the keys ``names``.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     if not isinstance(value, dict) or value.keys() != set(names):
         raise ChannelError(f"it sent something else than {', '.join(names) or 'nothing'}")
@@ -72,7 +72,7 @@ def count(value: object, most: int = MAX_ITEMS) -> int:
     """Return a whole number from 0 to ``most``.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     if type(value) is not int:
         raise ChannelError(f"it sent {type(value).__name__} where a whole number belongs")
@@ -86,38 +86,38 @@ def number(value: object) -> float:
     """Return a finite number.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     if type(value) not in (int, float) or not isinstance(value, int | float):
         raise ChannelError(f"it sent {type(value).__name__} where a number belongs")
     try:
-        found = float(value)
+        result = float(value)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
+        result = math.inf
+    if not math.isfinite(result):
         raise ChannelError("it sent a number that is not finite")
-    return found
+    return result
 
 
 def examples(value: object) -> list[Example]:
     """Return training rows.
 
     Raises:
-        ChannelError: They are none.
+        ChannelError: They are not training rows.
     """
-    found = []
+    rows = []
     for row in items(value):
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str) or row[2] not in _KINDS:
             raise ChannelError("it sent a training row that is none")
-        found.append(Example(text(row[0]), text(row[1]), DataKind(row[2]), text(row[3], 200)))
-    return found
+        rows.append(Example(text(row[0]), text(row[1]), DataKind(row[2]), text(row[3], 200)))
+    return rows
 
 
 def random_state(value: object) -> dict[str, int]:
     """Return the state of a NumPy generator, see :func:`benchmark.sandbox.remote.rng_state`.
 
     Raises:
-        ChannelError: It is none.
+        ChannelError: It is not such a value.
     """
     state = record(value, "state", "inc", "has_uint32", "uinteger")
     bounds = {"state": 1 << 128, "inc": 1 << 128, "has_uint32": 2, "uinteger": 1 << 32}

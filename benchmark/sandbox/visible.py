@@ -1,4 +1,4 @@
-"""Which files of this library a submission's process may read: the methods' side, and nothing of evaluation."""
+"""Files that a submission's process may read: the methods' side of this library, and nothing of evaluation."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LIBRARY_MODULES = (
     "tasks.base",
     "tasks.refusals",
 )
-"""What methods are written against. No world, judge, suite, result or page."""
+"""Modules that methods may import. They hold no world, judge, suite, result or page."""
 _PACKAGE = "benchmark.sandbox"
 _CHILD = f"{_PACKAGE}.child"
 _LIBRARY_PACKAGES = {"benchmark", "leaderboard", "tasks"}
 _METHODS = frozenset(kind.package for kind in KINDS.values())
 """Packages of methods."""
 _OF_INTERPRETERS = {"__main__", "sitecustomize", "usercustomize"}
-"""What an interpreter imports or makes by itself, whether it is installed or not."""
+"""Modules that an interpreter imports or makes by itself, whether they are installed or not."""
 
 
 def visible_files(submission: MethodSource) -> dict[str, Path]:
@@ -66,7 +66,7 @@ def visible_files(submission: MethodSource) -> dict[str, Path]:
 
 
 def is_free(module: str, own: Mapping[str, Path]) -> bool:
-    """Whether a submission may bring ``module``: nobody else's code has that name.
+    """Whether a submission may bring ``module``, because no other code has that name.
 
     The packages of methods are for everybody, and a plug-in that is installed is not seen inside.
 
@@ -92,20 +92,20 @@ def is_free(module: str, own: Mapping[str, Path]) -> bool:
     return is_hidden(origin) or any(origin.samefile(path) for path in own.values())
 
 
-@lru_cache(maxsize=1)  # asked for whenever a process starts
+@lru_cache(maxsize=1)  # called at each start of a process
 def _child_side() -> frozenset[str]:
     """Return the sandbox's modules that its inner half imports, itself and their package included."""
-    found = {_PACKAGE}
+    modules = {_PACKAGE}
     waiting = [_CHILD]
     while waiting:
         module = waiting.pop()
-        found.add(module)
+        modules.add(module)
         for node in ast.walk(ast.parse(_file_of(module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [alias.name for alias in node.names] if node.module == _PACKAGE else [""]
                 targets = {f"{node.module}.{name}".rstrip(".") for name in names}
-                waiting += [each for each in targets if each.startswith(f"{_PACKAGE}.") and each not in found]
-    return frozenset(found)
+                waiting += [each for each in targets if each.startswith(f"{_PACKAGE}.") and each not in modules]
+    return frozenset(modules)
 
 
 def _modules_of(package: str) -> Iterator[tuple[str, Path]]:

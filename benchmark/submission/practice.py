@@ -1,4 +1,4 @@
-"""What a method's own tests need: the method from its file, a small round, a server and an attacker's resources.
+"""Fixtures for a method's own tests: the method from its file, a small round, a server, an attacker's resources.
 
 Server and resources are the real ones, on the embedded `micro` world with few training steps.
 """
@@ -38,7 +38,7 @@ def load_defense(which: Path | str) -> Defense:
     """Return a fresh instance of the defense in a file, or of a registered one.
 
     Raises:
-        UsageError: There is no such defense, or it cannot be imported.
+        UsageError: The defense is unknown, or it cannot be imported.
     """
     submission = find_method(str(which), DEFENSE)
     adopt((submission,), isolated=False)
@@ -49,7 +49,7 @@ def load_attack(which: Path | str) -> Attack:
     """Return a fresh instance of the attack in a file, or of a registered one.
 
     Raises:
-        UsageError: There is no such attack, or it cannot be imported.
+        UsageError: The attack is unknown, or it cannot be imported.
     """
     submission = find_method(str(which), ATTACK)
     adopt((submission,), isolated=False)

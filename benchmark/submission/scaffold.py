@@ -1,4 +1,4 @@
-"""Writing the first file of a new method, with its test: it runs at once and does what the simplest method does."""
+"""First file of a new method, with its test; it runs at once and behaves like the simplest method."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reading files that a stranger packed, and packing one's own so that equal content gives equal bytes.
 
-What reading guarantees: every name is relative, plain and inside the archive; links, devices and repeated names are
-refused; nothing larger than stated bounds is ever held. What it does not do: look into the files.
+Reading guarantees that every name is relative, plain and inside the archive, that links, devices and repeated names are
+refused, and that nothing larger than the stated bounds is held in memory. It does not read the contents of the files.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def read_archive(path: Path) -> dict[str, bytes]:
     """Return the content of every file of a zip archive, or of an unpacked folder, by its name inside.
 
     Raises:
-        UsageError: There is no such file or folder.
-        ArchiveError: It is no archive, or it breaks a bound or a rule for names; says which file and which rule.
+        UsageError: The file or folder does not exist.
+        ArchiveError: It is not an archive, or a file breaks a bound or a rule for names; the text names both.
     """
     if path.is_dir():
         try:
@@ -98,7 +98,7 @@ def write_archive(path: Path, content: Mapping[str, bytes]) -> None:
 def _check_directory(path: Path) -> None:
     """Refuse a zip archive whose table of contents is too large, before it is read as a whole.
 
-    Reference: PKWARE, APPNOTE.TXT 6.3, section 4.3.16: the end record tells how large the table is.
+    Reference: PKWARE, APPNOTE.TXT 6.3, section 4.3.16: the end record holds the size of the table.
     """
     with path.open("rb") as stream:
         stream.seek(-min(path.stat().st_size, _END_RECORD + 0xFFFF), os.SEEK_END)
@@ -141,7 +141,7 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str, bytes]:
     for entry in entries:
         _check_new(entry.filename, content)
         with archive.open(entry) as stream:
-            # A header may lie about the size: no more than it says is ever read.
+            # A header may state a false size: at most that many bytes are read.
             content[entry.filename] = stream.read(entry.file_size + 1)
         if len(content[entry.filename]) != entry.file_size:
             raise ArchiveError(f"{entry.filename!r} does not have the size that the archive says")

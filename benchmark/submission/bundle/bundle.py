@@ -75,7 +75,7 @@ class PackedFile(_Model):
 
 
 class Manifest(_Model):
-    """What a bundle says of itself."""
+    """Manifest of a bundle, written by its author."""
 
     bundle_version: Literal[1] = 1
     """Version of this format."""
@@ -92,10 +92,10 @@ class Manifest(_Model):
     info: dict[str, Any]
     """Metadata of the method as it registered itself."""
     author: str = Field(default="", max_length=500)
-    """Who made it; empty if they do not say."""
+    """Name of the author; may be empty."""
     licence: str = Field(default="", max_length=200)
-    """Under what licence the source may be used; empty if they do not say."""
-    # An id and never a path: nothing that a bundle says may name a file of the verifier.
+    """Licence of the source; may be empty."""
+    # An id and never a path, so that a bundle cannot name a file of the verifier.
     suite: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     """Suite id."""
     suite_version: str = Field(max_length=64)
@@ -144,13 +144,13 @@ class Bundle:
         """Return the rows of one table.
 
         Raises:
-            FedSafetyError: The file is no Parquet file of that table and schema version, is too large, lacks values,
+            FedSafetyError: The file is not Parquet of that table and schema version, is too large, lacks values,
                 or holds values that cannot be right.
         """
         return _read_rows(name, self.content[f"{ROWS}/{name}.parquet"])
 
     def unpack_source(self, folder: Path) -> MethodSource:
-        """Write the method's files below ``folder`` and return it as a submission; nothing of it is imported."""
+        """Write the method's files below ``folder`` and return the source; nothing of the method is imported."""
         files = []
         for module, path in sorted(self.manifest.modules.items()):
             place = folder / Path(path).relative_to(SOURCE)
@@ -197,7 +197,7 @@ def read_bundle(path: Path) -> Bundle:
     """Return the bundle in a zip archive or an unpacked folder.
 
     Raises:
-        UsageError: There is no such file or folder.
+        UsageError: The file or folder does not exist.
         FedSafetyError: It is not a bundle of this format, breaks a bound, or a file does not have its digest.
     """
     content = read_archive(path)

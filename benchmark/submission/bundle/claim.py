@@ -1,4 +1,4 @@
-"""What a submission claims: the cells of a folder of runs that are its own, and the plan that they belong to."""
+"""Claim of a submission: its own cells in a folder of runs, and the plan that they belong to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Claim:
 
 
 def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
-    """Return the claim that the rows of a store make for a method that this process knows.
+    """Return the claim that the rows of a store make for a registered method.
 
     Raises:
         UsageError: There are no finished rows of it, rows are of another version of it, or verdicts are missing.
@@ -106,7 +106,7 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
 
 
 def seeds_of(suite: Suite) -> frozenset[int]:
-    """Return the run seeds of a suite's scenarios and sensitivity points; rows of others are nobody's score."""
+    """Return the run seeds of a suite's scenarios and sensitivity points; rows of other seeds count for no score."""
     return frozenset(suite.seeds) | {seed for point in suite.points for seed in point.seeds}
 
 
@@ -116,7 +116,7 @@ def plan_of(
     """Return a plan that has every cell that ``rows`` of table ``cells`` can be of; it may have more.
 
     Args:
-        submission: A method that the registry knows.
+        submission: A registered method.
         suite: The suite.
         rows: Rows of table ``cells``.
         generator: Kind of engine that answered.
@@ -156,7 +156,7 @@ def _rows(store: Store, table: str, keys: Collection[str], command: str) -> pa.T
 
 
 def _verdicts(store: Store, suite: Suite, response_keys: Collection[str]) -> pa.Table:
-    """Return the verdicts of the suite's judges; those of others say nothing that a board shows."""
+    """Return the verdicts of the suite's judges; a board shows no verdicts of other judges."""
     tables = []
     judged: dict[str, set[str]] = defaultdict(set)
     for key in sorted(store.keys("verdicts")):

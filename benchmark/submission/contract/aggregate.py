@@ -81,7 +81,7 @@ class AggregateTrials:
 
     @property
     def told_truth(self) -> bool:
-        """Whether the rule is told who is malicious."""
+        """Whether the rule gets the identities of malicious clients."""
         return self.subject.entry.info.knowledge is Knowledge.TRUTH
 
     def rounds(self, names: Sequence[Sequence[str]] = (), declared: int | None = None) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""The contract of a method: what each of its hooks promises, as checks to perform one after the other."""
+"""Contract of a method: the promises of its hooks, as checks to perform in order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The check of a method: metadata, contract, robustness, and a smoke run; in a sandbox unless that is switched off.
 
-Whatever the method does, a check ends with a report. It tells what is wrong with an honest method. It cannot tell that
-a method is honest: one that behaves differently when it notices a check is met by the verifier's own runs only.
+A check always ends with a report. The report shows mistakes of an honest method. It cannot show that a method is
+honest: only the verifier's own runs expose a method that behaves differently during a check.
 """
 
 from __future__ import annotations

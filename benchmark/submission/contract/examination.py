@@ -1,4 +1,4 @@
-"""A method under examination, and the bookkeeping of what is found."""
+"""A method under examination, its checks, and their outcomes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Check:
         part: Part of the whole check that it belongs to.
         name: Stable name.
         checked: What is checked, in words.
-        run: Finds out; whatever it raises is a failure.
+        run: Performs the check; an exception is a failure.
         remedy: How to mend it if it raises.
         needs: Names of checks without which this one makes no sense.
     """
@@ -106,7 +106,7 @@ class Subject(Generic[InfoT, T]):
         return getattr(self.entry.target, hook) is not getattr(base, hook)
 
     def reason(self, error: BaseException) -> str:
-        """Return why something failed, with the place in the method's own code where that is known."""
+        """Return why something failed, with the place in the method's own code if it has one."""
         return reason_of(error, self.files)
 
 
@@ -162,7 +162,7 @@ def _guarded(check: Check, subject: Subject[Any, Any]) -> Outcome:
 
 
 def reason_of(error: BaseException, files: Sequence[Path] = ()) -> str:
-    """Return why something failed: what an error of ours says, else its type, text and place in ``files``."""
+    """Return why something failed: the text of our own errors, else type, text and place in ``files``."""
     text = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
     places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) in files]
     if places and not isinstance(error, FedSafetyError):

@@ -156,7 +156,7 @@ def _requests() -> list[str]:
 
 
 def _served(subject: Subject[DefenseInfo, Defense], requests: list[str]) -> dict[str, Prompt]:
-    """Return what a fresh instance makes of each request; the first answer to a repeated one must be its last, too."""
+    """Return each request as a fresh instance serves it; a repeated request must be served the same way."""
     served: dict[str, Prompt] = {}
     with subject.fresh("serve") as rule:
         for request in requests:

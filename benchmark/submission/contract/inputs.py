@@ -1,4 +1,4 @@
-"""Whether a hook changed what it was given; of a method that runs apart, what it was given there."""
+"""Comparison of a hook's inputs before and after its call, in this process or in the method's own."""
 
 from __future__ import annotations
 

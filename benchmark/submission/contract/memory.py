@@ -1,4 +1,4 @@
-"""The peak memory of the process that a method runs in, over a stretch of work, where the platform tells it."""
+"""Peak memory of a method's process over a stretch of work, on platforms that report it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RESET_PEAK = "5"
 
 @contextmanager
 def peak_memory(instance: object) -> Iterator[Callable[[], int | None]]:
-    """Give a function that tells the peak, in bytes, of the instance's process, or of this one since the context began.
+    """Give a function that returns the peak, in bytes, of the instance's process, or of this one since the start.
 
     Args:
         instance: A method; in a process of its own if it is a stand-in.
@@ -36,7 +36,7 @@ class _Here:
             self._works = False
 
     def read(self) -> int | None:
-        """Return the largest resident size, in bytes, since the making; ``None`` where the platform does not tell."""
+        """Return the largest resident size since the making, in bytes; ``None`` if the platform does not report it."""
         if not self._works:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What can be said of a method's metadata beyond their types: that they agree with its code and with each other."""
+"""Checks that a method's metadata agree with its code, with its calls, and with each other."""
 
 from __future__ import annotations
 

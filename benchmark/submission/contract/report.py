@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from benchmark.errors import FedSafetyError, UsageError
 
 REPORT_VERSION: Final = 1
-"""Changes when a field changes its meaning or goes; what is only added leaves it as it is."""
+"""Changes when a field is removed or changes its meaning; a new field does not change it."""
 
 
 class Part(StrEnum):
@@ -74,13 +74,13 @@ class ShapeCost(_Model):
     seconds: float | None = None
     """Wall time of the hook; where it runs apart, with the transfer of updates and answer."""
     peak_memory_bytes: int | None = None
-    """Most memory that the process held, interpreter and updates included; none where the platform does not tell."""
+    """Most memory that the process held, interpreter and updates included; none if the platform reports none."""
     updates_bytes: int
     """Size of the updates alone."""
 
 
 class SmokeScore(_Model):
-    """Scores of one cell of the smoke run. One seed is no score: they tell that the method runs and does something."""
+    """Scores of one cell of the smoke run; on one seed they show only that the method runs and has an effect."""
 
     scenario: str
     """Scenario id."""
@@ -185,7 +185,7 @@ def read_report(path: Path) -> CheckReport:
     """Return the report in a JSON file.
 
     Raises:
-        UsageError: The file is missing, or is no report of this version.
+        UsageError: The file is missing or is not a report of this version.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What `aggregate` makes of updates that nobody hopes for, and what it costs at the sizes of large models.
+"""Robustness of `aggregate`: unusual updates, and time and memory at the sizes of large models.
 
 The engine refuses an update at the door whose norm is not finite in float32; NaN, infinity and numbers of 1e30 never
 reach a rule in a run. They are tried all the same, because a rule may be used elsewhere; what it does with them makes

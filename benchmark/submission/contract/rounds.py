@@ -27,8 +27,8 @@ class Trial:
 
     Attributes:
         updates: The round's updates; rows are ordered by id.
-        context: What the server knows besides.
-        clients: For each row the client that sent it, whatever its id.
+        context: The rest of the server's information.
+        clients: For each row the number of the client that sent it.
     """
 
     updates: Updates
@@ -88,7 +88,7 @@ def trial(
         index: Number of the round, from 0.
         clients: Which client sent which row; in order by default.
         names: For each client its id; random ones by default.
-        malicious: The malicious clients, for rules that are told the truth.
+        malicious: The malicious clients, for rules with knowledge ``truth``.
     """
     senders = tuple(clients) or tuple(range(len(matrix)))
     ids = tuple(names) or client_names(max(senders, default=0) + 1)

@@ -1,4 +1,4 @@
-"""The smoke run: the whole pipeline with the method, on one development seed of the micro suite, FedAvg beside it."""
+"""Smoke run: the whole pipeline with the method and with FedAvg, on one development seed of the micro suite."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def smoke_run(
 ) -> tuple[list[SmokeScore], list[Finding]]:
     """Run the headline scenario and its twin with the method and return scores and findings.
 
-    The rows lie in a temporary folder that is removed at the end, whatever happens.
+    The rows lie in a temporary folder that is always removed at the end.
 
     Args:
         submission: The method.

@@ -1,4 +1,4 @@
-"""Which claimed cells a verifier runs again, and running them: isolated, on the committed probes and on fresh ones."""
+"""Re-run of claimed cells: their choice, and isolated runs on the committed probes and on fresh probes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RerunError(FedSafetyError):
 
 
 def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], str]]:
-    """Return a suite's world with probes drawn from ``seed``, and what tells what a probe is about.
+    """Return a suite's world with probes drawn from ``seed``, and a function that returns the item of a probe.
 
     Raises:
         UsageError: The world has no sibling that draws fresh probes.
@@ -113,7 +113,7 @@ class Runner:
         choice: Generation engine.
         reporter: Shows progress.
         workers: Training processes.
-        submission: The submitted method, which this process knows as a stand-in.
+        submission: The submitted method; this process has adopted its stand-in.
         isolation: Name of the way in which its code is isolated.
     """
 

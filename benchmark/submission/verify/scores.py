@@ -53,7 +53,7 @@ class ClaimedCell:
         cell: The cell.
         row: Its claimed row.
         answers: Claimed answers by probe id.
-        verdicts: What the primary judge says of them, by probe id.
+        verdicts: Verdicts of the primary judge, by probe id.
     """
 
     cell: CellPlan
@@ -64,13 +64,13 @@ class ClaimedCell:
 
 @dataclass(frozen=True)
 class Repetition:
-    """What a re-run showed.
+    """Results of a re-run.
 
     Attributes:
         cells: Every claimed cell that is done, with what it scored again.
         reference: The same of the reference.
         reference_name: What that is.
-        noted: What the report says of each cell that was run again, by cell key.
+        noted: The report's record of each cell that was run again, by cell key.
         probes: The committed probes.
         fresh_probes: The fresh ones.
         item_of: Returns what a probe is about.

@@ -24,7 +24,7 @@ SAME_VERDICTS = 0.995
 def judge_again(
     plan: Plan, claimed: Mapping[str, pa.Table], judged: Store, choice: EngineChoice, reporter: Reporter
 ) -> str:
-    """Let the judges judge all claimed answers; return in words that they say the same.
+    """Judge all claimed answers again; return in words how far the verdicts agree.
 
     Args:
         plan: The claimed cells.
@@ -34,7 +34,7 @@ def judge_again(
         reporter: Shows progress.
 
     Raises:
-        FedSafetyError: A verdict is another one; says which.
+        FedSafetyError: A verdict differs; the text names it.
     """
     responses = claimed["responses"]
     keys = responses.column("response_key").cast(pa.string())
@@ -67,6 +67,6 @@ def _verdicts(table: pa.Table, columns: tuple[str, ...]) -> dict[tuple[str, ...]
 
 
 def _exact(suite: Suite) -> set[str]:
-    """Return the judges that are no models: they say the same on every machine."""
+    """Return the judges that are not models: their verdicts are the same on every machine."""
     targets = {name: judges.get(name).target for name in suite.judges}
     return {name for name, t in targets.items() if t.exact and "engine" not in inspect.signature(t).parameters}

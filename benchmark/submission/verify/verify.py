@@ -98,7 +98,7 @@ def verify(path: Path, options: Options, reporter: Reporter) -> VerifyReport:
     """Verify the bundle ``path`` and return the report; where all steps pass, the folder of the submission is written.
 
     Raises:
-        UsageError: There is no such level or bundle, or the folder to write holds something else.
+        UsageError: The level or bundle is unknown, or the folder to write holds other files.
         SandboxUnavailableError: This platform offers no isolation, so nothing can be verified.
         StorageError: A file cannot be written.
     """
@@ -246,7 +246,7 @@ class _Verification:
 
     @contextmanager
     def _step(self, step: Step) -> Iterator[Callable[[str], None]]:
-        """Record a step: what it says it found, or what stopped it."""
+        """Record a step: its finding, or the error that stopped it."""
         began = time.perf_counter()
         found: list[str] = []
         problem: Exception | None = None
@@ -261,7 +261,7 @@ class _Verification:
                 raise
             problem, found = error, [f"it cannot be read ({type(error).__name__}: {error})"]
         verdict: Literal["passed", "failed"] = "failed" if problem else "passed"
-        # Much of it is a stranger's: it must not act on the terminal or fill the log.
+        # The text may be a stranger's: it must not act on the terminal or fill the log.
         text, seconds = printable("".join(found), _LONGEST_FINDING), round(time.perf_counter() - began, 3)
         self.steps.append(StepResult(step=step, verdict=verdict, found=text, seconds=seconds))
         self.reporter.say(f"{step.value}: {verdict}. {text}" + (f"\nThat means: {MEANING[step]}" if problem else ""))
@@ -269,7 +269,7 @@ class _Verification:
             raise _FailedError from problem
 
     def _submission(self, bundle: Bundle, work: Path) -> MethodSource:
-        """Return the submission, whose code this process knows as a stand-in only."""
+        """Return the submission; this process adopts a stand-in and imports none of its code."""
         shutil.rmtree(work / "source", ignore_errors=True)
         submission = bundle.unpack_source(work / "source")
         if submission.digest != bundle.manifest.source_digest:
@@ -300,24 +300,24 @@ class _Verification:
             return self.options.seed
         state = work / "seed.json"
         if not state.is_file():
-            # Not to be foreseen by whoever made the bundle.
+            # Random, so that the author of the bundle cannot foresee the sample.
             Store(work).write_json(state, {"seed": secrets.randbits(62)})
         return int(json.loads(state.read_text())["seed"])
 
 
 _LONGEST_FINDING = 2000
 _OF_STRANGERS = (Step.ARCHIVE, Step.VERSIONS, Step.IDENTITY, Step.KEYS)
-"""Steps that read what a stranger wrote: whatever it makes them raise is a finding about it."""
+"""Steps that read a stranger's files: an exception in them is a finding about the bundle."""
 
 
 def _suite_and_engine(bundle: Bundle, options: Options) -> tuple[Suite, EngineChoice]:
     manifest = bundle.manifest
-    found = (manifest.protocol_version, manifest.schema_version)
-    if found != (PROTOCOL_VERSION, SCHEMA_VERSION):
+    versions = (manifest.protocol_version, manifest.schema_version)
+    if versions != (PROTOCOL_VERSION, SCHEMA_VERSION):
         raise FedSafetyError(
-            f"its rows were made under protocol {found[0]} and schema {found[1]}, but this release verifies protocol "
-            f"{PROTOCOL_VERSION} and schema {SCHEMA_VERSION}; run `fedsafety run` and `fedsafety submit` again "
-            f"with this release"
+            f"its rows were made under protocol {versions[0]} and schema {versions[1]}, but this release verifies "
+            f"protocol {PROTOCOL_VERSION} and schema {SCHEMA_VERSION}; run `fedsafety run` and `fedsafety submit` "
+            f"again with this release"
         )
     suite = find_suite(options.suite or manifest.suite)
     if (suite.id, suite.version) != (manifest.suite, manifest.suite_version):
