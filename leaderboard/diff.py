@@ -183,8 +183,8 @@ def _board(before: Board | None, after: Board | None) -> BoardDiff:
     attacks = after.submitted_attacks if after else ()
     methods = {id_: rung.previewed for id_, rung in rungs.items() if rung.previewed}
     methods |= {attack.id: attack.rung.previewed for attack in attacks if attack.rung.previewed}
-    earlier = before.excluded if before else {}
-    earlier = set(before.notices) if before else set()
+    excluded_before = before.excluded if before else {}
+    notices_before = set(before.notices) if before else set()
     return BoardDiff(
         suite=shown.suite,
         title=shown.info["title"],
@@ -192,10 +192,12 @@ def _board(before: Board | None, after: Board | None) -> BoardDiff:
         methods=methods,
         views=views,
         compared=(before.compared if before else (), after.compared if after else ()),
-        excluded={name: why for name, why in (after.excluded if after else {}).items() if earlier.get(name) != why},
+        excluded={
+            name: why for name, why in (after.excluded if after else {}).items() if excluded_before.get(name) != why
+        },
         attacks=_attacks(before, after),
         missing=_missing(views, after),
-        notices=tuple(notice for notice in (after.notices if after else ()) if notice not in earlier),
+        notices=tuple(notice for notice in (after.notices if after else ()) if notice not in notices_before),
     )
 
 
