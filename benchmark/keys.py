@@ -138,17 +138,17 @@ class _Digests:
             return "circle"
         if name not in self._digests:
             self._begun.add(name)
-            self._digests[name] = content_key(self._form(name, self._sources[name]))
+            try:
+                self._digests[name] = content_key(self._form(name, self._sources[name]))
+            except (RecursionError, MemoryError) as error:
+                raise _too_deep(self._sources[name]) from error
         return self._digests[name]
 
     def _form(self, name: str, path: Path) -> Any:
         tree = _parsed(path)
-        try:
-            if name.partition(".")[0] not in _ENGINE and mentions(tree, _MIRRORS):
-                return [_text(path), [self.of(target) for target in _imported(name, path) if target in self._sources]]
-            return normal_form(tree, self._resolve, lambda level, text: _absolute(name, path, level, text))
-        except (RecursionError, MemoryError) as error:
-            raise _too_deep(path) from error
+        if name.partition(".")[0] not in _ENGINE and mentions(tree, _MIRRORS):
+            return [_text(path), [self.of(target) for target in _imported(name, path) if target in self._sources]]
+        return normal_form(tree, self._resolve, lambda level, text: _absolute(name, path, level, text))
 
     def _resolve(self, module: str, name: str) -> Any:
         whole = f"{module}.{name}" if name else module

@@ -6,10 +6,10 @@ import json
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.cli.shared import console
 from benchmark.errors import FedSafetyError, unknown_name
 
 KINDS = ("attacks", "defenses", "scenarios", "axes", "suites", "judges", "tasks")
@@ -39,6 +39,8 @@ def list_command(
         raise unknown_name("kind", kind, KINDS)
     broken: list[str] = []
     content = {name: _listing(name, broken) for name in ([kind] if kind else KINDS)}
+    # A console of this call: its width is the terminal's at this moment.
+    console = Console()
     if as_json:
         console.print_json(json.dumps(content))
     for name, entries in () if as_json else content.items():

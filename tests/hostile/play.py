@@ -87,7 +87,7 @@ def play(case: Case, isolation: Isolation) -> str:
     """
     submission = method(case.method)
     try:
-        if submission.kind == "attack":
+        if submission.kind.name == "attack":
             with created(sandboxed_attack(submission, case.limits, isolation), case.params) as attack:
                 _play_attack(attack, case.hook)
         else:

@@ -125,14 +125,6 @@ def test_end_of_sequence_is_reported_and_left_out(engine: Engine, tiny: TinyMode
     assert all(len(a.text.split()) == sum(token not in HIDDEN for token in a.token_ids) for a in answers)
 
 
-def test_progress_counts_every_request(engine: Engine, tiny: TinyModel) -> None:
-    requests = mixed_requests(tiny) * 2
-    steps: list[int] = []
-    engine.generate(requests, steps.append)
-    assert sum(steps) == len(requests)
-    assert len(steps) > 1
-
-
 def test_same_path_with_new_content_is_a_new_adapter(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(tiny.adapters[0], folder)

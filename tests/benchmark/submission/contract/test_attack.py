@@ -155,7 +155,7 @@ def test_hooks_have_the_promised_form(case: str) -> None:
 def test_rows_are_checked_once_there_is_a_pool() -> None:
     findings = of(type("Broken", (Plain,), {"pool": HOOKS["error in pool"][1]}))
     assert findings["poison"].verdict is Verdict.NOT_RUN
-    assert "of test_contract_attack.py" in findings["pool"].found
+    assert "of test_attack.py" in findings["pool"].found
 
 
 def test_updates_that_are_not_finite_have_no_effect() -> None:
