@@ -112,8 +112,10 @@ class Room:
 METHOD_BASES = ("attacks.base", "defenses.base")
 ROOMS = {
     "benchmark": Room("the ground floor: errors, registry, updates, keys, seeds, settings, progress", ("tasks",)),
-    "benchmark.suites": Room("suites, scenarios and settings, read from YAML", ("tasks.hub",)),
-    "benchmark.methods": Room("kinds of method, pipelines, the files of a method", METHOD_BASES),
+    "benchmark.suites": Room("suites, scenarios and settings, read from YAML", ("tasks.hub", "attacks.base")),
+    "benchmark.methods": Room(
+        "kinds of method, pipelines, the files of a method", ("benchmark.suites", "benchmark.records", *METHOD_BASES)
+    ),
     "benchmark.records": Room("schemas of rows, the store, records of adapters, publishing"),
     "benchmark.models": Room(
         "checkpoints, chat formats, adapters, sizes, memory", ("benchmark.records", "benchmark.suites")
