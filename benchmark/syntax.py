@@ -180,7 +180,7 @@ class _Form:
         if not self._numbers:
             return {}
         first = 1 + max((int(number[1:]) for number in outer.values()), default=-1)
-        # A number is no identifier, so it cannot be the name of anything that keeps its name.
+        # The sign "#" cannot stand in an identifier, so a number never equals a name that stays.
         return {**outer, **{name: f"#{first + index}" for index, name in enumerate(variables)}}
 
 

@@ -73,7 +73,7 @@ def test_a_reattack_is_a_second_federation_from_the_repaired_adapter(tmp_path: P
         sent = sum(len(r.clients) for r in again.rounds) * layout.dimension * 4
         assert records[1]["upload_bytes"] == records[0]["upload_bytes"] + sent
         assert records[1]["usage"] | {"server_seconds": 0} == records[0]["usage"] | {"server_seconds": 0}
-    # The rounds table tells of the first federation alone, whose training is shared.
+    # The rounds table holds the rounds of the first federation only, because its training is shared.
     assert store.read("rounds", training_job.training_key).num_rows == reattacked.training.rounds
 
 

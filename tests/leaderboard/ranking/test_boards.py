@@ -1,4 +1,4 @@
-"""Boards: what is no part of scenarios and means."""
+"""Boards beyond scenarios and means: versions, sources, gates, notices."""
 
 from __future__ import annotations
 
