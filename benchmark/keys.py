@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UsageError
-from benchmark.syntax import mentions, normal_form
+from benchmark.syntax import mentions, normal_form, parse
 
 
 def content_key(content: Any) -> str:
@@ -178,7 +178,7 @@ def _inside(module: str, room: str) -> bool:
 
 def normalised_source(text: str) -> str:
     """Return the normal form of a text as JSON; imports stand for names alone."""
-    return json.dumps(normal_form(ast.parse(text), _without_place))
+    return json.dumps(normal_form(parse(text), _without_place))
 
 
 _MIRRORS = frozenset(
@@ -268,7 +268,7 @@ def _text(path: Path) -> str:
 
 def _parsed(path: Path) -> ast.Module:
     try:
-        return ast.parse(_text(path), filename=str(path))
+        return parse(_text(path), str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} is not a Python file that can be read: {error}") from error
     except (RecursionError, MemoryError) as error:  # what the parser raises, whatever memory there is

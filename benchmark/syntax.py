@@ -18,6 +18,7 @@ The form does not depend on the version of Python that computes it.
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,22 @@ empty name, for ``import module``."""
 
 Names = Mapping[str, str]
 """The numbered local variables in scope: their number by their name."""
+
+
+_PARSER = threading.Lock()
+"""Held while Python's parser builds a tree, because Python 3.11 raises ``SystemError`` where two threads build."""
+
+
+def parse(text: str, filename: str = "<unknown>") -> ast.Module:
+    """Return the syntax tree of a module's source; several threads may call this function at once.
+
+    Raises:
+        SyntaxError: The text is not Python.
+        ValueError: The text holds a null character.
+        RecursionError, MemoryError: The text nests too deeply for Python's parser.
+    """
+    with _PARSER:
+        return ast.parse(text, filename=filename)
 
 
 def normal_form(tree: ast.AST, resolve: Resolve, module: Callable[[int, str], str] | None = None) -> Any:

@@ -13,6 +13,7 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.keys import OWN_PACKAGES, Files, source_digest, source_files
 from benchmark.methods.kinds import DEFENSE, KINDS, Kind
 from benchmark.methods.pipeline import members
+from benchmark.syntax import parse
 
 ID_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 BUILT_IN = "built-in"
@@ -150,7 +151,7 @@ def _is_test(path: Path) -> bool:
 def _kind_of(path: Path) -> Kind | None:
     """Return the kind of method that a file registers, by the base module that the file imports."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parse(path.read_text(encoding="utf-8"), str(path))
     except SyntaxError as error:
         raise UsageError(f"{path} is not valid Python: line {error.lineno}: {error.msg}; mend it") from error
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from benchmark.errors import SubmissionError
 from benchmark.methods.kinds import KINDS
 from benchmark.methods.source import MethodSource
 from benchmark.sandbox.layout import LIBRARY, SUBMISSION, is_hidden
+from benchmark.syntax import parse
 
 LIBRARY_MODULES = (
     "attacks",
@@ -100,7 +101,7 @@ def _child_side() -> frozenset[str]:
     while waiting:
         module = waiting.pop()
         modules.add(module)
-        for node in ast.walk(ast.parse(_file_of(module).read_text(encoding="utf-8"))):
+        for node in ast.walk(parse(_file_of(module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [alias.name for alias in node.names] if node.module == _PACKAGE else [""]
                 targets = {f"{node.module}.{name}".rstrip(".") for name in names}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmark.syntax import normal_form
+from benchmark.syntax import normal_form, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("attacks", "benchmark", "defenses", "leaderboard", "tasks")
@@ -129,3 +132,25 @@ def _rename_locals(function: ast.FunctionDef) -> int:
         if isinstance(node, ast.Name) and node.id in stored:
             node.id = f"renamed_{node.id}"
     return len(stored)
+
+
+def test_threads_may_parse_at_once() -> None:
+    """Python 3.11's own parser raises ``SystemError`` here, where a collection lets another thread parse midway."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmark" / "sandbox").glob("*.py"))]
+
+    def lose_time(phase: str, info: dict[str, int]) -> None:
+        sum(range(2000))
+
+    thresholds = gc.get_threshold()
+    interval = sys.getswitchinterval()
+    gc.callbacks.append(lose_time)
+    gc.set_threshold(200, 2, 2)
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            trees = list(pool.map(parse, texts * 4))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(lose_time)
+    assert [ast.dump(tree) for tree in trees[: len(texts)]] == [ast.dump(ast.parse(text)) for text in texts]

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from _pytest.mark.structures import ParameterSet
 
+from benchmark.sandbox.visible import visible_files
+
 from .cases import CASES
 from .conftest import isolation_called
 from .play import METHODS, Case, method, play
@@ -50,6 +52,8 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[Outcomes]:
             case, backend = item.callspec.params["case"], item.callspec.params["backend"]
             chosen[str(case), backend] = case
             method(case.method)
+    # The sandbox's modules are found here, so that no thread below uses Python's parser while pytest uses it.
+    visible_files(method("behaves"))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {key: pool.submit(_played, case, key[1]) for key, case in chosen.items()}
         pool.shutdown(cancel_futures=True)
