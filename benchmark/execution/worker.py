@@ -12,9 +12,11 @@ import ctypes.util
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -108,10 +110,9 @@ class _Worker:
     """A worker process as its parent sees it."""
 
     def __init__(self, strangers: Strangers) -> None:
-        # Spawned, not forked: torch's and vLLM's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, strangers, known_descriptions())
+        arguments = (theirs, dict(os.environ), strangers, known_descriptions())
         self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         theirs.close()  # so that the death of the process closes the connection
@@ -146,6 +147,18 @@ class _Worker:
         self._connection.close()
 
 
+def _context() -> ForkServerContext | SpawnContext:
+    """Return the way to start processes: on Linux from one process that has imported what jobs need, else afresh.
+
+    This process itself is never forked, because the threads of torch and vLLM do not survive a fork.
+    """
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmark.execution.job"])
+    return context
+
+
 @contextlib.contextmanager
 def _death_reported(task: str) -> Iterator[None]:
     """Turn the end of a connection into an error that names the task."""
@@ -158,8 +171,13 @@ def _death_reported(task: str) -> Iterator[None]:
         ) from error
 
 
-def _serve(connection: Connection, strangers: Strangers, descriptions: Descriptions) -> None:
+def _serve(
+    connection: Connection, environment: Mapping[str, str], strangers: Strangers, descriptions: Descriptions
+) -> None:
     """Run the tasks from the connection until ``None`` arrives."""
+    # The process that forks this one may have been started under another environment.
+    os.environ.clear()
+    os.environ.update(environment)
     _prepare(strangers, descriptions)
     bench = Bench()
     while (task := connection.recv()) is not None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -30,6 +29,9 @@ class SequentialModel:
     """
 
     def __init__(self, model: PreTrainedModel, settings: LoraSettings, pad_id: int) -> None:
+        # PEFT takes seconds to import, and most processes train stacked.
+        from peft import LoraConfig, get_peft_model
+
         self.layout: AdapterLayout = adapter_layout(model, settings)
         self.settings, self.pad_id = settings, pad_id
         targets: Any = settings.targets if isinstance(settings.targets, str) else list(settings.targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ NAMES = {"hostile", "counter", "seen", "bomb", "bomb0", "empty0", "device", "har
 
 LENT = (defenses.base.__file__, torch.__file__, sys.executable)
 """Files that sandboxes see and must not change."""
+
+MULTIPROCESSING = re.compile(r"multiprocessing\.(resource_tracker|forkserver) ")
+"""Command lines of the processes that multiprocessing keeps until this process ends."""
 
 _SUBREAPER = 36
 _PATIENCE = 5.0
@@ -118,7 +122,7 @@ def _processes() -> Iterator[str]:
         while above in parents and above not in seen:
             seen.add(above)
             above = parents[above]
-            if above == os.getpid() and "resource_tracker" not in command and "git" not in command[:20]:
+            if above == os.getpid() and not MULTIPROCESSING.search(command) and "git" not in command[:20]:
                 yield f"{pid} {command[:200]}"
 
 

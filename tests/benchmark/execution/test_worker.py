@@ -54,6 +54,17 @@ def test_processes_run_all_tasks_and_keep_their_bench() -> None:
         assert list(workers.run({"one more": partial(number, 5)})) == [5]
 
 
+def variable(name: str, bench: Bench) -> str | None:
+    return os.environ.get(name)
+
+
+def test_processes_have_the_environment_of_the_moment_of_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("FEDSAFETY_TEST_WORKER", value)
+        with Workers(1, Strangers()) as workers:
+            assert workers.each("a variable", partial(variable, "FEDSAFETY_TEST_WORKER")) == [value]
+
+
 def test_the_death_of_a_process_names_its_task_and_stops_the_others() -> None:
     began = time.monotonic()
     with (
