@@ -67,7 +67,9 @@ def check(
     isolation: Annotated[
         str, typer.Option(help="Way of isolating: auto, bubblewrap or namespaces.", show_default=True)
     ] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Training processes; 0 for one per processor, or as many as memory holds.")
+    ] = 0,
 ) -> None:
     """Check a defense or an attack: metadata, contract, odd inputs, time and memory, and a smoke run.
 

@@ -59,33 +59,45 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
     for reason in problems:
         _print(console, f"not here: {reason}", style="yellow")
     try:
-        refuse_if_too_large(plan, workers, console)
+        workers_for(plan, workers, console)
     except UsageError as error:
         problems.append(str(error))
         _print(console, f"would be refused: {error}", style="red")
     return problems
 
 
-def refuse_if_too_large(plan: Plan, workers: int, console: Console | None = None) -> None:
-    """Refuse a plan on real models that cannot fit into this machine's memory; warn of judges that cannot.
+def workers_for(plan: Plan, workers: int, console: Console | None = None) -> int:
+    """Return the number of training processes at once, and print the reason where memory sets it.
 
     Args:
         plan: The plan.
-        workers: Training processes at once; 0 for the default.
-        console: Where warnings go; by default standard error.
+        workers: The number that the user chose; 0 for one for each processor, or as many as memory holds.
+        console: Where the reason and warnings of judges that do not fit go; by default standard error.
 
     Raises:
-        UsageError: It cannot; gives the numbers and the way out.
+        UsageError: The plan is on real models that do not fit into this machine's memory; gives the numbers and the
+            way out.
     """
-    from benchmark.execution.run import default_workers
-    from benchmark.generation.needs import this_device
+    from benchmark.execution.run import default_workers, usable_cores
+    from benchmark.generation.needs import available_memory, this_device
+    from benchmark.models.sizes import gib
     from benchmark.prediction.forecast import check_fits, predict
 
-    if plan.world.models_are_large:
-        device = this_device()
-        at_once = min(workers or default_workers(), max(1, len(plan.jobs)))
-        for warning in check_fits(plan.suite, predict(plan, device), device, at_once):
-            _print(console or Console(stderr=True), f"warning: {warning}", style="yellow")
+    if not plan.world.models_are_large:
+        return workers or default_workers()
+    screen, device = console or Console(stderr=True), this_device()
+    forecast, jobs = predict(plan, device), max(1, len(plan.jobs))
+    largest = max((memory.resident(device) for memory in forecast.training_memory.values()), default=0)
+    at_once = min(workers or (default_workers(largest) if largest else default_workers()), jobs)
+    for warning in check_fits(plan.suite, forecast, device, at_once):
+        _print(screen, f"warning: {warning}", style="yellow")
+    if not workers and device.kind == "cpu" and at_once < min(usable_cores(), jobs):
+        _print(
+            screen,
+            f"training processes at once: {at_once} on {usable_cores()} processors, because each needs "
+            f"{gib(largest)} and {gib(available_memory())} of memory are free",
+        )
+    return at_once
 
 
 def examine_suite(name: str, engine: str, console: Console) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from benchmark.cli.real import print_forecast, refuse_if_too_large
+from benchmark.cli.real import print_forecast, workers_for
 from benchmark.cli.shared import (
     DataRootOption,
     EngineOption,
@@ -76,7 +76,7 @@ def run(
     runs: RunsOption = Path("runs"),
     engine: EngineOption = "auto",
     workers: Annotated[
-        int, typer.Option(min=0, help="Training processes; 0 for one per processor, or one where there is a GPU.")
+        int, typer.Option(min=0, help="Training processes; 0 for one per processor, or as many as memory holds.")
     ] = 0,
     data_root: DataRootOption = None,
     model_root: ModelRootOption = None,
@@ -124,9 +124,9 @@ def run(
         _print_plan(prepared.plan, prepared.store)
         print_forecast(prepared.plan, console, workers)
         return
-    refuse_if_too_large(prepared.plan, workers)
+    at_once = workers_for(prepared.plan, workers)
     probes, problems = _find_tasks([*prepared.plan.suite.tasks, *(task or [])], task_path or [])
-    whole = prepared.run(Reporter(console), workers)
+    whole = prepared.run(Reporter(console), at_once)
     if estimate:
         _estimate(whole)
     else:
@@ -223,10 +223,10 @@ class PreparedRun:
     strangers: Strangers
 
     def run(self, reporter: Reporter, workers: int) -> Run:
-        """Return the run; with 0 workers it has the default number of training processes."""
-        from benchmark.execution.run import Run, default_workers
+        """Return the run with a number of training processes at once."""
+        from benchmark.execution.run import Run
 
-        return Run(self.plan, self.store, self.engine, reporter, workers or default_workers(), self.strangers)
+        return Run(self.plan, self.store, self.engine, reporter, workers, self.strangers)
 
 
 def _estimate(whole: Run) -> None:

@@ -98,7 +98,9 @@ def verify_command(
         bool, typer.Option("--replaces", help="The bundle takes the place of an earlier one of its id.")
     ] = False,
     work: Annotated[Path, typer.Option("--work", help="Folder of unfinished verifications.")] = Path("verifying"),
-    workers: Annotated[int, typer.Option(min=0, help="Training processes; 0 for one per processor.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Training processes; 0 for one per processor, or as many as memory holds.")
+    ] = 0,
 ) -> None:
     """Verify a bundle: check it, judge it again, run it again in a sandbox, and say which rung it has reached.
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmark.execution.plan import Plan
+from benchmark.generation.needs import available_memory
 from benchmark.generation.select import EngineChoice
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import Strangers
+
+_SMALL_PROCESS_BYTES = 1 << 30
+"""Memory of a training process with a small model; 0.75 GiB were measured with the model of the micro suite."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,24 @@ class Run:
     strangers: Strangers = field(default_factory=Strangers)
 
 
-def default_workers() -> int:
-    """Return how many processors this process may use; one where training uses a GPU, which it fills alone."""
+def usable_cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(process_bytes: int = _SMALL_PROCESS_BYTES) -> int:
+    """Return the number of training processes at once: one for each processor, or as many as memory holds.
+
+    Where training uses a GPU, it is one, because one process fills the GPU.
+
+    Args:
+        process_bytes: Memory of a training process; by default of one with a model of a few million parameters.
+    """
     if torch.cuda.is_available():
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return workers_that_fit(usable_cores(), available_memory(), process_bytes)
+
+
+def workers_that_fit(cores: int, available: int, process_bytes: int) -> int:
+    """Return the number of processes that neither processors nor memory forbid; at least one."""
+    return max(1, min(cores, available // process_bytes))

@@ -146,6 +146,16 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def available_memory() -> int:
+    """Return the bytes of the machine's memory that new processes can take now."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # no Linux
+        return _machine_memory()
+    (available,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    return min(available, _machine_memory())
+
+
 def _machine_memory() -> int:
     """Return the machine's memory, or the container's limit where it is smaller."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -90,6 +90,7 @@ class Forecast:
         answering: Generated answers to all probes.
         judging: Passes of each judge that is a model of known size.
         row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
+        device: Where the plan will run.
         rate: What was measured of this machine, or ``None``: then there are no times.
         share: Assumed share of it.
     """
@@ -102,6 +103,7 @@ class Forecast:
     answering: Reading
     judging: Mapping[str, Reading]
     row_tokens: int
+    device: Device
     rate: Rate | None
     share: float = SHARE
 
@@ -179,6 +181,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
         answering=answering(plan, models, probes),
         judging=judging(plan, models, probes),
         row_tokens=width,
+        device=device,
         rate=rate,
     )
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from benchmark.errors import UsageError
 from benchmark.generation.needs import Device
-from benchmark.models.sizes import ACTIVATION_SHARE, GIB, SAMPLED_BATCH, SAMPLED_CACHE_BYTES, Decoder, Precision, gib
+from benchmark.models.sizes import (
+    ACTIVATION_SHARE,
+    GIB,
+    HEAP_SHARE,
+    PROCESS_BYTES,
+    SAMPLED_BATCH,
+    SAMPLED_CACHE_BYTES,
+    Decoder,
+    Precision,
+    gib,
+)
 from benchmark.prediction.step import Step, activation_bytes, adapter_state_bytes
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Compute
@@ -72,6 +82,15 @@ class TrainingMemory:
     def peak(self) -> int:
         """Of training steps or of generating data, whichever takes more."""
         return max(self.steps, self.sampling.total if self.sampling else 0)
+
+    def resident(self, device: Device) -> int:
+        """Return the bytes that a process takes of ``device`` while it trains.
+
+        On a processor the process itself and the holes of its heap come to what its tensors take.
+        """
+        if device.kind != "cpu":
+            return self.steps
+        return PROCESS_BYTES + self.weights + int(HEAP_SHARE * (self.adapters + self.activations))
 
 
 def training_memory(
@@ -139,7 +158,7 @@ def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: 
     workers = workers if device.kind == "cpu" else 1
     each = f" in each of {workers} processes" if workers > 1 else ""
     sampling = memory.sampling
-    if workers * memory.steps <= device.memory:
+    if workers * memory.resident(device) <= device.memory:
         if sampling is None or workers * sampling.needed(device) <= device.memory:
             return
         needed = sampling.needed(device)
@@ -153,14 +172,24 @@ def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: 
         )
     parts = f" in {memory.parts} parts a step" if memory.parts > 1 else ""
     raise UsageError(
-        f"training model {role!r} would take {gib(memory.steps)} at its peak{each} (weights {gib(memory.weights)}, "
-        f"adapters and optimizer {gib(memory.adapters)}, activations {gib(memory.activations)}{parts}), but "
-        f"{device.name} has {gib(device.memory)}; {_way_out(memory, device.memory // workers, checkpointing)}"
+        f"training model {role!r} would take {gib(memory.resident(device))} at its peak{each} (weights "
+        f"{gib(memory.weights)}, adapters and optimizer {gib(memory.adapters)}, activations "
+        f"{gib(memory.activations)}{parts}{rest_of(memory, device)}), but {device.name} has {gib(device.memory)}; "
+        f"{_way_out(memory, device, workers, checkpointing)}"
     )
 
 
-def _way_out(memory: TrainingMemory, available: int, checkpointing: bool) -> str:
-    room = int(ACTIVATION_SHARE * (available - memory.weights - memory.adapters))
+def rest_of(memory: TrainingMemory, device: Device) -> str:
+    """Return what a process takes beside its tensors, as the end of a list; empty on a GPU."""
+    rest = memory.resident(device) - memory.steps
+    return f", the process and holes in its heap {gib(rest)}" if rest else ""
+
+
+def _way_out(memory: TrainingMemory, device: Device, workers: int, checkpointing: bool) -> str:
+    available = device.memory // workers - memory.weights
+    if device.kind == "cpu":
+        available = int((available - PROCESS_BYTES) / HEAP_SHARE)
+    room = int(ACTIVATION_SHARE * (available - memory.adapters))
     ways = ["load the model in a smaller format (dtype, quantization)", "run a tier or suite with a smaller model"]
     if room >= memory.one_row:
         ways.insert(0, f"set compute.train_memory_gib to {room / GIB:.1f}, which divides a step into parts that fit")

@@ -158,8 +158,8 @@ def activation_bytes(
     # The final norm, the tokens with loss that the last feed-forward block works on, and those that the head does.
     end = step.tokens * 4 * decoder.hidden + step.loss_tokens * size * 2 * decoder.hidden
     at_once = min(step.head_tokens, max(1, most_logits() // decoder.vocabulary))
-    # Logits in float32, as probabilities, and their gradient.
-    logits = at_once * decoder.vocabulary * 12
+    # Logits in float32, as probabilities, and their gradient; of a model in half precision, that gradient once more.
+    logits = at_once * decoder.vocabulary * (12 if size >= 4 else 12 + size)
     # An adapted last product's input is gone by then.
     gradients = 2 - any(linear.reads == "inner" for linear in decoder.adapted(lora))
     inside = step.tokens * size * (gradients * decoder.intermediate + decoder.hidden)

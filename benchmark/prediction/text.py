@@ -10,6 +10,7 @@ from benchmark.execution.roles import judge_source
 from benchmark.models.sizes import gib
 from benchmark.prediction.answers import Reading
 from benchmark.prediction.forecast import ASSUMPTIONS, Forecast
+from benchmark.prediction.memory import rest_of
 from benchmark.prediction.step import Operations
 from benchmark.suites.suite import Suite
 
@@ -91,8 +92,9 @@ def _memory(forecast: Forecast) -> Iterator[str]:
     for role, memory in forecast.training_memory.items():
         parts = f" in {memory.parts} parts a step" if memory.parts > 1 else ""
         yield (
-            f"  peak memory of training {role}: {gib(memory.steps)} (weights {gib(memory.weights)}, adapters and "
-            f"optimizer {gib(memory.adapters)}, activations {gib(memory.activations)}{parts})"
+            f"  peak memory of training {role}: {gib(memory.resident(forecast.device))} (weights "
+            f"{gib(memory.weights)}, adapters and optimizer {gib(memory.adapters)}, activations "
+            f"{gib(memory.activations)}{parts}{rest_of(memory, forecast.device)})"
         )
         if memory.sampling is not None:
             sampling = memory.sampling

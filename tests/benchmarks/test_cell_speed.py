@@ -11,7 +11,7 @@ import torch
 from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
 from benchmark.execution.plan import make_plan
-from benchmark.execution.run import default_workers
+from benchmark.execution.run import usable_cores
 from benchmark.execution.worker import keep_freed_memory
 from benchmark.records.adapters import adapter_is_complete
 from benchmark.records.store import Store
@@ -27,7 +27,7 @@ def test_trained_cell(benchmark: Any, scenario: str, tmp_path: Path) -> None:
     plan = make_plan(suite, "transformers", scenarios=[scenario], pipelines=["fedavg"], seeds=[1])
     (job,) = plan.jobs
     keep_freed_memory()
-    torch.set_num_threads(default_workers())
+    torch.set_num_threads(usable_cores())
     bench, roots = Bench(), iter(tmp_path / str(i) for i in range(9))
 
     def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:

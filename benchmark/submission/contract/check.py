@@ -51,7 +51,7 @@ class Options:
     Attributes:
         sandbox: Whether the method's code runs in processes that see nothing but what they are given.
         isolation: Name of the way of isolating, or ``auto``.
-        workers: Training processes of the smoke run; 0 for one per processor.
+        workers: Training processes of the smoke run; 0 for one per processor, or as many as memory holds.
         scales: Sizes at which time and memory are measured, by kind of method; the contract's own by default.
         suite: Suite of the smoke run; the micro suite by default.
     """

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.run import default_workers
+from benchmark.execution.run import usable_cores
 from benchmark.registry import Entry, Trait
 from benchmark.sandbox.proxy import created
 from benchmark.submission.contract.report import Finding, Part, ShapeCost, Verdict
@@ -123,7 +123,7 @@ def threads(count: int) -> Iterator[None]:
 
 def all_threads() -> AbstractContextManager[None]:
     """Return a context in which torch uses a thread for each processor that there is."""
-    return threads(default_workers())
+    return threads(usable_cores())
 
 
 def perform(checks: Sequence[Check], subject: Subject[Any, Any], on_done: Callable[[], None]) -> Iterator[Finding]:

@@ -71,7 +71,7 @@ def smoke_run(
         reporter: Shows progress.
         score: Counts scores from rows.
         isolation: Name of the way of isolating; empty to run the method's code in this process and its workers.
-        workers: Training processes; 0 for one per processor.
+        workers: Training processes; 0 for one per processor, or as many as memory holds.
         suite: A suite that has the headline scenario; the micro suite by default.
 
     Raises:

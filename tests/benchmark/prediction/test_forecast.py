@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +12,19 @@ import pytest
 from rich.console import Console
 from transformers import LlamaConfig
 
-from benchmark.cli.real import refuse_if_too_large
+from benchmark.cli.real import workers_for
 from benchmark.errors import UsageError
+from benchmark.execution import run
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.generation import needs
 from benchmark.generation.needs import Device, this_device
-from benchmark.models.sizes import GIB, decoder_of
+from benchmark.models.sizes import GIB, Precision, decoder_of, gib
 from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.forecast import Forecast, check_fits, predict
+from benchmark.prediction.memory import training_memory
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub import HubWorld
 from tasks.model_source import ModelShape, ModelSource
@@ -221,8 +226,71 @@ def test_a_judge_that_is_too_large_refuses_nothing_and_is_named(monkeypatch: pyt
     monkeypatch.setattr(needs, "this_device", lambda: device)
     screen = io.StringIO()
     plan = replace(plan_of(suite), world=HubWorld(models=suite.models))
-    refuse_if_too_large(plan, 0, Console(file=screen, width=80))
+    workers_for(plan, 0, Console(file=screen, width=80))
     assert screen.getvalue() == f"warning: {warning}\n"
+
+
+def test_the_number_of_processes_follows_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(compute={"train_memory_gib": 1.0})
+    seeds = find_suite("micro").seeds
+    whole = make_plan(find_suite("micro"), "vllm", scenarios=["paper_shape"], pipelines=["fedavg"], seeds=seeds)
+    plan = replace(whole, suite=suite, world=HubWorld(models=suite.models))
+    device = Device("cpu", "processor", 96 * GIB)
+    each = predict(plan, device).training_memory["raw"].resident(device)
+    assert 16 * GIB < each < 21 * GIB  # three such processes fit into 64 GiB, four do not
+    monkeypatch.setattr(needs, "this_device", lambda: device)
+    monkeypatch.setattr(needs, "available_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(run, "available_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(run, "usable_cores", lambda: 16)
+    screen = io.StringIO()
+    assert workers_for(plan, 0, Console(file=screen)) == 3
+    assert screen.getvalue() == (
+        f"training processes at once: 3 on 16 processors, because each needs {gib(each)} and 64.0 GiB of memory are "
+        f"free\n"
+    )
+    assert workers_for(plan, 5, Console(file=screen)) == 5
+    with pytest.raises(UsageError, match=r"in each of 8 processes .* the process and holes in its heap \d"):
+        workers_for(plan, 8, Console(file=screen))
+
+
+@pytest.mark.slow
+def test_a_training_process_takes_what_was_predicted() -> None:
+    """The peak of a fresh process, as the system counts it, within a factor of 1.5 of the prediction."""
+    shape = ModelShape(layers=8, hidden=288, intermediate=768, heads=6, kv_heads=2, vocabulary=16_000)
+    lora = LoraSettings(rank=8, alpha=16, targets="all-linear")
+    step = Step(clients=10, rows=4, width=96, losses=4 * 48)
+    decoder = decoder_of(shape)
+    device = Device("cpu", "processor", 64 * GIB)
+    memory = training_memory(
+        decoder, Precision("float32"), lora, step, find_suite("micro").compute, device, checkpointing=False
+    )
+    done = subprocess.run([sys.executable, "-c", TRAINING], capture_output=True, text=True, check=True)
+    assert 1 / 1.5 < memory.resident(device) / int(done.stdout) < 1.5
+
+
+TRAINING = """
+import resource
+import sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+import benchmark.execution.job
+from benchmark.execution.worker import keep_freed_memory
+from benchmark.models.rows import TokenRow
+from benchmark.suites.settings import LoraSettings
+from benchmark.training.stacked import StackedModel
+
+torch.set_num_threads(1)
+keep_freed_memory()
+config = LlamaConfig(
+    hidden_size=288, intermediate_size=768, num_hidden_layers=8, num_attention_heads=6, num_key_value_heads=2,
+    vocab_size=16_000, attn_implementation="sdpa",
+)
+model = StackedModel(LlamaForCausalLM(config), LoraSettings(rank=8, alpha=16, targets="all-linear"), 0)
+rows = [TokenRow(tuple(range(1, 97)), 48)] * 4
+model.train(torch.zeros(model.layout.dimension), [[rows] * 2] * 10, learning_rate=1e-3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+"""Two training steps of the shape in the test above."""
 
 
 @pytest.mark.parametrize(
