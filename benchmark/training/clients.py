@@ -25,7 +25,7 @@ class ClientRows:
 
     Attributes:
         rows: For each client id its rows, tokenised.
-        malicious_rows: Distinct malicious rows the attackers share.
+        malicious_rows: Number of distinct malicious rows that the attackers share.
         malicious_leaks: Number of malicious rows that name an evaluation item.
         repeated: Repetitions in the attackers' data; see :attr:`tasks.base.TaskWorld.repeated`.
     """
@@ -68,7 +68,7 @@ class Attacker:
         return answers
 
     def leaks_evaluation(self, text: str) -> bool:
-        """Whether ``text`` names an evaluation item."""
+        """Return whether ``text`` names an evaluation item."""
         return self._world.leaks_evaluation(text)
 
 
@@ -102,8 +102,8 @@ def make_client_rows(
             examples = attack.poison(examples, pool, stream(seed, "attack", "poison", client))
             if len(examples) != training.rows_per_client:
                 raise FedSafetyError(
-                    f"attack {scenario.attack.id!r} gave a client {len(examples)} rows, every client holds "
-                    f"{training.rows_per_client}; return as many rows from poison() as it received"
+                    f"attack {scenario.attack.id!r} gave a client {len(examples)} rows, but every client holds "
+                    f"{training.rows_per_client}; return as many rows from poison() as it receives"
                 )
         rows[client] = [model.chat.row(example, training.max_length) for example in examples]
     distinct = {f"{pair.instruction} {pair.response}" for pair in pool}

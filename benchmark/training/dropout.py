@@ -1,7 +1,7 @@
 """Dropout on the inputs of LoRA adapters (Hu et al. 2021), drawn row by row.
 
-What is dropped of a row depends on its client's seed, the step, the layer and the row's place in its client's batch,
-and on nothing else: not on the padding, the companions or the way in which a step is divided into passes.
+The dropped inputs of a row depend on its client's seed, the step, the layer and the row's place in its client's batch.
+They do not depend on the padding, on other rows or on the division of a step into passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmark.seeds import integer
 
 @dataclass(frozen=True)
 class DropoutRow:
-    """One row of a pass: whose it is, the step, its place in that client's batch, and its length in tokens."""
+    """One row of a pass: its client's seed, the step, its place in the client's batch, and its length in tokens."""
 
     client_seed: int
     step: int
@@ -39,43 +39,45 @@ class RowDropout:
 
     @property
     def scale(self) -> float:
-        """What kept inputs are multiplied by, 1 / (1 - p)."""
+        """Factor on the kept inputs, 1 / (1 - p)."""
         return 1.0 / (1.0 - self.share)
 
     def zeroed(self, x: Tensor, layer: int) -> Tensor:
         """Return ``x`` ``[rows, width, features]`` with zeros where layer number ``layer`` drops its input; unscaled.
 
         Raises:
-            FedSafetyError: The layer does not see the rows as they are.
+            FedSafetyError: The layer's input is not the rows of the pass.
         """
         if x.dim() != 3 or x.shape[0] != len(self._rows):
             raise FedSafetyError(
-                f"LoRA dropout needs layers that see {len(self._rows)} rows of tokens; one of this model sees "
-                f"{tuple(x.shape)}; set lora.dropout to 0 or leave that layer out of lora.targets"
+                f"LoRA dropout needs layers whose input is {len(self._rows)} rows of tokens, but a layer of this model "
+                f"gets the shape {tuple(x.shape)}; set lora.dropout to 0 or leave that layer out of lora.targets"
             )
-        kept = torch.ones(x.shape, dtype=torch.bool, device=x.device)
+        mask = torch.ones(x.shape, dtype=torch.bool, device=x.device)
         generator = torch.Generator(device=x.device)
-        for own, row in zip(kept, self._rows, strict=True):
+        for row_mask, row in zip(mask, self._rows, strict=True):
             generator.manual_seed(integer(row.client_seed, row.step, layer, row.place))
-            own[: row.length].bernoulli_(1.0 - self.share, generator=generator)
-        return x.masked_fill(~kept, 0.0)
+            row_mask[: row.length].bernoulli_(1.0 - self.share, generator=generator)
+        return x.masked_fill(~mask, 0.0)
 
 
 def client_seeds(dropout_seed: int | Sequence[int] | None, clients: int, share: float) -> list[int]:
     """Return the seed of every client of a round.
 
     Args:
-        dropout_seed: One seed for each client, or one for the round, of which the client's place makes its own.
+        dropout_seed: One seed for each client, or one for the round, from which each client's seed is derived by place.
         clients: Number of clients.
         share: Probability that an input is dropped; without dropout no seed is needed.
 
     Raises:
-        UsageError: There is dropout but no seed, or not one for each client.
+        UsageError: There is dropout, but the seed of a client is missing.
     """
     if share == 0.0:
         return [0] * clients
     if dropout_seed is None:
-        raise UsageError(f"LoRA dropout {share:g} needs dropout_seed: what is dropped comes from a named stream")
+        raise UsageError(
+            f"LoRA dropout {share:g} needs dropout_seed, because it is drawn from a named stream; give one"
+        )
     if isinstance(dropout_seed, int):
         return [integer(dropout_seed, client) for client in range(clients)]
     if len(dropout_seed) != clients:

@@ -14,11 +14,11 @@ from benchmark.training.dropout import RowDropout
 
 @dataclass
 class Pass:
-    """What all layers need to know of the rows that go through them.
+    """Properties of a pass's rows, which all layers read.
 
     Attributes:
         clients: Indices of the rows' clients, ``[C]``; ``None`` for all.
-        dropout: Which inputs the adapters drop, if any.
+        dropout: Dropout on the adapters' inputs, or ``None``.
         positions: ``None`` where every position is needed, or the flat positions ``[n]`` with loss, grouped by client,
             with each client's count.
     """
@@ -41,8 +41,8 @@ class StackedLinear(nn.Module):
     Args:
         base: Any linear layer, quantised or not.
         scaling: LoRA's factor s.
-        number: The layer's number, which names its dropout.
-        current: What is known of the rows.
+        number: Number of the layer, part of the seed of its dropout.
+        current: Properties of the rows.
     """
 
     def __init__(self, base: nn.Linear, scaling: float, number: int = 0, current: Pass | None = None) -> None:
@@ -50,7 +50,7 @@ class StackedLinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.scaling, self.number = scaling, number
         self.current = current or Pass()
-        # Layers of other classes know best how to multiply by what they hold.
+        # Layers of other classes, such as quantised ones, multiply with their own method.
         self.base = None if type(base) is nn.Linear else base
         self.weight = None if self.base is not None else base.weight
         self.bias = None if self.base is not None else base.bias
@@ -70,10 +70,10 @@ class StackedLinear(nn.Module):
             weight = torch.baddbmm(self.weight, factor_b, factor_a, alpha=self.scaling)
             y = torch.bmm(rows, weight.transpose(1, 2))
         else:
-            seen, scaling = rows, self.scaling
+            inputs, scaling = rows, self.scaling
             if dropout is not None:
-                seen, scaling = dropout.zeroed(x, self.number).reshape(rows.shape), self.scaling * dropout.scale
-            low = torch.bmm(seen, factor_a.transpose(1, 2))
+                inputs, scaling = dropout.zeroed(x, self.number).reshape(rows.shape), self.scaling * dropout.scale
+            low = torch.bmm(inputs, factor_a.transpose(1, 2))
             y = functional.linear(rows, self.weight) if self.weight is not None else self._plain(rows)
             y = torch.baddbmm(y, low, factor_b.transpose(1, 2), alpha=scaling)
         if self.bias is not None:
@@ -89,12 +89,12 @@ class StackedLinear(nn.Module):
 
     def _factor(self, factor: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the factors of the rows' clients in the precision of the rows."""
-        own = factor if self.current.clients is None else factor.index_select(0, self.current.clients)
-        return own.to(dtype)
+        part = factor if self.current.clients is None else factor.index_select(0, self.current.clients)
+        return part.to(dtype)
 
 
 class AtPositions(nn.Module):
-    """A position-wise module that computes only where its output is used; elsewhere it gives zero."""
+    """A position-wise module that computes only where its output is used; elsewhere its output is zero."""
 
     def __init__(self, inner: nn.Module, current: Pass) -> None:
         super().__init__()
@@ -103,18 +103,18 @@ class AtPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the inner module's output for ``x`` ``[rows, width, features]`` at the positions."""
-        # Dropout is drawn for whole rows.
+        # Dropout is drawn for whole rows, so all positions are computed.
         if self.current.positions is None or (self._adapted and self.current.dropout is not None):
             result: Tensor = self.inner(x)
             return result
         where, counts = self.current.positions
         flat = x.flatten(0, 1)
-        # Stacked layers need equally many rows of every client: short ones repeat rows that are then dropped.
+        # Stacked layers need equally many rows of every client. Clients with fewer repeat a row and drop the copies.
         most = max(counts)
         slots = torch.arange(most, device=x.device)
         starts = torch.tensor([0, *counts[:-1]], device=x.device).cumsum(0)
-        own = torch.tensor(counts, device=x.device)
-        padded = where[starts[:, None] + slots.minimum(own[:, None] - 1)]
-        real = (slots < own[:, None]).flatten().nonzero()[:, 0]
+        sizes = torch.tensor(counts, device=x.device)
+        padded = where[starts[:, None] + slots.minimum(sizes[:, None] - 1)]
+        real = (slots < sizes[:, None]).flatten().nonzero()[:, 0]
         y: Tensor = self.inner(flat[padded])
         return flat.new_zeros(flat.shape).index_copy(0, where, y.flatten(0, 1)[real]).view(x.shape)

@@ -1,4 +1,4 @@
-"""How much memory a training pass needs, counted on the model itself, and how much there is."""
+"""Memory of a training pass, counted on the model itself, and the limit on it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from benchmark.training.dropout import DropoutRow, RowDropout
 from benchmark.training.layers import Pass
 
 _WIDTHS = (32, 48, 64)
-"""Rows on which the count is made; three, for constants, tokens, and their pairs, which explicit attention keeps."""
+"""Widths of the rows on which bytes are counted. Three widths separate a constant, bytes per token, and bytes per pair
+of tokens, which explicit attention keeps."""
 
 _TRANSIENT = 3
-"""Layers' worth of activations that exist for a moment beside those that are kept."""
+"""Activations that exist for a moment beside those that are kept, in layers."""
 
 
 class StepMemory:
-    """The limit on a training pass, and what a pass needs.
+    """The limit on a training pass, and the bytes that a pass needs.
 
     Args:
         model: The model with its stacked layers.
         decoder: Its part before the head.
-        current: What its stacked layers know of the rows.
+        current: Properties of the rows, which its stacked layers read.
         headless: Whether logits are computed at every position.
         budget: Bytes that a pass may need; ``None`` for no limit on a CPU, 80 % of the free memory on a GPU.
-        dropout: Share of the adapters' inputs that are dropped: masks and what they leave are kept as well.
+        dropout: Share of the adapters' inputs that are dropped. With dropout a pass also keeps masks and masked inputs.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class StepMemory:
         self.limit: int | None = budget
 
     def look(self, factors: int) -> None:
-        """Set the limit for a training whose clients have so many factors in all; they are attached already.
+        """Set the limit for a training with so many factors of all clients, which are attached already.
 
-        It is never above what full memory has taught in an earlier training.
+        The limit never exceeds one that :meth:`halve` set in an earlier training.
         """
         self.limit = self._budget
         if self._budget is None and self._model.device.type == "cuda":
-            # AdamW's two moments come with the first step.
+            # The first step allocates AdamW's two moments.
             self.limit = max(1, int(ACTIVATION_SHARE * (_free(self._model.device) - 8 * factors)))
         if self._learned is not None:
             self.limit = min(self._learned, self.limit or self._learned)
@@ -70,16 +71,16 @@ class StepMemory:
         vocabulary: int = self._model.config.get_text_config().vocab_size
         tokens = rows * width
         at_once = tokens if self._headless else min(tokens, max(1, most_logits() // vocabulary))
-        # Logits in the model's precision, widened, as probabilities, and their gradient.
+        # A logit in the model's precision and in float32, its probability, and its gradient.
         return int(tokens * (token + pair * width)) + at_once * vocabulary * (12 + int(self._model.dtype.itemsize))
 
     def halve(self, rows: int, width: int, reason: str) -> None:
-        """Make the limit half of what a pass needs that has just failed, now and in later trainings.
+        """Set the limit to half the need of a pass that has just failed, for this and later trainings.
 
         Args:
             rows: Rows of the pass.
-            width: Their tokens.
-            reason: What the error said; not the error, whose traceback would keep the pass's tensors.
+            width: Tokens of a row.
+            reason: Message of the error. The error itself would keep the pass's tensors alive by its traceback.
 
         Raises:
             FedSafetyError: The pass had one row.
@@ -88,14 +89,14 @@ class StepMemory:
         if rows <= 1:
             raise FedSafetyError(
                 f"out of memory: training one row of {width} tokens needs about {gib(self.need(1, width))}, and "
-                f"{_there_is(self._model.device)}; set a smaller training.max_length, training.gradient_checkpointing, "
-                f"or a quantised model ({reason})"
+                f"{_there_is(self._model.device)}; lower training.max_length, set training.gradient_checkpointing, or "
+                f"use a quantised model ({reason})"
             )
         need = self.need(rows, width)
         self.limit = self._learned = max(1, min(self.limit or need, need) // 2)
 
     def _counted(self) -> tuple[float, float]:
-        """Return bytes per token, and per token and token of its row, that a pass needs."""
+        """Return the bytes that a pass needs per token, and per pair of tokens of a row."""
         low, middle, high = (self._kept(width) for width in _WIDTHS)
         first, second = (middle - low) / (_WIDTHS[1] - _WIDTHS[0]), (high - middle) / (_WIDTHS[2] - _WIDTHS[1])
         pair = max(0.0, (second - first) / (_WIDTHS[2] - _WIDTHS[0]))
@@ -108,14 +109,14 @@ class StepMemory:
         return token * (1 + _TRANSIENT / layers), pair * (1 + _TRANSIENT / layers)
 
     def _kept(self, width: int) -> int:
-        """Return the bytes that are kept for the way back from one row of one client, without weights."""
+        """Return the bytes that one row of one client keeps for the backward pass, without weights."""
         constants = {t.untyped_storage().data_ptr() for t in (*self._model.parameters(), *self._model.buffers())}
-        kept: dict[int, Tensor] = {}
+        saved: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor) -> Tensor:
-            # Detached: an operation that keeps its own output with its history would keep itself for ever.
+            # Detach, because an operation that saves its own output with its history would keep itself alive.
             plain = tensor.detach()
-            kept.setdefault(plain.untyped_storage().data_ptr(), plain)
+            saved.setdefault(plain.untyped_storage().data_ptr(), plain)
             if isinstance(tensor, nn.Parameter):
                 constants.add(plain.untyped_storage().data_ptr())
             return plain
@@ -129,11 +130,11 @@ class StepMemory:
         with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor), computing_once(self._model):
             self._decoder(inputs_embeds=states, use_cache=False)
         self._current.clear()
-        return sum(tensor.untyped_storage().nbytes() for where, tensor in kept.items() if where not in constants)
+        return sum(tensor.untyped_storage().nbytes() for pointer, tensor in saved.items() if pointer not in constants)
 
 
 def _free(device: torch.device) -> int:
-    """Return the bytes that torch can still take on a GPU: what is free, and what it holds but does not use."""
+    """Return the bytes that torch can still take on a GPU: free bytes, and bytes that it reserved and does not use."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 

@@ -1,8 +1,9 @@
-"""Dividing a training step of many clients into passes: little padding, and no more rows at once than memory holds.
+"""Division of a training step of many clients into passes with little padding that fit into memory.
 
 Stacked layers need equally many rows of every client in a pass. Rows are sorted by length inside each client, so that a
-block of clients and ranks has rows of about one length; the block of all rows is halved where that saves work or where
-it does not fit. Each client's gradient is the sum over its passes, so the division changes nothing but rounding.
+block of clients and ranks has rows of about one length. Starting from the block of all rows, a block is halved if that
+saves work or if the block does not fit. Each client's gradient is the sum over its passes, so the division changes
+results by rounding only.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Need = Callable[[int, int], int]
-"""Bytes that a pass over so many rows of such a width needs."""
+"""Function of rows and width: the bytes that a pass over them needs."""
 
 _SHORT = 128
-"""Rows below this length are not divided to save padding: a pass has costs of its own, which they do not repay."""
+"""Rows below this length are not divided to save padding, because a further pass costs more than that saves."""
 
 _PASS = 256
-"""Padded tokens that must be saved for one more pass to be worth it."""
+"""Cost of a pass in padded tokens: a further pass must save more than these."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class MicroBatch:
 
     Attributes:
         clients: Indices of the clients, ascending.
-        rows: For each of them the indices of its rows, ascending; equally many for all.
+        rows: For each client the indices of its rows, ascending; equally many for all clients.
     """
 
     clients: tuple[int, ...]
@@ -39,15 +40,15 @@ def divide(lengths: Sequence[Sequence[int]], need: Need | None = None, limit: in
 
     Args:
         lengths: ``lengths[client][row]``, in tokens; equally many rows for every client.
-        need: What a pass needs; asked only where there is a limit.
-        limit: Bytes that a pass may need. A single row that needs more is a pass of its own: whether it fits is for
-            the device to say.
+        need: Bytes of a pass; called only if there is a limit.
+        limit: Bytes that a pass may need. A single row that needs more is a pass of its own, which the device may
+            still hold.
     """
-    longest = max(max(own) for own in lengths)
+    longest = max(map(max, lengths))
     if limit is None and longest < _SHORT:
-        return [MicroBatch(tuple(range(len(lengths))), tuple(tuple(range(len(own))) for own in lengths))]
-    order = [sorted(range(len(own)), key=lambda row, own=own: -own[row]) for own in lengths]  # type: ignore[misc]
-    ranked = [[own[row] for row in ranks] for own, ranks in zip(lengths, order, strict=True)]
+        return [MicroBatch(tuple(range(len(lengths))), tuple(tuple(range(len(widths))) for widths in lengths))]
+    order = [sorted(range(len(widths)), key=lambda row, w=widths: -w[row]) for widths in lengths]  # type: ignore[misc]
+    ranked = [[widths[row] for row in ranks] for widths, ranks in zip(lengths, order, strict=True)]
     grid = _Grid(ranked, need, limit)
     blocks = grid.halved(_Block(tuple(range(len(lengths))), 0, len(order[0])))
     return [
@@ -79,9 +80,9 @@ class _Grid:
     def halved(self, block: _Block) -> list[_Block]:
         """Return the block, or its parts where they cost less."""
         halves = min(self._halves(block), key=self._cost_of_both, default=None)
-        must = self._passes(block) > 1
-        may = self._width(block) >= _SHORT and halves is not None
-        if halves is None or not (must or (may and sum(self._cost_of_both(halves)[:1]) < self._cost(block))):
+        too_large = self._passes(block) > 1
+        long = self._width(block) >= _SHORT and halves is not None
+        if halves is None or not (too_large or (long and sum(self._cost_of_both(halves)[:1]) < self._cost(block))):
             return [block]
         return [part for half in halves for part in self.halved(half)]
 
@@ -94,9 +95,9 @@ class _Grid:
             yield _Block(block.clients, block.first, cut), _Block(block.clients, cut, block.last)
 
     def _cost_of_both(self, halves: tuple[_Block, _Block]) -> tuple[int, int]:
-        """Return the halves' cost, and how unequal they are, which decides between equal costs."""
-        one, two = halves
-        return self._cost(one) + self._cost(two), abs(one.size - two.size)
+        """Return the halves' cost, and their difference in size, which decides between equal costs."""
+        first, second = halves
+        return self._cost(first) + self._cost(second), abs(first.size - second.size)
 
     def _cost(self, block: _Block) -> int:
         return block.size * self._width(block) + _PASS * self._passes(block)

@@ -1,4 +1,4 @@
-"""The reference for :mod:`benchmark.training.stacked`: PEFT adapters trained one client after the other."""
+"""Reference for :mod:`benchmark.training.stacked`: PEFT adapters trained one client after the other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SequentialModel:
     """
 
     def __init__(self, model: PreTrainedModel, settings: LoraSettings, pad_id: int) -> None:
-        # PEFT takes seconds to import, and most processes train stacked.
+        # Import PEFT here, because it takes seconds and most processes train stacked.
         from peft import LoraConfig, get_peft_model
 
         self.layout: AdapterLayout = adapter_layout(model, settings)
@@ -43,8 +43,8 @@ class SequentialModel:
             task_type="CAUSAL_LM",
         )
         self.model = get_peft_model(model, config).eval()
-        named = dict(self.model.named_parameters())
-        self._factors = [named[f"base_model.model.{name}.default.weight"] for name in self.layout.names]
+        parameters = dict(self.model.named_parameters())
+        self._factors = [parameters[f"base_model.model.{name}.default.weight"] for name in self.layout.names]
         self._dropouts = self._seed_dropouts()
 
     def train(
@@ -68,8 +68,8 @@ class SequentialModel:
             for step, (rows, rate) in enumerate(zip(client, rates, strict=True)):
                 optimizer.zero_grad()
                 if self.settings.dropout:
-                    drawn = [DropoutRow(seed, step, place, len(row.ids)) for place, row in enumerate(rows)]
-                    self._drop(RowDropout(self.settings.dropout, drawn))
+                    dropout_rows = [DropoutRow(seed, step, place, len(row.ids)) for place, row in enumerate(rows)]
+                    self._drop(RowDropout(self.settings.dropout, dropout_rows))
                 with recomputing(self.model):
                     loss = self._loss(rows)
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -100,7 +100,7 @@ class SequentialModel:
             mask[i, : len(row.ids)] = 1
         ids, labels, mask = (part.to(self.model.device) for part in (ids, labels, mask))
         dtype = self.model.dtype
-        # As trainers do it: PEFT keeps its factors in float32, and the products are taken in the model's precision.
+        # Multiply in the model's precision, as trainers do, although PEFT keeps its factors in float32.
         with torch.autocast(ids.device.type, dtype=dtype, enabled=dtype.itemsize < 4):
             logits: Tensor = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         if not any(row.predicted for row in rows):
@@ -109,15 +109,15 @@ class SequentialModel:
         return functional.cross_entropy(wide[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     def _seed_dropouts(self) -> list[_SeededDropout]:
-        """Put dropout that follows a named stream in the place of PEFT's."""
+        """Replace PEFT's dropout by one that follows a named stream."""
         if not self.settings.dropout:
             return []
-        placed = []
+        dropouts = []
         for number, name in enumerate(self.layout.names[::2]):
             layer: Any = self.model.get_submodule(f"base_model.model.{name.removesuffix('.lora_A')}")
             layer.lora_dropout["default"] = _SeededDropout(number)
-            placed.append(layer.lora_dropout["default"])
-        return placed
+            dropouts.append(layer.lora_dropout["default"])
+        return dropouts
 
     def _drop(self, dropout: RowDropout | None) -> None:
         for module in self._dropouts:

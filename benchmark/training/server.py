@@ -50,7 +50,7 @@ class MeteredServer:
         self._settings, self._seed, self._owner = settings, seed, owner
         self._max_new_tokens, self._max_length = max_new_tokens, max_length
         self.opening_seconds = 0.0
-        """Seconds in which the external model was opened; they do not count for a method."""
+        """Seconds that opening the external model took; they do not count as time of the method."""
         self._calls = 0
         self._owned: set[Example] = set()
 

@@ -1,9 +1,9 @@
 """Training the LoRA adapters of many clients in one pass over one frozen base model.
 
 Every adapted linear layer holds the clients' factors stacked, A ``[clients, rank, in]`` and B ``[clients, out, rank]``,
-and applies client c's factors to client c's rows only. The loss is the sum of the clients' own mean losses, so each
-client's gradient is the one it would have alone; AdamW acts element by element, so its whole trajectory is too.
-:mod:`benchmark.training.sequential` is the reference that tests compare with.
+and applies client c's factors to client c's rows only. The loss is the sum of the clients' mean losses, so each client
+gets the gradient that it would get alone. AdamW works element by element, so the whole trajectory is the same, too.
+Tests compare it with the reference :mod:`benchmark.training.sequential`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmark.training.microbatches import MicroBatch, divide
 from benchmark.updates import AdapterLayout
 
 _LOSS_SCALE = {torch.float16: 1024.0}
-"""Factor on the loss while gradients go back through half precision, whose smallest numbers they would fall below."""
+"""Factor on the loss in half precision: without it, small gradients fall below the smallest numbers of the format."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class _Full:
-    """A pass that did not fit into memory: its rows, their width in tokens, and what was said."""
+    """A pass that did not fit into memory: its rows, their width in tokens, and the message of the error."""
 
     rows: int
     width: int
@@ -61,10 +61,10 @@ class StackedModel:
         model: Any Hugging Face causal language model, in evaluation mode. Its targeted layers are replaced in place;
             its own weights are frozen.
         settings: Adapter shape and targets.
-        pad_id: Token id used to fill short rows; it is never attended to nor trained on.
-        memory_bytes: What a training pass may take beyond the model; a step that needs more is divided into passes.
-            ``None`` for no limit on a CPU and for 80 % of what is free on a GPU. No result depends on it, but for
-            rounding.
+        pad_id: Token id that fills short rows. No other token attends to it, and it has no loss.
+        memory_bytes: Bytes that a training pass may take beyond the model; a step that needs more is divided into
+            passes. ``None`` for no limit on a CPU and for 80 % of the free memory on a GPU. The limit changes results
+            by rounding only.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class StackedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the base model lives."""
-        where: torch.device = self.model.device
-        return where
+        """Device of the base model."""
+        device: torch.device = self.model.device
+        return device
 
     def train(
         self,
@@ -119,11 +119,11 @@ class StackedModel:
             learning_rate: One rate, or one per step.
             weight_decay: AdamW's decoupled weight decay.
             clip_norm: Largest L2 norm of a client's own gradient, or ``None``.
-            dropout_seed: What the settings' dropout is drawn from: one seed for each client, or one for all of which
-                each client's place makes its own.
+            dropout_seed: Seeds of the adapters' dropout, one for each client, or a single seed from which each client's
+                seed is derived by place.
 
         Raises:
-            UsageError: The settings ask for dropout and there is no seed.
+            UsageError: The settings have dropout, but ``dropout_seed`` is ``None``.
             FedSafetyError: Clients differ in rows or steps, or a single row does not fit into memory.
         """
         clients, steps = len(batches), len(batches[0])
@@ -178,7 +178,7 @@ class StackedModel:
         """Attach ``adapters`` ``[clients, d]``; return the flat storage of all factors and of their gradients.
 
         The storage is factor by factor, each ``[clients, *shape]`` and contiguous, so that batched products read whole
-        lines and one optimizer call covers everything.
+        lines and one optimizer call covers all factors.
         """
         clients = adapters.shape[0]
         storage = torch.cat([part.reshape(-1) for part in torch.split(adapters, list(self.layout.sizes), dim=1)])
@@ -205,7 +205,7 @@ class StackedModel:
     def _backward(
         self, batches: Sequence[Sequence[TokenRow]], step: int, seeds: Sequence[int], gradient: Tensor
     ) -> Tensor:
-        """Fill ``gradient`` with that of each client's mean token loss; return these losses, ``[clients]``.
+        """Fill ``gradient`` with the gradient of each client's mean token loss; return these losses, ``[clients]``.
 
         Raises:
             FedSafetyError: A single row does not fit into memory.
@@ -217,7 +217,7 @@ class StackedModel:
             gradient.zero_()
             total = torch.zeros(len(batches), device=self.device, dtype=gradient.dtype)
             for part in divide(lengths, self._memory.need, self._memory.limit):
-                rows = [[batches[c][i] for i in own] for c, own in zip(part.clients, part.rows, strict=True)]
+                rows = [[batches[c][i] for i in places] for c, places in zip(part.clients, part.rows, strict=True)]
                 self._prepare(part, rows, len(batches), step, seeds)
                 full = self._pass(part, rows, [_count(batches[c]) for c in part.clients], total, scale)
                 if full is not None:
@@ -233,9 +233,9 @@ class StackedModel:
     def _pass(
         self, part: MicroBatch, rows: list[list[TokenRow]], normalisers: Sequence[int], total: Tensor, scale: float
     ) -> _Full | None:
-        """Add a pass's gradient to the factors' and its losses to ``total``; say so if it did not fit into memory.
+        """Add a pass's gradient to the factors' and its losses to ``total``; return its size if memory ran out.
 
-        All that a pass holds is local to this method: nothing of one that failed is left when it is tried again.
+        All tensors of a pass are local to this method, so that a failed pass leaves none behind.
         """
         try:
             losses = self._losses(rows, normalisers)
@@ -246,7 +246,7 @@ class StackedModel:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            # The error's traceback holds the pass's tensors; of the error only words may leave.
+            # Return only the message: the error's traceback would keep the pass's tensors alive.
             width = max(len(row.ids) for batch in rows for row in batch)
             return _Full(sum(map(len, rows)), width, first_line(error))
         return None
@@ -254,23 +254,23 @@ class StackedModel:
     def _prepare(
         self, part: MicroBatch, rows: list[list[TokenRow]], clients: int, step: int, seeds: Sequence[int]
     ) -> None:
-        """Tell the layers whose rows come, and what they drop of them."""
-        everyone = len(part.clients) == clients
-        self._current.clients = None if everyone else torch.tensor(part.clients, device=self.device)
+        """Set the clients and the dropout of a pass for all layers."""
+        complete = len(part.clients) == clients
+        self._current.clients = None if complete else torch.tensor(part.clients, device=self.device)
         if self.settings.dropout:
             self._current.dropout = RowDropout(
                 self.settings.dropout,
                 [
                     DropoutRow(seeds[client], step, place, len(row.ids))
-                    for client, places, own in zip(part.clients, part.rows, rows, strict=True)
-                    for place, row in zip(places, own, strict=True)
+                    for client, places, batch in zip(part.clients, part.rows, rows, strict=True)
+                    for place, row in zip(places, batch, strict=True)
                 ],
             )
 
     def _losses(self, batches: Sequence[Sequence[TokenRow]], normalisers: Sequence[int]) -> Tensor | None:
-        """Return the sum of each client's token losses over its number in ``normalisers``, ``[clients]``.
+        """Return each client's summed token losses, divided by its number in ``normalisers``, ``[clients]``.
 
-        ``None`` if no token has loss.
+        Return ``None`` if no token has loss.
         """
         rows = [row for batch in batches for row in batch]
         width = max(len(row.ids) for row in rows)
@@ -280,29 +280,29 @@ class StackedModel:
         ids = torch.tensor([[*row.ids, *[self.pad_id] * (width - len(row.ids))] for row in rows], device=self.device)
         targets = torch.tensor([row.ids[k] for row in rows for k in row.predicted], device=self.device)
         counts = [_count(batch) for batch in batches]
-        found = self._token_losses(ids, torch.tensor(where, device=self.device), targets, counts)
+        losses = self._token_losses(ids, torch.tensor(where, device=self.device), targets, counts)
         owner = torch.repeat_interleave(torch.tensor(counts, device=self.device))
         count = torch.tensor(normalisers, device=self.device).clamp(min=1)
-        return found.new_zeros(len(counts)).index_add(0, owner, found) / count
+        return losses.new_zeros(len(counts)).index_add(0, owner, losses) / count
 
     def _token_losses(self, ids: Tensor, where: Tensor, targets: Tensor, counts: Sequence[int]) -> Tensor:
         """Return the loss ``[n]`` of the tokens that follow ``n`` flat positions of ``ids`` ``[rows, width]``.
 
         Rows are padded on the right, so under causal attention no real token sees a pad and no mask is needed.
-        ``counts`` says how many of the positions are each client's.
+        ``counts`` has the number of positions of each client.
         """
         if self._head is None:
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
             return losses_of(logits.flatten(0, 1)[where], targets)
-        # It stays on the way back, where layers may compute again.
+        # Keep it set during the backward pass: with gradient checkpointing the layers run forward again.
         self._current.positions = (where, tuple(counts))
         hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
         return token_losses(self._head, hidden.flatten(0, 1)[where], targets)
 
     def _plain_head(self) -> nn.Module | None:
-        """Return the output head if logits are just the head of the decoder's last state, else ``None``.
+        """Return the output head if it alone maps the decoder's last state to logits, else ``None``.
 
-        Some architectures scale or cap their logits; there all positions are computed.
+        Some architectures scale or cap their logits. Without a plain head, the logits of all positions are computed.
         """
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         ids = torch.tensor([[self.pad_id, self.pad_id]], device=self.device)
@@ -314,7 +314,7 @@ class StackedModel:
     def _wrap_last_block(self) -> None:
         """Let the last layer's feed-forward block compute only where there is loss, if the architecture allows it.
 
-        Nothing after that block mixes positions in the usual decoders; whether that holds here is tried, not assumed.
+        In the usual decoders nothing after that block mixes positions. A trial with three tokens checks the model.
         """
         layers = getattr(self._decoder, "layers", None)
         block = getattr(layers[-1], "mlp", None) if layers else None
@@ -322,15 +322,15 @@ class StackedModel:
             return
         ids = torch.tensor([[self.pad_id, self.pad_id, self.pad_id]], device=self.device)
         where = torch.tensor([1], device=self.device)
-        # Rounding differs with the number of positions; what mixes them would be far off.
+        # Rounding differs with the number of positions. A block that mixes positions would differ by far more.
         relative, absolute = (1e-4, 1e-5) if self.model.dtype.itemsize >= 4 else (5e-2, 5e-2)
         with torch.no_grad():
-            wanted = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
+            expected = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
             layers[-1].mlp = AtPositions(block, self._current)
             self._current.positions = (where, (1,))
-            found = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
+            actual = self._head(self._decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where])
             self._current.clear()
-        if not torch.allclose(found, wanted, rtol=relative, atol=absolute):
+        if not torch.allclose(actual, expected, rtol=relative, atol=absolute):
             layers[-1].mlp = block
 
     def _clip(self, limit: float) -> None:
@@ -347,7 +347,8 @@ def _check_shape(batches: Sequence[Sequence[Sequence[TokenRow]]]) -> None:
     shapes = {tuple(len(batch) for batch in client) for client in batches}
     if len(shapes) != 1 or 0 in next(iter(shapes)):
         raise FedSafetyError(
-            f"clients trained together need equally many rows in every step; here they have {sorted(shapes)}"
+            f"clients that train together need equally many rows in every step, but have {sorted(shapes)}; give each "
+            f"client the same numbers"
         )
 
 

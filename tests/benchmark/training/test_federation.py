@@ -340,5 +340,5 @@ def test_an_attack_may_not_change_the_number_of_rows(
         return normal[1:]
 
     monkeypatch.setattr(attacks.get("unaligned_data").target, "poison", shorter)
-    with pytest.raises(FedSafetyError, match="gave a client 7 rows, every client holds 8; return as many rows"):
+    with pytest.raises(FedSafetyError, match="gave a client 7 rows, but every client holds 8; return as many rows"):
         client_rows(world, served, SCENARIO)
