@@ -33,7 +33,7 @@ def check_inputs(plan: Plan) -> None:
     if missing:
         listed = "\n".join(f"  {error}" for error in missing)
         raise InputsMissingError(
-            f"{len(missing)} things that this run needs are not here, or not as the suite says:\n{listed}"
+            f"{len(missing)} inputs of this run are missing, or differ from what the suite names:\n{listed}"
         )
 
 

@@ -15,16 +15,16 @@ from benchmark.models.rows import TokenRow
 from tasks.base import Example
 
 _FAR = 4
-"""How many times the model's length a text may have; what is far longer would take memory without end."""
+"""Longest text, as a multiple of the model's length. Without a limit a text could fill the memory."""
 
 _CHARACTERS = 8
-"""Characters of a text for each token that is wanted of it; where a tokenizer makes fewer of them, more are read."""
+"""Characters that are read for each needed token of a text. If they give too few tokens, more are read."""
 
 _MARGIN = 64
-"""Tokens that must follow those that are kept: where a text is broken off, its last tokens may be others."""
+"""Tokens that must follow the kept ones, because the last tokens of a text that is cut off may change."""
 
 _KEPT_BYTES = 32 << 20
-"""Memory for the prompts of one chat format that were seen, and as much for its rows."""
+"""Bytes of the cache of a chat format's prompts, and of the cache of its rows."""
 
 
 class ChatFormat:
@@ -32,11 +32,11 @@ class ChatFormat:
 
     Args:
         model_path: Folder of a checkpoint whose tokenizer has a chat template, a pad and an end-of-sequence token.
-        template: Chat template in the place of the tokenizer's own.
-        pad_token: Pad token, where the tokenizer names none; one that it has is kept.
+        template: Chat template that replaces the tokenizer's own.
+        pad_token: Pad token of a tokenizer that names none.
 
     Raises:
-        UsageError: One of these is missing, or the tokenizer cannot be read.
+        UsageError: Template, pad token or end-of-sequence token is missing, or the tokenizer cannot be read.
     """
 
     def __init__(self, model_path: Path, *, template: str | None = None, pad_token: str = "") -> None:
@@ -47,16 +47,18 @@ class ChatFormat:
             if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id) and (
                 pad_token != tokenizer.unk_token
             ):
-                raise UsageError(f"the pad_token {pad_token!r} is no token of {model_path}; name one of its own")
+                raise UsageError(
+                    f"the pad_token {pad_token!r} is not in the vocabulary of {model_path}; name a token that is"
+                )
             tokenizer.pad_token = pad_token
-        for what, value, way_out in (
+        for part, value, way_out in (
             ("chat template", tokenizer.chat_template, "name a template in the suite's models"),
             ("pad token", tokenizer.pad_token_id, "name a pad_token in the suite's models"),
             ("end-of-sequence token", tokenizer.eos_token_id, "answers would never end"),
         ):
             if value is None:
                 raise UsageError(
-                    f"the tokenizer in {model_path} has no {what}; add one to its tokenizer_config.json ({way_out})"
+                    f"the tokenizer in {model_path} has no {part}; add one to its tokenizer_config.json ({way_out})"
                 )
         self.tokenizer = tokenizer
         self.pad_id: int = tokenizer.pad_token_id
@@ -73,7 +75,7 @@ class ChatFormat:
 
         Args:
             messages: Turns with ``role`` and ``content``.
-            answer_follows: Whether the model's turn comes next; if not, it goes on with the last one.
+            answer_follows: Whether the model's turn comes next; else the model continues the last turn.
 
         Raises:
             jinja2.TemplateError: The template has no place for one of the roles.
@@ -89,9 +91,9 @@ class ChatFormat:
         )
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a text as it stands; special tokens come from the template alone."""
+        """Return the ids of a text without added special tokens, which come from the template alone."""
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        # One number object for each token of the vocabulary: a place then takes 8 bytes in place of 40.
+        # Share one number object per token of the vocabulary, so that a place takes 8 bytes instead of 40.
         return tuple(map(self._shared.setdefault, ids, ids))
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
@@ -108,33 +110,33 @@ class ChatFormat:
 
         Args:
             instruction: The user's turn.
-            name: What a message calls it, where that is known.
+            name: Name of the prompt in error messages.
 
         Raises:
-            FedSafetyError: It is far longer than what the model takes.
+            FedSafetyError: The prompt is far longer than the model's limit.
         """
-        found = self._prompts.get(instruction)
-        if found is None:
-            found = self._bounded(self.encode(self._asked(instruction)), name)
-            self._prompts.put(instruction, found, _size(found, instruction))
-        return found
+        ids = self._prompts.get(instruction)
+        if ids is None:
+            ids = self._bounded(self.encode(self._asked(instruction)), name)
+            self._prompts.put(instruction, ids, _size(ids, instruction))
+        return ids
 
     def row(self, example: Example, limit: int | None = None) -> TokenRow:
         """Return an example as a training row.
 
         Args:
             example: Instruction and response.
-            limit: Tokens of a row; of a longer one the end is left out, and what is left of its response trained on.
+            limit: Largest number of tokens. A longer row loses its end, and the rest of its response keeps its loss.
 
         Raises:
-            FedSafetyError: There is no limit and the row is far longer than what the model takes.
+            FedSafetyError: There is no limit and the row is far longer than the model's limit.
         """
         key = (example, limit)
-        found = self._rows.get(key)
-        if found is None:
-            found = self._whole(example) if limit is None else self._beginning(example, limit)
-            self._rows.put(key, found, _size(found.ids, example.instruction, example.response))
-        return found
+        row = self._rows.get(key)
+        if row is None:
+            row = self._whole(example) if limit is None else self._beginning(example, limit)
+            self._rows.put(key, row, _size(row.ids, example.instruction, example.response))
+        return row
 
     def _whole(self, example: Example) -> TokenRow:
         prompt = self.prompt_ids(example.instruction)
@@ -149,7 +151,7 @@ class ChatFormat:
         return self.render([{"role": "user", "content": instruction}])
 
     def _first(self, text: str, count: int) -> tuple[int, ...]:
-        """Return the first ``count`` ids of a text, or all; no more of it is read than these need."""
+        """Return the first ``count`` ids of a text, or all; read no more of the text than these ids need."""
         characters = _CHARACTERS * (count + _MARGIN)
         while characters < len(text):
             ids = self.encode(text[:characters])
@@ -180,9 +182,10 @@ _Value = TypeVar("_Value")
 
 
 class _Kept(Generic[_Key, _Value]):
-    """Values that were made once, until they take too much memory; then it starts anew.
+    """A cache with a limit in bytes that is emptied when it is full.
 
-    Rows are asked for in rounds. Dropping the oldest would drop, of more than fits, just what comes next.
+    Rows are read in the same order round after round. If they do not all fit, dropping the oldest row would drop the
+    row that is read next.
     """
 
     def __init__(self, limit: int) -> None:
@@ -201,12 +204,12 @@ class _Kept(Generic[_Key, _Value]):
 
 
 def _size(ids: tuple[int, ...], *texts: str) -> int:
-    """Return about how many bytes an entry takes: places of a tuple, characters, and the objects around them."""
+    """Return the approximate bytes of an entry: places of a tuple, characters, and the objects around them."""
     return 8 * len(ids) + sum(map(len, texts)) + 600
 
 
 def cut(row: TokenRow, limit: int | None) -> TokenRow:
-    """Return a row without its tokens beyond ``limit``; what is left of its response is trained on."""
+    """Return a row without its tokens beyond ``limit``; the rest of its response keeps its loss."""
     if limit is None or len(row.ids) <= limit:
         return row
     return TokenRow(row.ids[:limit], min(row.response_start, limit))

@@ -66,11 +66,14 @@ def read_decoder(folder: Path) -> Decoder:
         ) from error
     text: Any = config.get_text_config()
     layers = int(text.num_hidden_layers)
-    found = target_layers(model, _EVERY)
-    names = [name.rpartition(".")[2] for name in found]
-    block = list(found.values())[: len(found) // layers]
-    if len(found) != len(block) * layers or names != names[: len(block)] * layers:
-        raise UsageError(f"the blocks of {folder} differ from each other; its cost cannot be predicted")
+    linears = target_layers(model, _EVERY)
+    names = [name.rpartition(".")[2] for name in linears]
+    block = list(linears.values())[: len(linears) // layers]
+    if len(linears) != len(block) * layers or names != names[: len(block)] * layers:
+        raise UsageError(
+            f"the cost of {folder} cannot be predicted, because its blocks differ from each other; take a model with "
+            f"equal blocks"
+        )
     kv_heads, head_dim = attention_sizes(text)
     inner = [x.in_features for name, x in zip(names, block, strict=False) if _READS.get(name) == "inner"]
     return Decoder(

@@ -1,5 +1,5 @@
 """The date in chat templates."""
 
 DATE = "26 Jul 2024"
-"""Date that every template gets which puts one into a prompt, so that prompts and answers do not change with the
-calendar. The templates of Llama 3.1 fall back to the same date."""
+"""Date for templates that put one into a prompt, so that prompts and answers do not change with the calendar. The
+templates of Llama 3.1 fall back to the same date."""

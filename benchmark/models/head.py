@@ -39,16 +39,19 @@ def most_logits() -> int:
 
 
 class _InParts(torch.autograd.Function):
-    """As the head is frozen, the way back needs each position's gradient only, made while its logits are there."""
+    """Losses in parts. The head is frozen, so the backward pass needs the gradients of the positions alone.
+
+    The forward pass computes these gradients while it has the logits.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: nn.Module, size: int) -> Tensor:
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
-        for part, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
+        for part, part_targets in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(True)
-                loss = losses_of(head(leaf), wanted)
+                loss = losses_of(head(leaf), part_targets)
                 gradients += torch.autograd.grad(loss.sum(), leaf)
             losses.append(loss.detach())
         ctx.save_for_backward(torch.cat(gradients))
@@ -56,5 +59,5 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (own,) = ctx.saved_tensors
-        return (own * gradients[0][:, None]).to(own.dtype), None, None, None
+        (saved,) = ctx.saved_tensors
+        return (saved * gradients[0][:, None]).to(saved.dtype), None, None, None

@@ -1,8 +1,8 @@
-"""Opening a local checkpoint: its precision, its quantisation, its device, and one clear error where that fails.
+"""Opening of a local checkpoint: precision, quantisation, device, and one clear error if it fails.
 
-In 8 bit, the weights are those of bitsandbytes (Dettmers et al. 2022, arXiv 2208.07339: one scale per output row), and
-the product is taken with the weights scaled back. The library's own product rounds the inputs, too, and picks the
-columns that it does not round by looking at the whole batch: a row's output would then depend on its companions.
+In 8 bits, the weights are those of bitsandbytes (Dettmers et al. 2022, arXiv 2208.07339: one scale per output row), and
+the product is taken with the weights scaled back. The library's own product also rounds the inputs, and the whole batch
+decides which columns it does not round. A row's output would then depend on the other rows.
 """
 
 from __future__ import annotations
@@ -42,31 +42,33 @@ def load_causal_lm(
     """Return a local checkpoint, frozen in evaluation mode.
 
     Args:
-        path: Folder with a configuration and safetensors; no code is taken from it.
-        dtype: ``float32``, ``bfloat16`` or ``float16``: of the weights, or of the products where they are quantised.
+        path: Folder with a configuration and safetensors; no code in it is run.
+        dtype: Precision of the weights, or of the products with quantised weights: ``float32``, ``bfloat16`` or
+            ``float16``.
         quantization: ``8bit`` or ``4bit`` (NF4, as vLLM packs it) of all linear layers but the head, or ``""``.
         device: ``auto`` for the GPU if there is one, else a device of torch.
-        gradient_checkpointing: Keep only each layer's input in training and compute the layer again on the way back.
+        gradient_checkpointing: Keep only each layer's input in training and compute the layer again in the backward
+            pass.
 
     Raises:
-        UsageError: A name is not one of those above, or bitsandbytes is not installed.
+        UsageError: A precision or quantization is unknown, or bitsandbytes is not installed.
         FedSafetyError: The checkpoint cannot be read, is incomplete, or does not fit into memory.
     """
     options = _options(dtype, quantization)
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    target = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # Small models run faster with explicit attention than with the fused one.
     options |= {"attn_implementation": "eager", "local_files_only": True, "use_safetensors": True}
-    if quantization or (where.type == "cuda" and importlib.util.find_spec("accelerate")):
-        options["device_map"] = {"": where}
+    if quantization or (target.type == "cuda" and importlib.util.find_spec("accelerate")):
+        options["device_map"] = {"": target}
     with _clear_errors(path):
         opened: Any = AutoModelForCausalLM.from_pretrained(path, **options, output_loading_info=True)
         model, report = opened
         if report["missing_keys"]:
             first = min(report["missing_keys"])
             raise FedSafetyError(f"the checkpoint {path} is incomplete: it has no tensor {first!r}; restore the folder")
-        loaded: PreTrainedModel = model if quantization else model.to(where)
-    if where.type != "cpu" or loaded.num_parameters() >= _LARGE:
+        loaded: PreTrainedModel = model if quantization else model.to(target)
+    if target.type != "cpu" or loaded.num_parameters() >= _LARGE:
         with contextlib.suppress(ValueError):  # the architecture has explicit attention only
             loaded.set_attn_implementation("sdpa")
     _steady_products(loaded)
@@ -79,10 +81,10 @@ def load_causal_lm(
 
 @contextlib.contextmanager
 def recomputing(model: nn.Module) -> Iterator[None]:
-    """Let the layers of a model opened with ``gradient_checkpointing`` compute again on the way back.
+    """Let the layers of a model opened with ``gradient_checkpointing`` compute again in the backward pass.
 
-    Transformers does so in training mode only, which would also switch on the base model's own dropout; so the mode is
-    set on the layers alone, not on what they hold.
+    Transformers does so in training mode only. That mode is set on the layers alone and not on their parts, because it
+    would also switch on the base model's own dropout.
     """
     with _mode_of_layers(model, training=True):
         yield
@@ -90,13 +92,13 @@ def recomputing(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def computing_once(model: nn.Module) -> Iterator[None]:
-    """Let the layers keep everything for a while, inside of :func:`recomputing`."""
+    """Let the layers keep all activations for a while, inside of :func:`recomputing`."""
     with _mode_of_layers(model, training=False):
         yield
 
 
 def recomputes(model: nn.Module) -> bool:
-    """Whether the model was opened with ``gradient_checkpointing``."""
+    """Return whether the model was opened with ``gradient_checkpointing``."""
     return any(isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing for m in model.modules())
 
 
@@ -125,7 +127,7 @@ def _options(dtype: str, quantization: str) -> dict[str, Any]:
         if importlib.util.find_spec(package) is None:
             raise UsageError(
                 f"a model in {quantization} needs {package}, which is not installed; install it with "
-                f"`pip install {package}`, or set quantization to nothing in the suite"
+                f"`pip install {package}`, or leave quantization out in the suite"
             )
     form: dict[str, Any] = {"load_in_8bit": True}
     if quantization == "4bit":
@@ -155,7 +157,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 def _checkpoint(model: PreTrainedModel, path: Path) -> None:
     try:
-        # Nothing in a step draws from a global random state, so there is none to keep.
+        # A step does not draw from the global random state, so the state need not be preserved.
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     except ValueError as error:
         raise UsageError(
@@ -165,14 +167,14 @@ def _checkpoint(model: PreTrainedModel, path: Path) -> None:
 
 
 def _steady_products(model: PreTrainedModel) -> None:
-    """Make quantised layers give each row the same output in training and evaluation, whatever its companions."""
+    """Make quantised layers give each row the same output in training and evaluation and in any batch."""
     layers: list[Any] = list(model.modules())
     for module in layers:
         kind = type(module).__name__
         if kind == "Linear8bitLt":
             module.__class__ = _weight_only(type(module))
         elif kind == "Linear4bit":
-            # A CPU kernel for inference that packs the weights anew and has no backward pass.
+            # Switch off a CPU kernel for inference, which packs the weights anew and has no backward pass.
             module.support_avx512bf16_for_cpu = False
 
 
@@ -196,7 +198,7 @@ _subclasses: dict[type, type] = {}
 
 
 class _ScaledBack(torch.autograd.Function):
-    """``x Wᵀ`` for int8 rows with one scale each; W in full precision lives for the product only."""
+    """``x Wᵀ`` for int8 rows with one scale each; W in full precision exists during the product only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, scales: Tensor) -> Tensor:
@@ -210,5 +212,5 @@ class _ScaledBack(torch.autograd.Function):
 
 
 def _scaled_back(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    # 127 steps on either side of zero; scaled in the precision of the product, so as to write the weights once.
+    # 127 steps on either side of zero. Scaling in the precision of the product writes the weights once.
     return rows.to(dtype) * (scales / 127.0).to(dtype)[:, None]

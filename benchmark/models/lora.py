@@ -1,4 +1,4 @@
-"""LoRA adapters as flat vectors: which layers carry one, how it starts, and the PEFT format they are exchanged in.
+"""LoRA adapters as flat vectors: the layers that carry one, its initial values, and its exchange in the PEFT format.
 
 Source: Hu et al. 2021, arXiv 2106.09685. The adapted layer computes ``x Wᵀ + s · x Aᵀ Bᵀ`` with ``s = alpha / rank``.
 """
@@ -33,7 +33,7 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, n
     """Return the linear layers that carry an adapter, by module path, in model order.
 
     Raises:
-        UsageError: A named target matches no linear layer of the model, or it has none.
+        UsageError: A named target matches no linear layer of the model, or the model has no linear layer.
     """
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
@@ -46,8 +46,8 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, n
     targets = (settings.targets,) if isinstance(settings.targets, str) else settings.targets
     for target in targets:
         if not any(name.rpartition(".")[2] == target for name in linear):
-            known = sorted({name.rpartition(".")[2] for name in linear})
-            raise UsageError(f"LoRA target {target!r} matches no linear layer of the model; it has {', '.join(known)}")
+            names = sorted({name.rpartition(".")[2] for name in linear})
+            raise UsageError(f"LoRA target {target!r} matches no linear layer of the model; it has {', '.join(names)}")
     return {name: m for name, m in linear.items() if name.rpartition(".")[2] in targets}
 
 
@@ -72,14 +72,14 @@ def initial_adapter(layout: AdapterLayout, generator: torch.Generator) -> Tensor
 
 
 def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, base_model: str, folder: Path) -> None:
-    """Write a flat adapter ``[d]`` as a PEFT folder that PEFT and vLLM load; it appears whole or not at all.
+    """Write a flat adapter ``[d]`` as a folder that PEFT and vLLM load; the folder appears whole or not at all.
 
     Args:
         adapter: Flat adapter.
         layout: Its layout.
         settings: Rank, scaling and targets.
         base_model: Name of the base model, for the reader's information.
-        folder: Where to write; replaced if it exists.
+        folder: The folder to write; replaced if it exists.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -114,12 +114,12 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
 
 
 def import_peft(folder: Path, layout: AdapterLayout, settings: LoraSettings | None = None) -> Tensor:
-    """Return the flat adapter ``[d]`` stored in a PEFT folder, whoever made it.
+    """Return the flat adapter ``[d]`` of a PEFT folder, written by this or by another program.
 
     Args:
         folder: A PEFT folder with safetensors.
         layout: The layout of the model's adapters.
-        settings: If given, the scaling that the adapter will be used with, which must be its own.
+        settings: Settings whose scaling the adapter must have; ``None`` for any scaling.
 
     Raises:
         FedSafetyError: The file is missing or corrupt, its tensors are not those of ``layout``, or its settings are
@@ -132,12 +132,12 @@ def import_peft(folder: Path, layout: AdapterLayout, settings: LoraSettings | No
     except (OSError, SafetensorError) as error:
         raise FedSafetyError(f"cannot read adapter {path}: {error}; delete the folder and run again") from error
     by_name = {re.sub(r"\.default(?=\.weight$)", "", name): tensor for name, tensor in tensors.items()}
-    wanted = {f"{_PEFT_PREFIX}{name}.weight" for name in layout.names}
-    if by_name.keys() != wanted:
-        odd = min(by_name.keys() ^ wanted)
+    expected = {f"{_PEFT_PREFIX}{name}.weight" for name in layout.names}
+    if by_name.keys() != expected:
+        odd = min(by_name.keys() ^ expected)
         raise FedSafetyError(
-            f"adapter {path} does not fit the model: tensor {odd!r} is in only one of the two; it adapts "
-            f"{_targets(by_name)}, the model needs {_targets(wanted)}"
+            f"adapter {path} does not fit the model: tensor {odd!r} is in only one of the two; the adapter has "
+            f"{_targets(by_name)}, but the model needs {_targets(expected)}"
         )
     parts = []
     for name, shape in zip(layout.names, layout.shapes, strict=True):

@@ -1,4 +1,4 @@
-"""Running out of memory: how errors report it, and how dropped tensors are given back."""
+"""Shortage of memory: the errors that report it, and the release of dropped tensors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _SIGNS = re.compile(
 def out_of_memory(error: BaseException) -> bool:
     """Return whether ``error``, or an error that caused it, reports that memory ran out.
 
-    vLLM passes on what happens in its worker processes as plain text in errors of other types.
+    vLLM reports errors of its worker processes as plain text in errors of other types.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, torch.OutOfMemoryError | MemoryError) or _SIGNS.search(str(seen)):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.OutOfMemoryError | MemoryError) or _SIGNS.search(str(cause)):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
 def free_memory() -> None:
-    """Hand back what dropped tensors held, on a GPU to the driver, so that other processes can take it."""
+    """Free the memory of dropped tensors, on a GPU for other processes too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Whether an adapter made elsewhere with PEFT does what its tensors say, and nothing besides."""
+"""Check of the settings of an adapter from another program: plain LoRA, whose tensors describe its whole effect."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _WITHOUT_EFFECT = {
     "target_modules",
     "task_type",
 }
-"""Settings that only say how an adapter came about, or where its tensors go, which the tensors' names say, too."""
+"""Settings that describe the training of an adapter, or its layers, which the names of its tensors give too."""
 
 _CHECKED = {"peft_type", "r", "lora_alpha", "bias", "init_lora_weights"}
 
 _ALTERING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to start an adapter that change the base model's own weights, so that it does not fit the model as it is."""
+"""Initialisations that change the base model's weights, so that the adapter does not fit the unchanged model."""
 
 
 def check_config(folder: Path, rank: int, alpha: float | None) -> None:
@@ -43,11 +43,11 @@ def check_config(folder: Path, rank: int, alpha: float | None) -> None:
 
     Args:
         folder: A PEFT folder; without that file there is nothing to check.
-        rank: Rank that the model's layout has.
-        alpha: Numerator of the scaling that the adapter will be given, or ``None`` for any.
+        rank: Rank of the model's layout.
+        alpha: Numerator of the scaling that the adapter will get, or ``None`` for any.
 
     Raises:
-        FedSafetyError: The file is damaged, or a setting is another, or one that is not applied here.
+        FedSafetyError: The file is damaged, or a setting differs or is not supported.
     """
     path = folder / "adapter_config.json"
     if not path.exists():
@@ -64,13 +64,13 @@ def check_config(folder: Path, rank: int, alpha: float | None) -> None:
 
     if config.get("peft_type") != "LORA":
         raise wrong("peft_type", "only LORA is loaded")
-    others = sorted(name for name in config.keys() - _WITHOUT_EFFECT - _CHECKED if config[name])
-    if others:
-        raise wrong(others[0], "this setting is not applied here, so the adapter would act otherwise")
+    unsupported = sorted(name for name in config.keys() - _WITHOUT_EFFECT - _CHECKED if config[name])
+    if unsupported:
+        raise wrong(unsupported[0], "this setting is not supported, and the adapter would act differently without it")
     if config.get("bias", "none") != "none":
-        raise wrong("bias", "biases are not trained here")
+        raise wrong("bias", "biases are not supported")
     if str(config.get("init_lora_weights", True)).lower().startswith(_ALTERING_STARTS):
-        raise wrong("init_lora_weights", "it changes the base model, which stays as it is here")
+        raise wrong("init_lora_weights", "it changes the base model, which must stay unchanged")
     if config.get("r") != rank:
         raise wrong("r", f"the settings have rank {rank}")
     if alpha is not None and not math.isclose(float(config.get("lora_alpha", math.nan)), alpha):

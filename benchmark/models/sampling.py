@@ -1,7 +1,7 @@
-"""Generating instruction data with a model at hand: batched, with a key-value cache and a stream of its own.
+"""Generation of instruction data with an open model, in batches, with a key-value cache and a stream of its own.
 
-This is for data (proposals, answers) inside a run, where the adapter exists only in memory. Probes are answered by the
-engines in :mod:`benchmark.generation`.
+It serves data (proposals, answers) inside a run, where the adapter exists only in memory. The engines in
+:mod:`benchmark.generation` answer the probes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sample(
 ) -> tuple[list[str], int]:
     """Return one answer per prompt and the number of generated tokens.
 
-    A batch that does not fit into memory is halved, where that leaves every draw as it is.
+    A batch that does not fit into memory is halved if that leaves every random draw the same.
 
     Args:
         model: A causal language model, with or without attached adapter.
@@ -43,9 +43,9 @@ def sample(
         prompts: Instructions.
         temperature: Softmax temperature; 0 is greedy.
         max_new_tokens: Length limit.
-        generator: Stream (CPU) that is drawn from unless greedy.
-        per_prompt: Whether every prompt has a stream of its own, made of ``generator``'s next number and its place in
-            ``prompts``. Else a batch draws together, and a prompt's draws depend on those before it.
+        generator: Random stream (CPU); not used at temperature 0.
+        per_prompt: Whether every prompt has a stream of its own, seeded by ``generator``'s next number and the prompt's
+            place. Else a batch shares one stream, and a prompt's draws depend on those of the prompts before it.
 
     Raises:
         FedSafetyError: A batch does not fit into memory and cannot be halved, or the model gives no finite logits.
@@ -72,9 +72,9 @@ def sample(
         if len(batch) == 1 or isinstance(draws, _Together):
             raise FedSafetyError(
                 f"out of memory: sampling {len(batch)} answers of up to {longest} tokens at once keeps "
-                f"{gib(len(batch) * sequence)} of keys and values beside the model; set a smaller "
-                f"data.data_max_new_tokens (now {max_new_tokens}), choose a quantised or smaller model, or a device "
-                f"with more memory ({sampled})"
+                f"{gib(len(batch) * sequence)} of keys and values beside the model; lower data.data_max_new_tokens "
+                f"(now {max_new_tokens}), or choose a quantised or smaller model or a device with more memory "
+                f"({sampled})"
             )
         size = len(batch) // 2
     return [chat.decode(ids) for ids in produced], sum(map(len, produced))
@@ -83,18 +83,18 @@ def sample(
 def _tried(
     model: PreTrainedModel, chat: ChatFormat, prompts: list[tuple[int, ...]], draws: _Draws, max_new_tokens: int
 ) -> list[list[int]] | str:
-    """Return a batch's answers, or what was said where it does not fit into memory."""
+    """Return a batch's answers, or the message of the error if the batch does not fit into memory."""
     try:
         return _sample_batch(model, chat, prompts, draws, max_new_tokens)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        # Of the error, whose traceback holds the batch's keys and values, only words may leave.
+        # Return only the message: the error's traceback would keep the batch's keys and values alive.
         return first_line(error)
 
 
 class _Draws(Protocol):
-    """How the next token of every row of a batch is chosen."""
+    """Choice of the next token of every row of a batch."""
 
     def next(self, logits: Tensor) -> Tensor:
         """Return the tokens ``[rows]``, on the CPU, chosen from ``logits`` ``[rows, vocabulary]``."""
@@ -122,20 +122,20 @@ class _PerPrompt:
     def __init__(self, temperature: float, count: int, seeds: Sequence[int]) -> None:
         self._temperature, self._step = temperature, -1
         generator = torch.Generator()
-        drawn = []
+        numbers = []
         for seed in seeds:
             generator.manual_seed(seed)
-            drawn.append(torch.rand(count, generator=generator, dtype=torch.float64))
-        self._drawn = torch.stack(drawn, dim=1)
+            numbers.append(torch.rand(count, generator=generator, dtype=torch.float64))
+        self._drawn = torch.stack(numbers, dim=1)
 
     def next(self, logits: Tensor) -> Tensor:
         self._step += 1
         sums = torch.softmax(logits.float().cpu() / self._temperature, dim=-1).double().cumsum(-1)
         if not torch.isfinite(sums[:, -1]).all():
             raise FedSafetyError("the model gives logits that are not finite; its adapter or its weights are damaged")
-        # To the right of equal sums: a token of probability 0 is never drawn.
-        found = torch.searchsorted(sums, self._drawn[self._step, :, None] * sums[:, -1:], right=True)[:, 0]
-        return found.clamp(max=logits.shape[-1] - 1)
+        # Search to the right of equal sums, so that a token of probability 0 is never drawn.
+        tokens = torch.searchsorted(sums, self._drawn[self._step, :, None] * sums[:, -1:], right=True)[:, 0]
+        return tokens.clamp(max=logits.shape[-1] - 1)
 
 
 def _sample_batch(
@@ -145,7 +145,7 @@ def _sample_batch(
     draws: _Draws,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    # Left padding: every row's next token is at the same column.
+    # Pad on the left, so that every row's next token is in the same column.
     width = max(map(len, prompts))
     ids = torch.tensor([[chat.pad_id] * (width - len(p)) + list(p) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)

@@ -15,14 +15,14 @@ from tasks.model_source import ModelShape
 GIB = 1 << 30
 
 Reads = Literal["block", "attention", "feed", "inner"]
-"""What a linear layer reads: the block's input, attention's output, the feed-forward block's input or its inside."""
+"""Input of a linear layer: the block's input, attention's output, the feed-forward block's input or its inside."""
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number in each format."""
 
 ACTIVATION_SHARE = 0.8
-"""Part of a GPU's free memory that the activations of a training pass take where the suite sets no budget. The rest is
-for what the estimate leaves out."""
+"""Share of a GPU's free memory for the activations of a training pass if the suite sets no budget. The rest is for
+memory that the estimate leaves out."""
 
 CPU_CACHE_BYTES = 8 * GIB
 """Largest key-value cache of vLLM on a processor."""
@@ -35,14 +35,14 @@ SAMPLED_CACHE_BYTES = 8 * GIB
 one random stream, so that the division into batches decides their draws."""
 
 PROCESS_BYTES = 640 << 20
-"""What a training process on a processor holds before it opens a model: Python and its libraries."""
+"""Bytes of a training process on a processor before it opens a model: Python and its libraries."""
 
 HEAP_SHARE = 1.35
-"""Bytes that a processor's heap takes for each byte of tensors at the peak of a training step. Blocks of many sizes are
-freed and taken again, and leave holes; 1.2 to 1.5 were measured with glibc in bfloat16 from 6 to 30 layers."""
+"""Bytes of a processor's heap for each byte of tensors at the peak of a training step. Blocks of many sizes are freed
+and taken again, and leave holes. With glibc in bfloat16 and 6 to 30 layers, 1.2 to 1.5 were measured."""
 
 _MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
-"""Largest layer whose clients' weights are merged, in elements, and least tokens of a client for which they are."""
+"""Condition for merging a client's weights: most elements of the layer, and least tokens of the client."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ class Decoder:
         """Return the layers of a block that carry an adapter.
 
         Raises:
-            UsageError: A target matches none.
+            UsageError: A target matches no layer.
         """
         if lora.targets == "all-linear":
             return self.linears
         names = (lora.targets,) if isinstance(lora.targets, str) else lora.targets
-        known = [linear.name for linear in self.linears]
+        available = [linear.name for linear in self.linears]
         for name in names:
-            if name not in known:
+            if name not in available:
                 raise UsageError(
-                    f"LoRA target {name!r} matches no linear layer of the model; it has {', '.join(sorted(known))}"
+                    f"LoRA target {name!r} matches no linear layer of the model; it has {', '.join(sorted(available))}"
                 )
         return tuple(linear for linear in self.linears if linear.name in names)
 
@@ -186,11 +186,11 @@ def config_cache_bytes(config: Any, itemsize: int) -> int:
 
 
 def merging_is_cheaper(elements: int, tokens: int, itemsize: int) -> bool:
-    """Whether forming a client's merged weight costs less than two thin products over its tokens.
+    """Return whether forming a client's merged weight costs less than two thin products over its tokens.
 
-    Merging adds the weight's own gradient (tokens · in · out) but halves the number of operations, which is what counts
-    for small layers; for large layers it would also cost a weight copy per client. In half precision a merged weight
-    would round small updates away.
+    Merging adds the weight's own gradient (tokens · in · out) but halves the number of operations, which decides the
+    cost of small layers. For large layers it would also cost a copy of the weight per client. In half precision a
+    merged weight would round small updates away.
 
     Args:
         elements: Elements of the layer's weight.

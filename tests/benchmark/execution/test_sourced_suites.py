@@ -261,7 +261,7 @@ def test_a_run_tells_of_all_that_is_missing_before_anything_is_trained(
     (root / "owned.jsonl").unlink()
     (root / "bad.jsonl").unlink()
     store = Store(tmp_path_factory.mktemp("store"))
-    with pytest.raises(InputsMissingError, match="3 things that this run needs are not here") as refused:
+    with pytest.raises(InputsMissingError, match="3 inputs of this run are missing") as refused:
         run_plan(Run(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO())))
     for name in ("made/owned", "made/bad", "made/judge"):
         assert str(refused.value).count(f" {name} ") == 1
@@ -291,7 +291,7 @@ def test_what_local_files_lack_is_found_before_anything_is_trained(
         data__pools__owned__columns={"response": "respnse"}, data__pools__bad__where={"response": "nothing"}
     )
     store = Store(tmp_path_factory.mktemp("store"))
-    with pytest.raises(InputsMissingError, match="2 things that this run needs") as refused:
+    with pytest.raises(InputsMissingError, match="2 inputs of this run are missing") as refused:
         run_plan(Run(plan_of(other), store, EngineChoice("transformers", ""), reporter(io.StringIO())))
     assert "'respnse'; did you mean 'response'" in str(refused.value)
     assert "no row of" in str(refused.value)
@@ -373,7 +373,7 @@ def test_a_tokenizer_without_template_or_pad_token_needs_the_suites(tmp_path: Pa
     template = "{{ bos_token }} {{ messages[0]['content'] }} <a>"
     with pytest.raises(UsageError, match="has no pad token"):
         ChatFormat(bare, template=template)
-    with pytest.raises(UsageError, match=r"pad_token '<none>' is no token of"):
+    with pytest.raises(UsageError, match=r"pad_token '<none>' is not in the vocabulary of"):
         ChatFormat(bare, template=template, pad_token="<none>")
     chat = ChatFormat(bare, template=template, pad_token="<unk>")
     assert chat.pad_id == chat.tokenizer.unk_token_id

@@ -85,7 +85,7 @@ def test_damaged_settings_are_named(layout: AdapterLayout, tmp_path: Path) -> No
 
 def test_other_targets_are_named_on_both_sides(layout: AdapterLayout, tmp_path: Path) -> None:
     save_with_peft(tmp_path, target_modules=["q_proj", "k_proj"])
-    with pytest.raises(FedSafetyError, match=r"adapts k_proj, q_proj \(4 layers\), the model needs q_proj, v_proj"):
+    with pytest.raises(FedSafetyError, match=r"has k_proj, q_proj \(4 layers\), but the model needs q_proj, v_proj"):
         import_peft(tmp_path, layout, SETTINGS)
 
 
