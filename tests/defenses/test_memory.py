@@ -37,6 +37,7 @@ print((peak() - before) * (1 if sys.platform == "darwin" else 1024))
     "fedavg", "median", "trimmed_mean", "krum", "multi_krum", "krum_one_neighbour", "dnc", "foolsgold", "norm_clipping",
     "residual",
 ])  # fmt: skip
+@pytest.mark.slow
 def test_peak_is_below_1_3_times_the_updates(rule):
     run = subprocess.run([sys.executable, "-c", SCRIPT, rule], capture_output=True, text=True, check=True, timeout=300)
     updates = PARTICIPANTS * DIMENSION * 4

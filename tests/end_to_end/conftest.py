@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ..console import console
 
 SUITE = Path(__file__).with_name("tiny.yaml")
 
@@ -19,8 +20,7 @@ def fedsafety() -> Fedsafety:
     """Run the console command in a process of its own; returns what it printed."""
 
     def call(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        return console(*arguments, timeout=timeout)
 
     return call
 

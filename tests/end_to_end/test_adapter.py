@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from benchmark.records.store import Store
 from leaderboard.api import adapter
 from tasks.micro import MicroWorld
+
+pytestmark = pytest.mark.slow
 
 
 def test_plain_peft_loads_the_adapter_of_a_cell(finished_run: Path) -> None:

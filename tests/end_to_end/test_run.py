@@ -119,6 +119,7 @@ def test_judge_restores_deleted_verdicts(
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_vllm_and_transformers_give_the_same_answers(
     tmp_path: Path, finished_run: Path, tiny_suite: Path, fedsafety: Fedsafety
 ) -> None:

@@ -18,6 +18,8 @@ from leaderboard.scores.cells import CellScore, scores
 
 from .conftest import Fedsafety
 
+pytestmark = pytest.mark.slow
+
 MICRO = ("--task", "micro_utility", "--task", "micro_tasks")
 
 CHOICE = """

@@ -16,6 +16,8 @@ from .play import METHODS, Case, method, play
 
 AT_ONCE = 3
 BACKENDS = ("bubblewrap", "namespaces")
+QUICK = ("behaves", "exits", "patches_everything")
+"""Methods of which one play belongs to the quick tests."""
 
 ELSEWHERE = {
     "counts_prompts",
@@ -32,12 +34,12 @@ ELSEWHERE = {
 
 
 def plays() -> Iterator[ParameterSet]:
-    """Yield every case with its ways of isolating; all but the first play of each method are slow."""
-    methods: set[str] = set()
+    """Yield every case with its ways of isolating; all but the first play of a few methods are slow."""
+    waiting = {*QUICK}
     for case in CASES:
         for backend in BACKENDS if case.both else ("auto",):
-            yield pytest.param(case, backend, marks=[pytest.mark.slow] if case.method in methods else [])
-            methods.add(case.method)
+            yield pytest.param(case, backend, marks=[] if case.method in waiting else [pytest.mark.slow])
+            waiting.discard(case.method)
 
 
 Outcomes = dict[tuple[str, str], Future[str]]

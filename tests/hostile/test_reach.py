@@ -24,6 +24,8 @@ from .conftest import isolation_called
 from .play import TIGHT, Case, method, one_round, play
 from .traces import ROOT
 
+pytestmark = pytest.mark.slow
+
 PREFIXES = {*(sys.prefix, sys.base_prefix), *map(os.path.realpath, (sys.prefix, sys.base_prefix))}
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmark.methods.source import find_method
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
 
+from ..console import console
 from .conftest import isolation_called
 from .play import METHODS
 
@@ -41,9 +41,7 @@ def fedsafety(tmp_path_factory: pytest.TempPathFactory) -> Fedsafety:
     folder = tmp_path_factory.mktemp("here")
 
     def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
-        environment = {**os.environ, "COLUMNS": "200"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+        return console(*arguments, cwd=folder, env={**os.environ, "COLUMNS": "200"})
 
     return call
 

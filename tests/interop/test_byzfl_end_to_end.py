@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from benchmark.records.store import Store
+
+from ..console import console
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +23,7 @@ DEGENERATE = "byzfl:TrMean(f=4)"
 
 
 def fedsafety(*arguments: str | Path, status: int = 0) -> str:
-    command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = console(*arguments, timeout=300)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,16 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.proof.compare_rows import compare_rows
 from benchmark.records.store import Store
 
+from ..console import console
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_a_committed_cell_comes_out_again(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--runs", str(tmp_path), "--engine", "vllm"]
     chosen = ["--scenario", "clean_paper_shape", "--defense", "fedavg", "--seed", "11"]
-    done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=False)
+    done = console("run", "--runs", tmp_path, "--engine", "vllm", *chosen)
     assert done.returncode == 0, done.stderr
     (cell,) = Store(tmp_path).read_all("cells").to_pylist()
     comparison = compare_rows(ROOT / "results" / "micro", tmp_path)

@@ -50,6 +50,7 @@ def test_transformers_answers_as_one_at_a_time(
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_vllm_answers_as_one_at_a_time_and_keeps_few(
     one_slot: VllmEngine, many: tuple[Path, ...], tiny: TinyModel
 ) -> None:

@@ -70,6 +70,7 @@ def test_the_tests_that_come_with_new_methods_pass(tmp_path: Path) -> None:
     assert "17 passed" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_changed_rule_makes_its_test_fail(tmp_path: Path) -> None:
     files = new_defense("first_only", tmp_path)
     text = files.method.read_text()

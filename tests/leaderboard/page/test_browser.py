@@ -327,7 +327,7 @@ def test_own_rows_are_not_cited(visit: Open, runs: Path, tmp_path: Path) -> None
     dialog = seen.page.get_by_role("dialog")
     for what in ("", "krum"):
         dialog.get_by_label("What").select_option(what)
-        assert dialog.get_by_text("nobody else can check or compute the score again").is_visible()
+        assert dialog.get_by_text("no reader can check the score").is_visible()
         assert not dialog.locator("#cite-command").is_visible()
 
 

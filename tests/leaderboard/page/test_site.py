@@ -86,6 +86,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, committed: Path, runs
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
 
 
+@pytest.mark.slow
 def test_sixty_defenses_fit_on_a_page(tmp_path: Path) -> None:
     page = build([write_rows(tmp_path / "rows", LARGE)], [], tmp_path / "site").page
     text = page.read_text(encoding="utf-8")

@@ -60,7 +60,7 @@ def settled(board: Board) -> str:
     positions = [dataclasses.replace(line.entry, info={}) for line in lines[OVERALL]]
     families = {view: (family.ids, family.comparisons.adjusted.tolist()) for view, family in board.families.items()}
     kept = {field.name: getattr(board, field.name) for field in dataclasses.fields(board)}
-    for name in ("overall", "by_scenario", "entries", "families", "notices", "cells"):
+    for name in ("overall", "by_scenario", "entries", "families", "notices", "version_notices", "cells"):
         del kept[name]
     return repr((lines, positions, families, kept, board.settled_cells, answers(board)))
 
@@ -163,7 +163,7 @@ def unharmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return root, settled(only(boards(load_rows([root]))))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(submission=hostile())
 def test_no_pending_submission_changes_anything_that_is_said_of_others(
     unharmed: tuple[Path, str], submission: tuple[str, list[Cell], str, str]
@@ -185,7 +185,9 @@ def test_no_pending_submission_changes_anything_that_is_said_of_others(
         write_submission(Path(scratch), id_, tables, rung)
         rows = load_rows([root, scratch])
     after = only(boards(rows))
-    assert settled(after) == before
+    # Compared first: pytest would spend minutes on the difference of two such texts.
+    same = settled(after) == before
+    assert same
     if any(entry.pending for entry in after.entries):
         assert cite_score(after, rows, id_ if id_ in {entry.id for entry in after.entries} else "").rung in (rung, "")
 

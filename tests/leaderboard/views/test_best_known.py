@@ -214,6 +214,7 @@ ATTACKS = st.lists(
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(submitted=ATTACKS)
+@pytest.mark.slow
 def test_submitted_attacks_only_ever_lower_and_change_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, submitted: list[tuple[str, str, dict[str, list[float]]]]
 ) -> None:

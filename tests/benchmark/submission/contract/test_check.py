@@ -34,6 +34,8 @@ from benchmark.submission.scaffold import new_attack, new_defense
 from benchmark.suites.suite import Suite, find_suite, suites
 from defenses.base import defenses
 
+from ....console import console
+
 SMALL = ((3, 1, 4096), (10, 3, 4096))
 RULE = '''"""A rule."""
 
@@ -299,6 +301,7 @@ def test_a_verifier_s_check_in_the_sandbox_finds_the_same(
         ("leaves", "import os; os._exit(7)", "aggregate_form", "exited with status 7"),
     ],
 )
+@pytest.mark.slow
 def test_the_sandbox_hides_no_fault(
     rule: Callable[..., Path], isolated: Options, reporter: Reporter, name: str, body: str, check: str, said: str
 ) -> None:
@@ -317,8 +320,7 @@ def command(folder: Path, *arguments: str) -> list[str]:
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200", "TMPDIR": str(folder / "tmp")}
     (folder / "tmp").mkdir(exist_ok=True)
-    line = command(folder, *arguments)
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return console(*arguments, cwd=folder, env=environment)
 
 
 @pytest.mark.sandbox

@@ -136,7 +136,7 @@ def test_what_comes_back_has_the_promised_form(case: str) -> None:
 
 def test_an_exception_names_its_line() -> None:
     finding = of(returning(FORMS["an exception"][0]))["aggregate_form"]
-    assert "of test_contract_defense.py, in <lambda>" in finding.found
+    assert "of test_defense.py, in <lambda>" in finding.found
 
 
 def test_results_may_not_differ_between_instances() -> None:

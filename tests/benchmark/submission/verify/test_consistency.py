@@ -86,6 +86,7 @@ def failed(findings: Sequence[Finding]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(("seeds", "again"), [(1, 1), (3, 1), (3, 2), (10, 3)])
 @pytest.mark.parametrize("rounding", [0.0, 0.02])
+@pytest.mark.slow
 def test_honest_submissions_are_accused_no_more_often_than_stated(seeds: int, again: int, rounding: float) -> None:
     draws, accused = 60, []
     for draw in range(draws):
@@ -97,6 +98,7 @@ def test_honest_submissions_are_accused_no_more_often_than_stated(seeds: int, ag
     assert len(accused) <= stats.binom.isf(0.001, draws, FALSE_ALARM), accused
 
 
+@pytest.mark.slow
 def test_honest_scores_that_are_all_or_nothing_by_seed_are_not_accused() -> None:
     draws, accused = 60, []
     for draw in range(draws):
