@@ -27,12 +27,12 @@ _UNSUPPORTED = ("use_dora", "use_rslora", "lora_bias", "alpha_pattern", "rank_pa
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """What an adapter's files say of it, without its numbers.
+    """Properties of a stored adapter, without its numbers.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         rank: Rank r of all factors.
-        scaling: Factor alpha / r on the adapter's contribution; 0 is an adapter that does nothing.
+        scaling: Factor alpha / r on the adapter's contribution; with 0 the adapter has no effect.
         modules: Module paths in the base model that carry an adapter, sorted.
     """
 
@@ -76,19 +76,19 @@ def adapter_digest(folder: Path) -> str:
 def check_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> AdapterShape:
     """Return the shape of the adapter in ``folder`` after checking that every tensor fits a layer of the base model.
 
-    Reads no numbers, so that adapters of any size and number cost next to nothing to check.
+    The check reads no numbers, so that it is cheap for adapters of any size.
 
     Args:
         folder: PEFT folder.
         linear_layers: Module path → (in features, out features) of every layer that may carry an adapter.
 
     Raises:
-        FedSafetyError: A file is missing or corrupt, the configuration asks for a LoRA variant that the engines do not
-            apply alike, or a tensor has no place in the model.
+        FedSafetyError: A file is missing or corrupt, the configuration asks for a LoRA variant that the engines apply
+            differently, or a tensor has no place in the model.
     """
     config = _config(folder)
     rank = int(config["r"])
-    found: dict[str, set[str]] = {}
+    present: dict[str, set[str]] = {}
     with _opened(folder) as stored:
         for name in stored.keys():  # noqa: SIM118 - not a mapping
             match = _TENSOR.fullmatch(name)
@@ -97,24 +97,24 @@ def check_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> Ad
                 near = _nearest(name, linear_layers)
                 raise _broken(folder, f"tensor {name!r} belongs to no linear layer of the base model{near}")
             features_in, features_out = linear_layers[module]
-            wanted = (rank, features_in) if match["factor"] == "A" else (features_out, rank)
+            expected = (rank, features_in) if match["factor"] == "A" else (features_out, rank)
             shape = tuple(stored.get_slice(name).get_shape())
-            if shape != wanted:
-                raise _broken(folder, f"tensor {name!r} has shape {shape}, the model needs {wanted}")
-            found.setdefault(module, set()).add(match["factor"])
-    for module, factors in found.items():
+            if shape != expected:
+                raise _broken(folder, f"tensor {name!r} has shape {shape}, the model needs {expected}")
+            present.setdefault(module, set()).add(match["factor"])
+    for module, factors in present.items():
         if len(factors) != 2:
             raise _broken(folder, f"layer {module!r} has only one of the factors A and B")
-    if not found:
+    if not present:
         raise _broken(folder, "it holds no tensor")
-    return AdapterShape(folder, rank, float(config["lora_alpha"]) / rank, tuple(sorted(found)))
+    return AdapterShape(folder, rank, float(config["lora_alpha"]) / rank, tuple(sorted(present)))
 
 
 def read_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> StoredAdapter:
     """Return the adapter in ``folder`` with its numbers, checked as by :func:`check_adapter`.
 
     Raises:
-        FedSafetyError: As there.
+        FedSafetyError: The check fails.
     """
     digest = adapter_digest(folder)
     shape = check_adapter(folder, linear_layers)
@@ -153,7 +153,7 @@ def _opened(folder: Path) -> Iterator[Any]:
 
 
 def _nearest(name: str, linear_layers: dict[str, tuple[int, int]]) -> str:
-    """Return what such layers are called, if it is only the name's beginning or spelling that differs."""
+    """Return the layer with the most similar name as the end of a sentence, or nothing if no name is similar."""
     close = difflib.get_close_matches(_FACTOR.sub("", name), linear_layers, n=1, cutoff=0.6)
     return f", whose nearest is {close[0]!r}" if close else ""
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from benchmark.errors import UsageError
 
 LONGEST = 4096
-"""Tokens of a prompt with its answer where nothing else is asked for: memory grows with what a model would take."""
+"""Default limit on a prompt with its answer, in tokens; a model's own limit may be longer than memory allows."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Request:
         prompt_ids: Token ids of the whole formatted prompt.
         max_new_tokens: Length limit of the answer.
         adapter: Folder of a PEFT-format adapter, or ``None`` for the bare base model.
-        contrast: Two token ids whose first-position log-probabilities are wanted (refusal opening, compliant
-            opening), or ``None``. They are those of the model itself, whatever the temperature.
+        contrast: Two token ids (refusal opening, compliant opening), or ``None``. The answer holds their
+            log-probabilities at the first position, which do not depend on the temperature.
         temperature: Softmax temperature; 0 takes the likeliest token.
         top_p: Share of probability that is sampled from, from the likeliest token down (Holtzman et al. 2020, arXiv
             1904.09751).
-        seed: What a sampled answer depends on beside the model and the prompt, so that no answer depends on what
-            shares its batch. Another engine draws other answers from the same seed.
+        seed: Seed of a sampled answer, so that no answer depends on the rest of its batch. Another engine draws other
+            answers from the same seed.
 
     Raises:
         UsageError: Temperature or top_p is out of range, or a sampled request has no seed.
@@ -45,25 +45,25 @@ class Request:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise UsageError(f"temperature is {self.temperature}; it is a finite number from 0, which is greedy")
+            raise UsageError(f"temperature is {self.temperature}; give a finite number from 0, which is greedy")
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p is {self.top_p}; it is a share above 0 and at most 1")
+            raise UsageError(f"top_p is {self.top_p}; give a share above 0 and at most 1")
         if self.temperature > 0 and self.seed is None:
             raise UsageError(
-                f"a request at temperature {self.temperature} has no seed; name one, so that it can be repeated"
+                f"a request at temperature {self.temperature} has no seed; give one, so that its answer can be repeated"
             )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said.
+    """A model's answer to a request.
 
     Attributes:
         token_ids: Generated ids without the end-of-sequence token.
         text: Their decoding without special tokens.
-        finished: Whether the model ended by itself (else the length limit cut it).
+        finished: Whether the model ended the answer; else the length limit cut it.
         contrast_logprobs: Natural-log probabilities of the request's ``contrast`` tokens at the first generated
-            position; ``None`` if not asked for.
+            position; ``None`` for a request without.
     """
 
     token_ids: tuple[int, ...]
@@ -74,10 +74,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """What the model says of one token of a given sequence.
+    """Probability and rank of one token in a given sequence.
 
     Attributes:
-        logprob: Natural-log probability of the token given those before it.
+        logprob: Natural-log probability of the token given the tokens before it.
         greedy: Whether no other token is more probable there.
     """
 
@@ -93,7 +93,7 @@ class Engine(ABC):
     dtype: str = "float32"
     """Number format of weights and activations, as PyTorch names it."""
     quantization: str = ""
-    """How the base model's weights are held: ``8bit``, ``4bit``, or as they are."""
+    """Quantisation of the base model's weights: ``8bit``, ``4bit``, or empty for none."""
     max_length: int
     """Longest prompt with its answer, in tokens."""
 
@@ -107,7 +107,7 @@ class Engine(ABC):
 
     @abstractmethod
     def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
-        """Return for each (token sequence, adapter) what the model says of every token given those before it.
+        """Return for each (token sequence, adapter) the score of every token given the tokens before it.
 
         Position 0 is left out, so a sequence of length L yields L - 1 scores.
 
@@ -148,14 +148,14 @@ def check_fit(prompts: Iterable[tuple[str, int, int]], max_length: int) -> None:
         max_length: Tokens that an engine takes.
 
     Raises:
-        UsageError: Some do not fit; the message names the longest of them, its lengths and the limit.
+        UsageError: Some prompts do not fit; the message names the longest of them, its lengths and the limit.
     """
-    asked = list(prompts)
-    too_long = [(length + new, length, new, name) for name, length, new in asked if length + new > max_length]
+    listed = list(prompts)
+    too_long = [(length + new, length, new, name) for name, length, new in listed if length + new > max_length]
     if too_long:
         total, length, new, name = max(too_long)
         raise UsageError(
-            f"{len(too_long)} of {len(asked)} prompts do not fit: {name} with its answer takes {total} tokens "
+            f"{len(too_long)} of {len(listed)} prompts do not fit: {name} with its answer takes {total} tokens "
             f"({length} of the prompt, up to {new} new ones), the engine allows {max_length}; shorten or leave out "
             f"such prompts, lower max_new_tokens, or raise max_length where the model takes more"
         )

@@ -1,8 +1,8 @@
 """The adapter canary: no score is computed before the engine has shown that it applies the adapter that was trained.
 
-An engine that loads an adapter wrongly, or ignores it, still answers fluently, and the answers look like scores. So
-each adapter carries a few token sequences with the log-probabilities that the training code's own forward pass gives
-them, without and with the adapter. The engine must reproduce both.
+An engine that loads an adapter wrongly, or ignores it, still answers fluently, and its scores look normal. So each
+adapter carries a few token sequences with their log-probabilities in the training code's own forward pass, without and
+with the adapter. The engine must reproduce both.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ FILE_NAME = "canary.json"
 TOLERANCES = {"float32": 2e-3, "float16": 0.2, "bfloat16": 1.5}
 """Largest accepted difference of one log-probability (nats), by the engine's number format. In float32, engine and
 training code differ by rounding only, around 1e-5. In bfloat16 a random two-layer model came out up to 1.1 nats away
-from float32 on its unlikely tokens; their root mean square is then 0.08. Quantised weights need no more, since engine
-and training hold the same ones: in float32 they differed by 7e-6, both in 8 and in 4 bits."""
+from float32 on its unlikely tokens; the root mean square was then 0.08. Quantised weights need no larger tolerance,
+because engine and training hold the same weights: in float32 they differed by 7e-6, both in 8 and in 4 bits."""
 
 _RMS_SHARE = 0.25
-"""Largest accepted root mean square of these differences, as a share of the tolerance: rounding errs far on few tokens,
-another model on many."""
+"""Largest accepted root mean square of these differences, as a share of the tolerance: rounding makes large errors on
+few tokens, another model on many."""
 
 _NOISE_FLOOR = 1e-4
-"""Smallest effect of an adapter (nats) that is told apart from rounding in float32."""
+"""Smallest effect of an adapter (nats) that differs clearly from rounding in float32."""
 
 _NOISE_SHARE = 0.01
-"""The noise is never taken for smaller than this share of the tolerance: adapted layers round once more than bare ones,
-so that the differences on the bare model may be smaller than those with the adapter."""
+"""Least assumed noise, as a share of the tolerance. Adapted layers round once more than bare layers, so that the
+differences on the bare model may be smaller than those with the adapter."""
 
 _EFFECT_SHARE = 0.25
-"""Largest accepted part by which an adapter's effect may differ from the trained one, rounding aside. Rounding of the
-factors to bfloat16 changes it by less than a hundredth; half the scaling by a half, twice the scaling by the whole,
-and one of two target modules left out by one to two thirds in a random model."""
+"""Largest accepted share by which an adapter's effect may differ from the trained one, rounding aside. Rounding of the
+factors to bfloat16 changes it by less than a hundredth. Half the scaling changes it by a half, and twice the scaling by
+the whole. Without one of two target modules, it changed by one to two thirds in a random model."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """Token sequences and what the training code's forward pass says of them.
+    """Token sequences and their log-probabilities in the training code's forward pass.
 
     Attributes:
         sequences: Token ids; at least one sequence, each of at least two tokens.
@@ -82,7 +82,7 @@ class Canary:
         """Return the canary stored beside an adapter.
 
         Raises:
-            FedSafetyError: It is missing or malformed.
+            FedSafetyError: The canary is missing or malformed.
         """
         path = adapter / FILE_NAME
         try:
@@ -103,16 +103,16 @@ def check_canary(engine: Engine, adapter: Path, canary: Canary, tolerance: float
 def check_canaries(engine: Engine, canaries: Mapping[Path, Canary], tolerance: float | None = None) -> None:
     """Check that ``engine`` applies each adapter as the training code does. An adapter that is truly zero passes.
 
-    Absolute differences say little in a coarse number format: an adapter may move all log-probabilities by less than
-    the format errs on the worst token, and would pass though it were ignored. So the *effect* is compared, too. Let t
-    be what the adapter changes in the training code, e what it changes in the engine, and n the root mean square of
-    the differences between both on the bare model. Were all well, e - t would be the difference of two rounding errors
+    Absolute differences do not suffice in a coarse number format: an adapter that moves all log-probabilities by less
+    than the rounding error of the worst token would pass even if the engine ignored it. So the *effect* is compared,
+    too. Let t be the adapter's effect in the training code, e its effect in the engine, and n the root mean square of
+    the differences between both on the bare model. In a correct engine, e - t is the difference of two rounding errors
     of the size n each, so at most 2n. Two conditions follow, each with twice that room and a quarter of the effect:
 
-    * ``rms(e - t) <= 0.25 rms(t) + 4 n``: what remains is rounding.
-    * ``|slope - 1| <= 0.25 + 4 · 2n / (rms(t) √tokens)``, where ``slope = <e, t> / <t, t>`` says how many times the
-      trained effect appears. It is a mean over all tokens, whose error falls with the root of their number: it finds
-      an ignored adapter, or half the scaling, also where noise covers single tokens.
+    * ``rms(e - t) <= 0.25 rms(t) + 4 n``: the rest is rounding.
+    * ``|slope - 1| <= 0.25 + 4 · 2n / (rms(t) √tokens)``, where ``slope = <e, t> / <t, t>`` is the size of the effect
+      in units of the trained one. It is a mean over all tokens, whose error falls with the root of their number. It
+      reveals an ignored adapter, or half the scaling, even where noise covers single tokens.
 
     Args:
         engine: The engine that will answer the probes.
@@ -121,19 +121,19 @@ def check_canaries(engine: Engine, canaries: Mapping[Path, Canary], tolerance: f
             format, see :data:`TOLERANCES`.
 
     Raises:
-        FedSafetyError: They disagree; the message says whether on the base model, on the adapter, or because the
-            adapter is ignored or acts otherwise, with the numbers.
+        FedSafetyError: They disagree. The message gives the numbers and the cause: another base model, other weights
+            of the adapter, an ignored adapter, or another effect.
     """
     limit = TOLERANCES[engine.dtype] if tolerance is None else tolerance
-    # Cells share their base model and canary sequences, so the base model is asked once a distinct sequence.
+    # Cells share their base model and canary sequences, so the base model scores each distinct sequence once.
     distinct = sorted({sequence for canary in canaries.values() for sequence in canary.sequences})
     scored: list[tuple[Sequence[int], Path | None]] = [(sequence, None) for sequence in distinct]
     scored += [(sequence, adapter) for adapter, canary in canaries.items() for sequence in canary.sequences]
-    found = iter(engine.logprobs_mixed(scored))
-    base = {sequence: next(found) for sequence in distinct}
+    logprobs = iter(engine.logprobs_mixed(scored))
+    base = {sequence: next(logprobs) for sequence in distinct}
     for adapter, canary in canaries.items():
         without = [base[sequence] for sequence in canary.sequences]
-        applied = [next(found) for _ in canary.sequences]
+        applied = [next(logprobs) for _ in canary.sequences]
         problem = _problem(canary, without, applied, limit)
         if problem:
             raise FedSafetyError(f"adapter canary of {adapter} failed on {engine.name} ({engine.dtype}): {problem}")
@@ -142,25 +142,25 @@ def check_canaries(engine: Engine, canaries: Mapping[Path, Canary], tolerance: f
 def _problem(
     canary: Canary, without: Sequence[Sequence[float]], applied: Sequence[Sequence[float]], limit: float
 ) -> str | None:
-    """Return what is wrong, or ``None``."""
+    """Return the problem as a sentence, or ``None``."""
     base_gap = _gap(without, canary.without)
     if not base_gap <= limit:
         return (
             f"without the adapter, engine and training code differ by {base_gap:.2g} nats (allowed {limit:.2g}); "
-            f"the engine has loaded another base model or number format than the one that was trained from"
+            f"the engine has loaded another base model or number format than the training used"
         )
     noise = _rms(_differences(without, canary.without))
     if noise > _RMS_SHARE * limit:
         return (
             f"without the adapter, engine and training code differ by {noise:.2g} nats in the root mean square "
             f"(allowed {_RMS_SHARE * limit:.2g}); the engine has loaded another base model or number format than the "
-            f"one that was trained from"
+            f"training used"
         )
     expected, shown = _gap(canary.applied, canary.without), _gap(applied, without)
     if expected > max(_NOISE_FLOOR, 8 * base_gap) and shown < expected / 4:
         return (
-            f"the adapter is ignored: it should move log-probabilities by {expected:.2g} nats, in the engine it moves "
-            f"them by {shown:.2g}; check the adapter's module names and target_modules, or take another engine"
+            f"the adapter is ignored: it should move log-probabilities by {expected:.2g} nats, but in the engine it "
+            f"moves them by {shown:.2g}; check the adapter's module names and target_modules, or take another engine"
         )
     gap = _gap(applied, canary.applied)
     if not gap <= limit:

@@ -1,4 +1,4 @@
-"""What both engines read from a base model's folder before they load it."""
+"""Description of a base model, which both engines read from its folder before they load it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Checkpoint:
     """A Hugging Face causal language model on disk.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         config: Its parsed transformers configuration.
         linear_layers: Module path → (in features, out features) of every linear layer but the output head.
-        end_ids: Token ids that end an answer: those that the model names, and the one that training puts at the end of
-            every response, which is the tokenizer's.
-        max_length: Longest sequence it was made for, in tokens.
+        end_ids: Token ids that end an answer: those of the model's configuration, and the tokenizer's, which training
+            puts at the end of every response.
+        max_length: Longest sequence that the model supports, in tokens.
     """
 
     folder: Path
@@ -31,10 +31,10 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Return what ``folder`` says of its model, without loading the weights.
+    """Return the description of the model in ``folder`` without loading the weights.
 
     Raises:
-        UsageError: It is not a causal language model in Hugging Face format with safetensors weights.
+        UsageError: The folder is not a causal language model in Hugging Face format with safetensors weights.
     """
     import torch
     import transformers

@@ -21,6 +21,6 @@ def memory_error(engine: str, doing: str, error: BaseException, settings: Mappin
     return MemoryShortageError(
         f"{engine} ran out of memory while {doing} ({shown}): {first_line(error):.300}; lower compute.max_batch "
         f"(sequences at once), compute.max_loras or compute.max_length, raise compute.gpu_memory_fraction if nothing "
-        f"else runs on the GPU, or spread the model over more with compute.tensor_parallel; what is finished stays, so "
-        f"run again"
+        f"else runs on the GPU, or spread the model over more GPUs with compute.tensor_parallel; then run again, "
+        f"because finished work is kept"
     )

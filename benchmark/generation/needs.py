@@ -1,4 +1,4 @@
-"""The memory that an engine needs to answer with a model, and the machine that is to offer it."""
+"""Memory that an engine needs to answer with a model, and memory of this machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from benchmark.suites.suite import Compute
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run.
+    """A device on which models run.
 
     Attributes:
         kind: A GPU or the processor.
-        name: For the reader.
-        memory: Bytes that a process may use: the GPU's, or the machine's as far as this process is allowed it.
+        name: Name for the reader.
+        memory: Bytes that a process may use: of the GPU, or of the machine up to the container's limit.
     """
 
     kind: Literal["cuda", "cpu"]
@@ -34,14 +34,14 @@ class Device:
 
 @dataclass(frozen=True)
 class AnsweringMemory:
-    """Bytes of the answering engine, on each of the devices that share it.
+    """Bytes of the answering engine on each device that shares it.
 
     Attributes:
         weights: The base model.
         adapters: Slots for the adapters of a batch.
-        least_cache: Key-value cache of one sequence of full length; without it nothing can be answered.
-        full_cache: Key-value cache of a full batch of such sequences; with less, fewer are answered at once.
-        fraction: Share of a GPU's memory that the engine takes, whatever it needs.
+        least_cache: Key-value cache of one sequence of full length, the least for an answer.
+        full_cache: Key-value cache of a full batch of such sequences; with less, batches are smaller.
+        fraction: Share of a GPU's memory that the engine takes, even if it needs less.
     """
 
     weights: int
@@ -52,11 +52,11 @@ class AnsweringMemory:
 
     @property
     def least(self) -> int:
-        """What it cannot do without."""
+        """Least bytes with which the engine can answer."""
         return self.weights + self.adapters + self.least_cache
 
     def taken(self, device: Device) -> int:
-        """Return what it takes on ``device``."""
+        """Return the bytes that the engine takes on ``device``."""
         if device.kind == "cuda":
             return int(self.fraction * device.memory)
         return self.weights + self.adapters + min(self.full_cache, CPU_CACHE_BYTES)
@@ -71,10 +71,10 @@ def this_device() -> Device:
 
 
 def held_quantization(quantization: str, generator: str, tensor_parallel: int = 1) -> str:
-    """Return in which format an engine holds quantised weights: vLLM rounds them and holds them unquantised.
+    """Return the format in which an engine holds quantised weights: vLLM rounds them and holds them unquantised.
 
     Args:
-        quantization: As training holds them.
+        quantization: Format in training.
         generator: Name of the engine, with or without its version.
         tensor_parallel: Devices that share the model.
     """
@@ -85,10 +85,10 @@ def held_quantization(quantization: str, generator: str, tensor_parallel: int = 
 def answering_memory(
     decoder: Decoder, precision: Precision, lora: LoraSettings | None, compute: Compute, length: int, generator: str
 ) -> AnsweringMemory:
-    """Return what answering needs, for prompts with answers of at most ``length`` tokens.
+    """Return the memory of answering, for prompts with answers of at most ``length`` tokens.
 
-    The engine has slots for adapters in all linear layers if it is to answer with adapters. For the format in which it
-    holds the weights see :func:`held_quantization`.
+    With ``lora``, the engine has slots for adapters in all linear layers. For the format of its weights see
+    :func:`held_quantization`.
     """
     size, devices = BYTES[precision.dtype], compute.tensor_parallel
     held = held_quantization(precision.quantization, generator, devices)
@@ -108,7 +108,7 @@ def refuse_answering(role: str, memory: AnsweringMemory, device: Device) -> None
     """Refuse answering that does not fit into ``device``.
 
     Raises:
-        UsageError: It does not; gives the numbers and the way out.
+        UsageError: Answering does not fit; the message gives the numbers and the way out.
     """
     lack = _lack(memory, device)
     if lack is not None:
@@ -120,13 +120,13 @@ def refuse_answering(role: str, memory: AnsweringMemory, device: Device) -> None
 
 
 def judge_too_large(judge: str, memory: AnsweringMemory, device: Device) -> str | None:
-    """Return why a judge cannot be asked on ``device``, with the numbers and the way out, or ``None``."""
+    """Return why a judge does not fit into ``device``, with the numbers and the way out, or ``None``."""
     lack = _lack(memory, device)
     if lack is None:
         return None
     return (
-        f"judge {judge}: its model {lack}; name a smaller model for the role {judge} in the suite's models, or ask it "
-        f"on a larger machine with 'fedsafety judge', which needs the stored responses alone"
+        f"judge {judge}: its model {lack}; name a smaller model for the role {judge} in the suite's models, or run "
+        f"'fedsafety judge' on a larger machine, which needs the stored responses alone"
     )
 
 
@@ -138,7 +138,7 @@ def _lack(memory: AnsweringMemory, device: Device) -> str | None:
     slots = f", adapter slots {gib(memory.adapters)}" if memory.adapters else ""
     return (
         f"needs at least {gib(memory.least)} on each device (weights {gib(memory.weights)}{slots}, cache of one "
-        f"{gib(memory.least_cache)}), but {device.name} offers {gib(room)}{share}"
+        f"sequence {gib(memory.least_cache)}), but {device.name} offers {gib(room)}{share}"
     )
 
 

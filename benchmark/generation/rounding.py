@@ -1,9 +1,9 @@
-"""Quantised base models for vLLM: the rounded weights that training works with, held in the engine's own format.
+"""Quantised base models for vLLM: the rounded weights of training, held in the engine's own format.
 
-Training in 8 or 4 bits multiplies with weights that are rounded by bitsandbytes and scaled back, in the precision of
+Training in 8 or 4 bits multiplies with weights that bitsandbytes rounds and that are scaled back, in the precision of
 the activations (:mod:`benchmark.models.loading`). vLLM's main package no longer has bitsandbytes, and its own
-quantisers round otherwise, hence make other models. So the weights are rounded and scaled back once, while they are
-loaded: the answers are those of the model that was trained, at the memory and the speed of an unquantised one.
+quantisers round differently and so make other models. Therefore the weights are rounded and scaled back once, while
+they are loaded. The answers are those of the trained model, with the memory and speed of an unquantised model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmark.errors import FedSafetyError
 
 LOAD_FORMAT = "fedsafety_rounded"
-"""Name under which vLLM knows the loader."""
+"""Name of the loader in vLLM."""
 
 
 def rounding_obstacle(quantization: str, tensor_parallel: int) -> str | None:
@@ -28,7 +28,7 @@ def rounding_obstacle(quantization: str, tensor_parallel: int) -> str | None:
     if not quantization:
         return None
     if tensor_parallel > 1:
-        return "weights are rounded while they are loaded, which its worker processes on several GPUs do not know"
+        return "weights are rounded while they are loaded, but its worker processes on several GPUs lack the loader"
     if quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
         return "4-bit weights are rounded by bitsandbytes, which is not installed"
     return None
@@ -41,7 +41,7 @@ def rounded(weight: Tensor, quantization: str, dtype: torch.dtype) -> Tensor:
     blocks of 64 with scales that are quantised too (Dettmers et al. 2023, arXiv 2305.14314).
 
     Args:
-        weight: As stored.
+        weight: The stored weight.
         quantization: ``8bit`` or ``4bit``.
         dtype: Precision of the products.
     """
@@ -71,16 +71,16 @@ def register_loader(quantization: str, layers: Collection[str], dtype: torch.dty
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-    wanted = {f"{layer}.weight" for layer in layers}
+    names = {f"{layer}.weight" for layer in layers}
 
     class RoundingLoader(DefaultModelLoader):
         def __init__(self, load_config: Any) -> None:
             super().__init__(dataclasses.replace(load_config, load_format="safetensors"))
 
         def get_all_weights(self, model_config: Any, model: Any) -> Generator[tuple[str, Tensor], None, None]:
-            missing = set(wanted)
+            missing = set(names)
             for name, weight in super().get_all_weights(model_config, model):
-                if name in wanted:
+                if name in names:
                     missing.discard(name)
                     yield name, rounded(weight, quantization, dtype)
                 else:

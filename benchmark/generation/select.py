@@ -1,4 +1,4 @@
-"""Which generation engine this platform uses, and why."""
+"""Choice of the generation engine on this platform, with the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EngineChoice:
     Attributes:
         name: ``vllm`` or ``transformers``.
         reason: A sentence for people, recorded in the rows and shown by ``fedsafety doctor``.
-        automatic: Whether nobody asked for this engine, so that another may stand in where it cannot hold a model.
+        automatic: Whether the engine was not named, so that another may replace it for a model that it cannot hold.
     """
 
     name: str
@@ -39,12 +39,12 @@ def choose_engine(name: str = "auto", *, verify: bool = True) -> EngineChoice:
     """Return the engine to use.
 
     Args:
-        name: ``auto`` takes vLLM where it works, else transformers; the others are taken as asked.
-        verify: Also import vLLM before ``auto`` takes it (seconds, once a process); else go by package metadata.
+        name: ``auto`` for vLLM where it works and else transformers, or the name of an engine.
+        verify: Also import vLLM before ``auto`` takes it (seconds, once a process); else read package metadata only.
 
     Raises:
-        UsageError: No such engine.
-        FedSafetyError: vLLM was asked for but cannot work here.
+        UsageError: The engine is unknown.
+        FedSafetyError: ``name`` is vLLM, which cannot work here.
     """
     if name not in NAMES:
         raise unknown_name("generation engine", name, NAMES)
@@ -65,8 +65,8 @@ def choose_engine(name: str = "auto", *, verify: bool = True) -> EngineChoice:
 def open_engine(choice: EngineChoice, model_path: Path, settings: EngineSettings | None = None) -> Engine:
     """Return an open engine over the base model in ``model_path``; close it after use.
 
-    A quantised model answers with the weights that training works with (:mod:`benchmark.generation.rounding`). Where
-    vLLM cannot hold them, transformers does, unless vLLM was asked for by name. No other weights stand in silently.
+    A quantised model answers with the weights of training (:mod:`benchmark.generation.rounding`). If vLLM cannot hold
+    them, transformers answers, unless vLLM was chosen by name. Other weights are never used.
 
     Args:
         choice: From :func:`choose_engine`.

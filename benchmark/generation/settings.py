@@ -1,4 +1,4 @@
-"""Settings of a generation engine: how much it takes at once, and in which number format it holds a model."""
+"""Settings of a generation engine: the size of its batches, and the number format of its model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine is opened over a base model.
+    """Settings with which an engine is opened over a base model.
 
     Attributes:
         max_lora_rank: Largest rank of the adapters that requests will name; vLLM serves ranks up to 512.
         max_batch: Sequences in one batch.
-        max_length: Longest prompt with its answer, in tokens; by default what the model allows, in vLLM at most 4,096.
+        max_length: Longest prompt with its answer, in tokens; by default the model's limit, in vLLM at most 4,096.
         dtype: ``auto`` (float32 on the CPU, the checkpoint's own on a GPU), ``float32``, ``bfloat16`` or ``float16``.
-        quantization: ``8bit`` or ``4bit``, as training rounds the base model's weights; by default not at all.
+        quantization: ``8bit`` or ``4bit``, as training rounds the base model's weights; empty for none.
         tensor_parallel: GPUs that share the model; vLLM only.
         gpu_memory_fraction: Share of each GPU's memory that vLLM takes for the model and its key-value cache.
         max_loras: Adapters in one batch, in vLLM; each costs the memory of one adapter at the largest rank.
@@ -58,7 +58,7 @@ class EngineSettings:
         max_length: int | None = None,
         max_loras: int | None = None,
     ) -> EngineSettings:
-        """Return the settings for a checkpoint on a machine that is used as a suite's ``compute`` asks.
+        """Return the settings for a checkpoint and a suite's use of the machine.
 
         Args:
             compute: Use of the machine.

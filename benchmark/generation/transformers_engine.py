@@ -1,7 +1,6 @@
-"""Generation with transformers, for platforms without vLLM and weights that it has no build for.
+"""Generation with transformers, for platforms without vLLM and for weights that vLLM cannot hold.
 
-The interface and the greedy answers are those of :mod:`benchmark.generation.vllm_engine`; sampled ones are drawn
-otherwise.
+The interface and the greedy answers are those of :mod:`benchmark.generation.vllm_engine`. Sampled answers differ.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ T = TypeVar("T")
 class TransformersEngine(Engine):
     """Batched decoding with a key-value cache; LoRA factors are added by hooks on the linear layers.
 
-    One adapter is in memory at a time. Where a batch does not fit into memory, half of it is tried, down to one
-    sequence: no answer depends on what shares its batch.
+    One adapter is in memory at a time. A batch that does not fit into memory is halved, down to one sequence, because
+    no answer depends on the rest of its batch.
 
     Args:
         model_path: Folder of the base model.
         settings: Batch, length and number formats; quantised weights are loaded as the training code loads them.
-        device: Where to run; by default a GPU if there is one.
+        device: Device of the model; by default a GPU if there is one.
 
     Raises:
         UsageError: The folder is not a loadable checkpoint.
@@ -88,19 +87,19 @@ class TransformersEngine(Engine):
         answers: dict[int, Answer] = {}
         for batch in self._batches([(r.adapter, len(r.prompt_ids)) for r in requests]):
             parts = self._in_parts("answering", batch, lambda part: self._answer([requests[i] for i in part]))
-            for part, said in parts:
-                answers.update(zip(part, said, strict=True))
+            for part, part_answers in parts:
+                answers.update(zip(part, part_answers, strict=True))
         return [answers[index] for index in range(len(requests))]
 
     def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
-        """Return what the model says of every token but the first of each sequence.
+        """Return the scores of every token but the first of each sequence.
 
         Raises:
             UsageError: A sequence does not fit the model.
             FedSafetyError: An adapter cannot be applied.
         """
         self.check_fit((f"sequence {i}", len(sequence), 0) for i, (sequence, _) in enumerate(scored))
-        found: dict[int, list[TokenScore]] = {}
+        results: dict[int, list[TokenScore]] = {}
         for batch in self._batches([(adapter, len(sequence)) for sequence, adapter in scored]):
             # The logits of all positions are held at once, so long sequences come in smaller groups.
             longest = max(len(scored[index][0]) for index in batch)
@@ -110,8 +109,8 @@ class TransformersEngine(Engine):
                 for part, scores in self._in_parts(
                     "scoring", group, lambda part: self._score([scored[index][0] for index in part])
                 ):
-                    found.update(zip(part, scores, strict=True))
-        return [found[index] for index in range(len(scored))]
+                    results.update(zip(part, scores, strict=True))
+        return [results[index] for index in range(len(scored))]
 
     def close(self) -> None:
         """Free the model."""
@@ -127,24 +126,24 @@ class TransformersEngine(Engine):
     def _in_parts(
         self, doing: str, batch: list[int], work: Callable[[list[int]], list[T]]
     ) -> Iterator[tuple[list[int], list[T]]]:
-        """Yield parts of ``batch`` with their results: all of it at once, or as much as fits into memory.
+        """Yield parts of ``batch`` with their results: the whole batch, or as much at once as fits into memory.
 
-        How much fits is remembered: an attempt that fails costs more than a smaller batch.
+        The size that fits is remembered, because a failed attempt costs more than a smaller batch.
 
         Raises:
-            FedSafetyError: Not even one sequence fits.
+            FedSafetyError: A single sequence does not fit.
         """
         rest = list(batch)
         while rest:
             part = rest[: self._fitting.get(doing, self._max_batch)]
             with self._memory_watched(doing):
-                done = _unless_memory_runs_out(work, part)
-            if done is None:
-                # What the failed attempt held is only free once its error is gone.
+                results = _unless_memory_runs_out(work, part)
+            if results is None:
+                # Free memory here, because the failed attempt holds it until its error is gone.
                 self._give_back()
                 self._fitting[doing] = len(part) // 2
                 continue
-            yield part, done
+            yield part, results
             rest = rest[len(part) :]
 
     def _score(self, sequences: Sequence[Sequence[int]]) -> list[list[TokenScore]]:
@@ -152,9 +151,9 @@ class TransformersEngine(Engine):
         ids, mask = self._padded(sequences, left=False)
         with torch.inference_mode():
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-            said = logits.gather(-1, ids[:, 1:, None])
-            greedy = (said >= logits.amax(-1, keepdim=True)).squeeze(-1).tolist()
-            values = (said - logits.logsumexp(-1, keepdim=True)).squeeze(-1).tolist()
+            chosen = logits.gather(-1, ids[:, 1:, None])
+            greedy = (chosen >= logits.amax(-1, keepdim=True)).squeeze(-1).tolist()
+            values = (chosen - logits.logsumexp(-1, keepdim=True)).squeeze(-1).tolist()
         return [
             [TokenScore(value, top) for value, top in zip(row[: len(s) - 1], tops[: len(s) - 1], strict=True)]
             for row, tops, s in zip(values, greedy, sequences, strict=True)
@@ -167,7 +166,7 @@ class TransformersEngine(Engine):
         end_ids = torch.tensor(sorted(self._checkpoint.end_ids), device=self._device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         sampler = _Sampler(requests, self._device)
-        said: list[Tensor] = []
+        tokens: list[Tensor] = []
         running = torch.ones(len(requests), dtype=torch.bool, device=self._device)
         cache: Any = None
         contrasts: list[tuple[float, float] | None] = []
@@ -184,22 +183,22 @@ class TransformersEngine(Engine):
                 logits, cache = output.logits[:, -1].float(), output.past_key_values
                 contrasts = contrasts or _contrasts(logits, requests)
                 token = sampler.next(logits)
-                said.append(torch.where(running, token, -1))
-                running = running & ~torch.isin(token, end_ids) & (len(said) < limits)
+                tokens.append(torch.where(running, token, -1))
+                running = running & ~torch.isin(token, end_ids) & (len(tokens) < limits)
                 if not running.any():
                     break
                 ids, positions = token[:, None], positions[:, -1:] + 1
                 mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         return [
             self._finish(row, contrast)
-            for row, contrast in zip(torch.stack(said, dim=1).tolist(), contrasts, strict=True)
+            for row, contrast in zip(torch.stack(tokens, dim=1).tolist(), contrasts, strict=True)
         ]
 
     def _finish(self, row: list[int], contrast: tuple[float, float] | None) -> Answer:
         ids = [token for token in row if token >= 0]
         finished = ids[-1] in self._checkpoint.end_ids
-        kept = ids[:-1] if finished else ids
-        return Answer(tuple(kept), self._tokenizer.decode(kept, skip_special_tokens=True), finished, contrast)
+        answer = ids[:-1] if finished else ids
+        return Answer(tuple(answer), self._tokenizer.decode(answer, skip_special_tokens=True), finished, contrast)
 
     def _batches(self, keys: Sequence[tuple[Path | None, int]]) -> Iterator[list[int]]:
         """Yield the indices of ``keys`` (adapter, length) in batches of one adapter, which is active meanwhile."""
@@ -252,7 +251,7 @@ class TransformersEngine(Engine):
 
     @contextlib.contextmanager
     def _memory_watched(self, doing: str) -> Iterator[None]:
-        """Turn running out of memory into the error that says what to lower; what was taken is given back."""
+        """Turn a shortage of memory into the error that names the settings to lower, and free the model."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -278,14 +277,14 @@ class _Sampler:
 
     Args:
         requests: The batch.
-        device: Where the logits are.
+        device: Device of the logits.
     """
 
     def __init__(self, requests: Sequence[Request], device: torch.device) -> None:
         self._sampled = [i for i, r in enumerate(requests) if r.temperature > 0]
         rows = [requests[i] for i in self._sampled]
-        # All numbers of a request are drawn on the processor beforehand: the same ones on every device, however long
-        # its batch mates run.
+        # Draw all numbers of a request on the processor beforehand, so that they depend neither on the device nor on
+        # the rest of the batch.
         longest = max((r.max_new_tokens for r in rows), default=0)
         self._numbers = torch.zeros(len(rows), longest, dtype=torch.float64)
         for numbers, request in zip(self._numbers, rows, strict=True):
@@ -308,12 +307,12 @@ class _Sampler:
         return token
 
     def _drawn(self, logits: Tensor, numbers: Tensor) -> Tensor:
-        """Invert the cumulative distribution, tokens in falling probability, cut where ``top_p`` is reached."""
+        """Return tokens by inverting the distribution, in falling probability and cut where ``top_p`` is reached."""
         ordered, tokens = logits.double().div(self._temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered
-        kept = ordered.masked_fill(before >= self._top_p, 0.0).cumsum(-1)
-        place = torch.searchsorted(kept, numbers * kept[:, -1:], right=True)
-        # The last token that was kept, should rounding lead past it.
+        sums = ordered.masked_fill(before >= self._top_p, 0.0).cumsum(-1)
+        place = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)
+        # Rounding may lead past the last token within top_p; then take that token.
         place = place.minimum((before < self._top_p).sum(-1, keepdim=True) - 1)
         return tokens.gather(-1, place)[:, 0]
 
@@ -322,12 +321,12 @@ def _loaded(path: Path, dtype: str, quantization: str, device: torch.device) -> 
     """Return the base model on ``device``.
 
     Raises:
-        UsageError: It cannot be loaded.
+        UsageError: The model cannot be loaded.
     """
     import transformers
 
     if quantization:
-        # The one that training loads, since a quantised model is a model of its own.
+        # Load it as training does, because other quantisation code makes another model.
         from benchmark.models.loading import load_causal_lm
 
         quantised: Any = load_causal_lm(path, dtype=dtype, quantization=quantization, device=str(device))

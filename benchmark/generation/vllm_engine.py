@@ -6,12 +6,12 @@ Engines are opened and closed one after the other in one process. vLLM keeps its
 drops it with the first engine that is shut down, so an engine that is closed while others are open is shut down
 together with the last of them.
 
-Prefix caching stays off: every probe is answered once per adapter, so there is nothing to gain, and no answer can then
-depend on what was asked before it.
+Prefix caching stays off, so that no answer depends on earlier requests. It would gain nothing, because every probe is
+answered once per adapter.
 
-Adapters stream: vLLM keeps ``max_loras`` of them on the device and twice as many in memory, the least recently used go,
-and this module remembers a few names. So memory does not grow with the number of adapters. Requests run grouped by
-adapter, so each is read once a call.
+Memory does not grow with the number of adapters: vLLM keeps ``max_loras`` of them on the device and twice as many in
+memory, and drops the least recently used. This module remembers a few names. Requests run grouped by adapter, so that
+each adapter is read once a call.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from benchmark.models.memory import out_of_memory
 from benchmark.models.sizes import CPU_CACHE_BYTES, config_cache_bytes
 
 _BATCHES_PER_CALL = 4
-"""Full batches handed over at once: small enough for a live progress display, large enough to keep batches full."""
+"""Full batches in a call of vLLM: few enough for a live progress display, enough to keep batches full."""
 
 _CPU_LORAS = 2
-"""Adapters kept in memory for each one on the device: those of one call of the canary and of the answers after it."""
+"""Adapters in memory for each adapter on the device, for a call of the canary and the answers after it."""
 
 _KNOWN_LORAS = 8
-"""Adapters whose number is remembered for each one on the device."""
+"""Remembered adapter numbers for each adapter on the device."""
 
 _open: list[VllmEngine] = []
 _awaiting_shutdown: list[Any] = []
@@ -75,7 +75,7 @@ class VllmEngine(Engine):
         self._lora_ids: OrderedDict[tuple[Path, str], int] = OrderedDict()
         self._loras_seen = 0
         self._contrasts: dict[int, tuple[float, float]] = {}
-        # A recorder in another process could not say what it has seen.
+        # A recorder in another process could not return its records.
         self._records = settings.tensor_parallel == 1
         self._llm: Any = None
         vllm = import_vllm()
@@ -111,13 +111,13 @@ class VllmEngine(Engine):
                     max_num_seqs=settings.max_batch,
                     enforce_eager=True,
                     enable_prefix_caching=False,
-                    # The recorder below must see each request's first position before its first token is known.
+                    # The recorder below must read each request's first position before its first token is drawn.
                     async_scheduling=False,
                     enable_lora=True,
                     max_loras=settings.max_loras,
                     max_cpu_loras=_CPU_LORAS * settings.max_loras,
                     max_lora_rank=self._max_rank,
-                    # Without the output head, which no adapter of ours targets: its LoRA wrapper breaks
+                    # Leave out the output head, which no adapter of ours targets: its LoRA wrapper breaks
                     # prompt log-probabilities on the CPU and costs time at every step.
                     lora_target_modules=sorted({n.rpartition(".")[2] for n in self._checkpoint.linear_layers}),
                     disable_log_stats=True,
@@ -125,7 +125,7 @@ class VllmEngine(Engine):
                     **options,
                 )
         except Exception as error:
-            # A model that was loaded in part must not hold its memory.
+            # Free the memory of a model that was loaded in part.
             _release()
             if out_of_memory(error):
                 raise memory_error(self.name, f"loading {model_path}", error, self._memory_settings) from error
@@ -139,7 +139,7 @@ class VllmEngine(Engine):
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in the order of ``requests``; they run grouped by adapter.
 
-        An interrupt or a failure inside vLLM closes the engine, since requests may be left inside it.
+        An interrupt or a failure inside vLLM closes the engine, because requests may be left inside it.
 
         Raises:
             UsageError: A prompt with its answer does not fit the model.
@@ -159,17 +159,17 @@ class VllmEngine(Engine):
             for index, r in enumerate(requests)
         ]
         outputs = self._run([r.prompt_ids for r in requests], params, [loras[r.adapter] for r in requests])
-        said = [self._without_end(output.outputs[0].token_ids) for output in outputs]
-        texts = self._decode(said)
-        found = dict(self._contrasts) if self._records else self._contrasts_apart(requests, loras)
+        answers = [self._without_end(output.outputs[0].token_ids) for output in outputs]
+        texts = self._decode(answers)
+        contrasts = dict(self._contrasts) if self._records else self._contrasts_apart(requests, loras)
         self._contrasts.clear()
         return [
-            Answer(ids, text, output.outputs[0].finish_reason == "stop", None if r.contrast is None else found[i])
-            for i, (ids, text, output, r) in enumerate(zip(said, texts, outputs, requests, strict=True))
+            Answer(ids, text, output.outputs[0].finish_reason == "stop", None if r.contrast is None else contrasts[i])
+            for i, (ids, text, output, r) in enumerate(zip(answers, texts, outputs, requests, strict=True))
         ]
 
     def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
-        """Return what the model says of every token but the first of each sequence, in one stream of batches.
+        """Return the scores of every token but the first of each sequence, in one stream of batches.
 
         Raises:
             UsageError: A sequence leaves no room for one more token, which vLLM always generates.
@@ -208,18 +208,18 @@ class VllmEngine(Engine):
     def _contrasts_apart(
         self, requests: Sequence[Request], loras: dict[Path | None, Any]
     ) -> dict[int, tuple[float, float]]:
-        """Return what the recorder would have seen, by one more token of each request that asked."""
-        asked = [(i, r, r.contrast) for i, r in enumerate(requests) if r.contrast is not None]
+        """Return the log-probabilities of all contrasts without the recorder, by one more token of each request."""
+        pairs = [(i, r, r.contrast) for i, r in enumerate(requests) if r.contrast is not None]
         outputs = self._run(
-            [r.prompt_ids for _, r, _ in asked],
-            [self._sampling(None, max_tokens=1, logprob_token_ids=list(pair)) for _, _, pair in asked],
-            [loras[r.adapter] for _, r, _ in asked],
+            [r.prompt_ids for _, r, _ in pairs],
+            [self._sampling(None, max_tokens=1, logprob_token_ids=list(pair)) for _, _, pair in pairs],
+            [loras[r.adapter] for _, r, _ in pairs],
         )
-        found = {}
-        for (index, _, (first, second)), output in zip(asked, outputs, strict=True):
+        contrasts = {}
+        for (index, _, (first, second)), output in zip(pairs, outputs, strict=True):
             table = output.outputs[0].logprobs[0]
-            found[index] = (table[first].logprob, table[second].logprob)
-        return found
+            contrasts[index] = (table[first].logprob, table[second].logprob)
+        return contrasts
 
     def _run(
         self,
@@ -272,7 +272,7 @@ class VllmEngine(Engine):
                         f"adapter {folder} has rank {stored.rank}, the engine was opened for at most {self._max_rank}; "
                         f"open it with max_lora_rank={stored.rank}"
                     )
-                # A number is never given twice, so what vLLM holds under it is always this content.
+                # Numbers are never reused, so vLLM's adapter of a number always has this content.
                 self._loras_seen += 1
                 self._lora_ids[key] = self._loras_seen
             number = self._lora_ids[key]
@@ -317,10 +317,10 @@ def engine_name() -> str:
 
 
 def import_vllm() -> Any:
-    """Import and return vLLM, set up to run inside this process and to say nothing but errors.
+    """Import and return vLLM, set up to run inside this process and to log errors only.
 
     Raises:
-        ImportError: It is not installed or its build does not fit the installed PyTorch.
+        ImportError: vLLM is not installed or its build does not fit the installed PyTorch.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -337,7 +337,7 @@ _CONTRAST = "fedsafety_contrast"
 
 
 def _recorder(found: dict[int, tuple[float, float]]) -> type[Any]:
-    """Return a logits processor that changes nothing and notes two log-probabilities at each first position.
+    """Return a logits processor that changes nothing and records two log-probabilities at each first position.
 
     vLLM's own ``logprob_token_ids`` would work at every position of every answer and compile a kernel first.
 
@@ -357,16 +357,16 @@ def _recorder(found: dict[int, tuple[float, float]]) -> type[Any]:
             return False
 
         def update_state(self, batch_update: Any) -> None:
-            def wanted(params: Any, prompt: Any, said: list[int]) -> tuple[int, tuple[int, int], list[int]] | None:
+            def entry(params: Any, prompt: Any, output: list[int]) -> tuple[int, tuple[int, int], list[int]] | None:
                 del prompt
-                asked = (params.extra_args or {}).get(_CONTRAST)
-                return None if asked is None else (*asked, said)
+                contrast = (params.extra_args or {}).get(_CONTRAST)
+                return None if contrast is None else (*contrast, output)
 
-            process_dict_updates(self._rows, batch_update, wanted)
+            process_dict_updates(self._rows, batch_update, entry)
 
         def apply(self, logits: torch.Tensor) -> torch.Tensor:
-            # A prompt that is read in chunks passes here once a chunk; the last pass, at its true end, stays.
-            first = [(row, number, pair) for row, (number, pair, said) in self._rows.items() if not said]
+            # A prompt that is read in chunks passes here once a chunk. The last pass, at its end, replaces the others.
+            first = [(row, number, pair) for row, (number, pair, output) in self._rows.items() if not output]
             if first:
                 rows = torch.tensor([row for row, _, _ in first], device=logits.device)
                 pairs = torch.tensor([pair for _, _, pair in first], device=logits.device)
@@ -378,7 +378,7 @@ def _recorder(found: dict[int, tuple[float, float]]) -> type[Any]:
 
 
 def _release() -> None:
-    """Give back what vLLM holds in this process after a start that failed: distributed state and GPU memory."""
+    """Free vLLM's distributed state and GPU memory in this process after a failed start."""
     if _open or _awaiting_shutdown:
         return
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -395,8 +395,8 @@ def _supported_rank(rank: int) -> int:
 
 
 def _dtype(asked: str, checkpoint: Checkpoint, *, on_cpu: bool) -> str:
-    own = str(getattr(checkpoint.config, "dtype", None) or "float32").removeprefix("torch.")
-    resolved = ("float32" if on_cpu else own) if asked == "auto" else asked
+    stored = str(getattr(checkpoint.config, "dtype", None) or "float32").removeprefix("torch.")
+    resolved = ("float32" if on_cpu else stored) if asked == "auto" else asked
     if resolved not in ("float32", "bfloat16", "float16"):
         raise UsageError(f"dtype is {resolved!r}; choose auto, float32, bfloat16 or float16")
     return resolved
@@ -413,10 +413,10 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _untouched_classes() -> Iterator[None]:
-    """Keep vLLM from changing transformers' own classes so that they compile, which nothing here asks for.
+    """Keep vLLM from changing transformers' own classes for compilation, which this engine does not use.
 
-    It does so with architectures that it runs through transformers (GPT-NeoX and Phi among them), and afterwards this
-    process cannot make a model of that class any more.
+    vLLM changes the classes of architectures that it runs through transformers, such as GPT-NeoX and Phi. Afterwards
+    this process could not create a model of such a class.
     """
     from vllm.model_executor.models.transformers.base import Base
 
@@ -426,7 +426,7 @@ def _untouched_classes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_threads() -> Iterator[None]:
-    """Undo vLLM's hold on the thread count: it replaces ``torch.set_num_threads`` by a function that does nothing."""
+    """Restore ``torch.set_num_threads``, which vLLM replaces by a function that does nothing, and the thread count."""
     setter, threads = torch.set_num_threads, torch.get_num_threads()
     try:
         yield

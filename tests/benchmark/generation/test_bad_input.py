@@ -85,7 +85,7 @@ class Full:
 
 WAY_OUT = (
     r"ran out of memory while answering \(max_batch=4, .*max_length=64.*\): CUDA out of memory. Tried to allocate "
-    r"20.00 GiB.; lower compute.max_batch .* compute.gpu_memory_fraction .* compute.tensor_parallel; what is finished"
+    r"20.00 GiB.; lower compute.max_batch .* compute.gpu_memory_fraction .* compute.tensor_parallel; then run again"
 )
 
 
