@@ -1,4 +1,4 @@
-"""What answering all probes and judging the answers costs."""
+"""Cost of answering all probes and of judging the answers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PROMPT_TOKENS = 128
 """Tokens of a prompt with its template."""
 
 JUDGE_TOKENS = 1000
-"""Tokens of a judge's own words around a prompt and its answer."""
+"""Tokens of a judge's template around a prompt and its answer."""
 
 UNKNOWN_PROBES = 500
-"""Probes of a set that is not here and has no limit."""
+"""Assumed probes of a set that is not on this machine and has no limit."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Tokens that go through a model without being trained on.
+    """Tokens that go through a model without training, and their cost.
 
     Attributes:
         passes: Sequences.
@@ -53,7 +53,7 @@ class ProbeSet:
 
 
 def probe_sets(plan: Plan) -> list[ProbeSet]:
-    """Return the probes of a plan, counted from the suite where they are not here."""
+    """Return the probes of a plan, by the suite's limits if they are not on this machine."""
     try:
         counted = Counter((probe.kind, probe.max_new_tokens) for probe in plan.world.probes())
     except InputsMissingError:
@@ -63,7 +63,7 @@ def probe_sets(plan: Plan) -> list[ProbeSet]:
 
 
 def answering(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet]) -> Reading:
-    """Return the cost of every response set whose starting model is known."""
+    """Return the cost of all response sets whose starting model is in ``models``."""
     starts = {cell.response_key: cell.scenario.start for cell in plan.cells if cell.runs}
     sets = Counter(start for start in starts.values() if start in models)
     return _sum(
@@ -74,7 +74,7 @@ def answering(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet
 
 
 def judging(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet]) -> dict[str, Reading]:
-    """Return the cost of all verdicts by judge, of judges whose model is known."""
+    """Return the cost of all verdicts by judge, for judges whose model is in ``models``."""
     sets = len({cell.response_key for cell in plan.cells if cell.runs})
     listed = list(probes)
     return {
@@ -95,12 +95,12 @@ def judging(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet])
 
 
 def longest_judgement(judge: str) -> int:
-    """Return how many tokens a judge may answer with."""
+    """Return the largest number of tokens of a judge's answer."""
     return int(getattr(judges.get(judge).target, "longest_answer", 1))
 
 
 def judge_context(judge: str, otherwise: int) -> int:
-    """Return for how many tokens a judge opens its model, or ``otherwise`` where it does not say."""
+    """Return the number of tokens for which a judge opens its model, or ``otherwise`` if it sets none."""
     return int(getattr(judges.get(judge).target, "context", otherwise))
 
 
@@ -119,7 +119,7 @@ def _reading(model: Model, plan: Plan, passes: int, read: int, written: int) -> 
         passes=passes,
         read=passes * read,
         written=passes * written,
-        # Of a prompt, the head works on the last token only.
+        # In a prompt, the head works on the last token only.
         operations=2.0 * (tokens * decoder.linear_parameters + passes * written * decoder.hidden * decoder.vocabulary),
         traffic=-(-passes // compute.max_batch) * written * float(weights),
     )

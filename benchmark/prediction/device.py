@@ -1,4 +1,4 @@
-"""The rate at which this machine multiplies matrices and copies memory, measured in a moment."""
+"""Rates at which this machine multiplies matrices and copies memory, measured in a moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.generation.needs import Device
 _SIDE = 256
 """Side of the first matrices that are multiplied."""
 _LARGEST_SIDE = 8192
-"""Side of the largest; beyond that a GPU gets no faster."""
+"""Side of the largest matrices; a GPU gets no faster beyond that."""
 _LONG_ENOUGH = 0.1
 """Seconds after which one product is no longer dominated by its start."""
 _COPIED = 1 << 28
@@ -25,7 +25,7 @@ class Rate:
     """A measurement of the machine.
 
     Attributes:
-        device: Where.
+        device: Name of the device.
         dtype: Number format of the product.
         operations: Matrix operations a second.
         bandwidth: Bytes a second that are read and written by a copy.
@@ -42,8 +42,8 @@ def measure_rate(dtype: str, device: Device, seconds: float = 0.5) -> Rate:
 
     Args:
         dtype: Number format, as PyTorch names it.
-        device: Where.
-        seconds: How long to measure.
+        device: Device to measure.
+        seconds: Time for each of the two rates.
     """
     side = _SIDE
     while True:
@@ -61,7 +61,7 @@ def measure_rate(dtype: str, device: Device, seconds: float = 0.5) -> Rate:
 
 
 def _best(work: Callable[[], object], seconds: float, device: Device) -> float:
-    """Return the shortest of repeated times, after one that is not counted."""
+    """Return the shortest time of repeated calls, after a call that is not counted."""
     best, spent = float("inf"), 0.0
     work()
     while True:

@@ -1,9 +1,9 @@
-"""What a plan will cost, before anything is loaded: operations, time, memory and disk, from sizes alone.
+"""Cost of a plan from sizes alone, before anything is loaded: operations, time, memory and disk.
 
-Where a suite runs large models, samples of its own work (:mod:`benchmark.prediction.measured`) would take as long as
-others' whole runs. This prediction needs no weights and no data: models are known by the sizes that the suite gives or
-by a configuration that is here, and everything else is counted from the settings. What it assumes is named in
-:data:`ASSUMPTIONS`; the only thing that is measured is how fast this machine multiplies matrices and copies memory.
+With large models, samples of a suite's work (:mod:`benchmark.prediction.measured`) would take as long as whole runs of
+small suites. This prediction needs no weights and no data. Models are described by sizes in the suite or by a
+configuration on this machine, and the rest follows from the settings. :data:`ASSUMPTIONS` lists the assumptions. Only
+the rates at which this machine multiplies matrices and copies memory are measured.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ SHARE = 0.4
 """Assumed share of the measured rates that a run reaches."""
 
 ROW_TOKENS = 512
-"""Tokens of a training row where the suite sets no limit and the world's rows cannot be looked at."""
+"""Tokens of a training row if the suite sets no limit and the world's rows cannot be read."""
 
 _SAMPLED_ROWS = 64
 
 ASSUMPTIONS = (
     f"prompts of {PROMPT_TOKENS} tokens, answers as long as their limit",
-    f"{UNKNOWN_PROBES} probes in a set that is not here and has no limit",
-    f"judges' own words of {JUDGE_TOKENS} tokens and answers as long as their limit",
-    "memory not counted: models that methods ask without declaring the trait",
+    f"{UNKNOWN_PROBES} probes in a set that is not on this machine and has no limit",
+    f"judges' templates of {JUDGE_TOKENS} tokens and answers as long as their limit",
+    "memory not counted: models that methods use without declaring the trait",
     "time not counted: data that attacks and defenses generate, opening models, aggregation",
 )
 
@@ -79,20 +79,20 @@ class JobForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan costs in all, whatever of it is there already.
+    """Cost of a whole plan, including work that is done already.
 
     Attributes:
-        models: By role, those of known size that train, answer, judge or generate data.
-        unknown: Roles of unknown size; nothing of theirs is counted.
+        models: Models of known size that train, answer, judge or generate data, by role.
+        unknown: Roles of models of unknown size, which are left out.
         jobs: Its trainings.
         training_memory: Peak of training by role of the starting model.
         answering_memory: Need of the answering engine by role.
         answering: Generated answers to all probes.
         judging: Passes of each judge that is a model of known size.
         row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
-        device: Where the plan will run.
-        rate: What was measured of this machine, or ``None``: then there are no times.
-        share: Assumed share of it.
+        device: Device of the plan.
+        rate: Measured rates of this machine, or ``None`` for a prediction without times.
+        share: Assumed share of the rates that a run reaches.
     """
 
     models: Mapping[str, Model]
@@ -114,7 +114,7 @@ class Forecast:
 
     @cached_property
     def posthoc(self) -> Operations:
-        """Operations of everything after the last rounds."""
+        """Operations of all work after the last rounds."""
         return _sum(job.posthoc for job in self.jobs)
 
     @property
@@ -134,19 +134,19 @@ class Forecast:
 
     @property
     def total_seconds(self) -> float:
-        """Time of everything, one thing after the other."""
+        """Time of all work, one part after the other."""
         readings = [self.answering, *self.judging.values()]
         trained = self.seconds(self.training.executed + self.posthoc.executed)
         return trained + sum(self.seconds(reading.operations, reading.traffic) for reading in readings)
 
 
 def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
-    """Return what ``plan`` costs.
+    """Return the cost of ``plan``.
 
     Args:
-        plan: Its cells; one that is made with ``unresolved=True`` will do.
-        device: Where it will run: decides how far a step is divided.
-        rate: What was measured of it, for times.
+        plan: The plan; ``unresolved=True`` in :func:`benchmark.execution.plan.make_plan` suffices.
+        device: Device of the plan, whose memory decides how far a step is divided.
+        rate: Measured rates of the device, for times.
     """
     suite = plan.suite
     starts = {job.scenario.start for job in plan.jobs} | {cell.scenario.start for cell in plan.cells if cell.runs}
@@ -154,16 +154,16 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
     helpers = {job.training_key: generating_roles(job, plan.world) for job in plan.jobs}
     roles = dict.fromkeys([*sorted(starts), *sorted(set().union(*helpers.values())), *named])
     models = {role: model for role in roles if (model := find_model(suite, plan.world, role))}
-    known = [job for job in plan.jobs if job.scenario.start in models]
+    jobs = [job for job in plan.jobs if job.scenario.start in models]
     width, probes = _row_tokens(plan), probe_sets(plan)
     length = longest_sequence(suite, probes)
-    training = _training_memory(suite, known, models, device, width)
+    training = _training_memory(suite, jobs, models, device, width)
     return Forecast(
         models=models,
         unknown=tuple(role for role in roles if role not in models),
-        jobs=tuple(_job(suite, job, models[job.scenario.start], width) for job in known),
+        jobs=tuple(_job(suite, job, models[job.scenario.start], width) for job in jobs),
         training_memory={
-            role: _with_sampling(memory, role, known, helpers, models, _sampled_length(suite, probes))
+            role: _with_sampling(memory, role, jobs, helpers, models, _sampled_length(suite, probes))
             for role, memory in training.items()
         },
         answering_memory={
@@ -187,18 +187,18 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
 
 
 def check_fits(suite: Suite, forecast: Forecast, device: Device, workers: int = 1) -> tuple[str, ...]:
-    """Refuse a plan that cannot fit into memory; return which judges cannot, and why.
+    """Refuse a plan that does not fit into memory; return the reasons of judges that do not fit.
 
-    A judge is no reason to refuse: stored responses can be judged elsewhere.
+    A plan is not refused because of a judge, because another machine can judge the stored responses.
 
     Args:
-        suite: Its suite.
-        forecast: Its prediction.
-        device: Where it will run.
+        suite: Suite of the plan.
+        forecast: Prediction for the plan.
+        device: Device of the plan.
         workers: Training processes at a time on a processor, each with weights of its own.
 
     Raises:
-        UsageError: Training or answering takes more than ``device`` has; gives the numbers and the way out.
+        UsageError: Training or answering takes more than ``device`` has; the message gives the numbers and the way out.
     """
     for role, peak in forecast.training_memory.items():
         refuse_training(role, peak, device, workers, checkpointing=suite.training.gradient_checkpointing)
@@ -210,7 +210,7 @@ def check_fits(suite: Suite, forecast: Forecast, device: Device, workers: int = 
 
 
 def _row_tokens(plan: Plan) -> int:
-    """Return the longest that a row can be, or, of a world that makes its own, the longest of some of its rows."""
+    """Return the limit on a row's tokens, or the longest of a sample of rows if the world makes them."""
     if plan.suite.training.max_length:
         return plan.suite.training.max_length
     if plan.suite.models or not plan.jobs:
@@ -231,7 +231,7 @@ def _job(suite: Suite, job: TrainingJob, model: Model, width: int) -> JobForecas
     )
     finetuning = _scaled(_step_operations(suite, model, _posthoc_step(suite, width)), suite.posthoc.steps)
     derived = job.pipelines.keys() - {job.training_key}
-    # Of a chain, every link is an adapter of its own, made from the one before.
+    # Each link of a chain is an adapter of its own, made from the link before.
     finetuned = sum(1 for key in derived if parse_pipeline(job.pipelines[key]).finalizers)
     posthoc = [_scaled(finetuning, finetuned), _scaled(round_operations, sum(job.reattacks.values()))]
     return JobForecast(
@@ -264,7 +264,7 @@ def _training_memory(
     steps = {(job.scenario.start, _round_step(suite, job.scenario, width)) for job in jobs}
     steps |= {(start, _posthoc_step(suite, width)) for start, _ in steps}
     for start, step in sorted(steps, key=str):
-        # One after the other, a single client's rows are the whole step.
+        # In sequential mode, the rows of a single client are the whole step.
         whole = step if suite.training.mode == "stacked" else Step(1, step.rows, step.width, step.losses)
         memory = training_memory(
             models[start].decoder,
@@ -288,7 +288,7 @@ def _with_sampling(
     models: Mapping[str, Model],
     length: int,
 ) -> TrainingMemory:
-    """Return a starting model's training with the data that is generated for it: of all, what takes most."""
+    """Return a starting model's training memory, with that of the largest model that generates data for it."""
     used = sorted(set().union(*(helpers[job.training_key] for job in jobs if job.scenario.start == start)))
     options = [
         sampling_memory(role, models[role].decoder, models[role].precision, memory, length, second=role != start)

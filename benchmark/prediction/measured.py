@@ -1,7 +1,8 @@
-"""How long a plan will take on this machine, measured on samples of its own work before it starts.
+"""Time that a plan will take on this machine, measured on samples of its work before it starts.
 
-Training time is linear in rounds, answering in response sets, judging too; each slope is measured on small samples that
-run through the code of a real run, as many at once as the run will have workers. Nothing is kept.
+Training time is linear in rounds, and the time of answering and judging is linear in response sets. Each slope is
+measured on small samples that run through the code of a real run, as many at once as the run has workers. The samples
+are not stored.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _SHORT, _LONG = 2, 8
 _FEW, _MANY = 1, 9
 """Response sets of the two samples whose difference is the price of a set."""
 _SAMPLE_SEEDS = (10**6, 10**6 + 1)
-"""Seeds that no suite scores; those of the sample answers follow."""
+"""Seeds that no suite scores; the seeds of the sample answers follow them."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a plan still needs.
+    """Remaining work and time of a plan.
 
     Attributes:
         trainings: Federated trainings to do.
@@ -63,7 +64,7 @@ class Prediction:
 
 
 Shape = tuple[str, int, int, str]
-"""What the price of a job depends on: starting model, participants, clients, attack."""
+"""Properties that decide the price of a job: starting model, participants, clients, attack."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ class JobCost:
     """Seconds of one process for a scenario's jobs.
 
     Attributes:
-        data: Everybody's rows, once for each seed.
+        data: Making all clients' rows, once for each seed.
         fixed: A training without its rounds.
         round: A round.
-        adapter: A derived adapter.
+        adapter: Making a derived adapter.
     """
 
     data: float
@@ -84,10 +85,10 @@ class JobCost:
 
 
 def predict(run: Run) -> Prediction:
-    """Measure samples of the work that a run still has and return the prediction; takes about a minute or two.
+    """Measure samples of a run's remaining work for one or two minutes and return the prediction.
 
     Raises:
-        FedSafetyError: A sample fails; the run would fail alike.
+        FedSafetyError: A sample fails, as the run would.
     """
     plan, store = run.plan, run.store
     jobs = pending_jobs(plan, store)
@@ -176,9 +177,9 @@ def _answering_seconds(run: Run, starts: Sequence[str]) -> float:
     """Return the wall time of answering and judging; ``starts`` names the starting model of every response set."""
     plan, distinct = run.plan, sorted(set(starts))
     start = max(distinct, key=starts.count)
-    able = [c for c in plan.cells if c.scenario.start == start and c.runs]
-    # A defense that serves may answer in the model's place, which costs nothing: only where nobody else is asked.
-    cell = min(able, key=lambda c: bool(c.pipeline.servers))
+    candidates = [c for c in plan.cells if c.scenario.start == start and c.runs]
+    # Prefer a pipeline that does not serve, because a serving defense may answer in the model's place at no cost.
+    cell = min(candidates, key=lambda c: bool(c.pipeline.servers))
     scenario, pipeline = cell.scenario, cell.pipeline.name
     suite = _shortened(plan.suite, 1)
     spent = []
@@ -187,7 +188,7 @@ def _answering_seconds(run: Run, starts: Sequence[str]) -> float:
         silent = Reporter(Console(file=io.StringIO()))
         bench = Bench()
         for count in (_FEW, _MANY):
-            # The second sample's seeds are other ones, or the store would have one of its sets already.
+            # Each sample has its own seeds. Otherwise the store would already have a set of the second sample.
             seeds = range(_SAMPLE_SEEDS[-1] + count, _SAMPLE_SEEDS[-1] + 2 * count)
             sample = make_plan(suite, plan.generator, scenarios=[scenario.id], pipelines=[pipeline], seeds=seeds)
             cells = tuple(cell for cell in sample.cells if cell.scenario.id == scenario.id)

@@ -1,4 +1,4 @@
-"""The memory that training will take at most, and the refusal of what cannot fit."""
+"""Upper bound on the memory of training, and the refusal of training that does not fit."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class SamplingMemory:
     """Bytes of a training process while a model generates data, before or after the rounds.
 
     Attributes:
-        role: Which model generates.
-        weights: The frozen base that is trained.
-        second: The model that generates, where it is another one.
+        role: Role of the generating model.
+        weights: Frozen base of the trained model.
+        second: The generating model if it is not the trained one, else 0.
         cache: Keys and values of a full batch.
-        least_cache: Keys and values of one sequence; where memory runs out, batches are halved down to that.
+        least_cache: Keys and values of one sequence, to which a batch is halved if memory runs out.
     """
 
     role: str
@@ -43,11 +43,11 @@ class SamplingMemory:
 
     @property
     def total(self) -> int:
-        """Everything at once."""
+        """Bytes in all."""
         return self.weights + self.second + self.cache
 
     def needed(self, device: Device) -> int:
-        """Return what it cannot do without: a processor's memory does not run out in a way that could be mended."""
+        """Return the least bytes for generation. On a processor, a batch is not halved when memory runs out."""
         return self.weights + self.second + (self.least_cache if device.kind == "cuda" else self.cache)
 
 
@@ -58,11 +58,11 @@ class TrainingMemory:
     Attributes:
         weights: The frozen base.
         adapters: Factors, gradients and optimizer moments of all clients of a round.
-        activations: Of a step's part that is computed at once.
-        one_row: Activations of a part of one row, below which no division goes.
+        activations: Activations of a part of a step that is computed at once.
+        one_row: Activations of one row, the smallest part.
         parts: Parts that a step is divided into, so that its activations keep to their budget.
-        budget: Bytes that the activations may take; ``None`` for any.
-        sampling: Of generating data, where that is done; the generating model is let go before anything is trained.
+        budget: Bytes that the activations may take; ``None`` for no limit.
+        sampling: Memory of generating data, or ``None``. The generating model is closed before training.
     """
 
     weights: int
@@ -75,18 +75,18 @@ class TrainingMemory:
 
     @property
     def steps(self) -> int:
-        """Of training steps, everything at once."""
+        """Bytes of training steps in all."""
         return self.weights + self.adapters + self.activations
 
     @property
     def peak(self) -> int:
-        """Of training steps or of generating data, whichever takes more."""
+        """Bytes of training steps or of generating data, the larger of both."""
         return max(self.steps, self.sampling.total if self.sampling else 0)
 
     def resident(self, device: Device) -> int:
         """Return the bytes that a process takes of ``device`` while it trains.
 
-        On a processor the process itself and the holes of its heap come to what its tensors take.
+        On a processor these include the process itself and the holes of its heap.
         """
         if device.kind != "cpu":
             return self.steps
@@ -103,9 +103,9 @@ def training_memory(
     *,
     checkpointing: bool,
 ) -> TrainingMemory:
-    """Return the peak of training, with each step divided as often as its budget asks for.
+    """Return the peak of training, with each step divided until it keeps to its budget.
 
-    A step that exceeds its budget even row by row is returned as it then is.
+    A step that exceeds its budget even row by row is divided into rows.
     """
     weights = decoder.weight_bytes(precision.dtype, precision.quantization)
     adapters = adapter_state_bytes(decoder, lora, step.clients)
@@ -134,10 +134,10 @@ def _budget(compute: Compute, device: Device, fixed: int) -> int | None:
 def sampling_memory(
     role: str, decoder: Decoder, precision: Precision, start: TrainingMemory, length: int, *, second: bool
 ) -> SamplingMemory:
-    """Return what generating data takes.
+    """Return the memory of generating data.
 
     Args:
-        role: Of the model that generates.
+        role: Role of the generating model.
         decoder: Its sizes.
         precision: Its number format.
         start: Training of the starting model.
@@ -153,10 +153,10 @@ def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: 
     """Refuse training that does not fit into ``device``.
 
     Raises:
-        UsageError: It does not; gives the numbers and the way out.
+        UsageError: Training does not fit; the message gives the numbers and the way out.
     """
     workers = workers if device.kind == "cpu" else 1
-    each = f" in each of {workers} processes" if workers > 1 else ""
+    processes = f" in each of {workers} processes" if workers > 1 else ""
     sampling = memory.sampling
     if workers * memory.resident(device) <= device.memory:
         if sampling is None or workers * sampling.needed(device) <= device.memory:
@@ -165,14 +165,14 @@ def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: 
         cache = needed - sampling.weights - sampling.second
         beside = f", those of {sampling.role!r} {gib(sampling.second)}" if sampling.second else ""
         raise UsageError(
-            f"training model {role!r} would take {gib(needed)}{each} while {sampling.role!r} generates data "
+            f"training model {role!r} would take {gib(needed)}{processes} while {sampling.role!r} generates data "
             f"(weights {gib(sampling.weights)}{beside}, keys and values {gib(cache)}), but {device.name} has "
             f"{gib(device.memory)}; load the models in a smaller format (dtype, quantization), name a smaller model "
-            f"for the role {sampling.role!r} in the suite's models, or leave out what generates data"
+            f"for the role {sampling.role!r} in the suite's models, or leave out methods that generate data"
         )
     parts = f" in {memory.parts} parts a step" if memory.parts > 1 else ""
     raise UsageError(
-        f"training model {role!r} would take {gib(memory.resident(device))} at its peak{each} (weights "
+        f"training model {role!r} would take {gib(memory.resident(device))} at its peak{processes} (weights "
         f"{gib(memory.weights)}, adapters and optimizer {gib(memory.adapters)}, activations "
         f"{gib(memory.activations)}{parts}{rest_of(memory, device)}), but {device.name} has {gib(device.memory)}; "
         f"{_way_out(memory, device, workers, checkpointing)}"
@@ -180,7 +180,7 @@ def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: 
 
 
 def rest_of(memory: TrainingMemory, device: Device) -> str:
-    """Return what a process takes beside its tensors, as the end of a list; empty on a GPU."""
+    """Return the memory that a process takes beside its tensors, as the end of a list; empty on a GPU."""
     rest = memory.resident(device) - memory.steps
     return f", the process and holes in its heap {gib(rest)}" if rest else ""
 
@@ -195,5 +195,5 @@ def _way_out(memory: TrainingMemory, device: Device, workers: int, checkpointing
         ways.insert(0, f"set compute.train_memory_gib to {room / GIB:.1f}, which divides a step into parts that fit")
     elif room > 0:
         again = "" if checkpointing else "training.gradient_checkpointing or "
-        ways.insert(0, f"set {again}a smaller training.max_length, as not even one row fits")
+        ways.insert(0, f"set {again}a smaller training.max_length, because not even one row fits")
     return ", or ".join(ways)

@@ -1,8 +1,8 @@
-"""What a training step costs, from sizes alone: matrix operations and bytes.
+"""Cost of a training step from sizes alone: matrix operations and bytes.
 
-The formulas count what :class:`benchmark.training.stacked.StackedModel` does with a Llama-like decoder and fused
-attention; ``tests/benchmark/prediction/test_step.py`` holds them against what PyTorch counts. An operation is one
-addition or multiplication, so a product of ``[a, b]`` and ``[b, c]`` has ``2abc``.
+The formulas count the work of :class:`benchmark.training.stacked.StackedModel` with a Llama-like decoder and fused
+attention. ``tests/benchmark/prediction/test_step.py`` compares them with PyTorch's counts. An operation is one addition
+or multiplication, so a product of ``[a, b]`` and ``[b, c]`` has ``2abc``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Step:
         clients: Clients that train together.
         rows: Rows of each.
         width: Tokens of a row, padding included.
-        losses: Tokens with loss of a client, of the one that has most.
-        all_losses: Tokens with loss of all clients together; by default as if all had most.
+        losses: Most tokens with loss of a client.
+        all_losses: Tokens with loss of all clients together; by default ``losses`` for each client.
     """
 
     clients: int
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of a step; ``recomputed`` ones are in neither of the others."""
+    """Operations of a step; ``forward`` and ``backward`` do not contain the ``recomputed`` ones."""
 
     forward: float
     backward: float
@@ -58,12 +58,12 @@ class Operations:
 
     @property
     def useful(self) -> float:
-        """Forward and backward, without what is computed a second time."""
+        """Forward and backward operations, without recomputed ones."""
         return self.forward + self.backward
 
     @property
     def executed(self) -> float:
-        """Everything."""
+        """All operations."""
         return self.useful + self.recomputed
 
 
@@ -74,8 +74,8 @@ def training_operations(
 
     A frozen layer costs one product forward and one backward (the gradient of its input; none of its weight). An
     adapted one has two thin products forward and four backward. The first block's input needs no gradient. The last
-    feed-forward block and the head work only where there is loss. Attention counts half of its square, which is what
-    a causal mask leaves, and twice as much backward as forward.
+    feed-forward block and the head work only where there is loss. Attention counts the half of its square that a causal
+    mask leaves, and twice as much backward as forward.
     """
     adapted = decoder.adapted(lora)
     forward = backward = 0.0
@@ -84,14 +84,14 @@ def training_operations(
             last = block == decoder.layers - 1 and linear.reads in ("feed", "inner")
             tokens = step.loss_tokens if last and not _feed_drops(decoder, lora) else step.tokens
             merged = not lora.dropout and merging_is_cheaper(linear.size, tokens // step.clients, BYTES[dtype])
-            own = _linear(linear, linear in adapted, lora.rank, tokens, step.clients * merged)
-            forward += own.forward
-            backward += own.backward if block else _first_block(linear, adapted, lora.rank, own, tokens, merged)
+            cost = _linear(linear, linear in adapted, lora.rank, tokens, step.clients * merged)
+            forward += cost.forward
+            backward += cost.backward if block else _first_block(linear, adapted, lora.rank, cost, tokens, merged)
     attention = 2.0 * step.tokens * step.width * decoder.heads * decoder.head_dim
     # Where only later layers of a block are adapted, the first block's attention needs no gradient.
     differentiated = decoder.layers - (not any(linear.reads == "block" for linear in adapted))
     head = 2.0 * step.head_tokens * decoder.hidden * decoder.vocabulary
-    # A block's last product is not needed again. Behind the last block's, what is not computed is filled in.
+    # Recomputation leaves out a block's last product, except in the last block, which then fills in other positions.
     plain = [linear for linear in decoder.linears if linear.reads == "inner" and linear not in adapted]
     not_again = sum(2.0 * step.tokens * linear.size * (decoder.layers - 1) for linear in plain)
     return Operations(
@@ -116,7 +116,7 @@ def _linear(linear: Linear, adapted: bool, rank: int, tokens: int, merged: int) 
 def _first_block(
     linear: Linear, adapted: tuple[Linear, ...], rank: int, own: Operations, tokens: int, merged: bool
 ) -> float:
-    """Return the operations backward of a layer of the first block, below which nothing is trained."""
+    """Return the backward operations of a layer of the first block, below which nothing is trained."""
     order: tuple[Reads, ...] = ("block", "attention", "feed", "inner")
     first = min((order.index(other.reads) for other in adapted), default=len(order))
     if order.index(linear.reads) > first:
@@ -127,7 +127,7 @@ def _first_block(
 
 
 def _feed_drops(decoder: Decoder, lora: LoraSettings) -> bool:
-    """Whether the feed-forward block has dropout, which is drawn for whole rows."""
+    """Return whether the feed-forward block has dropout, which is drawn for whole rows."""
     return lora.dropout > 0 and any(linear.reads in ("feed", "inner") for linear in decoder.adapted(lora))
 
 
@@ -147,20 +147,20 @@ def activation_bytes(
 ) -> int:
     """Return the largest number of bytes that one step's activations and their gradients take at a time.
 
-    Without checkpointing everything that the backward pass reads stays until it is read; with it, each block's input
-    stays, and one block at a time is computed again. The peak is where the loss is taken or in the backward pass of
-    the last block that works on all tokens.
+    Without checkpointing, activations stay until the backward pass reads them. With checkpointing, only each block's
+    input stays, and one block at a time is computed again. The peak is where the loss is taken or in the backward pass
+    of the last block that works on all tokens.
     """
     size = BYTES[dtype]
     half = _kept_by_attention(decoder, lora, size)
     feed = _kept_by_feed_forward(decoder, lora, size)
     last_feed = (step.tokens if _feed_drops(decoder, lora) else step.loss_tokens) * feed
-    # The final norm, the tokens with loss that the last feed-forward block works on, and those that the head does.
+    # The final norm, and the tokens with loss in the last feed-forward block and in the head.
     end = step.tokens * 4 * decoder.hidden + step.loss_tokens * size * 2 * decoder.hidden
     at_once = min(step.head_tokens, max(1, most_logits() // decoder.vocabulary))
-    # Logits in float32, as probabilities, and their gradient; of a model in half precision, that gradient once more.
+    # Logits in float32, their probabilities and their gradient; in half precision, the gradient in that format as well.
     logits = at_once * decoder.vocabulary * (12 if size >= 4 else 12 + size)
-    # An adapted last product's input is gone by then.
+    # The input of an adapted last product is freed before.
     gradients = 2 - any(linear.reads == "inner" for linear in decoder.adapted(lora))
     inside = step.tokens * size * (gradients * decoder.intermediate + decoder.hidden)
     norm = step.tokens * _NORM_COPIES * 4 * decoder.hidden
@@ -184,14 +184,14 @@ def _kept_by_attention(decoder: Decoder, lora: LoraSettings, size: int) -> int:
     """Return the bytes a token that the attention half of a block keeps for the backward pass."""
     queries, keys = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
     # Queries, keys, values, output and one normaliser a head.
-    own = size * (2 * queries + 2 * keys) + 4 * decoder.heads
-    return own + _kept_by_norm(decoder) + _kept_by_adapters(decoder, lora, size, "block", "attention")
+    tensors = size * (2 * queries + 2 * keys) + 4 * decoder.heads
+    return tensors + _kept_by_norm(decoder) + _kept_by_adapters(decoder, lora, size, "block", "attention")
 
 
 def _kept_by_feed_forward(decoder: Decoder, lora: LoraSettings, size: int) -> int:
     """Return the bytes a token that the feed-forward half of a block keeps for the backward pass."""
-    own = size * (3 if decoder.gated else 1) * decoder.intermediate
-    return own + _kept_by_norm(decoder) + _kept_by_adapters(decoder, lora, size, "feed", "inner")
+    tensors = size * (3 if decoder.gated else 1) * decoder.intermediate
+    return tensors + _kept_by_norm(decoder) + _kept_by_adapters(decoder, lora, size, "feed", "inner")
 
 
 def _kept_by_norm(decoder: Decoder) -> int:
@@ -200,12 +200,12 @@ def _kept_by_norm(decoder: Decoder) -> int:
 
 
 def _kept_by_adapters(decoder: Decoder, lora: LoraSettings, size: int, *reads: Reads) -> int:
-    """Return the bytes a token of adapters' inputs and of what is between their factors."""
+    """Return the bytes a token of adapters' inputs and of the products between their factors."""
     adapted = [linear for linear in decoder.adapted(lora) if linear.reads in reads]
     thin = size * lora.rank * len(adapted)
     if lora.dropout:
-        # Each layer drops others of its inputs, and remembers which.
+        # Each layer keeps its own masked inputs and mask.
         return thin + sum((size + 1) * linear.inputs for linear in adapted)
-    # Layers that read the same share it; attention's output is kept by attention.
+    # Layers with the same input share it. Attention keeps its own output.
     inputs = {linear.reads: linear.inputs for linear in adapted if linear.reads != "attention"}
     return thin + size * sum(inputs.values())

@@ -16,12 +16,14 @@ from benchmark.suites.suite import Suite
 
 
 def forecast_lines(forecast: Forecast) -> list[str]:
-    """Return the prediction: operations, times where the machine was measured, memory, disk, and what is assumed."""
+    """Return the prediction: operations, times if the machine was measured, memory, disk, and the assumptions."""
     lines = ["Predicted, not measured (upper bounds):"]
     for role, model in forecast.models.items():
         lines.append(f"  model {role}: {model.decoder.parameters / 1e6:,.3f} million parameters, {model.precision}")
     for role in forecast.unknown:
-        lines.append(f"  model {role}: of unknown size (no 'shape' in the suite, not here); nothing of it is counted")
+        lines.append(
+            f"  model {role}: unknown size (no 'shape' in the suite, no configuration on this machine); it is left out"
+        )
     trainings, scenarios = len(forecast.jobs), len({job.scenario for job in forecast.jobs})
     lines += [
         f"  federated training, {trainings} trainings in {scenarios} scenarios: {_work(forecast, forecast.training)}",
@@ -39,7 +41,7 @@ def forecast_lines(forecast: Forecast) -> list[str]:
             f"  measured here just now ({rate.dtype}): {_rate(rate.operations)}, {rate.bandwidth / 1e9:.0f} GB/s "
             f"copied; assumed share of both: {forecast.share:.0%}"
         )
-    rows = f"training rows of {forecast.row_tokens} tokens, each with loss: shorter ones take less"
+    rows = f"training rows of {forecast.row_tokens} tokens, each with loss; shorter rows take less"
     return lines + [f"  assumed: {assumption}" for assumption in (rows, *ASSUMPTIONS)]
 
 
@@ -64,9 +66,9 @@ def settings_lines(suite: Suite) -> list[str]:
         f"  seeds: {', '.join(map(str, suite.seeds))}; lm-eval tasks: {', '.join(suite.tasks) or 'none'}",
     ]
     for judge in suite.judges:
-        asked = suite.models.get(judge) or judge_source(suite, judge)
-        if asked is not None:
-            lines.append(f"  judge {judge}: {_fields(asked)}")
+        source = suite.models.get(judge) or judge_source(suite, judge)
+        if source is not None:
+            lines.append(f"  judge {judge}: {_fields(source)}")
     for scenario in suite.every_scenario:
         lines.append(f"  scenario {scenario.id}: {_fields(scenario, without=('id', 'title', 'description'))}")
     return lines
@@ -81,7 +83,7 @@ def duration(seconds: float) -> str:
 
 
 def _single(forecast: Forecast) -> Iterator[str]:
-    """Yield the price of one training of each starting model: of the one that costs most."""
+    """Yield the price of the most expensive training of each starting model."""
     for role in forecast.training_memory:
         jobs = [job for job in forecast.jobs if job.start == role]
         dearest = max(jobs, key=lambda job: job.training.useful)

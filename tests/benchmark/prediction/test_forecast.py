@@ -156,7 +156,7 @@ def test_where_not_even_a_row_fits_the_way_out_is_another() -> None:
     suite = suite_of(max_length=16_384)
     device = Device("cuda", "a GPU", 24 * GIB)
     with pytest.raises(
-        UsageError, match=r"gradient_checkpointing or a smaller training\.max_length, as not even one row"
+        UsageError, match=r"gradient_checkpointing or a smaller training\.max_length, because not even one row"
     ):
         check_fits(suite, forecast_of(suite, device), device)
 
@@ -332,7 +332,7 @@ def test_a_model_of_unknown_size_is_named_and_not_counted() -> None:
     forecast = forecast_of(suite.model_copy(update={"models": nameless}), H200)
     assert forecast.unknown == ("raw",)
     assert forecast.jobs == ()
-    assert any("model raw: of unknown size" in line for line in forecast_lines(forecast))
+    assert any("model raw: unknown size" in line for line in forecast_lines(forecast))
 
 
 def test_a_configuration_below_the_model_root_comes_before_the_stated_shape(
