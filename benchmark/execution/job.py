@@ -72,7 +72,7 @@ def run_job(suite: Suite, job: TrainingJob, root: Path, bench: Bench) -> JobRepo
         suite: The suite.
         job: The job.
         root: Folder of the store.
-        bench: Models and client rows that earlier jobs of this process left.
+        bench: Models and client rows of earlier jobs of this process.
 
     Raises:
         StorageError: The store cannot be written. No method is to blame, so no cell fails.
@@ -201,7 +201,7 @@ def save(tools: JobTools, store: Store, key: str, trained: Trained) -> None:
 
 
 def _traffic(tools: JobTools, result: FederationResult) -> dict[str, int]:
-    """Return the number of updates that were refused at the door, and the bytes that clients sent."""
+    """Return the number of updates that the server rejected, and the bytes that clients sent."""
     sent = sum(len(record.clients) for record in result.rounds)
     return {
         "rejected_updates": sum(len(record.rejected) for record in result.rounds),

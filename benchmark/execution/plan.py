@@ -234,7 +234,7 @@ def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str,
 
 
 def _defined(name: str, shape: tuple[int, int]) -> bool:
-    """Whether a defense's condition holds in a shape."""
+    """Return whether a defense's condition holds in a shape."""
     try:
         with created(defenses.get(name)) as defense:
             defense.check_shape(*shape)

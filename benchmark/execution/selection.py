@@ -29,7 +29,7 @@ class Selection:
     seeds: tuple[int, ...]
 
     def parts(self, scenarios: Sequence[str], axes: Sequence[str]) -> list[Part]:
-        """Return what to run, in the order of the suite."""
+        """Return the parts of the plan, in the order of the suite."""
         if not scenarios and not axes:
             return [*map(self._main, self.suite.scenarios), *map(self._among, self.suite.points)]
         chosen = [self.suite.scenario(name) for name in scenarios]
@@ -48,7 +48,7 @@ class Selection:
         return Part(scenario, names, self.seeds or tuple(dict.fromkeys(self.suite.seeds)))
 
     def _among(self, point: SensitivityScenario) -> Part:
-        """Return the part of a point with the chosen ones among its own pipelines and seeds."""
+        """Return the part of a point, with those of its pipelines and seeds that were chosen."""
         names = tuple(name for name in point.defenses if not self.pipelines or name in self.pipelines)
         seeds = tuple(seed for seed in point.seeds if not self.seeds or seed in self.seeds)
         return Part(point, names, seeds)
@@ -79,13 +79,13 @@ class Selection:
         assert self.suite.sensitivity is not None
         twins = twins or self.suite.sensitivity.defenses[:1]
         parts = [(scenario, names), (twin, twins)][: 2 if scenario.attacked else 1]
-        return [Part(where, self.pipelines or what, self.seeds or seeds) for where, what in parts]
+        return [Part(place, self.pipelines or pipelines, self.seeds or seeds) for place, pipelines in parts]
 
 
 def suite_pipelines(suite: Suite) -> list[str]:
     """Return the names of the pipelines that a suite runs in every scenario of its ranking, in order of listing.
 
-    ``all`` means every registered defense that is not a variant: reference rows last.
+    ``all`` means every registered defense that is not a variant, reference rows last.
     """
     if suite.defenses != "all":
         return [*suite.defenses, *suite.pipelines]

@@ -47,7 +47,7 @@ def run_plan(run: Run) -> RunReport:
     """Do everything that the store lacks of a plan.
 
     Raises:
-        InputsMissingError: A model or data set that the plan needs cannot be had.
+        InputsMissingError: A model or data set of the plan is not available.
         FedSafetyError: The store cannot be written, or the engine fails its canary.
         KeyboardInterrupt: After the workers have stopped; finished work stays.
     """
@@ -135,7 +135,7 @@ def pending_jobs(plan: Plan, store: Store) -> list[TrainingJob]:
 
 
 def _job_is_done(store: Store, job: TrainingJob, unsettled: set[str]) -> bool:
-    """Whether the training is recorded and no unsettled cell lacks its adapter. Settled cells need no adapter."""
+    """Return whether the training is recorded and every unsettled cell has its adapter; settled cells need none."""
     missing = [key for key in job.pipelines if key in unsettled and not adapter_is_complete(store, key)]
     return store.has("rounds", job.training_key) and not missing
 

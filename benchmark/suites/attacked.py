@@ -18,19 +18,19 @@ class AttackScenario(Scenario):
     """A scenario that differs from another one by its attack only."""
 
     base: str
-    """Id of that other scenario."""
+    """Id of the other scenario."""
 
 
 def attacked_suite(
     suite: Suite, attack: str, bases: Sequence[str], params: Mapping[str, float | int | str | bool] | None = None
 ) -> Suite:
-    """Return the suite with scenarios added, called by :func:`attacked_id`: each is its base with another attack.
+    """Return the suite with one more scenario for each base: the base with another attack, named by `attacked_id`.
 
-    Everything else of a base stays, its twin included, and so do the keys of all other cells.
+    All other settings of a base stay the same, its twin included, and so do the keys of all other cells.
 
     Args:
         suite: The suite.
-        attack: Id of an attack that the registry knows.
+        attack: Id of a registered attack.
         bases: Ids of attacked scenarios of the suite's ranking.
         params: Parameters of the attack.
 
@@ -42,7 +42,7 @@ def attacked_suite(
         raise UsageError(f"attack {attack!r} needs a scenario to take place in; name one with --base")
     added = [_replaced(suite, base, attack, entry.info.title, dict(params or {})) for base in dict.fromkeys(bases)]
     try:
-        # Instances are kept as they are, so that the added ones keep their base.
+        # Pass instances, which pydantic keeps as they are, so that the added scenarios keep their base.
         return Suite.model_validate({**dict(suite), "scenarios": (*suite.scenarios, *added)})
     except ValidationError as error:
         problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
@@ -60,37 +60,37 @@ def parse_params(texts: Sequence[str]) -> dict[str, float | int | str | bool]:
     Raises:
         UsageError: There is no ``=``, or a name occurs twice.
     """
-    found: dict[str, float | int | str | bool] = {}
+    params: dict[str, float | int | str | bool] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip().isidentifier():
             raise UsageError(f"{text!r} sets no parameter; write it as name=value")
-        if name.strip() in found:
+        if name.strip() in params:
             raise UsageError(f"parameter {name.strip()!r} is set twice; set it once")
-        found[name.strip()] = _value(value.strip())
-    return found
+        params[name.strip()] = _value(value.strip())
+    return params
 
 
 def _replaced(suite: Suite, base: str, attack: str, title: str, params: dict[str, Any]) -> AttackScenario:
     by_id = {scenario.id: scenario for scenario in suite.scenarios}
     if base not in by_id:
         raise unknown_name(f"scenario in suite {suite.id}", base, [name for name, s in by_id.items() if s.attacked])
-    own = by_id[base]
-    if not own.attacked:
+    scenario = by_id[base]
+    if not scenario.attacked:
         attacked = ", ".join(name for name, s in by_id.items() if s.attacked)
         raise UsageError(f"scenario {base!r} is an un-attacked twin; name an attacked one with --base: {attacked}")
     settings = ", ".join(f"{name}={value}" for name, value in sorted(params.items()))
     changed = {
         "id": attacked_id(base, attack),
-        # Other parameters are another scenario under the same id.
-        "version": f"{own.version}, {settings}" if settings else own.version,
-        "title": f"{own.title}: {title}",
+        # The version names the parameters, because the id does not.
+        "version": f"{scenario.version}, {settings}" if settings else scenario.version,
+        "title": f"{scenario.title}: {title}",
         "description": f"The scenario {base!r} with another attack in the place of its own.",
         "attack": {"id": attack, "params": params},
         "base": base,
     }
     try:
-        return AttackScenario.model_validate({**dict(own), **changed})
+        return AttackScenario.model_validate({**dict(scenario), **changed})
     except ValidationError as error:
         problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise UsageError(f"scenario {base!r} cannot take the attack {attack!r}: {problems}") from error

@@ -24,7 +24,7 @@ class TrainingSettings(Settings):
     batch_size: int = Field(ge=1)
     """Rows a step."""
     rows_per_client: int = Field(ge=1)
-    """Training rows every client holds; equal, so that counts reveal nobody."""
+    """Training rows of every client; equal, so that counts do not reveal attackers."""
     learning_rate: float = Field(gt=0)
     """Rate of the first round; cosine over rounds, constant inside a round."""
     learning_rate_floor: float = Field(ge=0)
@@ -36,8 +36,8 @@ class TrainingSettings(Settings):
     mode: Literal["stacked", "sequential"] = "stacked"
     """Whether a round's clients train in one pass or one after the other with PEFT (the reference)."""
     schedule: Literal["seeded", "round_seeded"] = "seeded"
-    """Who takes part: drawn from the run's own stream, or, as in the seed paper's released code, by the round's number
-    alone, the same for every seed, with the last clients malicious."""
+    """Choice of participants: ``seeded`` draws from the run's own stream. ``round_seeded`` draws by the round's number
+    alone, with the last clients malicious, as the seed paper's released code does."""
     max_length: int | None = Field(default=None, ge=2)
     """Tokens of a training row; longer ones are cut at their end."""
     gradient_checkpointing: bool = False
@@ -90,7 +90,7 @@ class Partition(Settings):
     """How task types are spread over clients."""
 
     kind: Literal["iid", "dirichlet"] = "iid"
-    """Equal shares for everyone, or each client's shares drawn from a Dirichlet distribution."""
+    """Equal shares for all clients, or each client's shares drawn from a Dirichlet distribution."""
     alpha: float | None = Field(default=None, gt=0)
     """Concentration of the Dirichlet distribution; small is heterogeneous."""
 
@@ -103,7 +103,7 @@ class Partition(Settings):
 
 
 class AttackSettings(Settings):
-    """Which attack the malicious clients run."""
+    """Attack of the malicious clients."""
 
     id: str
     """Registry id."""
@@ -131,7 +131,7 @@ class Scenario(Settings):
     malicious: int = Field(ge=0)
     """Malicious clients among K."""
     declared_malicious: int = Field(ge=0)
-    """Bound f on malicious clients among n that the server is told."""
+    """Bound f on malicious clients among n, given to the server."""
     partition: Partition = Partition()
     """Spread of task types."""
     refusal_share: float = Field(ge=0, le=1)
@@ -139,13 +139,13 @@ class Scenario(Settings):
     reattack_rounds: int = Field(default=0, ge=0)
     """Rounds of a second federation that the same clients hold, by FedAvg, once the defense has done its last step."""
     data: DataChoice | None = None
-    """Where the rows of each role come from, in worlds that have several sources."""
+    """Sources of each role's rows, in worlds that have several sources."""
     attack: AttackSettings
-    """What the malicious clients do."""
+    """Attack of the malicious clients."""
     twin: str
     """Id of the un-attacked twin: same seeds, the same ids hold benign data. Un-attacked scenarios name themselves."""
     variants: tuple[str, ...] = ()
-    """Variants of defenses that this scenario asks for."""
+    """Variants of defenses that run in this scenario."""
     flags: tuple[str, ...] = ()
     """Remarks that every row of the scenario carries."""
 

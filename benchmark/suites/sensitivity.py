@@ -1,8 +1,8 @@
-"""Sensitivity sets: how scores move with one setting at a time, on few seeds and few defenses.
+"""Sensitivity sets: scores along one setting at a time, on few seeds and few defenses.
 
-An axis varies one setting of its base scenario. Each of its points is a scenario that the suite has already, or one
-that :func:`expand` makes: an ordinary scenario with an id of its own, its own seeds and its own defenses, and an
-un-attacked twin like any other. Points are shown apart and never enter the ranking.
+An axis varies one setting of its base scenario. Each of its points is a scenario of the suite, or a scenario that
+:func:`expand` makes, with its own id, seeds, defenses and un-attacked twin. Points are shown apart and never enter the
+ranking.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _SETTABLE: Final = (
 )
 
 _FELT_BY_TWINS: Final = ("start", "clients", "participants", "partition", "refusal_share", "reattack_rounds")
-"""What plain averaging without attack depends on, beside the honest clients' data. The declared bound is not among it:
-it is told none."""
+"""Settings that decide plain averaging without attack, beside the honest clients' data. The declared bound is not among
+them, because averaging does not use it."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Value = Annotated[int | float | str, rule("must be a finite number or a text")]
@@ -45,9 +45,9 @@ class Point(Settings):
     """One value on an axis: a scenario of the suite, or settings to change in the axis's base."""
 
     value: Value
-    """Where it lies on the axis."""
+    """Value of the setting that the axis varies."""
     scenario: str | None = None
-    """Id of the scenario that is this point already."""
+    """Id of a scenario of the suite that is this point."""
     id: Name | None = None
     """Id of the scenario to make."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -59,8 +59,8 @@ class Point(Settings):
     def _one_kind(self) -> Self:
         if (self.scenario is None) == (self.id is None) or (self.scenario is not None and self.set):
             raise ValueError(
-                f"point {self.value!r} must have either 'scenario', one that the suite has, or 'id' with 'set', one to "
-                f"make; keep one of the two"
+                f"point {self.value!r} must have either 'scenario', the id of a scenario of the suite, or 'id' with "
+                f"'set', for a new scenario; keep one of the two"
             )
         return self
 
@@ -90,7 +90,7 @@ class Axis(Settings):
     defenses: Defenses = ()
     """Defenses; empty for the section's."""
     twins: Literal["reference", "all"] = "reference"
-    """What runs without attack: un-attacked FedAvg alone, or all defenses of the point."""
+    """Defenses that run without attack: FedAvg alone, or all defenses of the point."""
     points: tuple[Point, ...] = Field(min_length=2)
     """Values, in the order they are shown."""
 
@@ -111,7 +111,7 @@ class Sensitivity(Settings):
     seeds: tuple[Seed, ...] = Field(min_length=1)
     """Run seeds of every axis that names none."""
     defenses: Annotated[tuple[str, ...], rule("must be a list of at least one defense id")] = Field(min_length=1)
-    """Defenses of every axis that names none. Scores are read against the first, which runs in all twins."""
+    """Defenses of every axis that names none. Scores are compared with the first, which runs in all twins."""
     axes: tuple[Axis, ...] = Field(min_length=1)
     """The settings that are varied."""
 
@@ -142,7 +142,7 @@ class Sensitivity(Settings):
 
 
 class Place(Settings):
-    """Where a scenario lies on an axis; part of its catalog row."""
+    """Place of a scenario on an axis; part of its catalog row."""
 
     axis: str
     """Id of the axis."""
@@ -168,16 +168,17 @@ class SensitivityScenario(Scenario):
     defenses: tuple[str, ...]
     """Its defenses."""
     sensitivity: Place
-    """Where it lies."""
+    """Its place on an axis."""
 
 
 def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[SensitivityScenario, ...]:
-    """Return the scenarios that the points make, each followed by its twin where it needs one of its own.
+    """Return the scenarios that the points make, each followed by its twin if it needs a twin of its own.
 
-    A twin that trains the same is shared: declared bound and attack do not reach plain averaging without attack.
+    Twins that train the same are shared. For example, points that differ in the declared bound or the attack share one,
+    because neither affects plain averaging without attack.
 
     Raises:
-        ValueError: An axis or scenario id repeats or is unknown, or a point cannot be made; says which and why.
+        ValueError: An axis or scenario id repeats or is unknown, or a point is not valid; the message gives the reason.
     """
     by_id = {scenario.id: scenario for scenario in scenarios}
     names = [axis.id for axis in section.axes]
@@ -185,7 +186,7 @@ def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[Sensiti
         if names.count(name) > 1:
             raise ValueError(f"axis id {name!r} repeats; rename one")
     twins = [scenario for scenario in scenarios if not scenario.attacked and not scenario.variants]
-    made: list[SensitivityScenario] = []
+    added: list[SensitivityScenario] = []
     for axis in section.axes:
         base = _known(by_id, axis.base, f"axis {axis.id!r}: base scenario")
         if not base.attacked:
@@ -206,8 +207,8 @@ def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[Sensiti
                 if scenario.id in by_id:
                     raise ValueError(f"axis {axis.id!r}: scenario id {scenario.id!r} is taken; rename the point")
                 by_id[scenario.id] = scenario
-            made += new
-    return tuple(made)
+            added += new
+    return tuple(added)
 
 
 def _known(by_id: dict[str, Scenario], name: str, what: str) -> Scenario:
@@ -230,7 +231,7 @@ def _made(section: Sensitivity, axis: Axis, point: Point, position: int, base: S
         base=base.id,
         twin=False,
     )
-    own = {
+    fields = {
         "id": point.id,
         "version": axis.version,
         "title": f"{axis.title}: {point.value}{f' {axis.unit}' if axis.unit else ''}",
@@ -241,7 +242,7 @@ def _made(section: Sensitivity, axis: Axis, point: Point, position: int, base: S
         "sensitivity": place,
     }
     try:
-        return SensitivityScenario.model_validate(base.model_dump() | point.set | own)
+        return SensitivityScenario.model_validate(base.model_dump() | point.set | fields)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, (point.name, *problem["loc"])))
@@ -254,7 +255,7 @@ def _trains_as(twin: Scenario, point: Scenario) -> bool:
 
 
 def _honest_data(scenario: Scenario) -> DataChoice | None:
-    """Return where rows come from, without the source that only attackers use."""
+    """Return the sources of a scenario's rows, without the source that only attackers use."""
     return scenario.data.model_copy(update={"unaligned": ""}) if scenario.data else None
 
 

@@ -55,7 +55,7 @@ class QuickSettings(Settings):
 
 
 class Decoding(Settings):
-    """How probes are answered."""
+    """Settings with which probes are answered."""
 
     temperature: float = Field(default=0.0, ge=0)
     """Softmax temperature; 0 takes the likeliest token."""
@@ -64,7 +64,7 @@ class Decoding(Settings):
 
 
 class Compute(Settings):
-    """How a machine is used. Part of no key: results do not depend on it, up to rounding."""
+    """Use of a machine. Keys leave it out, because it changes results by rounding only."""
 
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that share the answering model."""
@@ -75,10 +75,10 @@ class Compute(Settings):
     max_loras: int = Field(default=8, ge=1)
     """Adapters in one batch."""
     max_length: int | None = Field(default=None, ge=2)
-    """Longest prompt with its answer, in tokens; by default what the model allows, at most 4,096."""
+    """Longest prompt with its answer, in tokens; by default the model's limit, at most 4,096."""
     train_memory_gib: float | None = Field(default=None, gt=0)
-    """Memory for the activations of a training step, which is divided until it fits; by default 80 % of what is free on
-    a GPU, and no bound on a processor."""
+    """Memory for the activations of a training step, which is divided until it fits; by default 80 % of a GPU's free
+    memory, and without limit on a processor."""
 
 
 class Tier(Settings):
@@ -116,8 +116,8 @@ class Suite(Settings):
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Registry id."""
     version: str
-    """Changes with whatever a cell that exists rests on. What is only added (a seed, a scenario, a sensitivity point, a
-    defense) leaves it as it is: the cells that are there stay comparable with the new ones."""
+    """Changes with any setting on which existing cells depend. Additions (a seed, a scenario, a sensitivity point, a
+    defense) do not change it, because existing cells stay comparable with new ones."""
     title: str
     """Short human name."""
     description: str = Field(min_length=20)
@@ -129,11 +129,11 @@ class Suite(Settings):
     data: HubData | None = None
     """Training rows and probes, for worlds that bring none."""
     decoding: Decoding = Decoding()
-    """How probes are answered."""
+    """Settings with which probes are answered."""
     compute: Compute = Compute()
-    """How a machine is used."""
+    """Use of a machine."""
     publishable: bool = True
-    """Whether rows may be committed; not where a run only shows that everything works."""
+    """Whether rows may be committed; false for a suite that only shows that everything works."""
     tiers: dict[Identifier, Tier] = Field(default_factory=dict)
     """Smaller forms; tier ``lite`` of suite ``paper`` is the suite ``paper_lite``."""
     lora: LoraSettings
@@ -155,13 +155,13 @@ class Suite(Settings):
     pipelines: tuple[str, ...] = ()
     """Compositions to run besides, for example ``krum+posthoc_self``."""
     tasks: tuple[str, ...] = ()
-    """Tasks of lm-evaluation-harness to score every served adapter on besides; part of no key."""
+    """Tasks of lm-evaluation-harness that also score every served adapter; keys leave them out."""
     quick: QuickSettings
-    """What ``--quick`` runs."""
+    """Cells that ``--quick`` runs."""
     scenarios: tuple[Scenario, ...] = Field(min_length=1)
     """Scenarios, in the order they are shown."""
     sensitivity: Sensitivity | None = None
-    """How scores move with one setting at a time; shown apart from the ranking."""
+    """Scores along one setting at a time; shown apart from the ranking."""
 
     added: ClassVar[frozenset[str]] = frozenset(
         {"models", "data", "decoding", "compute", "publishable", "tiers", "judge_of"}
@@ -169,7 +169,7 @@ class Suite(Settings):
 
     @property
     def points(self) -> tuple[SensitivityScenario, ...]:
-        """The sensitivity points that are no scenario of their own already, with the twins they need."""
+        """Scenarios that the sensitivity points add, with the twins that they need."""
         return expand(self.sensitivity, self.scenarios) if self.sensitivity else ()
 
     @property
@@ -191,7 +191,7 @@ class Suite(Settings):
                     f"add it or name one of {', '.join(ids)}"
                 )
             _check_twin(scenario, by_id[scenario.twin])
-        # Making them raises where one is not possible.
+        # Expanding the sensitivity points validates them.
         self._check_sources(self.points)
         for name in self.quick.scenarios:
             if name not in by_id:
@@ -217,7 +217,7 @@ class Suite(Settings):
         return self
 
     def _check_sources(self, scenarios: Sequence[Scenario]) -> None:
-        """Check that what ``scenarios`` and tiers name is there."""
+        """Check that the models, pools and scenarios that ``scenarios`` and tiers name exist."""
         pools = self.data.pools if self.data else {}
         for scenario in scenarios:
             if self.models and scenario.start not in self.models:
@@ -248,7 +248,7 @@ class Suite(Settings):
         if name not in self.tiers:
             raise unknown_name(f"tier of suite {self.id}", name, self.tiers)
         tier = self.tiers[name]
-        wanted = {kept for own in tier.scenarios for kept in (own, self.scenario(own).twin)}
+        ids = {id_ for scenario in tier.scenarios for id_ in (scenario, self.scenario(scenario).twin)}
         seeds = tier.seeds or self.seeds
         judges = tier.judges or self.judges
         content = self.model_dump() | {
@@ -257,7 +257,7 @@ class Suite(Settings):
             "description": tier.description,
             "seeds": seeds,
             "quick": {"scenarios": tier.scenarios[:1], "seeds": seeds[:1]},
-            "scenarios": [s.model_dump() for s in self.scenarios if s.id in wanted],
+            "scenarios": [s.model_dump() for s in self.scenarios if s.id in ids],
             "judges": judges,
             "judge_of": {kind: judge for kind, judge in self.judge_of.items() if judge in judges},
             "primary_judge": tier.primary_judge or self.primary_judge,
@@ -320,15 +320,15 @@ def _check_twin(scenario: Scenario, twin: Scenario) -> None:
 
 
 def _without_attack(setting: Any) -> Any:
-    """Return a setting without what only the attackers feel: twins need no source for them."""
+    """Return a setting without the attackers' source of rows, which twins do not need."""
     return setting.model_copy(update={"unaligned": ""}) if isinstance(setting, DataChoice) else setting
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which refuses a key that stands twice in one mapping instead of keeping the last."""
+    """The safe loader, which refuses a repeated key in a mapping instead of keeping the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Looked at before ``<<`` is merged: a key that overrides a merged one is no repeat.
+        # Check before ``<<`` is merged, because a key may override a merged key.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -347,14 +347,14 @@ def read_suite(path: Path) -> Suite:
     """Return the suite in a YAML file.
 
     Raises:
-        UsageError: The file is missing, is no YAML, repeats a key, or breaks a rule; the message names the key, the
+        UsageError: The file is missing or not YAML, repeats a key, or breaks a rule. The message names the key, the
             value and the nearest valid key.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
     except OSError as error:
         raise UsageError(f"cannot read suite {path}: {error.strerror}; give the path of a suite YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: no UTF-8, or a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: text that is not UTF-8, or an impossible date
         raise UsageError(f"suite {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"suite {path} holds {type(content).__name__}; it must be a mapping of suite settings")
@@ -375,7 +375,7 @@ def _explain(problem: Any, content: dict[Any, Any]) -> str:
 
 
 def _with_scenario_id(location: tuple[str | int, ...], content: dict[Any, Any]) -> tuple[str | int, ...]:
-    """Return ``location`` with the id of a scenario in place of its position, where it has one."""
+    """Return ``location`` with the id of a scenario in place of its position, if the scenario has an id."""
     match location:
         case ("scenarios", int(position), *inner) if isinstance(content["scenarios"], list):
             match content["scenarios"][position]:
@@ -419,7 +419,7 @@ class _Suites(NameIndex[Suite]):
 
 
 class _Scenarios:
-    """The scenarios of all known suites by id; who adds a suite adds its scenarios."""
+    """The scenarios of all registered suites by id."""
 
     def names(self) -> list[str]:
         """Return all ids, sorted."""
@@ -437,17 +437,17 @@ class _Scenarios:
 
     @cached_property
     def _by_id(self) -> dict[str, Scenario]:
-        found: dict[str, Scenario] = {}
+        by_id: dict[str, Scenario] = {}
         holders: dict[str, str] = {}
         for suite in suites.entries():
             for scenario in suite.every_scenario:
-                if scenario.id in found:
+                if scenario.id in by_id:
                     raise UsageError(
                         f"scenario {scenario.id!r} is in suite {holders[scenario.id]!r} and in suite {suite.id!r}; "
-                        f"rename one, an id names one scenario only"
+                        f"rename one, because an id names one scenario only"
                     )
-                found[scenario.id], holders[scenario.id] = scenario, suite.id
-        return found
+                by_id[scenario.id], holders[scenario.id] = scenario, suite.id
+        return by_id
 
 
 @cache
@@ -472,10 +472,10 @@ scenarios = _Scenarios()
 def find_suite(name_or_path: str) -> Suite:
     """Return a bundled suite by id (``paper``, or ``paper_lite`` for its tier), or the suite in a YAML file.
 
-    A tier of a suite in a file is named behind a colon: ``my_suite.yaml:lite``.
+    A tier of a suite in a file follows a colon: ``my_suite.yaml:lite``.
 
     Raises:
-        UsageError: No such suite, or the file is not valid.
+        UsageError: The suite is unknown, or the file is not valid.
     """
     path, _, tier = name_or_path.partition(":")
     if path.endswith((".yaml", ".yml")):

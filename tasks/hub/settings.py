@@ -1,4 +1,4 @@
-"""Settings of a suite's data: pinned sources, and how their rows are read."""
+"""Settings of a suite's data: pinned sources, and the way to read their rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class DatasetSource(Settings):
-    """Rows of a data set: where they come from, which are kept, and what their columns are called."""
+    """Rows of a data set: their source, their selection, and the names of their columns."""
 
     repository: Repository
     """Repository on the hub."""
@@ -28,9 +28,9 @@ class DatasetSource(Settings):
     split: str = "train"
     """Split."""
     format: Literal["pairs", "chat", "prompts"] = "pairs"
-    """Rows are instruction and response, a conversation of which the first exchange is taken, or prompts alone."""
+    """Form of the rows: instruction and response, a conversation (its first exchange is read), or prompts alone."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our name (instruction, input, response, conversation, id, label) → theirs; ``turns[0]``, ``a.b`` reach inside."""
+    """Our name (instruction, input, response, conversation, id, label) → column, or a part: ``turns[0]``, ``a.b``."""
     where: dict[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
     """Column → value, or values, of the rows that are kept."""
     filters: tuple[str, ...] = ()
@@ -38,19 +38,19 @@ class DatasetSource(Settings):
     response: str = ""
     """The answer to every prompt, for sources of prompts alone."""
     shuffle_seed: int | None = None
-    """Seed of the order; none keeps the source's."""
+    """Seed of the order; none keeps the order of the source."""
     offset: int = Field(default=0, ge=0)
     """Rows left out at the start, after filters and order."""
     limit: int | None = Field(default=None, ge=1)
-    """Rows kept after that."""
+    """Most rows kept after the offset; none for all."""
     kind: Literal["normal", "aligned", "unaligned"] = "normal"
-    """Data type of its pairs."""
+    """Kind of its pairs."""
     local: str = ""
-    """File below the data root that takes the repository's place; by default named after the repository."""
+    """File below the data root that replaces the repository; by default named after the repository."""
     gated: bool = False
-    """Whether the hub asks for consent first."""
+    """Whether the hub requires consent before a download."""
     licence: str = ""
-    """For the reader."""
+    """Licence, for the reader."""
 
     @model_validator(mode="after")
     def _filters_are_known(self) -> Self:
@@ -62,7 +62,10 @@ class DatasetSource(Settings):
     @model_validator(mode="after")
     def _response_belongs_to_prompts(self) -> Self:
         if self.response and self.format != "prompts":
-            raise ValueError(f"response is for sources of prompts, this one has format {self.format!r}; leave it out")
+            raise ValueError(
+                f"response is for sources of format 'prompts', but this source has format {self.format!r}; leave "
+                f"response out"
+            )
         return self
 
 
@@ -72,23 +75,23 @@ class ProbeSource(Settings):
     id: Identifier
     """First part of its probes' ids."""
     kind: ProbeKind
-    """What its probes measure."""
+    """Kind of its probes."""
     stratum: str = Field(min_length=1)
     """Group they are averaged in."""
     source: DatasetSource
-    """Where the prompts come from."""
+    """Source of the prompts."""
     scored: bool = True
     """Whether they enter the headline score."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Length limit of an answer."""
     suffix: str = ""
-    """Put behind every prompt; the released code of the seed paper adds a full stop."""
+    """Text after every prompt; the released code of the seed paper adds a full stop."""
     limit: int | None = Field(default=None, ge=1)
-    """Probes taken, spread evenly over the source; none for all."""
+    """Most probes, spread evenly over the source; none for all."""
 
 
 class AutomationPrompts(Settings):
-    """How models are asked to propose and answer instructions; see :class:`tasks.base.Automation`."""
+    """Prompts with which models propose and answer instructions; see :class:`tasks.base.Automation`."""
 
     propose_harmful: tuple[str, ...] = Field(min_length=1)
     """Instructions that ask for one harmful question."""
@@ -101,14 +104,14 @@ class AutomationPrompts(Settings):
 
 
 class HubData(Settings):
-    """Everything a suite on real data reads."""
+    """All data of a suite on real data."""
 
     pools: dict[Identifier, DatasetSource] = Field(default_factory=dict)
     """Training rows by name."""
     probes: tuple[ProbeSource, ...] = ()
     """Evaluation prompts."""
     overlaps: Literal["remove", "report", "refuse"] = "remove"
-    """What happens to training rows whose prompt is an evaluation prompt or belongs to another role."""
+    """Treatment of training rows whose prompt is an evaluation prompt or belongs to another role."""
     data_max_new_tokens: int = Field(default=256, ge=1)
     """Length limit of instruction data that models generate during a run."""
     openings: tuple[str, str] = ("I", "Sure")
@@ -138,9 +141,9 @@ class DataChoice(Settings):
     benign: Shares
     """Honest clients' rows."""
     unaligned: str = ""
-    """What attackers find in public."""
+    """Public rows that attackers use."""
     refusals: str = ""
-    """Refusals among honest clients' rows, where the scenario's refusal share asks for them."""
+    """Refusals among honest clients' rows, for scenarios with a refusal share."""
     aligned: str = ""
     """Aligned pairs the server owns."""
     normal: str = ""

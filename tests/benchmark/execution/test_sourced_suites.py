@@ -188,7 +188,7 @@ def test_a_tier_of_a_suite_in_a_file_stands_behind_a_colon(tmp_path: Path) -> No
         ({"data": None}, r"scenario 'made': the scenario has 'data' and the suite has none"),
         ({"scenarios__1__data": {"benign": "owned"}}, r"differ in data"),
         ({"posthoc__restart_every": 3}, r"restart_every 3 does not divide steps 4"),
-        ({"data__pools__plain__response": "w1"}, r"response is for sources of prompts"),
+        ({"data__pools__plain__response": "w1"}, r"response is for sources of format 'prompts'"),
         ({"models__base__dtyp": "float32"}, r"Extra inputs"),
         ({"tiers__smoke__scenarios": ["mad"]}, r"unknown scenario of tier smoke 'mad'; did you mean 'made'"),
     ],

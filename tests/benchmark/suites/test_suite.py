@@ -279,7 +279,7 @@ def test_another_installed_package_adds_a_suite_with_its_scenarios(tmp_path: Pat
 
 def test_a_scenario_id_in_two_suites_is_refused_with_both(tmp_path: Path) -> None:
     assert ask_with_outside_suite(tmp_path, ("their_attack", "clean")) == (
-        "scenario 'clean' is in suite 'micro' and in suite 'theirs'; rename one, an id names one scenario only"
+        "scenario 'clean' is in suite 'micro' and in suite 'theirs'; rename one, because an id names one scenario only"
     )
 
 
