@@ -66,9 +66,9 @@ def settings_lines(suite: Suite) -> list[str]:
         f"  seeds: {', '.join(map(str, suite.seeds))}; lm-eval tasks: {', '.join(suite.tasks) or 'none'}",
     ]
     for judge in suite.judges:
-        source = suite.models.get(judge) or judge_source(suite, judge)
-        if source is not None:
-            lines.append(f"  judge {judge}: {_fields(source)}")
+        judge_model = suite.models.get(judge) or judge_source(suite, judge)
+        if judge_model is not None:
+            lines.append(f"  judge {judge}: {_fields(judge_model)}")
     for scenario in suite.every_scenario:
         lines.append(f"  scenario {scenario.id}: {_fields(scenario, without=('id', 'title', 'description'))}")
     return lines
