@@ -87,7 +87,7 @@ def _write_cell(plan: Plan, cell: CellPlan, store: Store, outcome: Outcome) -> N
 
 
 def planned_columns(plan: Plan, cell: CellPlan) -> dict[str, Any]:
-    """Return the columns of a cell's row that follow from the plan alone, whatever the outcome."""
+    """Return the columns of a cell's row that follow from the plan alone, not from the outcome."""
     scenario = cell.scenario
     return {
         "cell_key": cell.cell_key,

@@ -22,7 +22,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Selection:
-    """Pipelines and seeds that were chosen in a suite; empty for the suite's own."""
+    """Chosen pipelines and seeds of a suite; empty for the suite's own."""
 
     suite: Suite
     pipelines: tuple[str, ...]

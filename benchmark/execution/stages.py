@@ -1,4 +1,4 @@
-"""Stages of a run: check, train, answer, settle, judge, report. Each does only what is missing, so a run can resume."""
+"""Stages of a run: check, train, answer, settle, judge, report. Each does only missing work, so a run can resume."""
 
 from __future__ import annotations
 

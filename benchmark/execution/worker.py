@@ -148,7 +148,7 @@ class _Worker:
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Return the way to start processes: on Linux from one process that has imported what jobs need, else afresh.
+    """Return the way to start processes: on Linux from one process that has imported the job's modules, else afresh.
 
     This process itself is never forked, because the threads of torch and vLLM do not survive a fork.
     """

@@ -81,7 +81,7 @@ def _tokenizer_end(folder: Path) -> int | None:
 
     hub: Any = transformers
     try:
-        found = hub.AutoTokenizer.from_pretrained(folder, local_files_only=True).eos_token_id
+        end_id = hub.AutoTokenizer.from_pretrained(folder, local_files_only=True).eos_token_id
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder} has no tokenizer that transformers can load: {error}") from error
-    return None if found is None else int(found)
+    return None if end_id is None else int(end_id)

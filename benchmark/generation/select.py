@@ -129,9 +129,9 @@ def _vllm_build() -> str | None:
 
 
 def _required_torch(package: str) -> Requirement | None:
-    found = [Requirement(line) for line in requires(package) or []]
+    requirements = [Requirement(line) for line in requires(package) or []]
     return next(
-        (r for r in found if r.name == "torch" and (r.marker is None or r.marker.evaluate({"extra": ""}))), None
+        (r for r in requirements if r.name == "torch" and (r.marker is None or r.marker.evaluate({"extra": ""}))), None
     )
 
 

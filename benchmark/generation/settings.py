@@ -22,14 +22,14 @@ class EngineSettings:
     """Settings with which an engine is opened over a base model.
 
     Attributes:
-        max_lora_rank: Largest rank of the adapters that requests will name; vLLM serves ranks up to 512.
+        max_lora_rank: Largest rank of the adapters that requests will name, in vLLM at most 512.
         max_batch: Sequences in one batch.
         max_length: Longest prompt with its answer, in tokens; by default the model's limit, in vLLM at most 4,096.
         dtype: ``auto`` (float32 on the CPU, the checkpoint's own on a GPU), ``float32``, ``bfloat16`` or ``float16``.
         quantization: ``8bit`` or ``4bit``, as training rounds the base model's weights; empty for none.
-        tensor_parallel: GPUs that share the model; vLLM only.
+        tensor_parallel: GPUs that share the model, in vLLM only.
         gpu_memory_fraction: Share of each GPU's memory that vLLM takes for the model and its key-value cache.
-        max_loras: Adapters in one batch, in vLLM; each costs the memory of one adapter at the largest rank.
+        max_loras: Adapters in one batch, in vLLM. Each costs the memory of one adapter at the largest rank.
 
     Raises:
         UsageError: The quantization is unknown.
@@ -62,7 +62,7 @@ class EngineSettings:
 
         Args:
             compute: Use of the machine.
-            checkpoint: The base model, for its number formats; its files are not read.
+            checkpoint: The base model, for its number formats. Its files are not read.
             max_lora_rank: Largest rank of the adapters that requests will name.
             max_length: Longest prompt with its answer, in tokens; by default that of ``compute``.
             max_loras: Adapters in one batch; by default those of ``compute``.

@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 
 class TransformersEngine(Engine):
-    """Batched decoding with a key-value cache; LoRA factors are added by hooks on the linear layers.
+    """Batched decoding with a key-value cache. Hooks on the linear layers add the LoRA factors.
 
     One adapter is in memory at a time. A batch that does not fit into memory is halved, down to one sequence, because
     no answer depends on the rest of its batch.
 
     Args:
         model_path: Folder of the base model.
-        settings: Batch, length and number formats; quantised weights are loaded as the training code loads them.
+        settings: Batch, length and number formats. Quantised weights are loaded as the training code loads them.
         device: Device of the model; by default a GPU if there is one.
 
     Raises:

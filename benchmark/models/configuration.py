@@ -99,5 +99,5 @@ def _configuration_folder(source: ModelSource) -> Path | None:
         with contextlib.suppress(InputsMissingError):
             return resolve_model(source)
         return None
-    found = try_to_load_from_cache(source.repository, "config.json", revision=source.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    path = try_to_load_from_cache(source.repository, "config.json", revision=source.revision)
+    return Path(path).parent if isinstance(path, str) else None

@@ -179,7 +179,7 @@ def _steady_products(model: PreTrainedModel) -> None:
 
 
 def _weight_only(base: type) -> type:
-    """Return a subclass of bitsandbytes' 8-bit layer (so that PEFT knows it) that rounds weights, not inputs."""
+    """Return a subclass of bitsandbytes' 8-bit layer (so that PEFT accepts it) that rounds weights, not inputs."""
     if base not in _subclasses:
 
         def forward(layer: Any, x: Tensor) -> Tensor:

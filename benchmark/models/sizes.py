@@ -1,4 +1,4 @@
-"""Sizes of decoders and of what they hold in memory: weights, keys and values, merged adapters.
+"""Sizes of decoders and of their parts in memory: weights, keys and values, merged adapters.
 
 The code that runs models and the code that predicts their cost both read the formulas and limits of this module.
 """
@@ -129,7 +129,7 @@ class Decoder:
     def weight_bytes(self, dtype: str, quantization: str = "") -> int:
         """Return the bytes of the loaded weights.
 
-        Quantised linear layers keep one float32 scale for each output row (8 bit) or 64 elements (4 bit); embeddings,
+        Quantised linear layers keep one float32 scale for each output row (8 bit) or 64 elements (4 bit). Embeddings,
         norms and the head stay in ``dtype``.
         """
         size = BYTES[dtype]

@@ -1,1 +1,1 @@
-"""Prediction of what a plan costs in time, memory and disk, from sizes or from samples."""
+"""Prediction of a plan's cost in time, memory and disk, from sizes or from samples."""

@@ -144,9 +144,10 @@ def sampling_memory(
         length: Tokens of a prompt with its answer.
         second: Whether it is loaded beside the starting model.
     """
-    one = length * decoder.cache_bytes(precision.dtype)
+    sequence = length * decoder.cache_bytes(precision.dtype)
     weights = decoder.weight_bytes(precision.dtype, precision.quantization) if second else 0
-    return SamplingMemory(role, start.weights, weights, min(SAMPLED_BATCH * one, max(SAMPLED_CACHE_BYTES, one)), one)
+    cache = min(SAMPLED_BATCH * sequence, max(SAMPLED_CACHE_BYTES, sequence))
+    return SamplingMemory(role, start.weights, weights, cache, sequence)
 
 
 def refuse_training(role: str, memory: TrainingMemory, device: Device, workers: int, *, checkpointing: bool) -> None:

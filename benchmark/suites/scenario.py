@@ -39,7 +39,7 @@ class TrainingSettings(Settings):
     """Choice of participants: ``seeded`` draws from the run's own stream. ``round_seeded`` draws by the round's number
     alone, with the last clients malicious, as the seed paper's released code does."""
     max_length: int | None = Field(default=None, ge=2)
-    """Tokens of a training row; longer ones are cut at their end."""
+    """Most tokens of a training row; longer rows are cut at their end."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass instead of being kept."""
 

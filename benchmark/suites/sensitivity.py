@@ -151,7 +151,7 @@ class Place(Settings):
     unit: str
     """Its unit."""
     value: Value
-    """The value here."""
+    """Value of the setting."""
     position: int
     """Position of the value among the axis's points, from 0."""
     base: str

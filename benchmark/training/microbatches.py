@@ -36,10 +36,10 @@ class MicroBatch:
 
 
 def divide(lengths: Sequence[Sequence[int]], need: Need | None = None, limit: int | None = None) -> list[MicroBatch]:
-    """Return the passes of a step; together they hold every row once.
+    """Return the passes of a step, which hold every row once.
 
     Args:
-        lengths: ``lengths[client][row]``, in tokens; equally many rows for every client.
+        lengths: ``lengths[client][row]``, in tokens, with equally many rows for every client.
         need: Bytes of a pass; called only if there is a limit.
         limit: Bytes that a pass may need. A single row that needs more is a pass of its own, which the device may
             still hold.

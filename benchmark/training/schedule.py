@@ -15,11 +15,11 @@ from benchmark.suites.suite import Partition, Scenario, TrainingSettings
 
 @dataclass(frozen=True)
 class Federation:
-    """The cast of one run.
+    """Clients of one run, with their roles and schedule.
 
     Attributes:
-        client_ids: Opaque random ids, sorted; roles cannot be read from them.
-        compromised: Ids an attacker controls; in an un-attacked twin the same ids hold benign data.
+        client_ids: Opaque random ids, sorted, which do not reveal roles.
+        compromised: Ids that an attacker controls. In an un-attacked twin the same ids hold benign data.
         participants: For each round the sorted ids that take part.
         task_shares: For each client its share of each task type, or ``None`` for equal shares.
     """

@@ -20,10 +20,10 @@ from benchmark.updates import AdapterLayout
 
 
 class SequentialModel:
-    """Trains clients one by one with PEFT's own LoRA layers and ``torch.optim.AdamW``; same interface as stacked.
+    """Trains clients one by one with PEFT's own LoRA layers and ``torch.optim.AdamW``, with the interface of stacked.
 
     Args:
-        model: A Hugging Face causal language model; PEFT wraps it in place.
+        model: A Hugging Face causal language model, which PEFT wraps in place.
         settings: Adapter shape and targets.
         pad_id: Token id used to fill short rows.
     """

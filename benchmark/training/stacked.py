@@ -34,7 +34,7 @@ _LOSS_SCALE = {torch.float16: 1024.0}
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """Adapters after local training.
+    """Result of local training.
 
     Attributes:
         adapters: ``[clients, d]``, in the dtype of the starting adapter.

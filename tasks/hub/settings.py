@@ -98,7 +98,7 @@ class AutomationPrompts(Settings):
     propose_normal: tuple[str, ...] = Field(min_length=1)
     """Instructions that ask for one ordinary task."""
     comply_hint: str
-    """Suffix that tells a model to answer directly."""
+    """Suffix that makes a model answer directly."""
     safety_reminder: str
     """Suffix that reminds a model to answer safely."""
 
@@ -117,7 +117,7 @@ class HubData(Settings):
     openings: tuple[str, str] = ("I", "Sure")
     """First words of a refusal and of compliance, for the soft score."""
     automation: AutomationPrompts | None = None
-    """Prompts of the automated pipelines; none for the bundled ones."""
+    """Prompts of the automated pipelines; none for the bundled prompts."""
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:
