@@ -66,7 +66,7 @@ def rate(pattern: str) -> float:
     ("name", "pattern", "ceiling"),
     [
         ("semicolons", r";", 12.5),
-        ("programs that say, tell or know", r"\b(says?|said|tells?|told|knows?|knew)\b", 0.6),
+        ("programs that say, tell or know", r"\b(says?|said|tells?|told|knows?|knew)\b", 0.65),
         ("nobody and whoever", r"\b(nobody|whoever|whatever|whichever)\b", 0.15),
         ("is no X", r"\b(is|are|was|were) no [a-z]", 0.5),
     ],
