@@ -18,13 +18,11 @@ from benchmark.errors import FedSafetyError
 from benchmark.models.rows import TokenRow
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.suite import Scenario, TrainingSettings
+from benchmark.training.door import admitted, checked_aggregate, rows_of
 from benchmark.training.schedule import Federation, learning_rate
 from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
 from defenses.base import Defense, Server
-
-_WEIGHT_ROUNDING = 1e-4
-"""How far the sum of a round's weights may be from 1; float32 weights of many clients come that close."""
 
 
 class LocalTrainer(Protocol):
@@ -144,7 +142,7 @@ def run_federation(
         # Rules and rows live in main memory, wherever the clients were trained.
         sent = Updates(local.adapters.to(adapter.device) - adapter, participants, counts, trainer.layout)
         sent = _crafted(sent, malicious, attack, index)
-        received, rejected = _at_the_door(sent, malicious)
+        received, rejected = admitted(sent, malicious)
         context = RoundContext(
             index=index,
             rounds=training.rounds,
@@ -189,7 +187,7 @@ def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: in
     attackers = [i for i, client in enumerate(sent.client_ids) if client in malicious]
     if not attackers:
         return sent
-    crafted = attack.craft(_rows_of(sent, attackers), AttackerView(round_index=index, participants=len(sent)))
+    crafted = attack.craft(rows_of(sent, attackers), AttackerView(round_index=index, participants=len(sent)))
     if crafted.matrix.shape != (len(attackers), sent.matrix.shape[1]):
         raise FedSafetyError(
             f"the attack crafted updates of shape {tuple(crafted.matrix.shape)}; "
@@ -200,72 +198,9 @@ def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: in
     return replace(sent, matrix=matrix)
 
 
-def _at_the_door(sent: Updates, malicious: frozenset[str]) -> tuple[Updates, tuple[str, ...]]:
-    """Return the finite updates and the ids of the malicious clients whose update is not.
-
-    An attacker must not win by crashing a run, for example with numbers whose norm overflows. An honest update that is
-    not finite shows that training diverged.
-    """
-    finite = torch.isfinite(sent.matrix.square().sum(dim=1)).tolist()
-    if all(finite):
-        return sent, ()
-    refused = tuple(client for client, ok in zip(sent.client_ids, finite, strict=True) if not ok)
-    honest = [client for client in refused if client not in malicious]
-    if honest:
-        raise FedSafetyError(
-            f"the update of honest client {honest[0]} is not finite: training diverged; "
-            f"lower the learning rate or set clip_norm"
-        )
-    return _rows_of(sent, [i for i, ok in enumerate(finite) if ok]), refused
-
-
-def _rows_of(updates: Updates, indices: list[int]) -> Updates:
-    return Updates(
-        matrix=updates.matrix[indices],
-        client_ids=tuple(updates.client_ids[i] for i in indices),
-        sample_counts=updates.sample_counts[indices],
-        layout=updates.layout,
-    )
-
-
 def _nothing(received: Updates) -> Aggregate:
     """Return the aggregate of a round whose updates were all refused; the adapter does not change."""
     return Aggregate(received.matrix.new_zeros(received.matrix.shape[1]), torch.zeros(0, dtype=torch.float64))
-
-
-def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:
-    """Return the aggregate if it is usable.
-
-    Raises:
-        FedSafetyError: It has the wrong type, shape or number of weights, or is not finite.
-    """
-    if not isinstance(aggregate, Aggregate):
-        raise FedSafetyError(f"aggregate() returned {type(aggregate).__name__}; return an Aggregate")
-    update, weights = aggregate.update, aggregate.weights
-    for name, part in (("update", update), ("weights", weights)):
-        if not isinstance(part, Tensor) and not (name == "weights" and part is None):
-            raise FedSafetyError(f"aggregate() returned {name} of type {type(part).__name__}; return a torch tensor")
-    shape = received.matrix.shape[1:]
-    if update.shape != shape:
-        raise FedSafetyError(
-            f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(shape)}"
-        )
-    for name, part in (("update", update), ("weights", weights)):
-        if part is not None and not part.is_floating_point():
-            raise FedSafetyError(f"aggregate() returned {name} of {part.dtype}; return floating-point numbers")
-    # Cast first because a finite float64 value may be infinite in the adapter's float32.
-    update = update.to(received.matrix.dtype)
-    if not torch.isfinite(update).all():
-        raise FedSafetyError("aggregate() returned an update that is not finite; check for division by zero")
-    if weights is not None:
-        if weights.shape != (len(received),):
-            raise FedSafetyError(f"aggregate() returned {tuple(weights.shape)} weights for {len(received)} clients")
-        if not torch.isfinite(weights).all() or (weights < 0).any():
-            raise FedSafetyError("aggregate() returned a negative or non-finite weight; weights are shares of trust")
-        total = float(weights.sum(dtype=torch.float64))
-        if weights.any() and abs(total - 1.0) > _WEIGHT_ROUNDING:
-            raise FedSafetyError(f"aggregate() returned weights that sum to {total:g}; divide them by their sum")
-    return Aggregate(update, weights)
 
 
 def _weights(aggregate: Aggregate, received: Updates, sent: Updates) -> tuple[float, ...] | None:

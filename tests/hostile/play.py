@@ -21,7 +21,7 @@ from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import GIB, MIB, Limits
 from benchmark.sandbox.proxy import created
 from benchmark.submission.practice import practice_resources, practice_server
-from benchmark.training.federation import checked_aggregate
+from benchmark.training.door import checked_aggregate
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Prompt
 from tasks.base import DataKind, Example

@@ -30,7 +30,7 @@ from benchmark.submission.contract.rounds import (
     sent,
     trial,
 )
-from benchmark.training.federation import checked_aggregate
+from benchmark.training.door import checked_aggregate
 from benchmark.updates import AdapterLayout, Aggregate
 from defenses.base import Defense, DefenseInfo, Knowledge, Server, defenses
 

@@ -22,7 +22,7 @@ from benchmark.submission.contract.examination import Check, Outcome, all_thread
 from benchmark.submission.contract.memory import peak_memory
 from benchmark.submission.contract.report import Part, ShapeCost, Verdict
 from benchmark.submission.contract.rounds import Trial, copy_of, layout_of, sent, trial
-from benchmark.training.federation import checked_aggregate
+from benchmark.training.door import checked_aggregate
 from benchmark.updates import Aggregate
 from defenses.base import Defense
 

@@ -28,7 +28,7 @@ from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, created
 from benchmark.suites.suite import PosthocSettings
 from benchmark.training.clients import Attacker
-from benchmark.training.federation import checked_aggregate
+from benchmark.training.door import checked_aggregate
 from benchmark.training.served import ServedModel
 from benchmark.training.server import MeteredServer
 from benchmark.updates import AdapterLayout, RoundContext, Updates

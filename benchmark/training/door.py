@@ -1,0 +1,83 @@
+"""The server's door: the updates that reach the defense, and the aggregate that reaches the model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import FedSafetyError
+from benchmark.updates import Aggregate, Updates
+
+_WEIGHT_ROUNDING = 1e-4
+"""How far the sum of a round's weights may be from 1; float32 weights of many clients come that close."""
+
+
+def admitted(sent: Updates, malicious: frozenset[str]) -> tuple[Updates, tuple[str, ...]]:
+    """Return the finite updates and the ids of the malicious clients whose update is not.
+
+    An attacker must not win by crashing a run, for example with numbers whose norm overflows. An honest update that is
+    not finite shows that training diverged.
+
+    Args:
+        sent: The clients' updates.
+        malicious: Ids of the clients that the attack controls.
+
+    Raises:
+        FedSafetyError: An honest update is not finite.
+    """
+    finite = torch.isfinite(sent.matrix.square().sum(dim=1)).tolist()
+    if all(finite):
+        return sent, ()
+    refused = tuple(client for client, ok in zip(sent.client_ids, finite, strict=True) if not ok)
+    honest = [client for client in refused if client not in malicious]
+    if honest:
+        raise FedSafetyError(
+            f"the update of honest client {honest[0]} is not finite: training diverged; "
+            f"lower the learning rate or set clip_norm"
+        )
+    return rows_of(sent, [i for i, ok in enumerate(finite) if ok]), refused
+
+
+def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:
+    """Return the aggregate if it is usable.
+
+    Raises:
+        FedSafetyError: It has the wrong type, shape or number of weights, or is not finite.
+    """
+    if not isinstance(aggregate, Aggregate):
+        raise FedSafetyError(f"aggregate() returned {type(aggregate).__name__}; return an Aggregate")
+    update, weights = aggregate.update, aggregate.weights
+    for name, part in (("update", update), ("weights", weights)):
+        if not isinstance(part, Tensor) and not (name == "weights" and part is None):
+            raise FedSafetyError(f"aggregate() returned {name} of type {type(part).__name__}; return a torch tensor")
+    shape = received.matrix.shape[1:]
+    if update.shape != shape:
+        raise FedSafetyError(
+            f"aggregate() returned an update of shape {tuple(update.shape)}; it must be {tuple(shape)}"
+        )
+    for name, part in (("update", update), ("weights", weights)):
+        if part is not None and not part.is_floating_point():
+            raise FedSafetyError(f"aggregate() returned {name} of {part.dtype}; return floating-point numbers")
+    # Cast first because a finite float64 value may be infinite in the adapter's float32.
+    update = update.to(received.matrix.dtype)
+    if not torch.isfinite(update).all():
+        raise FedSafetyError("aggregate() returned an update that is not finite; check for division by zero")
+    if weights is not None:
+        if weights.shape != (len(received),):
+            raise FedSafetyError(f"aggregate() returned {tuple(weights.shape)} weights for {len(received)} clients")
+        if not torch.isfinite(weights).all() or (weights < 0).any():
+            raise FedSafetyError("aggregate() returned a negative or non-finite weight; weights are shares of trust")
+        total = float(weights.sum(dtype=torch.float64))
+        if weights.any() and abs(total - 1.0) > _WEIGHT_ROUNDING:
+            raise FedSafetyError(f"aggregate() returned weights that sum to {total:g}; divide them by their sum")
+    return Aggregate(update, weights)
+
+
+def rows_of(updates: Updates, indices: list[int]) -> Updates:
+    """Return the updates of the clients at ``indices``."""
+    return Updates(
+        matrix=updates.matrix[indices],
+        client_ids=tuple(updates.client_ids[i] for i in indices),
+        sample_counts=updates.sample_counts[indices],
+        layout=updates.layout,
+    )
