@@ -30,7 +30,8 @@ def console(
         env: Environment; by default this process's.
         timeout: Seconds after which the test fails.
     """
-    if not sys.platform.startswith("linux"):
+    # A fresh interpreter reads PYTHONPATH; the server has imported the packages that it might replace.
+    if (os.environ if env is None else env).get("PYTHONPATH") or not sys.platform.startswith("linux"):
         command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     context = multiprocessing.get_context("forkserver")

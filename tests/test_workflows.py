@@ -486,6 +486,7 @@ def test_every_step_of_a_submission_runs(scratch: Path, environment: dict[str, s
     assert uploads == {"submission-report": "report", "verified": "results/submitted/${{ env.ID }}"}
 
 
+@pytest.mark.slow
 def test_a_broken_bundle_ends_the_job_and_still_makes_the_comment(scratch: Path, environment: dict[str, str]) -> None:
     theirs = scratch / "pull-request" / "results" / "inbox"
     theirs.mkdir(parents=True)

@@ -33,6 +33,7 @@ def test_the_command_counts_what_is_missing_and_stores_nothing(
     assert not list((tmp_path / "runs").rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_of_a_finished_run_nothing_is_left_to_do(finished_run: Path, tiny_suite: Path) -> None:
     choice = choose_engine("transformers")
     plan = make_plan(find_suite(str(tiny_suite)), choice.name)

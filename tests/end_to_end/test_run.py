@@ -360,6 +360,7 @@ def test_hostile_defenses_fail_alone(
         assert reason in cells[name]["reason"], name
 
 
+@pytest.mark.slow
 def test_a_broken_file_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedsafety: Fedsafety
 ) -> None:

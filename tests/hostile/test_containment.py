@@ -16,7 +16,7 @@ from .play import METHODS, Case, method, play
 
 AT_ONCE = 3
 BACKENDS = ("bubblewrap", "namespaces")
-QUICK = ("behaves", "exits", "patches_everything")
+QUICK = ("behaves", "exits")
 """Methods of which one play belongs to the quick tests."""
 
 ELSEWHERE = {

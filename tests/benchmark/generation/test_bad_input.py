@@ -142,6 +142,7 @@ def test_where_a_batch_does_not_fit_half_of_it_is_tried(transformers_engine: Eng
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_vllm_out_of_memory(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = VllmEngine(tiny.folder, EngineSettings(max_batch=4))
     assert engine.generate([Request(tiny.prompts[0], 3)])[0].token_ids

@@ -59,6 +59,7 @@ def test_a_new_attack_is_unaligned_data(tmp_path: Path) -> None:
     ).poison(normal, rows[0][0], np.random.default_rng(5))
 
 
+@pytest.mark.slow
 def test_the_tests_that_come_with_new_methods_pass(tmp_path: Path) -> None:
     new_defense("average_again", tmp_path)
     new_defense("at_every_moment", tmp_path, STAGES)

@@ -47,6 +47,8 @@ from tasks.micro import MicroWorld
 
 from ....console import console
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[4]
 QUIET = Reporter(Console(file=StringIO()))
 HONEST = '''
@@ -55,7 +57,6 @@ HONEST = '''
 from benchmark.updates import Aggregate, RoundContext, Updates
 from defenses.base import Defense, Knowledge, Stage, register
 
-pytestmark = pytest.mark.slow
 
 
 @register(
