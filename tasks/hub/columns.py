@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from tasks.hub.conversations import Turn, read_turns, spoken
 from tasks.hub.files import Records
-from tasks.hub.filters import ASSISTANTS, FILTERS, USERS, Keep, Row
+from tasks.hub.filters import FILTERS, Keep, Row
 from tasks.hub.settings import DatasetSource, Value
+from tasks.hub.values import as_text, comparable, without_placeholder
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
@@ -110,30 +113,28 @@ class SourceRow:
     source: DatasetSource
     name: str
 
-    def turns(self) -> list[tuple[str, str]]:
+    def turns(self) -> list[Turn]:
         """Return (role, text) of every turn of the conversation.
 
         Raises:
-            FedSafetyError: The conversation is not a list of turns with a role and a text.
+            FedSafetyError: The row holds no conversation; see :func:`tasks.hub.conversations.read_turns`.
         """
-        conversation = self.paths["conversation"](self.raw) if "conversation" in self.paths else None
-        if not isinstance(conversation, list):
-            raise self._error("no conversation: a list of turns was expected; mend columns or format")
-        turns = []
-        for turn in conversation:
-            role = (turn.get("role") or turn.get("from")) if isinstance(turn, Mapping) else None
-            if role is None:
-                raise self._error("a turn without role and content (or from and value)")
-            content = turn.get("content") if "content" in turn else turn.get("value")
-            role = "user" if role in USERS else "assistant" if role in ASSISTANTS else str(role)
-            turns.append((role, str(content or "").strip()))
-        return turns
+        return self._turns
+
+    @cached_property
+    def _turns(self) -> list[Turn]:
+        if "conversation" not in self.paths:
+            raise self._error("no conversation: no column is mapped to it; mend columns or format")
+        try:
+            return read_turns(self.paths["conversation"](self.raw))
+        except ValueError as error:
+            raise self._error(str(error)) from None
 
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is. See :class:`tasks.hub.filters.Row`."""
         if self.source.format == "chat" and name in ("instruction", "response"):
             role = "user" if name == "instruction" else "assistant"
-            return next((text for speaker, text in self.turns()[:2] if speaker == role), "")
+            return next((text for speaker, text in spoken(self.turns())[:2] if speaker == role), "")
         if self.source.format == "prompts" and name == "response" and self.source.response:
             return self.source.response
         if name == "instruction":
@@ -149,12 +150,7 @@ class SourceRow:
                 without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
-            roles = [role for role, _ in self.turns()]
-            if roles != ["user", "assistant"]:
-                raise self._error(
-                    f"{len(roles)} turns, where one question and its answer were expected; add the filter single_turn "
-                    f"(leaves such rows out) or first_turn (reads the first two turns)"
-                )
+            self._check_exchange([role for role, _ in spoken(self.turns())])
         instruction, response = self.text("instruction"), self.text("response")
         for name, value in (("instruction", instruction), ("response", response)):
             if not value and not (name == "response" and self.source.format == "prompts"):
@@ -162,12 +158,26 @@ class SourceRow:
         alone = self._column("instruction") if self._column("input") else ""
         return self._column("id") or f"{self.number:04d}", instruction, response, self._column("label"), alone
 
+    def _check_exchange(self, roles: list[str]) -> None:
+        if roles == ["user", "assistant"]:
+            return
+        found = f"{len(roles)} turns ({', '.join(roles[:4])}{', …' if len(roles) > 4 else ''})"
+        if roles[:2] == ["user", "assistant"]:
+            way = "single_turn (leaves such rows out) or first_turn (reads the first two turns)"
+        else:
+            way = "single_turn or first_turn, which leave such rows out, or write the row as a question and its answer"
+        raise self._error(f"{found}, where one question and its answer were expected; add the filter {way}")
+
     def _column(self, name: str) -> str:
         value = self.paths[name](self.raw) if name in self.paths else None
         if isinstance(value, list | Mapping):
             inside = "[0]" if isinstance(value, list) else ".<key>"
             raise self._error(f"{name} is a {type(value).__name__}, not text; reach inside it with {inside}")
-        return "" if value is None else str(value).strip()
+        try:
+            text = as_text(value)
+        except ValueError as error:
+            raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
+        return without_placeholder(text, is_input=name == "input") if name in ("input", "response") else text
 
     def _error(self, reason: str) -> FedSafetyError:
         return FedSafetyError(f"{self.name}, row {self.number}: {reason}")
@@ -187,18 +197,12 @@ def _parsed(text: str, name: str) -> Path:
 
 
 def _test(path: Path, allowed: Value | tuple[Value, ...]) -> Keep:
-    values = {_comparable(value) for value in (allowed if isinstance(allowed, tuple) else (allowed,))}
+    values = {comparable(value) for value in (allowed if isinstance(allowed, tuple) else (allowed,))}
 
     def keep(row: Row) -> bool:
-        return _comparable(path(row.raw)) in values
+        return comparable(path(row.raw)) in values
 
     return keep
-
-
-def _comparable(value: Any) -> str:
-    """Return a form in which ``false`` of a YAML file, ``False`` of a Parquet and "False" of a CSV file are equal."""
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole else value).strip().casefold()
 
 
 def _shown(allowed: Value | tuple[Value, ...]) -> str:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from tasks.hub.conversations import spoken
 from tasks.hub.text import normalised
+from tasks.hub.values import comparable, is_missing, without_placeholder
 from tasks.refusals import is_refusal
-
-USERS: Final = ("user", "human", "prompter")
-ASSISTANTS: Final = ("assistant", "gpt")
 
 
 class Row(Protocol):
@@ -49,12 +48,12 @@ class Filter:
 
 def single_turn(row: Row) -> bool:
     """Keep conversations of one question and its answer."""
-    return [role for role, _ in row.turns()] == ["user", "assistant"]
+    return [role for role, _ in spoken(row.turns())] == ["user", "assistant"]
 
 
 def first_turn(row: Row) -> bool:
     """Keep conversations that begin with a question and its answer. Later turns are not read."""
-    return [role for role, _ in row.turns()[:2]] == ["user", "assistant"]
+    return [role for role, _ in spoken(row.turns())[:2]] == ["user", "assistant"]
 
 
 def english(row: Row) -> bool:
@@ -80,7 +79,7 @@ def unflagged_reply(row: Row) -> bool:
 
 def unsafe(row: Row) -> bool:
     """Keep pairs that annotators found unsafe (``is_safe`` of BeaverTails)."""
-    return str(row.raw.get("is_safe", "")).casefold() in ("false", "0")
+    return comparable(row.raw.get("is_safe", "")) in ("false", "0")
 
 
 def with_text(row: Row) -> bool:
@@ -89,8 +88,9 @@ def with_text(row: Row) -> bool:
 
 
 def without_input(row: Row) -> bool:
-    """Keep rows whose ``input`` is empty."""
-    return not str(row.raw.get("input") or "").strip()
+    """Keep rows whose ``input`` is empty or a placeholder such as "<noinput>"."""
+    value = row.raw.get("input")
+    return is_missing(value) or not without_placeholder(str(value).strip(), is_input=True)
 
 
 def refusal_response(row: Row) -> bool:

@@ -1,0 +1,95 @@
+"""Turns of a conversation, in the conventions of public data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tasks.hub.values import as_text, is_missing, joined_parts
+
+USERS: Final = ("user", "human", "prompter")
+ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
+_ROLES: Final = ("role", "from")
+_CONTENTS: Final = ("content", "value", "text")
+_CALLS: Final = ("tool_calls", "function_call")
+
+Turn = tuple[str, str]
+"""Role and text. Roles are ``user`` and ``assistant`` where they have another name for them, in lower case."""
+
+
+def read_turns(value: Any) -> list[Turn]:
+    """Return the turns of a conversation; an empty cell has none.
+
+    A conversation is a list of objects, an object of lists of equal length, or the JSON text of one of them. A turn
+    has a role (``role`` or ``from``) and a text (``content``, ``value`` or ``text``); the first that is filled counts.
+
+    Raises:
+        ValueError: The value is no conversation; says what was found.
+    """
+    if is_missing(value):
+        return []
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, Mapping):
+        value = _transposed(value)
+    if not isinstance(value, list):
+        raise ValueError(
+            f"no conversation: a {type(value).__name__} was found and a list of turns was expected; mend columns or "
+            f"format"
+        )
+    return [_turn(number, turn) for number, turn in enumerate(value, start=1)]
+
+
+def spoken(turns: list[Turn]) -> list[Turn]:
+    """Return ``turns`` without system turns that say nothing."""
+    return [turn for turn in turns if turn != ("system", "")]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list | dict) else text
+
+
+def _transposed(value: Mapping[str, Any]) -> Any:
+    columns = {name: inner for name, inner in value.items() if not is_missing(inner)}
+    if not columns or not all(isinstance(inner, list) for inner in columns.values()):
+        raise ValueError(
+            f"no conversation: an object with {', '.join(map(str, value)) or 'no keys'} was found and a list of turns "
+            f"was expected; mend columns, or reach inside with .<key>"
+        )
+    if len({len(inner) for inner in columns.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(inner)}" for name, inner in columns.items())
+        raise ValueError(f"no conversation: its lists differ in length ({lengths}); mend the row")
+    return [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+
+
+def _turn(number: int, turn: Any) -> Turn:
+    if not isinstance(turn, Mapping):
+        raise ValueError(
+            f"turn {number} is a {type(turn).__name__}, where an object with role and content was expected"
+        )
+    role = _first(number, turn, _ROLES)
+    if is_missing(role) or not any(name in turn for name in _CONTENTS):
+        keys = ", ".join(map(str, turn)) or "nothing"
+        raise ValueError(f"a turn without role and content (or from and value): turn {number} has {keys}")
+    try:
+        name, text = as_text(role).casefold(), joined_parts(_first(number, turn, _CONTENTS))
+    except ValueError as error:
+        raise ValueError(f"turn {number} {error}") from None
+    name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
+    # A call is a part of the answer that no text holds, so that the turn is none of those that are read.
+    calls = [call for call in _CALLS if turn.get(call)]
+    return (f"{name} with {calls[0]}" if calls else name), text
+
+
+def _first(number: int, turn: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """Return the first filled value among ``names``; two different ones are refused."""
+    filled = {name: turn[name] for name in names if not is_missing(turn.get(name)) and turn[name] not in ("", [])}
+    values = list(filled.values())
+    if any(value != values[0] for value in values):
+        raise ValueError(f"turn {number} has different texts in {' and '.join(filled)}; keep one of them")
+    return values[0] if values else None

@@ -1,0 +1,110 @@
+"""Text from the values that files hold, and refusals of values that have no one text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+_EXACT: Final = 2**53
+"""Whole numbers from here on may have lost digits as floats."""
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
+"""Types of the parts of a message that hold text, in the forms of chat interfaces."""
+_NOTHING: Final = r"no[\s_-]*(?:input|output)(?:s|e)?"
+_IN_BRACKETS: Final = r"[`\\]*[<(\[]\s*{}\s*[`\\>)\]]*[.,]?"
+_NO_TEXT: Final = re.compile(_IN_BRACKETS.format(_NOTHING), re.IGNORECASE)
+_NO_INPUT: Final = re.compile(
+    rf"(?:{_NOTHING}|n/a)[.,]?|" + _IN_BRACKETS.format(rf"(?:{_NOTHING}|none|n/a)"), re.IGNORECASE
+)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether ``value`` stands for an empty cell: ``None``, or the NaN of data frames."""
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
+
+
+def as_text(value: Any) -> str:
+    """Return the text of a value without outer blanks; an empty cell is empty text.
+
+    Whole numbers are written without a fraction, so that the id 1.0 of a data frame is the 1 that was meant.
+
+    Raises:
+        ValueError: The value has no one text; gives the reason.
+    """
+    if is_missing(value):
+        return ""
+    if isinstance(value, str):
+        return _whole(value).strip()
+    if isinstance(value, bytes):
+        return _decoded(value).strip()
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _number(value)
+    raise ValueError(f"is a {type(value).__name__}, not text")
+
+
+def joined_parts(value: Any) -> str:
+    """Return the text of a message's content, which may be a list of parts. Parts are joined by line breaks.
+
+    Raises:
+        ValueError: A part holds something other than text, or the value has no one text.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return "\n".join(filter(None, map(_part, value)))
+    return as_text(value)
+
+
+def without_placeholder(text: str, *, is_input: bool = False) -> str:
+    """Return ``text``, or empty text if it is a placeholder such as "<noinput>".
+
+    Args:
+        text: Text of a cell.
+        is_input: Whether the cell is an input, where the bare words "No input" and "N/A" are placeholders, too.
+    """
+    return "" if (_NO_INPUT if is_input else _NO_TEXT).fullmatch(text) else text
+
+
+def comparable(value: Any) -> str:
+    """Return a form in which ``false`` of a YAML file, ``False`` of a Parquet and "False" of a CSV file are equal."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value).strip().casefold()
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return as_text(part)
+    if not isinstance(part, Mapping):
+        raise ValueError(f"has a part that is a {type(part).__name__}, not text")
+    kind = part.get("type")
+    others = sorted(str(name) for name, inner in part.items() if name not in ("type", "text") and inner)
+    if kind not in (None, *_TEXT_PARTS) or "text" not in part or (kind is None and others):
+        found = kind or ", ".join(others) or "unknown"
+        raise ValueError(f"has a part of type {found}, of which only parts of text can be read; leave the row out")
+    return as_text(part["text"])
+
+
+def _number(value: int | float | Decimal) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        raise ValueError(f"is the number {value}, which stands for no text")
+    if isinstance(value, float) and abs(value) >= _EXACT:
+        raise ValueError(f"is the number {value}, whose last digits a float may have lost; write it as text")
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _whole(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a surrogate pair, which is no character; mend the text") from None
+    return text
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError("holds bytes that are no UTF-8; write it as text") from None

@@ -1,0 +1,84 @@
+"""Conversations are read in the conventions that people have, or refused by what was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmark.errors import FedSafetyError
+from tasks.hub.conversations import read_turns
+from tasks.hub.datasets import load_rows
+from tasks.hub.settings import DatasetSource
+
+Write = Callable[..., DatasetSource]
+CHAT: dict[str, Any] = {"format": "chat", "columns": {"conversation": "messages"}}
+USER, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}
+READ = [("user", "Hi"), ("assistant", "Yo")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [USER, REPLY],
+        [{"role": "User", "content": "Hi"}, {"role": "Assistant", "content": " Yo "}],
+        [{"from": "human", "value": "Hi"}, {"from": "chatgpt", "value": "Yo"}],
+        [{"role": "prompter", "text": "Hi"}, {"role": "model", "text": "Yo"}],
+        [
+            {"role": "user", "content": "Hi", "from": None, "value": None},
+            {"role": None, "content": None, "from": "gpt", "value": "Yo"},
+        ],
+        [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Yo"}]},
+        ],
+        {"role": ["user", "assistant"], "content": ["Hi", "Yo"]},
+        json.dumps([USER, REPLY]),
+    ],
+)
+def test_conventions_agree(value: object) -> None:
+    assert read_turns(value) == READ
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("Hi", "a str was found"),
+        (7, "a int was found"),
+        ({"role": "user", "content": "Hi"}, "an object with role, content was found"),
+        ({"role": ["user"], "content": ["Hi", "Yo"]}, "differ in length"),
+        (["Hi", "Yo"], "turn 1 is a str"),
+        ([USER, None], "turn 2 is a NoneType"),
+        ([{"role": "user", "message": "Hi"}], "turn 1 has role, message"),
+        ([{**USER, "value": "Ho"}], "turn 1 has different texts in content and value"),
+        ([{"role": "user", "content": {"a": 1}}], "turn 1 is a dict, not text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1 has a part of type image_url"),
+    ],
+)
+def test_what_is_no_conversation_says_what_was_found(value: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_turns(value)
+
+
+def test_an_empty_system_turn_is_no_turn(source: Write) -> None:
+    rows = [{"messages": [{"role": "system", "content": ""}, USER, REPLY]}]
+    for filters in ((), ("first_turn",), ("single_turn",)):
+        (row,) = load_rows(source("rows", rows, filters=filters, **CHAT)).table.to_pylist()
+        assert (row["instruction"], row["response"]) == ("Hi", "Yo")
+
+
+def test_roles_that_do_not_fit_are_named_with_a_way_out_that_works(source: Write) -> None:
+    rows = [{"messages": [{"role": "system", "content": "Be kind"}, USER, REPLY]}, {"messages": [USER, REPLY]}]
+    with pytest.raises(FedSafetyError, match=r"row 1: 3 turns \(system, user, assistant\).*leave such rows out"):
+        load_rows(source("rows", rows, **CHAT))
+    for name in ("single_turn", "first_turn"):
+        loaded = load_rows(source("rows", rows, filters=(name,), **CHAT))
+        assert loaded.table["instruction"].to_pylist() == ["Hi"]
+
+
+def test_a_call_of_a_tool_is_no_plain_answer(source: Write) -> None:
+    rows = [{"messages": [USER, {**REPLY, "tool_calls": [{"id": "x"}]}]}]
+    with pytest.raises(FedSafetyError, match=r"2 turns \(user, assistant with tool_calls\)"):
+        load_rows(source("rows", rows, **CHAT))

@@ -1,0 +1,116 @@
+"""A value that is not text becomes text only where there is one text for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark.errors import FedSafetyError
+from tasks.hub.datasets import load_rows
+from tasks.hub.settings import DatasetSource
+from tasks.hub.values import as_text, joined_parts, without_placeholder
+
+Write = Callable[..., DatasetSource]
+NAN = float("nan")
+PAIR: dict[str, Any] = {"columns": {"input": "input", "response": "output"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (NAN, ""),
+        (Decimal("NaN"), ""),
+        (" a ", "a"),
+        (b"M\xc3\xb6nd", "Mönd"),
+        (42, "42"),
+        (1.0, "1"),
+        (0.5, "0.5"),
+        (Decimal("2.50"), "2.50"),
+    ],
+)
+def test_values_with_one_text(value: object, text: str) -> None:
+    assert as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"\xff", "bytes that are no UTF-8"),
+        (True, "a bool, not text"),
+        (["a"], "a list, not text"),
+        (("a", "b"), "a tuple, not text"),
+        (float("inf"), "the number inf"),
+        (1e17, "last digits"),
+        ("\ud83d", "half of a surrogate pair"),
+    ],
+)
+def test_values_without_one_text(value: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        as_text(value)
+
+
+def test_parts_of_text_are_joined_and_others_refused() -> None:
+    assert joined_parts([{"type": "text", "text": "Hi"}, "you", {"type": "text", "text": None}]) == "Hi\nyou"
+    for part, reason in (
+        ({"type": "image_url", "image_url": {"url": "x"}}, "image_url"),
+        ({"text": "see", "image": "x"}, "image"),
+        (["Hi"], "a list"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            joined_parts([part])
+
+
+@pytest.mark.parametrize(
+    "text", ["<noinput>", "No input.", "\\<noinput\\>", "`<noinput>`", "(no input)", "N/A", "<none>"]
+)
+def test_placeholders_are_no_input(text: str) -> None:
+    assert without_placeholder(text, is_input=True) == ""
+
+
+@pytest.mark.parametrize("text", ["None", "<img>", "Nothing", "no inputs were given", "Na"])
+def test_words_are_inputs(text: str) -> None:
+    assert without_placeholder(text, is_input=True) == text
+    assert without_placeholder("N/A") == "N/A"
+
+
+def test_empty_cells_and_placeholders_of_pairs(source: Write) -> None:
+    rows = [
+        {"instruction": "Say hi", "input": NAN, "output": "hi"},
+        {"instruction": "Say ho", "input": "<noinput>", "output": "ho"},
+        {"instruction": "lost", "input": "", "output": NAN},
+        {"instruction": "lost", "input": "", "output": "<nooutput>"},
+    ]
+    table = load_rows(source("rows", rows, filters=("with_text",), **PAIR)).table
+    assert table["instruction"].to_pylist() == ["Say hi", "Say ho"]
+    assert table["alone"].to_pylist() == ["", ""]
+    plain = source("rows", rows, filters=("with_text", "without_input"), **PAIR)
+    assert load_rows(plain).table.num_rows == 2
+
+
+def test_typed_columns_of_parquet(root: Path) -> None:
+    table = pa.table({"n": [1.0, 2.0], "instruction": [b"a", b"b"], "input": [NAN, NAN], "output": [7, 8]})
+    pq.write_table(table, root / "x.parquet")
+    columns = {"id": "n", "input": "input", "response": "output"}
+    loaded = load_rows(DatasetSource(repository="o/x", local="x.parquet", columns=columns)).table.to_pylist()
+    assert [(row["id"], row["instruction"], row["response"]) for row in loaded] == [("1", "a", "7"), ("2", "b", "8")]
+
+
+def test_a_refused_value_is_named_with_file_row_and_column(source: Write) -> None:
+    rows = [{"instruction": "a", "input": "", "output": True}]
+    with pytest.raises(FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a bool, not text"):
+        load_rows(source("rows", rows, **PAIR))
+
+
+def test_unsafe_rows_are_found_in_columns_of_floats(source: Write) -> None:
+    rows = [
+        {"instruction": "a", "response": "b", "is_safe": 0.0},
+        {"instruction": "c", "response": "d", "is_safe": 1.0},
+    ]
+    assert load_rows(source("rows", rows, filters=("unsafe",))).table["instruction"].to_pylist() == ["a"]
