@@ -109,7 +109,7 @@ def deduplicate_instructions() -> Keep:
 
 
 def deduplicate_normalised() -> Keep:
-    """Keep the first row of each instruction, with case, punctuation and spacing ignored."""
+    """Keep the first row of each instruction, by its normal form in :mod:`tasks.hub.text`."""
     return _first_of(normalised)
 
 

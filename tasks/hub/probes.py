@@ -48,7 +48,7 @@ def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
 
 
 class PromptFinder:
-    """Finds prompts inside texts, with case, punctuation and spacing ignored.
+    """Finds prompts inside texts, by their normal form in :mod:`tasks.hub.text`.
 
     Args:
         prompts: Prompts to find.

@@ -1,0 +1,62 @@
+"""Equality of prompts: loose in case, spacing and prose, strict in what carries meaning."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.hub.text import normalised
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Is it - E-mail?", "is it email"),
+        ("\u201cDon\u2019t\u201d stop\u2026", "don't stop"),
+        ("don\u00b4t", "don't"),
+        ("I **cannot** say", "I cannot say"),
+        ("# Title\n- one\n- two", "Title one two"),
+        ("in\u200bvisi\u00adble", "invisible"),
+        ("\uff28\uff45\uff4c\uff4c\uff4f\uff01", "hello"),
+        ("Café", "Cafe\u0301"),
+        ("¿Qué?", "qué"),
+        ("Hello, world. How are you?", "hello world how are you"),
+        ("COVID-19", "Covid 19"),
+        ("2 * 2", "2*2"),
+        ("a / b", "a/b"),
+        ("❤️", "❤"),
+    ],
+)
+def test_the_same_prompt(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("कि", "का"),
+        ("ไม่", "ไม้"),
+        ("Write a program in C", "Write a program in C++"),
+        ("Write a program in C", "Write a program in C#"),
+        ("What is 2+2?", "What is 2*2?"),
+        ("What is 2-2?", "What is 2/2?"),
+        ("3.14", "314"),
+        ("3 14", "314"),
+        ("add 1, 2", "add 12"),
+        ("10:30", "1030"),
+        ("What is -5 squared", "What is 5 squared"),
+        ("x - 1", "x 1"),
+        ("10 - x", "10 x"),
+        ("(a+b)*c", "a+(b*c)"),
+        ("a*b", "a/b"),
+        ("a != b", "a = b"),
+        ("x > y", "x < y"),
+        ("5 €", "5 $"),
+        ("5%", "5"),
+        ("What does 😀 mean", "What does 😂 mean"),
+        ("snake_case", "snakecase"),
+        ("?!", ".."),
+        ("", "?"),
+    ],
+)
+def test_different_prompts(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
