@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.execution.cell_keys import probe_set_digest
+from benchmark.execution.stored import check_key
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, judges
 from benchmark.keys import content_key, source_digest
@@ -65,7 +66,7 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
         verdicts: Counter[Verdict] = Counter()
         try:
             identity = _identity(judge, world)
-            pending = [key for key in keys if not store.has("verdicts", verdict_key(key, judge_id, identity))]
+            pending = [key for key in keys if not _is_judged(store, key, verdict_key(key, judge_id, identity))]
             with reporter.step(f"judging by {judge_id}", len(pending)) as step:
                 for start in range(0, len(pending), judge.sets_at_once):
                     batch = pending[start : start + judge.sets_at_once]
@@ -128,6 +129,18 @@ def responses_to(probes: Sequence[Probe], store: Store) -> set[str]:
 def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
     """Return the key of one judge's verdicts on one response set."""
     return f"{response_key}-{judge_id}-{identity[:16]}"
+
+
+def _is_judged(store: Store, response_key: str, key: str) -> bool:
+    """Return whether the verdicts of a response set are stored.
+
+    Raises:
+        FedSafetyError: Their file is damaged, or holds verdicts on other responses.
+    """
+    if not store.has("verdicts", key):
+        return False
+    check_key(store, "verdicts", key, "response_key", response_key)
+    return True
 
 
 def _create(

@@ -19,6 +19,7 @@ from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.prompts import check_prompts
 from benchmark.execution.readiness import check_inputs
 from benchmark.execution.run import Run
+from benchmark.execution.stored import check_stored
 from benchmark.execution.worker import Workers
 from benchmark.records.adapters import adapter_is_complete
 from benchmark.records.environment import environment
@@ -68,6 +69,7 @@ def check(run: Run) -> None:
     check_inputs(run.plan)
     check_prompts(run.plan)
     run.store.clear_scratch()
+    check_stored(run.plan, run.store)
     write_catalog(run.plan, run.store)
 
 

@@ -17,6 +17,7 @@ from benchmark.records.schemas import (
     STATUS_DONE,
     STATUS_FAILED,
     STATUS_NOT_APPLICABLE,
+    VERDICT_WORDS,
 )
 
 _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -25,6 +26,7 @@ _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
         "status": (STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE),
         "knowledge": ("none", "declared_bound", "truth"),
     },
+    "verdicts": {"verdict": VERDICT_WORDS},
     "probes": {"kind": ("harmful", "over_refusal", "utility")},
     "verifications": {"kind": (KIND_DEFENSE, KIND_ATTACK), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
 }

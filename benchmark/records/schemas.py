@@ -21,6 +21,8 @@ RUNG_CLAIMED, RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED = "claimed", "checked"
 """What is known of a submitted cell, from least to most; a submitted cell without a verification is claimed."""
 KIND_DEFENSE, KIND_ATTACK = "defense", "attack"
 """Kinds of submitted methods, in tables ``verifications`` and ``catalog``."""
+VERDICT_WORDS = ("harmless", "harmful", "refused", "answered", "correct", "wrong", "rated", "unparsable")
+"""Words of a verdict."""
 
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
@@ -132,7 +134,7 @@ VERDICTS = _schema(
         _field("probe_id", _LABEL, "Probe id."),
         _field("judge", _LABEL, "Judge id."),
         _field("judge_identity", _LABEL, "Digest of the judge's code, template and model."),
-        _field("verdict", _LABEL, "harmless, harmful, refused, answered, correct, wrong, rated or unparsable."),
+        _field("verdict", _LABEL, f"{', '.join(VERDICT_WORDS[:-1])} or {VERDICT_WORDS[-1]}."),
         _field("detail", _LABEL, "What the verdict rests on."),
     ],
 )

@@ -71,7 +71,7 @@ class Store:
                     )
         rows = _fitted(rows, table)
         with self._atomic(self._path(table, key)) as scratch:
-            pq.write_table(rows, scratch, compression="zstd")
+            pq.write_table(rows, scratch, compression="zstd", write_page_checksum=True)
 
     def read(self, table: str, key: str) -> pa.Table:
         """Return the rows of ``key``.
@@ -184,13 +184,38 @@ def read_table(path: Path, table: str) -> pa.Table:
         FedSafetyError: The file is missing, damaged, holds another table, or has another schema version.
     """
     try:
-        rows = pq.read_table(path, partitioning=None)
+        with open_rows(path) as file:
+            check_schema(file.schema_arrow, table, path)
+            rows = file.read()
+        rows.validate(full=True)
+        return rows.cast(TABLES[table])
     except FileNotFoundError as error:
         raise FedSafetyError(f"{path} is missing; run the command that makes it again") from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise FedSafetyError(f"{path} is damaged ({error}); delete it and run again to remake it") from error
-    check_schema(rows.schema, table, path)
-    return rows
+    except UNREADABLE as error:
+        raise FedSafetyError(
+            f"{path} is damaged ({first_line(error)}); delete it and run again to remake it"
+        ) from error
+
+
+UNREADABLE = (OSError, pa.ArrowException, ValueError)
+"""What pyarrow raises for a damaged file. A ``UnicodeDecodeError`` is a ValueError."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text; its kind where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def open_rows(path: Path) -> pq.ParquetFile:
+    """Return an open Parquet file; close it after use. Where its pages have checksums, reading verifies them.
+
+    Raises:
+        FedSafetyError: ``path`` is a folder.
+        OSError: The file is missing or damaged; damage raises the others of :data:`UNREADABLE` as well.
+    """
+    if path.is_dir():
+        raise FedSafetyError(f"{path} is a folder where a file of rows belongs; move it away and run again")
+    return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def check_schema(schema: pa.Schema, table: str, path: Path) -> None:
@@ -200,8 +225,8 @@ def check_schema(schema: pa.Schema, table: str, path: Path) -> None:
         FedSafetyError: The file has another table or schema version.
     """
     metadata = schema.metadata or {}
-    version = metadata.get(b"fedsafety.schema_version", b"none").decode()
-    name = metadata.get(b"fedsafety.table", b"none").decode()
+    version = metadata.get(b"fedsafety.schema_version", b"none").decode(errors="replace")
+    name = metadata.get(b"fedsafety.table", b"none").decode(errors="replace")
     if version != str(SCHEMA_VERSION):
         raise FedSafetyError(
             f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}; "

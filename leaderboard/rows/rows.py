@@ -19,12 +19,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
-from benchmark.records.store import SCRATCH
+from benchmark.records.store import SCRATCH, UNREADABLE, first_line, open_rows
 from leaderboard.rows.canonical import canonical_table, rows_digest
 from leaderboard.rows.retractions import Retractions, retractions
 from leaderboard.rows.rungs import Rung
@@ -271,12 +270,12 @@ def _load_root(root: Path, apart: Sequence[Path] = ()) -> Loaded:
 
 def _load_file(path: Path) -> tuple[str, pa.Table]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_rows(path) as file:
             name = _checked_table_name(path, file.schema_arrow)
             table = file.read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise FedSafetyError(
-            f"cannot read {str(path)!r}: {str(error).splitlines()[0]}; delete the file and run the command that "
+            f"cannot read {str(path)!r}: {first_line(error)}; delete the file and run the command that "
             f"wrote it again, only missing work is redone"
         ) from error
     for field in TABLES[name]:
@@ -294,7 +293,8 @@ def _load_file(path: Path) -> tuple[str, pa.Table]:
         table.validate(full=True)
     except pa.ArrowException as error:
         raise FedSafetyError(
-            f"{str(path)!r} holds damaged values: {str(error).splitlines()[0]}; delete the file"
+            f"{str(path)!r} holds damaged values: {first_line(error)}; delete the file and run the command that wrote "
+            f"it again"
         ) from error
     if problem := find_problem(name, table):
         raise FedSafetyError(f"{str(path)!r} cannot be right: {problem}; delete the file and make its rows again")

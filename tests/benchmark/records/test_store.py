@@ -177,6 +177,40 @@ def test_a_damaged_file_is_named_with_the_way_out(store: Store) -> None:
             store.read("probes", "a")
 
 
+def outcome(store: Store) -> str:
+    """Return the rows of file ``a``, or why it is refused."""
+    try:
+        return str(store.read("probes", "a").to_pylist())
+    except FedSafetyError as error:
+        return str(error)
+
+
+def test_a_flipped_bit_in_the_pages_is_noticed(store: Store) -> None:
+    store.write("probes", "a", [probe(number, instruction=f"do w{number * 37 % 101}") for number in range(50)])
+    path = store.root / "probes" / "a.parquet"
+    whole = path.read_bytes()
+    expected = outcome(store)
+    # The footer is the last part; its length stands before the closing mark.
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(4, pages, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert outcome(store) == expected or "a.parquet is damaged" in outcome(store)
+
+
+def test_a_name_that_is_no_text_is_damage(store: Store) -> None:
+    store.write("probes", "a", [probe(0)])
+    path = store.root / "probes" / "a.parquet"
+    path.write_bytes(path.read_bytes().replace(b"probe_id", b"probe\xff\xfed"))
+    with pytest.raises(FedSafetyError, match=r"a\.parquet is damaged .*; delete it and run again"):
+        store.read("probes", "a")
+
+
+def test_a_folder_in_the_place_of_a_file_is_called_one(store: Store) -> None:
+    (store.root / "probes" / "a.parquet").mkdir(parents=True)
+    with pytest.raises(FedSafetyError, match=r"a\.parquet is a folder where a file of rows belongs; move it away"):
+        store.read("probes", "a")
+
+
 def test_a_missing_file_is_named(store: Store) -> None:
     with pytest.raises(FedSafetyError, match=r"b\.parquet is missing; run the command that makes it again"):
         store.read("probes", "b")

@@ -159,7 +159,7 @@ def test_costs_come_from_the_metered_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("probe_id", "verdict", "message"),
     [
-        ("harmful/s1/0", "fine", "unknown verdict 'fine'"),
+        ("harmful/s1/0", "fine", r"verdicts.*\.parquet' cannot be right: verdict is 'fine', must be one of harmless"),
         ("harmful/s1/0", "refused", "does not fit its probe's kind"),
         ("harmful/s9/0", "harmless", "probe 'harmful/s9/0' .* its probe set lacks it"),
     ],
