@@ -1,7 +1,7 @@
 """Coefficients of agreement and rank correlation, for many tables at once.
 
-scipy and statsmodels have two of them, one table a call and at the price of an import that takes as long as the rest
-of the page; tests compare these with theirs.
+scipy and statsmodels have two of these coefficients, for one table a call, and importing them takes as long as
+building the rest of the page. Tests compare our values with theirs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float64]
 def cohen_kappa(tables: Floats) -> Floats:
     """Return Cohen's κ = (p_o - p_e) / (1 - p_e) of two raters for each table.
 
-    1 is full agreement, 0 what two raters with these margins reach by chance; undefined (nan) where chance alone
-    agrees fully, because both raters always give the same one verdict, and for an empty table.
+    1 is full agreement, 0 the agreement that these margins give by chance. κ is nan for an empty table, and where both
+    raters always give the same verdict, because then chance alone agrees fully.
 
     Args:
         tables: Counts [..., categories by the first, categories by the second].
@@ -41,13 +41,13 @@ def cohen_kappa(tables: Floats) -> Floats:
 def krippendorff_alpha(counts: Floats, times: Floats | None = None) -> float:
     """Return Krippendorff's alpha for nominal data = 1 - observed / expected disagreement.
 
-    1 is full agreement, 0 what chance gives; any number of raters, missing values allowed. Units with fewer than two
-    values are left out, since nothing in them can be compared. Undefined (nan) where all values that are left are the
-    same, or none is left.
+    1 is full agreement, 0 the agreement of chance. Any number of raters may take part, and values may be missing. Units
+    with fewer than two values do not count, because they hold no pair to compare. Alpha is nan where the counted
+    values are all the same, or there is none.
 
     Args:
-        counts: How many raters gave each value [units, values].
-        times: How often each unit occurs [units]; once if not given.
+        counts: Number of raters that gave each value [units, values].
+        times: Number of occurrences of each unit [units]; 1 by default.
 
     Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability.
 
@@ -66,7 +66,7 @@ def krippendorff_alpha(counts: Floats, times: Floats | None = None) -> float:
 def kendall_tau(one: Floats, other: Floats) -> Floats:
     """Return Kendall's τ-b between the orderings of the same items by two scores.
 
-    1 is the same order, -1 the reverse; items that one score ties count for neither. Undefined (nan) where a score
+    1 is the same order, -1 the reverse. A pair of items that a score ties counts for neither. τ is nan where a score
     ties all items, for fewer than two items, and where a value is nan.
 
     Args:
@@ -80,14 +80,14 @@ def kendall_tau(one: Floats, other: Floats) -> Floats:
     """
     signs = [np.sign(scores[..., :, None] - scores[..., None, :]) for scores in (one, other)]
     product, *squares = ((a * b).sum(axis=(-2, -1)) for a, b in (signs, signs[:1] * 2, signs[1:] * 2))
-    # The square root rounds: the same order would come out a hair above 1.
+    # Clip, because the square root rounds: equal orders could give slightly more than 1.
     return np.clip(_ratio(product, np.sqrt(squares[0] * squares[1])), -1.0, 1.0)
 
 
 def over_seeds(by_seed: Mapping[int, float]) -> Estimate:
-    """Return the estimate of a coefficient given by seed; its interval ends at full agreement."""
-    made = estimate(by_seed.values())
-    return replace(made, low=max(made.low, -1.0), high=min(made.high, 1.0)) if made.method else made
+    """Return the estimate of a coefficient over seeds, with its interval cut to -1..1."""
+    result = estimate(by_seed.values())
+    return replace(result, low=max(result.low, -1.0), high=min(result.high, 1.0)) if result.method else result
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -40,7 +40,7 @@ VERDICTS = (*GOOD.values(), *BAD.values(), UNPARSABLE, RATED)
 
 @dataclass(frozen=True)
 class Stratum:
-    """A stratum of probes of one kind, and whether its probes are scored."""
+    """Stratum of probes of one kind, scored or not."""
 
     kind: str
     name: str
@@ -96,16 +96,16 @@ def read_probes(rows: Rows) -> Probes:
             for part in (rows.pending, rows.published, rows.local)
         ]
     )
-    seen: dict[tuple[str, str], Stratum] = {}
+    stratum_of: dict[tuple[str, str], Stratum] = {}
     for probe in table.to_pylist():
-        seen[probe["probe_set"], probe["probe_id"]] = Stratum(probe["kind"], probe["stratum"], probe["scored"])
-    strata = sorted(set(seen.values()), key=lambda stratum: (stratum.kind, stratum.name, stratum.scored))
-    sets = {name: index for index, name in enumerate(sorted({key[0] for key in seen}))}
-    ids = {name: index for index, name in enumerate(sorted({key[1] for key in seen}))}
+        stratum_of[probe["probe_set"], probe["probe_id"]] = Stratum(probe["kind"], probe["stratum"], probe["scored"])
+    strata = sorted(set(stratum_of.values()), key=lambda stratum: (stratum.kind, stratum.name, stratum.scored))
+    sets = {name: index for index, name in enumerate(sorted({key[0] for key in stratum_of}))}
+    ids = {name: index for index, name in enumerate(sorted({key[1] for key in stratum_of}))}
     number = {stratum: index for index, stratum in enumerate(strata)}
     table_of = np.full((len(sets), len(ids)), -1, dtype=np.int32)
     sizes = np.zeros((len(sets), len(strata)))
-    for (probe_set, probe_id), stratum in seen.items():
+    for (probe_set, probe_id), stratum in stratum_of.items():
         table_of[sets[probe_set], ids[probe_id]] = number[stratum]
         sizes[sets[probe_set], number[stratum]] += 1
     catalog = Catalog(rows)
@@ -150,21 +150,21 @@ _PLAIN = pa.schema(
 def _strata_of(
     table: pa.Table, probes: Probes, probe_set: Mapping[str, str]
 ) -> tuple[npt.NDArray[np.int64], list[str], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return for each row its response-set code (with their names), its stratum, and whether a cell asks for it."""
+    """Return each row's response-set code, the names of the codes, each row's stratum, and whether a cell needs it."""
     codes, names = codes_and_values(table.column("response_key"))
     probe_codes, probe_names = codes_and_values(table.column("probe_id"))
     set_of = np.array([probes.sets.get(probe_set.get(name, ""), -1) for name in names], dtype=np.int64)
     id_of = np.array([probes.ids.get(name, -1) for name in probe_names], dtype=np.int64)
     sets, ids = set_of[codes], id_of[probe_codes]
-    asked = sets >= 0
+    needed = sets >= 0
     strata = np.where(ids >= 0, probes.stratum[sets, ids], -1) if len(probes.ids) else np.full(len(codes), -1)
-    unknown = np.flatnonzero(asked & (strata < 0))
+    unknown = np.flatnonzero(needed & (strata < 0))
     if len(unknown):
         raise FedSafetyError(
             f"probe {probe_names[probe_codes[unknown[0]]]!r} is answered or judged, but its probe set lacks it; put "
             f"the probes file of that run beside its rows"
         )
-    return codes, names, strata.astype(np.int64), asked
+    return codes, names, strata.astype(np.int64), needed
 
 
 def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -> Counts:
@@ -174,7 +174,7 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
         FedSafetyError: A verdict names a probe that its probe set lacks, or a value that does not fit the probe.
     """
     table = part.verdicts
-    codes, names, strata, asked = _strata_of(table, probes, probe_set)
+    codes, names, strata, needed = _strata_of(table, probes, probe_set)
     judge_codes, judges = codes_and_values(table.column("judge"))
     verdict_codes, verdicts = codes_and_values(table.column("verdict"))
     detail_codes, details = codes_and_values(table.column("detail"))
@@ -186,39 +186,41 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
     flat = ((codes * shape[1] + judge_codes) * shape[2] + strata) * shape[3]
     if len(verdicts):
         flat += to_number[verdict_codes]
-    flat = flat if asked.all() else flat[asked]
+    flat = flat if needed.all() else flat[needed]
     tally = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
     kinds = list(GOOD)
     kind_of = np.array([kinds.index(stratum.kind) for stratum in probes.strata], dtype=np.int64)
     index = np.arange(len(probes.strata))
     good, bad = tally[:, :, index, kind_of], tally[:, :, index, kind_of + len(kinds)]
-    lost, rated = (tally[..., VERDICTS.index(word)] for word in (UNPARSABLE, RATED))
-    if (good + bad + lost + rated).sum() != len(flat):
+    unparsable, rated = (tally[..., VERDICTS.index(word)] for word in (UNPARSABLE, RATED))
+    if (good + bad + unparsable + rated).sum() != len(flat):
         raise FedSafetyError(
             f"a verdict does not fit its probe's kind (allowed: {GOOD} or {BAD}, or {UNPARSABLE}, or {RATED}); "
             f"judge those responses again with `fedsafety judge`"
         )
     ratings = np.zeros(shape[:3])
     if rated.any():
-        rows = asked & (verdict_codes == verdicts.index(RATED))
+        rows = needed & (verdict_codes == verdicts.index(RATED))
         numbers = _numbers(details, detail_codes[rows])
         place = ((codes * shape[1] + judge_codes) * shape[2] + strata)[rows]
         ratings = np.bincount(place, weights=numbers[detail_codes[rows]], minlength=ratings.size).reshape(shape[:3])
-    other = np.zeros((shape[0], shape[2]))
+    neither = np.zeros((shape[0], shape[2]))
     if EXACT_JUDGE in judges and "other" in details:
-        rows = asked & (judge_codes == judges.index(EXACT_JUDGE)) & (detail_codes == details.index("other"))
-        other = (
-            np.bincount(codes[rows] * shape[2] + strata[rows], minlength=other.size).reshape(other.shape).astype(float)
+        rows = needed & (judge_codes == judges.index(EXACT_JUDGE)) & (detail_codes == details.index("other"))
+        neither = (
+            np.bincount(codes[rows] * shape[2] + strata[rows], minlength=neither.size)
+            .reshape(neither.shape)
+            .astype(float)
         )
-    present = np.unique(codes[asked])
-    return Counts({names[code]: int(code) for code in present}, judges, good, bad, lost, rated, ratings, other)
+    present = np.unique(codes[needed])
+    return Counts({names[code]: int(code) for code in present}, judges, good, bad, unparsable, rated, ratings, neither)
 
 
 def _numbers(details: list[str], used: npt.NDArray[np.int64]) -> Floats:
-    """Return the number in each detail that is ``used``; 0 for the others.
+    """Return the number in each detail whose code is ``used``; 0 for the other details.
 
     Raises:
-        FedSafetyError: One of those is not a finite number.
+        FedSafetyError: A used detail is not a finite number.
     """
     numbers = np.zeros(len(details))
     for code in np.unique(used):
@@ -234,18 +236,18 @@ def _numbers(details: list[str], used: npt.NDArray[np.int64]) -> Floats:
 
 
 def soft_refusals(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -> dict[str, Floats]:
-    """Return by response key the mean soft refusal of each stratum (nan where it was not asked for every probe)."""
+    """Return by response key the mean soft refusal of each stratum; nan for a stratum in which a probe lacks it."""
     table = part.responses
-    codes, names, strata, asked = _strata_of(table, probes, probe_set)
+    codes, names, strata, needed = _strata_of(table, probes, probe_set)
     column = table.column("soft_refusal").combine_chunks()
-    given = asked & column.is_valid().to_numpy(zero_copy_only=False)
+    present = needed & column.is_valid().to_numpy(zero_copy_only=False)
     values = column.fill_null(0).to_numpy(zero_copy_only=False)
     shape = (len(names), len(probes.strata))
-    flat, size = (codes * shape[1] + strata)[given], shape[0] * shape[1]
+    flat, size = (codes * shape[1] + strata)[present], shape[0] * shape[1]
     count = np.bincount(flat, minlength=size).reshape(shape)
-    total = np.bincount(flat, weights=values[given], minlength=size).reshape(shape)
+    total = np.bincount(flat, weights=values[present], minlength=size).reshape(shape)
     result = {}
-    for code in np.unique(codes[asked]):
+    for code in np.unique(codes[needed]):
         sizes = probes.sizes[probes.sets[probe_set[names[code]]]]
         complete = (count[code] == sizes) & (sizes > 0)
         result[names[code]] = np.divide(total[code], sizes, out=np.full(shape[1], np.nan), where=complete)
@@ -264,7 +266,7 @@ def task_metrics(part: Tables) -> dict[str, dict[str, float]]:
 
 
 def scored_strata(strata: list[Stratum], kind: str, sizes: Floats) -> npt.NDArray[np.bool_]:
-    """Return which strata of ``kind`` are scored; all of them where a probe set marks none."""
+    """Return the mask of the scored strata of ``kind``; if none is scored, all of them, except for harmful probes."""
     present = np.array([stratum.kind == kind for stratum in strata], dtype=bool) & (sizes > 0)
     scored = present & np.array([stratum.scored for stratum in strata], dtype=bool)
     return scored if scored.any() or kind == "harmful" else present

@@ -1,9 +1,9 @@
 """Judges of the kinds of probes: one judge a kind for all cells of a suite.
 
 Harmful probes are scored by the suite's primary judge. Over-refusal and utility probes are scored by the judge that the
-suite names in ``judge_of``; else by the primary judge, if it has judged the kind; else by the first in the suite's own
-list of judges that has. Committed rows decide, then those of reproduced submissions, then one's own, then pending ones:
-the first of these in which one of the suite's judges has judged the kind.
+suite names in ``judge_of``; else by the first judge that has judged the kind: the primary judge, then the suite's list
+of judges in order. The first group of rows in which one of these judges has judged the kind decides: committed rows,
+rows of reproduced submissions, local rows, pending rows.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 KINDS = ("over_refusal", "utility")
-"""Kinds of probes that the primary judge may leave to another."""
+"""Kinds of probes that the primary judge may leave to another judge."""
 
 Candidates = Mapping[str, Collection[str]]
-"""Judges that have judged a kind, by kind."""
+"""Judges of a group of rows, by the kind that they have judged."""
 
 
 def kind_judges(settings: Mapping[str, Any], primary: str, judged: Sequence[Candidates]) -> dict[str, str]:
-    """Return the judge of each of :data:`KINDS` of which there is one.
+    """Return the judge of each of :data:`KINDS`; a kind without a judge is absent.
 
     Args:
         settings: The suite's settings as its catalog row has them; empty if it has none.
         primary: The suite's primary judge.
-        judged: Who has judged what, by groups of rows, those that decide first.
+        judged: The candidates of each group of rows; earlier groups decide first.
     """
     named = settings.get("judge_of")
     named = named if isinstance(named, dict) else {}

@@ -10,21 +10,21 @@ from leaderboard.scores.counts import GOOD, Counts, Floats, Stratum, scored_stra
 
 
 def mean_ratings(counts: Counts, complete: Floats, sizes: Floats, strata: list[Stratum]) -> dict[str, Floats]:
-    """Return the mean rating over all scored probes of the kinds that a judge rates, and what it did not rate."""
+    """Return the mean rating over all scored probes of the kinds that a judge rates, and their unrated share."""
     shape = counts.rated.shape[:2]
-    rated, ratings, asked, whole = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.ones(shape, dtype=bool)
+    rated, ratings, probes, whole = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.ones(shape, dtype=bool)
     for kind in GOOD:
         scored = scored_strata(strata, kind, sizes)
         rates = counts.rated[..., scored].any(axis=-1)
         whole &= ~rates | complete[..., scored].all(axis=-1)
         rated += counts.rated[..., scored].sum(axis=-1)
         ratings += counts.ratings[..., scored].sum(axis=-1)
-        asked += np.where(rates, sizes[scored].sum(), 0.0)
-    given = whole & (rated > 0)
+        probes += np.where(rates, sizes[scored].sum(), 0.0)
+    usable = whole & (rated > 0)
     nothing = np.full(shape, np.nan)
     return {
-        "rating": np.divide(ratings, rated, out=nothing.copy(), where=given),
-        "unrated": np.divide(asked - rated, asked, out=nothing.copy(), where=given),
+        "rating": np.divide(ratings, rated, out=nothing.copy(), where=usable),
+        "unrated": np.divide(probes - rated, probes, out=nothing.copy(), where=usable),
     }
 
 
@@ -35,7 +35,7 @@ def put_scaled(
     strata: list[Stratum],
     scales: Mapping[str, tuple[float, float]],
 ) -> None:
-    """Put the mean rating of each utility stratum, as a share of its judge's scale, where there is no share yet."""
+    """Write the mean rating of each rated utility stratum into ``share``, as a share of its judge's scale."""
     utility = np.array([stratum.kind == "utility" for stratum in strata])
     for position, judge in enumerate(counts.judges):
         if judge in scales:

@@ -1,6 +1,6 @@
 """Simulation of the intervals' coverage and of false separations, on data whose truth is known.
 
-``python -m leaderboard.scores.simulation`` prints what docs/statistics.md quotes; tests run it at reduced size.
+``python -m leaderboard.scores.simulation`` prints the tables in docs/statistics.md; tests run it at reduced size.
 
 Data. Scores resemble the suite's: four equally weighted strata of 48 probes, several defenses on the same seeds. A
 seed's quality in a stratum is Beta distributed with the design's spread, strata differ in difficulty, and half of the
@@ -11,7 +11,7 @@ each separation is wrong.
 Designs. Mid-range to near the end of the scale, spreads between seeds of 0.1 to 30 points. *Regular* designs keep at
 least :data:`REGULAR` standard deviations of quality between mean and end. Beyond that a Beta is dominated by rare
 collapses: most seeds are near the end, few are far off. No method can allow for a collapse that its seeds do not
-contain, so these designs are reported, but beside the goals.
+contain, so these designs are reported apart from the goals.
 
 Cautionary comparison: the percentile bootstrap that resamples seeds and, in each stratum, probes.
 """
@@ -56,7 +56,7 @@ class Design:
 
     @property
     def regular(self) -> bool:
-        """Whether the mean keeps its distance from the end of the scale."""
+        """Whether the mean is at least :data:`REGULAR` spreads away from the end of the scale."""
         return min(self.mean, 1 - self.mean) >= REGULAR * self.sd
 
 
@@ -91,8 +91,8 @@ class Rates:
 
     Attributes:
         design: The design.
-        seeds: Seeds a board.
-        boards: Number of boards; the bootstrap, which is slow, sees fewer.
+        seeds: Seeds of a board.
+        boards: Number of boards; the slow bootstrap runs on fewer.
         coverage: Of the 95 % intervals of the means.
         paired: Of the 95 % intervals of the differences between neighbouring defenses, which are 0.
         separated: Boards on which any two defenses are called different after Holm.
@@ -147,12 +147,12 @@ def simulate(
 
 def draw(design: Design, seeds: int, defenses: int, rng: np.random.Generator) -> Bools:
     """Return which answers go well on one board, [defenses, seeds, strata, probes of a stratum]."""
-    own, common = rng.standard_normal((defenses, seeds)), rng.standard_normal(seeds)
-    place = ndtr(np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own)[:, :, None]
+    individual, common = rng.standard_normal((defenses, seeds)), rng.standard_normal(seeds)
+    place = ndtr(np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * individual)[:, :, None]
     means = design.mean + DIFFICULTY * min(design.mean, 1 - design.mean)
     spread = design.sd * np.where(np.arange(defenses) % 2, design.calm, 1.0)[:, None, None]
     size = design.mean * (1 - design.mean) / spread**2 - 1
-    # A quality of exactly 0 or 1 is a limit of the Beta; the inverse must not be asked beyond what a double resolves.
+    # A quality of exactly 0 or 1 is a limit of the Beta: clip to the resolution of a double.
     quality = betaincinv(means * size, (1 - means) * size, np.clip(place, 1e-12, 1 - 1e-12))
     good: Bools = rng.random((defenses, seeds, STRATA, PER_STRATUM)) < quality[..., None]
     return good
@@ -169,7 +169,7 @@ def percentile_bootstrap(answers: Bools, truth: float, resamples: int, rng: np.r
     probe_weights = rng.multinomial(PER_STRATUM, np.full(PER_STRATUM, 1 / PER_STRATUM), (resamples, STRATA)) / PROBES
     flat = answers.reshape(defenses, seeds, PROBES).astype(np.float64)
     means: Floats = np.stack(
-        [((seed_weights @ one) * probe_weights.reshape(resamples, PROBES)).sum(axis=1) for one in flat]
+        [((seed_weights @ defense) * probe_weights.reshape(resamples, PROBES)).sum(axis=1) for defense in flat]
     )
     low, high = np.quantile(means, (ALPHA / 2, 1 - ALPHA / 2), axis=1)
     first, second = np.triu_indices(defenses, 1)
@@ -181,7 +181,7 @@ def percentile_bootstrap(answers: Bools, truth: float, resamples: int, rng: np.r
 def run(
     designs: Sequence[Design], seeds: Sequence[int], *, boards: int, defenses: int, bootstrapped: int, seed: int
 ) -> Iterator[Rates]:
-    """Yield the rates of each design at each number of seeds; each has its own stream, so its result stands alone."""
+    """Yield the rates of each design at each number of seeds, each from a random stream of its own."""
     for count in seeds:
         for design in designs:
             key = [seed, count, *(round(1000 * value) for value in (design.mean, design.sd, design.calm))]
@@ -190,17 +190,17 @@ def run(
 
 
 def report(rates: Sequence[Rates], console: Console) -> None:
-    """Print a line a design and number of seeds, and the means over the regular and over the skewed designs."""
+    """Print a line for each design and number of seeds, and the means over the regular and the skewed designs."""
     columns = ("mean", "sd", "every second", "", "seeds", "covered", "difference covered", "separated", "exact")
     title = "Seed-level t with Holm, and the percentile bootstrap (last two columns); rates in %"
     table = Table(*columns, "covered", "separated", title=title, box=None)
-    for one in rates:
-        design = one.design
+    for entry in rates:
+        design = entry.design
         names = (f"{design.mean:.3f}", f"{design.sd:.3f}", f"{design.sd * design.calm:.3f}", _kind(design))
-        table.add_row(*names, str(one.seeds), *_percent([one]))
+        table.add_row(*names, str(entry.seeds), *_percent([entry]))
     for kind in ("regular", "skewed"):
-        for seeds in dict.fromkeys(one.seeds for one in rates):
-            group = [one for one in rates if one.seeds == seeds and _kind(one.design) == kind]
+        for seeds in dict.fromkeys(entry.seeds for entry in rates):
+            group = [entry for entry in rates if entry.seeds == seeds and _kind(entry.design) == kind]
             if group:
                 table.add_row("all", "", "", kind, str(seeds), *_percent(group))
     console.print(table)
@@ -212,28 +212,28 @@ def _kind(design: Design) -> str:
 
 def _percent(rates: Sequence[Rates]) -> list[str]:
     names = ("coverage", "paired", "separated", "exact", "bootstrap_coverage", "bootstrap_separated")
-    return [f"{100 * fmean(getattr(one, name) for one in rates):.1f}" for name in names]
+    return [f"{100 * fmean(getattr(entry, name) for entry in rates):.1f}" for name in names]
 
 
 def main() -> None:
-    """Run the simulation that the arguments ask for."""
+    """Run the simulation with the arguments of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m leaderboard.scores.simulation", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--boards", type=int, default=1000, help="boards a design and number of seeds")
-    parser.add_argument("--bootstrapped", type=int, default=100, help="how many of them to bootstrap as well")
+    parser.add_argument("--boards", type=int, default=1000, help="boards for each design and number of seeds")
+    parser.add_argument("--bootstrapped", type=int, default=100, help="boards of these to bootstrap as well")
     parser.add_argument("--seeds", default="3,5,10", help="numbers of seeds, separated by commas")
-    parser.add_argument("--defenses", type=int, default=11, help="defenses a board")
+    parser.add_argument("--defenses", type=int, default=11, help="defenses on a board")
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation itself")
-    asked = parser.parse_args()
-    seeds = [int(text) for text in asked.seeds.split(",")]
+    arguments = parser.parse_args()
+    seeds = [int(text) for text in arguments.seeds.split(",")]
     rates = run(
         DESIGNS,
         seeds,
-        boards=asked.boards,
-        defenses=asked.defenses,
-        bootstrapped=min(asked.bootstrapped, asked.boards),
-        seed=asked.seed,
+        boards=arguments.boards,
+        defenses=arguments.defenses,
+        bootstrapped=min(arguments.bootstrapped, arguments.boards),
+        seed=arguments.seed,
     )
     progress = Console(stderr=True)
     total = len(DESIGNS) * len(seeds)

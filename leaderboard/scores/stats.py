@@ -1,32 +1,32 @@
 """Intervals, paired comparisons and ranks from scores by seed.
 
 Estimand. The expected score of a defense over run seeds (client data, schedule, adapter initialisation, batch order),
-conditional on one base model and one fixed set of probes. Another base model or other probes are another estimand, for
-which these intervals do not cover.
+conditional on one base model and one fixed set of probes. The intervals do not cover the score under another base model
+or other probes.
 
 Family. All pairs of the ranked defenses in ONE scenario. Holm's step-down adjustment bounds by :data:`ALPHA` the
-chance that any equal pair of that scenario is called different; it makes no promise across scenarios, and an interval
-of a difference is that of its pair alone.
+chance that any equal pair of that scenario is called different. The bound does not hold across scenarios, and the
+interval of a difference covers that difference alone.
 
 Unit. The seed, not the probe. The answers of one model to its probes share that model's training run; a second run
-moves them together, by several points. Resampling probes measures how exchangeable the probes are, which the estimand
-holds fixed, and resampling few seeds underestimates how far runs scatter: in a simulation of this design the percentile
-bootstrap over seeds and probes covered 81 / 89 / 95 % at 3 / 5 / 10 seeds, and for eleven equal defenses called 25 to
-89 % of boards separated at 5 seeds even after Holm; seed-level t with Holm 4 to 6 %.
-``leaderboard/scores/simulation.py`` repeats that comparison; docs/statistics.md has its output.
+moves them together, by several points. Resampling probes varies the probes, which the estimand holds fixed, and
+resampling few seeds underestimates how far runs scatter. In a simulation of this design the percentile bootstrap over
+seeds and probes covered 81 / 89 / 95 % at 3 / 5 / 10 seeds. For eleven equal defenses at 5 seeds, it called 25 to 89 %
+of boards separated even after Holm, and seed-level t with Holm 4 to 6 %. ``leaderboard/scores/simulation.py`` repeats
+that comparison; docs/statistics.md has its output.
 
 Method. Student's t on the scores by seed, and on the differences by seed of two defenses, which share a seed's data and
 schedule. Where seeds do not vary (all 0 or all 1, or two defenses apart by the same amount on every seed) t would
-return a point; then the only spread that can be measured is that of the probes, and the exact binomial method over
-them stands in, marked ``exact``: Clopper-Pearson for a share, McNemar's exact test for a difference. Probes are counted
-once and not once per seed, since every seed asks the same ones. A score that is not a share has no such fallback: then
-there is no interval, and no difference is called significant.
+return a point. Then the only spread that can be measured is that of the probes, and the exact binomial method over
+probes is used, marked ``exact``: Clopper-Pearson for a share, McNemar's exact test for a difference. Probes are counted
+once and not once per seed, because every seed has the same probes. A score that is not a share has no such fallback:
+it gets no interval, and no difference is called significant.
 
 Near the end of the scale, where the mean is at most :data:`NEAR` probe away from 0 or 1, a t interval is widened to
-contain the exact one. There seeds seldom differ from each other and t is too narrow (84 to 94 % at 10 seeds), and nine
-perfect seeds with one that missed a probe would otherwise look surer than ten perfect ones. No interval from seeds
-covers what they have not shown: where one run in twenty collapses, most samples do not contain it.
-docs/statistics.md states how much that costs.
+contain the exact one. There seeds seldom differ from each other and t is too narrow (84 to 94 % at 10 seeds). Without
+the widening, nine perfect seeds with one that missed a probe would get a narrower interval than ten perfect seeds. No
+interval allows for collapses that its seeds do not contain: where one run in twenty collapses, most samples have none.
+docs/statistics.md states the cost.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ NEAR = 1.0
 """Distance from the end of a scale, in probes, within which an interval is at least as wide as the exact one."""
 
 EQUAL = 1e-9
-"""Scores closer than this are the same: far below one probe, far above rounding."""
+"""Distance below which two scores are equal: far below one probe, far above rounding."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def estimate(values: Iterable[float], probes: int = 0) -> Estimate:
     """Return the mean of ``values`` with its 95 % interval.
 
     Args:
-        values: One score a seed. An undefined one (nan) is left out if the score is not a share, so that ``count``
-            tells on how many seeds, for example, a recovery is defined.
+        values: One score a seed. An undefined score (nan) is left out if it is not a share, so that ``count`` is the
+            number of seeds on which, for example, a recovery is defined.
         probes: Number of distinct probes behind a share in 0..1, whose interval is clipped to 0..1 and falls back to
             Clopper-Pearson over the probes if no seed differs. 0: the score is not a share.
 
@@ -164,7 +164,7 @@ def estimate(values: Iterable[float], probes: int = 0) -> Estimate:
     mean = math.fsum(scores) / count if scores else math.nan
     if count < 2:
         return Estimate(mean, math.nan, count)
-    # A page forms tens of thousands of these: statistics.stdev computes in fractions and is thirty times slower.
+    # A page forms tens of thousands of estimates; statistics.stdev computes in fractions and is thirty times slower.
     sd = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (count - 1))
     varies = max(scores) - min(scores) > EQUAL
     half = _t_quantile(count - 1) * sd / math.sqrt(count)
@@ -185,7 +185,7 @@ def _t_quantile(freedom: int) -> float:
 
 @lru_cache(maxsize=65536)
 def _exact(good: int, probes: int) -> tuple[float, float]:
-    """Return the exact interval of a share; most of a page's shares are all or none of few probe sets."""
+    """Return the exact interval of a share; cached because most shares of a page are 0 or 1 of few probe sets."""
     low, high = clopper_pearson(np.array(good), np.array(probes))
     return float(low), float(high)
 
@@ -260,8 +260,8 @@ def compare_all(values: Floats, probes: int = 0) -> Comparisons:
 def ranks(better: Bools) -> Ints:
     """Return 1 + the number of defenses significantly better than each, [m].
 
-    Two defenses may share a rank and yet be separated, and two of different ranks may not be: "not separated" is not
-    transitive, and ranks do not pretend it is.
+    Two separated defenses may share a rank, and two defenses of different ranks need not be separated, because "not
+    separated" is not transitive.
 
     Args:
         better: [m, m], whether i is significantly better than j.
@@ -271,7 +271,7 @@ def ranks(better: Bools) -> Ints:
 
 
 def holm(p: Floats) -> Floats:
-    """Return p values [k] adjusted by Holm's step-down method; an undefined one stays so, but counts in the family."""
+    """Return p values [k] adjusted by Holm's step-down method; an undefined p stays nan, but counts in the family."""
     p = np.asarray(p, np.float64)
     order = np.argsort(np.where(np.isnan(p), np.inf, p), kind="stable")
     steps = p[order] * np.arange(len(p), 0, -1)
@@ -292,10 +292,10 @@ def _mcnemar(a: Ints, b: Ints, probes: int) -> tuple[Floats, Floats, Floats]:
     """Return interval and p value of the difference of two shares, ``a`` and ``b`` of the same ``probes``.
 
     Scores by seed hold only how many more probes went well, not how many went well under one defense alone. McNemar's
-    p value grows with the latter, so their largest possible number is assumed; where a share is 0 or 1, which is where
-    seeds do not vary, it is the only possible one. The interval is (2 s - 1) d for the share d of discordant probes and
-    the share s of those in favour of the first, with both at the Clopper-Pearson bounds that widen it: it excludes 0
-    just where p < ALPHA.
+    p value grows with the number of the latter, so the largest possible number is assumed. Where seeds do not vary, a
+    share is 0 or 1 and only one number is possible. The interval is (2 s - 1) d for the share d of discordant probes
+    and the share s of those in favour of the first, with both at the Clopper-Pearson bounds that widen it. The interval
+    excludes 0 exactly where p < ALPHA.
     """
     against = np.minimum(np.minimum(a, b), probes - np.maximum(a, b))
     for_first, for_second = against + np.maximum(a - b, 0), against + np.maximum(b - a, 0)
@@ -309,7 +309,7 @@ def _mcnemar(a: Ints, b: Ints, probes: int) -> tuple[Floats, Floats, Floats]:
 
 @lru_cache(maxsize=256)
 def _pairs(m: int) -> tuple[Ints, Ints]:
-    """Return the positions of all pairs (i, j), i < j: a board asks for those of two defenses thousands of times."""
+    """Return the positions of all pairs (i, j), i < j; cached because a board compares two defenses very often."""
     first, second = (np.asarray(part, np.int64) for part in np.triu_indices(m, 1))
     first.setflags(write=False)
     second.setflags(write=False)
@@ -317,18 +317,18 @@ def _pairs(m: int) -> tuple[Ints, Ints]:
 
 
 def _matrix(m: int, above: Floats, below: Floats, diagonal: float = math.nan) -> Floats:
-    """Return [m, m] with the pairs (i, j), i < j, ``above`` the diagonal and those (j, i) ``below`` it."""
-    made = np.full((m, m), diagonal)
+    """Return [m, m] with the pairs (i, j), i < j, ``above`` the diagonal and the pairs (j, i) ``below`` it."""
+    matrix = np.full((m, m), diagonal)
     first, second = _pairs(m)
-    made[first, second], made[second, first] = above, below
-    return made
+    matrix[first, second], matrix[second, first] = above, below
+    return matrix
 
 
 def _names(m: int, names: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    made = np.full((m, m), NONE, dtype=names.dtype)
+    matrix = np.full((m, m), NONE, dtype=names.dtype)
     first, second = _pairs(m)
-    made[first, second] = made[second, first] = names
-    return made
+    matrix[first, second] = matrix[second, first] = names
+    return matrix
 
 
 def _check(values: Floats, probes: int) -> None:

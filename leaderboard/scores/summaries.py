@@ -35,11 +35,11 @@ def estimates(values: Mapping[str, Mapping[int, float]], probes: Mapping[str, in
         share = DIFFERENCES.get(metric)
         result[metric] = estimate(by_seed.values(), 0 if share else probes[metric])
         if share is not None and len(by_seed) > 1:
-            own = [values[share][seed] for seed in by_seed]
-            # Each is "more of the worse": FedAvg's twin minus the defense, but for refusals the other way round.
+            shares = [values[share][seed] for seed in by_seed]
+            # A positive difference is worse: FedAvg's twin minus the defense, for refusals the defense minus the twin.
             sign = -1 if metric == "excess_refusal" else 1
-            twin = [value + sign * by_seed[seed] for value, seed in zip(own, by_seed, strict=True)]
-            pair = (own, twin) if metric == "excess_refusal" else (twin, own)
+            twin = [value + sign * by_seed[seed] for value, seed in zip(shares, by_seed, strict=True)]
+            pair = (shares, twin) if metric == "excess_refusal" else (twin, shares)
             difference = paired(*pair, probes[metric])
             result[metric] = replace(result[metric], low=difference.low, high=difference.high, method=difference.method)
     return result
@@ -50,9 +50,9 @@ class Summary:
     """A defense in a scenario.
 
     Attributes:
-        state: ``done`` if every seed is scored, else the most telling of the other states.
-        reasons: Why it is not ``done``, each with the seeds it holds for.
-        degenerate: Which simpler defense it equals in this shape; empty if none.
+        state: ``done`` if every seed is scored, else the most informative of the other states.
+        reasons: Why it is not ``done``, each with its seeds.
+        degenerate: The simpler defense that it equals in this shape; empty if none.
         flags: All remarks on validity.
         cells: The cells by seed.
         values: Value by seed, by metric name (see :class:`leaderboard.scores.cells.CellScore`), with ``drop``,
@@ -74,13 +74,13 @@ class Summary:
         return estimates(self.values, {name: self.probes(name) for name in self.values})
 
     def probes(self, metric: str) -> int:
-        """Return how many probes stand behind a share; 0 for what is not a share."""
+        """Return the number of probes behind a share; 0 for a metric that is not a share."""
         share = DIFFERENCES.get(metric, metric)
         return min((cell.behind(share) for cell in self._by_probe_set), default=0)
 
     @cached_property
     def _by_probe_set(self) -> list[CellScore]:
-        """One cell of each probe set: the others have the same numbers of probes."""
+        """One cell of each probe set; the other cells of a set have the same numbers of probes."""
         return list({id(cell.probes): cell for cell in self.cells.values()}.values())
 
 
@@ -95,7 +95,7 @@ class Scenario:
     shape: Mapping[str, Any]
     """The federation's shape, from the rows."""
     axis: Mapping[str, Any] | None = None
-    """For a point of a sensitivity set: which axis it lies on and where. Such points are never ranked."""
+    """Axis and place of a point of a sensitivity set. Such points are never ranked."""
 
     @property
     def attacked(self) -> bool:
@@ -109,13 +109,13 @@ class Entry:
 
     Attributes:
         id: Registry id or pipeline.
-        info: Its row of table ``catalog``, or what stands for it.
-        origins: Where its rows come from.
+        info: Its row of table ``catalog``, or a substitute.
+        origins: Origins of its rows.
         reference: Whether it is an unranked reference row.
-        knowledge: What it knows of the attackers.
+        knowledge: Its knowledge of the attackers.
         scenarios: Summary by scenario id, for the whole pipeline.
-        stages: The same by intermediate stage.
-        rung: How far it was verified, if it was submitted; ``None`` for the project's own runs and one's own.
+        stages: Summary by scenario id, by intermediate stage.
+        rung: Verification of a submission; ``None`` for runs of the project and local runs.
     """
 
     id: str
@@ -134,6 +134,6 @@ class Entry:
 
     @property
     def variant(self) -> bool:
-        """Whether it only stands in for another defense, in scenarios that ask for it."""
+        """Whether every scenario with cells flags it as a variant of another defense."""
         flags = [summary.flags for summary in self.scenarios.values() if summary.cells]
-        return bool(flags) and all(any(flag.startswith("variant:") for flag in each) for each in flags)
+        return bool(flags) and all(any(flag.startswith("variant:") for flag in marks) for marks in flags)

@@ -32,8 +32,8 @@ COLUMNS = ("rounds", "malicious", "benign", "flagged_malicious", "flagged_benign
 class Tally:
     """Sums over the rounds of one training.
 
-    ``drawn`` counts rounds by (malicious participants, whether they are the majority), for every round; ``seen`` sums
-    :data:`COLUMNS` by the same of those the rule saw, for the rounds in which it gave weights.
+    ``drawn`` counts all rounds by (malicious participants, whether they are the majority). ``seen`` sums
+    :data:`COLUMNS` over the rounds in which the rule gave weights, by the same pair of the participants that it saw.
     """
 
     drawn: dict[tuple[int, bool], int]
@@ -50,7 +50,7 @@ def tallies_of(table: pa.Table, wanted: set[str]) -> dict[str, Tally]:
     codes, names = codes_and_values(table.column("training_key"))
     number = table.column("round").to_numpy()
     keep = np.array([name in wanted for name in names], dtype=bool)[codes]
-    # A training that was run twice has its rounds twice, apart only in the seconds they took.
+    # A training that ran twice has its rounds twice; only their seconds differ.
     keep[1:] &= (codes[1:] != codes[:-1]) | (number[1:] != number[:-1])
     if not keep.any():
         return {}
@@ -77,14 +77,14 @@ def tallies_of(table: pa.Table, wanted: set[str]) -> dict[str, Tally]:
     row = np.repeat(np.arange(len(codes)), length["clients"])
     drawn = np.bincount(row, weights=malicious, minlength=len(codes)).astype(np.int64)
     weighted = length["weights"] > 0
-    given = np.full(len(row), math.nan)
-    given[weighted[row]] = values
-    seen = ~door & weighted[row]
-    sums, n = _rounds(given[seen], malicious[seen], row[seen], len(codes))
-    left = n > 0
+    weight = np.full(len(row), math.nan)
+    weight[weighted[row]] = values
+    counted = ~door & weighted[row]
+    sums, n = _rounds(weight[counted], malicious[counted], row[counted], len(codes))
+    present = n > 0
     groups = {
         "drawn": _grouped(codes, drawn, length["clients"], np.ones((len(codes), 1))),
-        "seen": _grouped(codes[left], sums[left, 1].astype(np.int64), n[left], sums[left]),
+        "seen": _grouped(codes[present], sums[present, 1].astype(np.int64), n[present], sums[present]),
     }
     refused = np.bincount(codes, weights=rejected, minlength=len(names))
     return {
@@ -98,13 +98,13 @@ def tallies_of(table: pa.Table, wanted: set[str]) -> dict[str, Tally]:
 
 
 def auc(weights: Floats, malicious: Bools) -> Floats:
-    """Return for each row the probability that a malicious client weighs less than a benign one, ties one half.
+    """Return for each row the probability that a malicious client weighs less than a benign one; a tie counts one half.
 
     Equal to the Mann-Whitney U of the benign weights over the number of pairs; nan where a kind is absent.
 
     Args:
         weights: Weights [rounds, clients].
-        malicious: Which clients are malicious, of the same shape.
+        malicious: Mask of the malicious clients, of the same shape.
 
     >>> auc(np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]]), np.array([[False, False, True], [False, True, False]]))
     array([1.  , 0.75])
@@ -112,7 +112,7 @@ def auc(weights: Floats, malicious: Bools) -> Floats:
     order = np.argsort(weights, axis=1, kind="stable")
     ordered = np.take_along_axis(weights, order, axis=1)
     benign = ~np.take_along_axis(malicious, order, axis=1)
-    # A tie group shares the mean of its first and last position, found by looking from both ends.
+    # All weights of a tie get the mean of its first and last position.
     positions = np.broadcast_to(np.arange(weights.shape[1]), weights.shape)
     starts, ends = np.ones(weights.shape, bool), np.ones(weights.shape, bool)
     starts[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
@@ -131,7 +131,7 @@ def _lengths(lists: pa.Array) -> Ints:
 
 
 def _refused(lists: Mapping[str, pa.Array], rejected: Ints) -> Bools:
-    """Return for each participation whether its update was refused at the door, which is rare."""
+    """Return for each participation whether its update was refused at the door; rounds with refusals are rare."""
     starts = np.concatenate([[0], np.cumsum(_lengths(lists["clients"]))])
     refused = np.zeros(starts[-1], dtype=bool)
     for index in np.flatnonzero(rejected):
@@ -141,23 +141,23 @@ def _refused(lists: Mapping[str, pa.Array], rejected: Ints) -> Bools:
 
 
 def _rounds(weights: Floats, malicious: Bools, row: Ints, count: int) -> tuple[Floats, Ints]:
-    """Return :data:`COLUMNS` [rounds, columns] and n [rounds] of what the rule saw: one participation an entry."""
+    """Return :data:`COLUMNS` [rounds, columns] and n [rounds], from the participations that the rule saw."""
     n = np.bincount(row, minlength=count)
     total = np.bincount(row, weights=weights, minlength=count)
     flagged = weights < FLAGGED * (total / np.maximum(n, 1))[row]
     flagged |= (total == 0)[row]
-    made = np.zeros((count, len(COLUMNS)))
-    made[:, 0] = 1
+    sums = np.zeros((count, len(COLUMNS)))
+    sums[:, 0] = 1
     for column, mask in enumerate((malicious, ~malicious, flagged & malicious, flagged & ~malicious), start=1):
-        made[:, column] = np.bincount(row, weights=mask, minlength=count)
+        sums[:, column] = np.bincount(row, weights=mask, minlength=count)
     for size in np.unique(n[n > 0]):  # rounds of one size make a matrix
         rounds = np.flatnonzero(n == size)
         inside = (n == size)[row]
         values = auc(weights[inside].reshape(-1, size), malicious[inside].reshape(-1, size))
-        made[rounds, 5] = np.nan_to_num(values)
-        made[rounds, 6] = ~np.isnan(values)
-    made[:, 7] = (total == 0) & (n > 0)
-    return made, n
+        sums[rounds, 5] = np.nan_to_num(values)
+        sums[rounds, 6] = ~np.isnan(values)
+    sums[:, 7] = (total == 0) & (n > 0)
+    return sums, n
 
 
 def _grouped(codes: Ints, malicious: Ints, n: Ints, values: Floats) -> _Groups:

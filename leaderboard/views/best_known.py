@@ -1,14 +1,14 @@
 """The best-known attack: a defense's lowest safety under a scenario's own attack and the reproduced submitted ones.
 
-A submitted attack takes a scenario over: the same federation and the same un-attacked twin, another attack. It makes no
-scenario of its own, neither in a ranking nor in a mean. For each defense it may lower one number:
+A submitted attack replaces the attack of a scenario and keeps the federation and the un-attacked twin. The result is
+not a scenario of its own, neither in a ranking nor in a mean. For each defense it may lower one number:
 
     best known(defense, S) = min(safety in S, safety under each reproduced submitted attack on S)
     best known(defense) = min over the compared scenarios S
 
-A defense counts as attacked by it where all seeds of S are scored; otherwise its own value stays, with a remark. As a
-minimum of estimates it lies below their expectation, by little where the intervals are narrow: it is a warning, not a
-rank.
+A submitted attack counts for a defense where all seeds of S are scored. Otherwise the defense keeps its safety in S,
+with a remark. A minimum of estimates is biased downwards, by little where the intervals are narrow, so the number is a
+warning and not a rank.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class SubmittedAttack:
         base: The scenario whose attack it replaces.
         scenario: Id under which its cells are stored.
         info: Its row of table ``catalog``.
-        rung: How far it was verified.
-        summaries: How each defense did under it, over the seeds of ``base``, by defense.
+        rung: Verification that it reached.
+        summaries: Summary of each defense under it, over the seeds of ``base``, by defense.
     """
 
     id: str
@@ -47,7 +47,7 @@ class SubmittedAttack:
     summaries: Mapping[str, Summary]
 
     def safety(self, defense: str) -> Estimate | None:
-        """Return the safety of a defense under it; ``None`` where the defense was not completely attacked by it."""
+        """Return the safety of a defense under the attack; ``None`` unless every seed is scored."""
         summary = self.summaries.get(defense)
         return summary.metrics.get("safety") if summary is not None and summary.state == STATUS_DONE else None
 
@@ -58,9 +58,9 @@ class BestKnown:
 
     Attributes:
         safety: The safety.
-        scenario: The scenario in which it is.
-        attack: The submitted attack that gave it; empty for the scenario's own.
-        spared: Reproduced submitted attacks of the view that have not attacked it completely.
+        scenario: The scenario with that safety.
+        attack: The submitted attack with that safety; empty for the scenario's own.
+        spared: Reproduced submitted attacks of the view that lack a score of the defense.
     """
 
     safety: Estimate
@@ -78,13 +78,13 @@ def submitted_attacks(
     rungs: Mapping[str, Rung],
     summary: Callable[[str, str, str], Summary],
 ) -> tuple[tuple[SubmittedAttack, ...], list[str]]:
-    """Return the attacks that ``cells`` submit on ``scenarios``, and what was left out.
+    """Return the attacks that ``cells`` submit on ``scenarios``, and a notice for each group of cells left out.
 
     Args:
         cells: Submitted cells of attacks.
         scenarios: The attacked scenarios of the board by id.
-        shape: Returns what a cell's federation, twin, probes and judge are.
-        shapes: The same of the cells of each scenario.
+        shape: Returns the federation, twin, probes and judge of a cell.
+        shapes: These of the cells of each scenario.
         catalog: Descriptions; the settings of a submitted scenario name the one that it takes over.
         rungs: Rung by cell key.
         summary: Returns the summary of (stored scenario, base, defense).
@@ -92,30 +92,30 @@ def submitted_attacks(
     found: dict[tuple[str, str], list[CellScore]] = defaultdict(list)
     for cell in cells:
         found[cell.row["attack"], cell.row["scenario"]].append(cell)
-    made, notices = [], []
-    for (attack, scenario), own in sorted(found.items()):
-        version = own[0].row["scenario_version"]
+    attacks, notices = [], []
+    for (attack, scenario), group in sorted(found.items()):
+        version = group[0].row["scenario_version"]
         base = settings_of(catalog.get("scenario", scenario, version)).get("base", "")
-        why = ""
+        reason = ""
         if not isinstance(base, str) or base not in scenarios or scenario in scenarios:
-            why = "are on no attacked scenario of the suite"
-        elif any(shape(cell) != shapes[base] for cell in own):
-            why = f"have another federation, twin, start, probes or judge than {base}"
-        if why:
-            notices.append(f"{len(own)} cells of the submitted attack {attack} {why} ({scenario}): not shown.")
+            reason = "are on no attacked scenario of the suite"
+        elif any(shape(cell) != shapes[base] for cell in group):
+            reason = f"have another federation, twin, start, probes or judge than {base}"
+        if reason:
+            notices.append(f"{len(group)} cells of the submitted attack {attack} {reason} ({scenario}): not shown.")
             continue
-        defenses = sorted({cell.row["defense"] for cell in own})
-        made.append(
+        defenses = sorted({cell.row["defense"] for cell in group})
+        attacks.append(
             SubmittedAttack(
                 id=attack,
                 base=base,
                 scenario=scenario,
                 info=catalog.get("attack", attack),
-                rung=rungs[own[0].row["cell_key"]],
+                rung=rungs[group[0].row["cell_key"]],
                 summaries={defense: summary(scenario, base, defense) for defense in defenses},
             )
         )
-    return tuple(made), notices
+    return tuple(attacks), notices
 
 
 def best_known(entry: Entry, scenarios: Collection[str], attacks: Sequence[SubmittedAttack]) -> BestKnown | None:
@@ -123,10 +123,10 @@ def best_known(entry: Entry, scenarios: Collection[str], attacks: Sequence[Submi
     counted = [attack for attack in attacks if attack.rung.reproduced and attack.base in scenarios]
     options: list[tuple[Estimate, str, str]] = []
     for name in scenarios:
-        own = entry.scenarios[name].metrics.get("safety")
-        if own is None:
+        base = entry.scenarios[name].metrics.get("safety")
+        if base is None:
             return None
-        options.append((own, name, ""))
+        options.append((base, name, ""))
     spared = []
     for attack in counted:
         safety = attack.safety(entry.id)
@@ -136,5 +136,5 @@ def best_known(entry: Entry, scenarios: Collection[str], attacks: Sequence[Submi
             options.append((safety, attack.base, attack.id))
     if not options:
         return None
-    lowest = min(options, key=lambda option: option[0].mean)  # the first of equals: a scenario's own comes before
+    lowest = min(options, key=lambda option: option[0].mean)  # of equals the first: a scenario's own attack
     return BestKnown(*lowest, tuple(dict.fromkeys(spared)))

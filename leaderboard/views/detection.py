@@ -1,15 +1,15 @@
 """Detection of malicious clients, from the weights that a rule gave each client in each round.
 
 Unit. The seed. Each number is formed on one seed, over all of its rounds, and estimated over seeds as in
-:mod:`leaderboard.scores.stats`. Where seeds do not vary, the exact interval counts a client once however many rounds it
-takes part in, since a client's rounds are not independent; clients of different seeds are different ones.
+:mod:`leaderboard.scores.stats`. Where seeds do not vary, the exact interval counts a client once for all of its rounds,
+because a client's rounds are not independent. Clients of different seeds are different clients.
 
 Definitions, for a round in which the rule saw n updates and gave weights that sum to 1 (or to 0: it discarded all):
 
-- *flagged*: weight below 1 / (2 n), half of what everyone gets where all count alike. A rule that selects m of n
-  clients gives 1 / m >= 1 / n or 0, so there a client is flagged just if its weight is 0. A rule that reweights flags
-  whom it takes more than half the say from; a smaller loss shows in the AUC alone. In a round whose weights are all 0
-  everyone is flagged.
+- *flagged*: weight below 1 / (2 n), half of the uniform weight. A rule that selects m of n clients gives
+  1 / m >= 1 / n or 0, so it flags exactly the clients of weight 0. A rule that reweights flags a client if it removes
+  more than half of the client's uniform weight; a smaller loss shows in the AUC alone. In a round whose weights are
+  all 0, every client is flagged.
 - *precision*: flagged malicious over flagged; undefined where no client is flagged or none is malicious. Beside it
   stands the *prevalence*, malicious over all, which is the precision of flagging at random.
 - *recall*: flagged malicious over malicious; undefined where no client is malicious.
@@ -19,13 +19,12 @@ Definitions, for a round in which the rule saw n updates and gave weights that s
 
 An undefined seed is left out; the count of an estimate is that of the other seeds.
 
-Not measured are rules that report no weights (coordinate-wise ones), defenses that use no update, and those whose
-training is the baseline's own: its weights are the reported sample counts, which detect no client. A pipeline detects
-as the rule that its training rests on.
+Three kinds of defenses are not measured: rules that report no weights (coordinate-wise rules), defenses that use no
+update, and defenses that share the baseline's training, because its weights are the reported sample counts, which
+detect no client. A pipeline has the detection of the rule that made its training.
 
-Updates refused at the door (see ``rejected`` in the rows) are the protocol's detection and not the rule's, which never
-sees them: they count among the participants of a scenario but neither among n nor in any metric, and stand beside them
-as a number.
+The protocol, not the rule, refuses updates at the door (see ``rejected`` in the rows); the rule never sees them. They
+count among the participants of a scenario, but neither in n nor in a metric. Their number is reported apart.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ class Metrics:
     Attributes:
         rounds: Number of rounds, over all seeds.
         values: Value by seed, by name (:data:`METRICS`); undefined ones are absent.
-        clients: Number of distinct clients behind each name, over all seeds; 0 where they are no binomial sample: the
-            prevalence, which the schedule fixes, and an AUC that is the same on all seeds but neither 0 nor 1.
+        clients: Number of distinct clients behind each name, over all seeds. 0 where they are not a binomial sample:
+            the prevalence, which the schedule fixes, and an AUC that is the same on all seeds but neither 0 nor 1.
     """
 
     rounds: int
@@ -84,11 +83,11 @@ class Detection:
         scenario: Scenario id, attacked or not.
         state: ``measured``, ``no_weights``, ``sample_counts`` or ``no_rounds``.
         reason: Why it is not ``measured``; empty if it is.
-        rule: The defense itself, or the link of the pipeline whose training it rests on.
+        rule: The defense itself, or the link of the pipeline whose training it uses.
         seeds: Seeds with weights.
-        overall: Over all rounds; ``None`` unless ``measured``, as the next two are empty.
-        by_malicious: Rounds by the number of malicious clients that the rule saw.
-        by_majority: Rounds by whether those were more than half of n.
+        overall: Metrics over all rounds; ``None`` unless ``measured``, like the next two.
+        by_malicious: Metrics by the number of malicious clients that the rule saw.
+        by_majority: Metrics by whether these were more than half of n.
         discarded: Rounds whose weights are all 0, so that the adapter stayed as it was.
         rejected: Malicious updates refused at the door before the rule saw them.
     """
@@ -134,18 +133,18 @@ class DetectionView:
 
 
 def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> DetectionView:
-    """Return how each defense of ``cells`` weighed malicious clients in each of their scenarios.
+    """Return the detection of malicious clients by each defense of ``cells`` in each of their scenarios.
 
     Args:
         rows: The rows that hold the cells' rounds.
-        cells: The shown cells; those that are retracted, not final or not done are passed over.
+        cells: The shown cells; cells that are retracted, not final or not done are skipped.
         baseline: The defense that averages by sample count.
 
     Raises:
         FedSafetyError: The lists of a round differ in length, or a weight is negative or not finite.
     """
     trainings: dict[tuple[str, str], dict[int, tuple[str, bool]]] = defaultdict(dict)
-    # Of retracted cells too: whose training is the baseline's does not hang on whether the baseline's score counts.
+    # Keep the keys of retracted cells: a defense may share the training of a baseline whose score was retracted.
     keys: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
     for cell in cells:
@@ -158,13 +157,13 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
             trainings[place][row["seed"]] = row["training_key"], row["origin"] == ORIGIN_LOCAL
             attackers = row["malicious"] if row["scenario"] != row["twin"] else 0
             sizes[place] = attackers, row["clients"] - attackers
-    wanted = {key for by_seed in trainings.values() for key, _ in by_seed.values()}
-    pools = [tallies_of(part.rounds, wanted) for part in (rows.published, rows.local)]
+    training_keys = {key for by_seed in trainings.values() for key, _ in by_seed.values()}
+    pools = [tallies_of(part.rounds, training_keys) for part in (rows.published, rows.local)]
 
     def of_seeds(by_seed: Mapping[int, tuple[str, bool]]) -> dict[int, Tally]:
         found = {}
         for seed, (key, local) in sorted(by_seed.items()):
-            for pool in pools if local else pools[::-1]:  # own rounds win over the other pool's
+            for pool in pools if local else pools[::-1]:  # the last pool wins: the cell's own
                 if key in pool:
                     found[seed] = pool[key]
         return found
@@ -191,12 +190,12 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
 
 
 def _rule(defense: str, scenario: str, keys: Mapping[tuple[str, str], Mapping[int, str]], baseline: str) -> str:
-    """Return ``baseline`` or the link of a pipeline whose training this defense's is; else the defense itself."""
-    own = keys[scenario, defense]
+    """Return the baseline or pipeline link that has the same training as the defense; else the defense itself."""
+    own_keys = keys[scenario, defense]
     for other in (baseline, *defense.split("+")):
-        theirs = keys.get((scenario, other), {})
-        shared = own.keys() & theirs.keys()
-        if other != defense and shared and all(own[seed] == theirs[seed] for seed in shared):
+        other_keys = keys.get((scenario, other), {})
+        shared = own_keys.keys() & other_keys.keys()
+        if other != defense and shared and all(own_keys[seed] == other_keys[seed] for seed in shared):
             return other
     return defense
 
@@ -210,16 +209,16 @@ def _detection(
     if rule == baseline:
         reason = f"it averages by reported sample counts, as {baseline} does, which separate no clients"
         return Detection(defense, scenario, SAMPLE_COUNTS, reason, rule, rejected=rejected)
-    seen = {seed: tally.seen for seed, tally in tallies.items() if tally.seen}
-    if not seen:
+    weighed = {seed: tally.seen for seed, tally in tallies.items() if tally.seen}
+    if not weighed:
         reason = "it works coordinate by coordinate or rescales updates, and gives no client a weight"
         return Detection(defense, scenario, NO_WEIGHTS, reason, rule, rejected=rejected)
-    groups = sorted({group for by_group in seen.values() for group in by_group})
+    groups = sorted({group for by_group in weighed.values() for group in by_group})
 
     def over(chosen: Sequence[tuple[int, bool]]) -> Metrics:
         sums = {
             seed: sum((by_group[group] for group in chosen if group in by_group), np.zeros(len(COLUMNS)))
-            for seed, by_group in seen.items()
+            for seed, by_group in weighed.items()
         }
         return _metrics(sums, size)
 
@@ -230,11 +229,11 @@ def _detection(
         MEASURED,
         "",
         rule,
-        tuple(seen),
+        tuple(weighed),
         whole,
         {count: over([group for group in groups if group[0] == count]) for count in sorted({g[0] for g in groups})},
         {flag: over([group for group in groups if group[1] is flag]) for flag in sorted({g[1] for g in groups})},
-        discarded=int(sum(total[7] for by_group in seen.values() for total in by_group.values())),
+        discarded=int(sum(total[7] for by_group in weighed.values() for total in by_group.values())),
         rejected=rejected,
     )
 
@@ -256,21 +255,21 @@ def _metrics(sums: Mapping[int, Floats], size: tuple[int, int]) -> Metrics:
             if whole:
                 values[name][seed] = part / whole
     _, malicious, benign, caught, excluded, *_ = (int(part) for part in sum(sums.values(), np.zeros(len(COLUMNS))))
-    attackers, others = (count * len(sums) for count in size)
-    attackers, others = min(attackers, malicious), min(others, benign)
+    attackers, benign_clients = (count * len(sums) for count in size)
+    attackers, benign_clients = min(attackers, malicious), min(benign_clients, benign)
     areas = set(values["auc"].values())
     clients = {
         "precision": min(attackers, caught + excluded),
         "recall": attackers,
         "auc": attackers if len(areas) > 1 or areas <= {0.0, 1.0} else 0,
-        "false_exclusion": others,
+        "false_exclusion": benign_clients,
         "prevalence": 0,
     }
     return Metrics(int(sum(total[0] for total in sums.values())), values, clients)
 
 
 def _composition(scenario: str, tallies: Sequence[Mapping[int, Tally]]) -> Composition:
-    """Return who took part, from the first defense that has rounds on a seed."""
+    """Return the participants by seed, from the first defense that has rounds on the seed."""
     by_seed: dict[int, Tally] = {}
     for of_defense in tallies:
         for seed, tally in of_defense.items():

@@ -30,12 +30,12 @@ _DIGITS = {
 }
 _RATED = "rated"
 _DENSE = 2**22
-"""Numbers below which counting is by position."""
+"""Bound on the keys below which they are counted by position."""
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """A stratum of probes, with the number of distinct ones."""
+    """Stratum of probes, with its number of distinct probes."""
 
     kind: str
     name: str
@@ -48,7 +48,7 @@ class JointVerdicts:
     """Counts of each combination of verdicts, by seed and stratum.
 
     Attributes:
-        judges: Ids of those that judged any of the responses, sorted.
+        judges: Ids of the judges that judged any of the responses, sorted.
         seeds: Seeds, sorted.
         strata: Strata by kind, scored ones first.
         sets: Number of response sets.
@@ -78,37 +78,40 @@ class JointVerdicts:
 def joint_verdicts(rows: Rows, cells: Sequence[CellScore]) -> JointVerdicts:
     """Return the joint verdicts of all judges on the response sets of ``cells``, each set once.
 
-    A set that cells of several seeds share, since their models answer alike, counts for the first cell's.
+    Cells of several seeds share a set if their models answer alike. The set then counts for the first cell's seed.
 
     Raises:
-        FedSafetyError: A verdict is of no known word, or of a probe that its probe set lacks.
+        FedSafetyError: A verdict is an unknown word, or its probe set lacks its probe.
     """
     pools = (rows.published, rows.local)
     found = [set(codes_and_values(part.verdicts.column("response_key"))[1]) for part in pools]
     seeds = sorted({cell.row["seed"] for cell in cells})
-    wanted: list[dict[str, tuple[int, str]]] = [{}, {}]
+    requested: list[dict[str, tuple[int, str]]] = [{}, {}]
     for cell in cells:
-        key, own = cell.row["response_key"], int(cell.row["origin"] == ORIGIN_LOCAL)
-        pool = next((pool for pool in (own, 1 - own) if key in found[pool]), None)
-        if pool is not None and not any(key in keys for keys in wanted):
-            wanted[pool][key] = seeds.index(cell.row["seed"]), cell.row["probe_set"]
+        key, home = cell.row["response_key"], int(cell.row["origin"] == ORIGIN_LOCAL)
+        pool = next((pool for pool in (home, 1 - home) if key in found[pool]), None)
+        if pool is not None and not any(key in keys for keys in requested):
+            requested[pool][key] = seeds.index(cell.row["seed"]), cell.row["probe_set"]
     judges = sorted({name for part in pools for name in codes_and_values(part.verdicts.column("judge"))[1]})
     rating = {name for part in pools for name in _raters(part)}
     judges = [name for name in judges if name not in rating]
     strata, stratum_of = _strata(rows)
     keys, counts = zip(
-        *(_combinations(part, keys, judges, len(strata), stratum_of) for part, keys in zip(pools, wanted, strict=True)),
+        *(
+            _combinations(part, keys, judges, len(strata), stratum_of)
+            for part, keys in zip(pools, requested, strict=True)
+        ),
         strict=True,
     )
     keys, count = np.concatenate(keys), np.concatenate(counts)
     group, shifts = keys >> 2 * len(judges), 2 * np.arange(len(judges))
     digits = keys[:, None] >> shifts & 3
-    judged = np.flatnonzero(digits.any(axis=0))  # a judge of other responses alone is none of this board's
+    judged = np.flatnonzero(digits.any(axis=0))  # drop judges of other responses alone
     return JointVerdicts(
         [judges[judge] for judge in judged],
         seeds,
         strata,
-        sum(len(keys) for keys in wanted),
+        sum(len(keys) for keys in requested),
         digits[:, judged],
         group // max(1, len(strata)),
         group % max(1, len(strata)),
@@ -117,7 +120,7 @@ def joint_verdicts(rows: Rows, cells: Sequence[CellScore]) -> JointVerdicts:
 
 
 def _raters(part: Tables) -> set[str]:
-    """Return the judges that give numbers; a number is not one of two verdicts, so it has no agreement."""
+    """Return the judges that give numbers: agreement is defined between verdicts only."""
     verdict, words = codes_and_values(part.verdicts.column("verdict"))
     if _RATED not in words:
         return set()
@@ -126,7 +129,7 @@ def _raters(part: Tables) -> set[str]:
 
 
 def _strata(rows: Rows) -> tuple[list[Stratum], dict[tuple[str, str], int]]:
-    """Return the strata in order, and the one of each (probe set, probe)."""
+    """Return the strata in order, and the index of the stratum of each (probe set, probe)."""
     columns = ("probe_set", "probe_id", "kind", "stratum", "scored")
     probes = {
         (probe_set, probe): (kind, name, scored)
@@ -166,17 +169,17 @@ def _combinations(
         raise FedSafetyError(f"unknown verdict {unknown[0]!r}; a verdict is one of {', '.join(_DIGITS)}")
     shifts = [2 * judges.index(name) if name in judges else None for name in judge_names]
     terms = np.array([[0 if shift is None else _DIGITS.get(word, 0) << shift for word in verdicts] for shift in shifts])
-    asked = np.array([name in wanted for name in set_names])
+    needed = np.array([name in wanted for name in set_names])
     agreeing = np.array([shift is not None for shift in shifts])
-    if not asked.all() or not agreeing.all():
-        keep = asked[sets] & agreeing[judge]
+    if not needed.all() or not agreeing.all():
+        keep = needed[sets] & agreeing[judge]
         sets, probe, judge, verdict = sets[keep], probe[keep], judge[keep], verdict[keep]
     if not len(sets):
         return nothing
     start = np.flatnonzero(np.concatenate([[True], (sets[1:] != sets[:-1]) | (probe[1:] != probe[:-1])]))
     combination = np.add.reduceat(terms.ravel()[judge * len(verdicts) + verdict], start)
     sets, probe = sets[start], probe[start]
-    # A set's probes are looked up once for each probe set and not for each response.
+    # Look up strata once for each probe set, not for each response set.
     places = [wanted.get(name, (0, "")) for name in set_names]
     probe_sets = sorted({probe_set for _, probe_set in places})
     lookup = np.array([[stratum_of.get((name, id_), -1) for id_ in probe_names] for name in probe_sets])

@@ -1,7 +1,7 @@
 """Rank agreement of judges: whether the order of the defenses depends on the judge.
 
-The order is by mean safety over seeds. Reference rows and degenerate cells are not ordered, nor is a defense that lacks
-a seed or that a judge has not judged whole. Overall, seeds are those that all compared scenarios have.
+The order is by mean safety over seeds. Reference rows, degenerate cells, and defenses that lack a seed or a verdict of
+one of the judges are not ordered. The overall order uses the seeds that all compared scenarios have.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RankAgreement:
         scenario: Scenario, or :data:`OVERALL`.
         defenses: Ordered defenses.
         tau: Kendall's τ-b of the orders by mean over seeds; nan where undefined.
-        by_seed: The same of the orders on each seed alone, where defined.
+        by_seed: τ-b of the orders on each seed alone, where defined.
         reversed: Pairs of defenses of which the first judge calls the first safer and the second judge the second.
     """
 
@@ -53,8 +53,8 @@ def rank_agreement(
     Args:
         cells: Final, finished cells.
         judges: Judge ids.
-        scenarios: The scenarios to look at.
-        compared: Those of them whose mean is the overall safety.
+        scenarios: The scenarios to order in.
+        compared: The scenarios of these whose mean is the overall safety.
     """
     left_out = {(cell.row["scenario"], cell.row["defense"]) for cell in cells if cell.degenerate}
     ordered = [
@@ -73,40 +73,40 @@ def rank_agreement(
         run[place] = True
         for index, judge in enumerate(judges):
             safety[index, *place, defenses.index(cell.row["defense"])] = cell.metrics.get(f"judge:{judge}", math.nan)
-    made = []
+    agreements = []
     for name, members in [(OVERALL, list(compared)), *((scenario, [scenario]) for scenario in scenarios)]:
         inside = [scenarios.index(member) for member in members]
         shared: Bools = np.logical_and.reduce(run[inside], axis=0) if members else np.zeros(len(seeds), dtype=bool)
-        for one, other in combinations(range(len(judges)), 2):
-            values = safety[[one, other]][:, inside]
+        for first, second in combinations(range(len(judges)), 2):
+            values = safety[[first, second]][:, inside]
             complete = (~np.isnan(values) | ~run[inside][:, :, None]).all(axis=(0, 1, 2))
             if shared.any() and complete.sum() > 1:
-                # Rounded, so that equal scores tie, whichever order they were summed in.
+                # Round, so that equal scores tie although they were summed in different orders.
                 means = values[:, :, shared][..., complete].mean(axis=1).round(9)
-                made.append(
+                agreements.append(
                     _compared(
-                        (judges[one], judges[other]),
+                        (judges[first], judges[second]),
                         name,
                         [defense for defense, whole in zip(defenses, complete, strict=True) if whole],
                         [seed for seed, held in zip(seeds, shared, strict=True) if held],
                         means,
                     )
                 )
-    return made
+    return agreements
 
 
 def _compared(
     judges: tuple[str, str], scenario: str, defenses: Sequence[str], seeds: Sequence[int], safety: Floats
 ) -> RankAgreement:
     """Return the rank agreement of ``safety`` [judge, seed, defense]."""
-    one, other = safety.mean(axis=1).round(9)
+    first, second = safety.mean(axis=1).round(9)
     by_seed = kendall_tau(*safety)
-    ahead = (one[:, None] > one[None, :]) & (other[:, None] < other[None, :])
+    ahead = (first[:, None] > first[None, :]) & (second[:, None] < second[None, :])
     return RankAgreement(
         *judges,
         scenario,
         tuple(defenses),
-        float(kendall_tau(one, other)),
+        float(kendall_tau(first, second)),
         {seed: float(tau) for seed, tau in zip(seeds, by_seed, strict=True) if not math.isnan(tau)},
         tuple((defenses[i], defenses[j]) for i, j in np.argwhere(ahead)),
     )

@@ -1,15 +1,15 @@
 """Sensitivity of scores to one setting at a time, on the axes that a suite defines.
 
 Each point of an axis is a scenario of its own; one of them usually is a ranked scenario, with more seeds and more
-defenses than the others. An axis compares like with like: all of its points are restricted to the seeds that every
-point with rows has, and those few seeds are the unit of its intervals (see :mod:`leaderboard.scores.stats`). Points are
-never ranked, and curves of different axes are not compared.
+defenses than the other points. All points of an axis are restricted to the seeds that every point with rows has, and
+those few seeds are the unit of its intervals (see :mod:`leaderboard.scores.stats`). Points are never ranked, and curves
+of different axes are not compared.
 
-A cell that is not applicable, failed, incomplete or not run is missing, with the reason. So is one in which the defense
-degenerates into another: what it would add to the curve is the other's score. Missing cells are never interpolated.
+A cell that is not applicable, failed, incomplete or not run is missing, with the reason. A cell in which the defense
+degenerates into another defense is missing too, because it has the other's score. Missing cells are never interpolated.
 
-Where the points of an axis differ by method and not by scenario (an ablation), the methods that take each other's place
-form one line.
+Where the points of an axis differ by method and not by scenario (an ablation), the methods that replace each other form
+one line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Cell:
 
     Attributes:
         defense: Defense id.
-        summary: Its summary on the axis's seeds; it has no gates, which are those of all its seeds.
+        summary: Its summary on the axis's seeds, without gates, because gates hold for all seeds together.
     """
 
     defense: str
@@ -62,7 +62,7 @@ class Point:
         twin: Id of the un-attacked twin; empty if it has no rows.
         base: Whether it is the scenario whose setting the axis varies.
         cells: By defense, for every defense that the suite asks for at this point.
-        twins: The same without attack, for the baseline and what else was run there.
+        twins: Cells of the un-attacked twin, for the baseline and other defenses that ran there.
     """
 
     value: Value
@@ -79,7 +79,7 @@ class Line:
     """One curve.
 
     Attributes:
-        id: The defense, or the first of those that take each other's place.
+        id: The defense, or the first of the defenses that replace each other.
         defenses: Defense at each point of the axis; empty where the suite asks for none.
     """
 
@@ -88,7 +88,7 @@ class Line:
 
     @property
     def ablation(self) -> bool:
-        """Whether methods take each other's place along it."""
+        """Whether methods replace each other along the line."""
         return len({defense for defense in self.defenses if defense}) > 1
 
 
@@ -195,7 +195,7 @@ def _declared(settings: Mapping[str, Any]) -> list[_DeclaredAxis]:
 
 
 def _declared_point(section: Mapping[str, Any], axis: Mapping[str, Any], point: Mapping[str, Any]) -> _DeclaredPoint:
-    """Return a point with the defenses asked for: its own, else its axis's, else the section's."""
+    """Return a point with the defenses of the point, else of its axis, else of the section."""
     defenses = point.get("defenses") or axis.get("defenses") or section["defenses"]
     return _DeclaredPoint(
         value=_value(point["value"]),
@@ -227,14 +227,16 @@ def _axis(
             return Summary(NOT_RUN, ("not run",))
         return summary(scenarios[scenario], defense, seeds)
 
-    found = [{defense: of(point.scenario, defense) for defense in point.defenses} for point in axis.points]
+    summaries = [{defense: of(point.scenario, defense) for defense in point.defenses} for point in axis.points]
     # A point without any row does not restrict the seeds: it is missing as a whole.
-    run = [held for by_defense in found if (held := {seed for one in by_defense.values() for seed in one.cells})]
+    run = [
+        held for by_defense in summaries if (held := {seed for result in by_defense.values() for seed in result.cells})
+    ]
     seeds = tuple(sorted(set.intersection(*run))) if run else ()
     points = []
-    for declared, by_defense in zip(axis.points, found, strict=True):
+    for declared, by_defense in zip(axis.points, summaries, strict=True):
         twin = scenarios[declared.scenario].twin if declared.scenario in scenarios else ""
-        # Other seeds of a ranked scenario may lack a cell without a loss to this axis.
+        # Cells missing on other seeds of a ranked scenario do not matter to this axis.
         attacked = {defense: of(declared.scenario, defense, seeds or None) for defense in by_defense}
         clean = {defense: of(twin, defense, seeds or None) for defense in dict.fromkeys([baseline, *declared.defenses])}
         points.append(
@@ -244,11 +246,11 @@ def _axis(
                 scenario=declared.scenario,
                 twin=twin,
                 base=declared.scenario == axis.base,
-                cells={defense: Cell(defense, _on(one, seeds)) for defense, one in attacked.items()},
+                cells={defense: Cell(defense, _on(result, seeds)) for defense, result in attacked.items()},
                 twins={
-                    defense: Cell(defense, _on(one, seeds))
-                    for defense, one in clean.items()
-                    if defense == baseline or one.state != NOT_RUN
+                    defense: Cell(defense, _on(result, seeds))
+                    for defense, result in clean.items()
+                    if defense == baseline or result.state != NOT_RUN
                 },
             )
         )
@@ -262,28 +264,28 @@ def _on(summary: Summary, seeds: Sequence[int]) -> Summary:
         return summary
     lacking = [seed for seed in seeds if seed not in summary.cells]
     if lacking or not seeds:
-        what = f"not run (seed {', '.join(map(str, lacking))})" if lacking else "the points share no seed"
-        return Summary(NOT_RUN, (what,))
+        reason = f"not run (seed {', '.join(map(str, lacking))})" if lacking else "the points share no seed"
+        return Summary(NOT_RUN, (reason,))
     values = {
         metric: {seed: by_seed[seed] for seed in seeds if seed in by_seed} for metric, by_seed in summary.values.items()
     }
     return replace(summary, cells={seed: summary.cells[seed] for seed in seeds}, values=values, gate=None)
 
 
-def _lines(asked: Sequence[Sequence[str]]) -> tuple[Line, ...]:
+def _lines(points: Sequence[Sequence[str]]) -> tuple[Line, ...]:
     """Return the lines through points with these defenses.
 
-    A defense of several points is a line. Of the others, the k-th of each point take each other's place if every point
-    has as many; else each is a line of its own.
+    A defense of several points is a line. If all points have equally many other defenses, the k-th of each point form
+    one line. Otherwise each of these defenses is a line.
     """
-    every = list(dict.fromkeys(defense for defenses in asked for defense in defenses))
-    lasting = [defense for defense in every if sum(defense in defenses for defenses in asked) > 1]
-    single = [[defense for defense in defenses if defense not in lasting] for defenses in asked]
+    every = list(dict.fromkeys(defense for defenses in points for defense in defenses))
+    lasting = [defense for defense in every if sum(defense in defenses for defenses in points) > 1]
+    single = [[defense for defense in defenses if defense not in lasting] for defenses in points]
     lines = [
-        Line(defense, tuple(defense if defense in defenses else "" for defenses in asked))
+        Line(defense, tuple(defense if defense in defenses else "" for defenses in points))
         for defense in every
-        if defense in lasting or len({len(own) for own in single}) > 1
+        if defense in lasting or len({len(rest) for rest in single}) > 1
     ]
-    if len({len(own) for own in single}) == 1:
+    if len({len(rest) for rest in single}) == 1:
         lines += [Line(chosen[0], tuple(chosen)) for chosen in zip(*single, strict=True)]
     return tuple(sorted(lines, key=lambda line: every.index(line.id)))
