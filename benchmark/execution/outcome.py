@@ -80,7 +80,12 @@ def recorded_outcome(cell: CellPlan, store: Store) -> Outcome:
     return Outcome(State(row["status"]), row["reason"])
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the reason of a failure for a cell's row: text that the store can hold, even if a method wrote it."""
-    text = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
+def reason_of(error: BaseException, place: str = "") -> str:
+    """Return the reason of a failure for a cell's row: text that the store can hold, even if a method wrote it.
+
+    Args:
+        error: The error. Errors of this library give their text, other errors also their type and ``place``.
+        place: Text after the error, for example a line of the method's code.
+    """
+    text = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}{place}"
     return text.encode("utf-8", "replace").decode()[:_REASON_LENGTH]

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from benchmark.errors import FedSafetyError
+from benchmark.execution.outcome import reason_of as cell_reason
 from benchmark.execution.run import usable_cores
 from benchmark.registry import Entry, Trait
 from benchmark.sandbox.proxy import created
@@ -25,7 +25,7 @@ _REASON_LENGTH = 1000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one thing that was checked came out, with what was found and how to mend it."""
+    """Outcome of a check: verdict, finding and remedy."""
 
     verdict: Verdict
     found: str = ""
@@ -49,15 +49,15 @@ def warns(found: str, remedy: str) -> Outcome:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to check.
+    """One check.
 
     Attributes:
         part: Part of the whole check that it belongs to.
         name: Stable name.
-        checked: What is checked, in words.
+        checked: Its subject, in words.
         run: Performs the check; an exception is a failure.
-        remedy: How to mend it if it raises.
-        needs: Names of checks without which this one makes no sense.
+        remedy: Remedy if it raises.
+        needs: Names of checks that must pass before this one runs.
     """
 
     part: Part
@@ -70,7 +70,7 @@ class Check:
 
 @dataclass
 class Examination:
-    """Checks to perform, and what they measure besides.
+    """Checks to perform, with their measurements.
 
     Attributes:
         checks: In order.
@@ -102,11 +102,11 @@ class Subject(Generic[InfoT, T]):
         return created(self.entry, hooks=hooks)
 
     def overrides(self, hook: str, base: type) -> bool:
-        """Whether the method fills ``hook`` itself."""
+        """Return whether the method overrides ``hook``."""
         return getattr(self.entry.target, hook) is not getattr(base, hook)
 
     def reason(self, error: BaseException) -> str:
-        """Return why something failed, with the place in the method's own code if it has one."""
+        """Return the reason of a failure, with its place in the method's own code if there is one."""
         return reason_of(error, self.files)
 
 
@@ -127,7 +127,7 @@ def all_threads() -> AbstractContextManager[None]:
 
 
 def perform(checks: Sequence[Check], subject: Subject[Any, Any], on_done: Callable[[], None]) -> Iterator[Finding]:
-    """Yield what each check finds; one that needs a failed one is not run.
+    """Yield the finding of each check; a check that needs a failed check is not run.
 
     Args:
         checks: In order.
@@ -162,10 +162,7 @@ def _guarded(check: Check, subject: Subject[Any, Any]) -> Outcome:
 
 
 def reason_of(error: BaseException, files: Sequence[Path] = ()) -> str:
-    """Return why something failed: the text of our own errors, else type, text and place in ``files``."""
-    text = str(error) if isinstance(error, FedSafetyError) else f"{type(error).__name__}: {error}"
-    places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) in files]
-    if places and not isinstance(error, FedSafetyError):
-        last = places[-1]
-        text += f" (line {last.lineno} of {Path(last.filename).name}, in {last.name})"
-    return text.encode("utf-8", "replace").decode()[:_REASON_LENGTH]
+    """Return the reason of a failure: the text of our own errors, else type, text and last place in ``files``."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in files]
+    places = [f" (line {frame.lineno} of {Path(frame.filename).name}, in {frame.name})" for frame in frames]
+    return cell_reason(error, places[-1] if places else "")[:_REASON_LENGTH]

@@ -166,14 +166,23 @@ class CheckReport(_Model):
         Raises:
             FedSafetyError: The file cannot be written.
         """
-        beside = path.with_name(f".writing-{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise FedSafetyError(f"cannot write the report {path}: {error.strerror}; name another file") from error
+        write_report(self, path, indent=2)
+
+
+def write_report(report: BaseModel, path: Path, indent: int) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    Raises:
+        FedSafetyError: The file cannot be written.
+    """
+    beside = path.with_name(f".writing-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(report.model_dump_json(indent=indent) + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise FedSafetyError(f"cannot write the report {path}: {error.strerror}; name another file") from error
 
 
 def passed(findings: Iterable[Finding]) -> bool:

@@ -1,4 +1,4 @@
-"""The report of a verification: each step with what was found, what was run again, and the rung that was reached."""
+"""Report of a verification: each step with its finding, the cells that were run again, and the rung reached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from benchmark.errors import FedSafetyError
+from benchmark.submission.contract.report import write_report
 
 
 class Step(StrEnum):
@@ -27,14 +27,14 @@ class Step(StrEnum):
 MEANING = {
     Step.ARCHIVE: "the file is not a bundle as it was packed: it is damaged, was changed, or was made to do harm",
     Step.VERSIONS: "the rows cannot be compared with this release's",
-    Step.IDENTITY: "the name belongs to somebody else",
+    Step.IDENTITY: "the name is taken",
     Step.KEYS: "the rows were not made by this source under this protocol, or were edited",
-    Step.CONTRACT: "the method breaks what every method must keep",
+    Step.CONTRACT: "the method breaks the contract of every method",
     Step.VERDICTS: "the verdicts are not those that the judges give to these answers",
     Step.RERUN: "the method does not run here as it is claimed to have run",
     Step.CONSISTENCY: "the claimed scores are better than this method's",
 }
-"""What it means when a step fails."""
+"""Meaning of a failed step."""
 
 
 class _Model(BaseModel):
@@ -42,14 +42,14 @@ class _Model(BaseModel):
 
 
 class StepResult(_Model):
-    """How one step came out."""
+    """Outcome of one step."""
 
     step: Step
     """The step."""
     verdict: Literal["passed", "failed", "not_run"]
-    """How it came out; what follows a failed step is not run."""
+    """Its verdict; the steps after a failed step are not run."""
     found: str = ""
-    """What was found."""
+    """Its finding, in words."""
     seconds: float = 0.0
     """Wall time."""
 
@@ -87,7 +87,7 @@ class Consistency(_Model):
     passed: bool
     """Whether the claim may stand."""
     difference: float
-    """By how much the claim is better."""
+    """Lead of the claim, as a share of 1; negative if the claim is worse."""
     statistic: float
     """T."""
     threshold: float
@@ -112,7 +112,7 @@ class VerifyReport(_Model):
     suite: str = ""
     """Suite id."""
     level: str
-    """Rung that was asked for."""
+    """Rung that the verifier chose."""
     rung: str
     """Rung that was reached; ``claimed`` if a step failed."""
     reason: str = ""
@@ -126,7 +126,7 @@ class VerifyReport(_Model):
     isolation: dict[str, str]
     """How the submission's code was isolated: name and version."""
     reference: str = ""
-    """The honest method that was asked the same fresh probes."""
+    """The honest method that answered the same fresh probes."""
     steps: tuple[StepResult, ...]
     """Every step."""
     cells: tuple[RerunCell, ...] = ()
@@ -134,7 +134,7 @@ class VerifyReport(_Model):
     consistency: tuple[Consistency, ...] = ()
     """Every test of scores."""
     notices: tuple[str, ...] = ()
-    """What the bundle says is missing or failed."""
+    """Missing and failed parts that the bundle names."""
     contract: dict[str, Any] | None = None
     """Report of the check that the verifier ran."""
     protocol_version: str
@@ -159,11 +159,4 @@ class VerifyReport(_Model):
         Raises:
             FedSafetyError: The file cannot be written.
         """
-        beside = path.with_name(f".writing-{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise FedSafetyError(f"cannot write the report {path}: {error.strerror}; name another file") from error
+        write_report(self, path, indent=1)
