@@ -32,7 +32,7 @@ class Description(Generic[InfoT]):
     Attributes:
         info: Metadata.
         hooks: Hooks that it overrides.
-        parameters: Constructor parameters: name, and whether it may be left out.
+        parameters: Constructor parameters: name, and whether a call may leave it out.
         uses_updates: The class attribute of a defense.
     """
 
@@ -74,7 +74,7 @@ def describe(
         info_type: Its kind's metadata.
         hooks: Its kind's hooks.
         limits: Bounds on its process.
-        isolation: How that is isolated.
+        isolation: Isolation of the process.
 
     Raises:
         SubmissionError: It cannot be loaded, or its description is not usable.
@@ -93,7 +93,7 @@ def describe(
 
 
 def known_descriptions() -> Descriptions:
-    """Return the descriptions that this process has, for another process to start with."""
+    """Return the descriptions that this process has made, for another process to reuse."""
     return dict(_known)
 
 
@@ -117,7 +117,7 @@ def _checked(
     answer = record(answer, "info", "hooks", "parameters", "uses_updates")
     overridden = frozenset(text(hook, 50) for hook in items(answer["hooks"], len(hooks)))
     if not overridden <= hooks or type(answer["uses_updates"]) is not bool:
-        raise ChannelError("it overrides hooks that there are not")
+        raise ChannelError("it overrides hooks that do not exist")
     parameters: list[tuple[str, bool]] = []
     for parameter in items(answer["parameters"], _MAX_PARAMETERS):
         if not isinstance(parameter, list) or len(parameter) != 2 or type(parameter[1]) is not bool:
@@ -132,16 +132,16 @@ def _checked(
     return Description(info, overridden, tuple(parameters), answer["uses_updates"])
 
 
-def _info(told: object, info_type: type[InfoT]) -> InfoT:
-    if not isinstance(told, dict):
-        raise ChannelError("its metadata are none")
-    for value in told.values():
+def _info(metadata: object, info_type: type[InfoT]) -> InfoT:
+    if not isinstance(metadata, dict):
+        raise ChannelError("its metadata are not a mapping")
+    for value in metadata.values():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, str) and not text(part, _MAX_METADATA).isprintable():
                 raise SubmissionError("its metadata hold characters that cannot be shown on one line; remove them")
     try:
-        # By way of JSON, where lists stand for tuples and texts for enumerations.
-        return info_type.model_validate(told)
+        # The metadata come as JSON: lists stand for tuples and texts for enumerations.
+        return info_type.model_validate(metadata)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
         raise SubmissionError(f"its metadata are not usable: {printable(problems)}") from None

@@ -20,12 +20,12 @@ from pathlib import Path, PurePosixPath
 
 SCRATCH = "/tmp"  # noqa: S108 - a path inside the sandbox, where nothing else exists
 SCRATCH_FOLDERS = (SCRATCH, "/dev/shm")  # noqa: S108 - the same
-"""The only places inside that can be written to."""
+"""The only writable folders inside."""
 LIBRARY = "/fedsafety"
-"""Where the visible files of this library lie inside."""
+"""Folder inside with the visible files of this library."""
 SUBMISSION = "/submission"
-"""Where a submission's own files lie inside. No interpreter looks there by itself: its process does, once it is bounded
-and filtered."""
+"""Folder inside with a submission's own files. No interpreter searches it by default: the process adds it to the search
+path once it is bounded and filtered."""
 BOOT = "/run/boot.py"
 _DISTRIBUTION = "fedsafetybench"
 _ENTRY_POINTS = "fedsafety."
@@ -42,7 +42,7 @@ _SYSTEM_LIBRARIES = (
 
 
 class Kind(Enum):
-    """What stands at a path inside the sandbox."""
+    """Kind of entry at a path inside the sandbox."""
 
     BIND = auto()
     """A file or folder of the host, read-only."""
@@ -54,7 +54,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Mount:
-    """One thing inside the sandbox: ``target`` is the path inside, ``source`` a path of the host or a link's text."""
+    """Entry inside the sandbox: ``target`` is the path inside, ``source`` a path of the host or a link's text."""
 
     kind: Kind
     target: str
@@ -62,14 +62,14 @@ class Mount:
 
 
 def layout(visible: Mapping[str, Path]) -> tuple[Mount, ...]:
-    """Return everything that a sandbox sees besides its own /proc, /dev and scratch folder, parents before children.
+    """Return the mounts of a sandbox besides /proc, /dev and the scratch folders, parents before children.
 
     Args:
         visible: Path inside the sandbox → host file, read-only.
     """
     boot = Mount(Kind.BIND, BOOT, str(Path(__file__).with_name("boot.py")))
-    given = [Mount(Kind.BIND, target, os.path.realpath(source)) for target, source in visible.items()]
-    return (*_machine(), boot, *sorted(given, key=lambda mount: mount.target))
+    mounts = [Mount(Kind.BIND, target, os.path.realpath(source)) for target, source in visible.items()]
+    return (*_machine(), boot, *sorted(mounts, key=lambda mount: mount.target))
 
 
 def program(module: str, args: Sequence[str], bounds: Mapping[str, int]) -> list[str]:
@@ -79,7 +79,7 @@ def program(module: str, args: Sequence[str], bounds: Mapping[str, int]) -> list
 
 
 def environment() -> dict[str, str]:
-    """Return the environment inside: the same on every machine, but for the place of packages outside the prefix."""
+    """Return the environment inside: the same on every machine, except for paths of packages outside the prefix."""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": SCRATCH,
@@ -100,14 +100,14 @@ def environment() -> dict[str, str]:
 
 
 def library_path() -> dict[str, str]:
-    """Return the setting by which some interpreters find their libraries, as far as those are visible inside."""
+    """Return ``LD_LIBRARY_PATH``, by which interpreters may find libraries, reduced to folders visible inside."""
     places = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     shown = [place for place in places if place and any(_lies_in(place, target) for target, _ in _bound())]
     return {"LD_LIBRARY_PATH": ":".join(shown)} if shown else {}
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file of an installed package cannot be seen inside."""
+    """Return whether a file of an installed package is hidden inside."""
     real = os.path.realpath(path)
     shown = max((source for _, source in _bound() if _lies_in(real, source)), key=len, default="")
     return not shown or any(_lies_in(real, hidden) and _lies_in(hidden, shown) for hidden in _hidden())
@@ -125,8 +125,8 @@ def _machine() -> tuple[Mount, ...]:
             if _lies_in(hidden, source):
                 inside = str(PurePosixPath(target) / PurePosixPath(hidden).relative_to(source))
                 mounts[inside] = Mount(kind, inside)
-    kept = (mount for mount in mounts.values() if mount.kind is Kind.BIND or not _in_empty_folder(mount, mounts))
-    return tuple(sorted(kept, key=lambda mount: PurePosixPath(mount.target).parts))
+    shown = (mount for mount in mounts.values() if mount.kind is Kind.BIND or not _in_empty_folder(mount, mounts))
+    return tuple(sorted(shown, key=lambda mount: PurePosixPath(mount.target).parts))
 
 
 def _in_empty_folder(mount: Mount, mounts: Mapping[str, Mount]) -> bool:
@@ -137,7 +137,7 @@ def _in_empty_folder(mount: Mount, mounts: Mapping[str, Mount]) -> bool:
 
 def _bound() -> Iterator[tuple[str, str]]:
     """Yield path inside, real path on the host."""
-    # Debian's links to mathematical libraries go through the second.
+    # Debian's links to mathematical libraries go through /etc/alternatives.
     folders = [*_SYSTEM_LIBRARIES, "/etc/alternatives", *_packages_outside_prefix()]
     for prefix in _prefixes():
         folders += [f"{prefix}/lib", f"{prefix}/lib64"]
@@ -161,13 +161,13 @@ def _links() -> Iterator[tuple[str, str]]:
 
 def _prefixes() -> list[str]:
     """Return the folders of the interpreter and of the virtual environment, each also by its real path."""
-    found = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
-    every = dict.fromkeys([*found, *map(os.path.realpath, found), *_installation()])
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    every = dict.fromkeys([*prefixes, *map(os.path.realpath, prefixes), *_installation()])
     return [prefix for prefix in every if prefix not in ("/", "/usr", "/usr/local")]
 
 
 def _installation() -> Iterator[str]:
-    """Yield the folder that the interpreter's file lies in the ``bin`` of: libraries are found relative to it."""
+    """Yield the folder whose ``bin`` holds the interpreter, because libraries are found relative to that folder."""
     folder = Path(os.path.realpath(sys.executable)).parent
     if folder.name == "bin":
         yield str(folder.parent)
@@ -181,16 +181,16 @@ def _packages_outside_prefix() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _hidden() -> frozenset[str]:
-    """Return the real paths of what this benchmark, and packages that offer it methods, have installed."""
+    """Return the real paths that this benchmark, and packages that offer methods for it, have installed."""
     return frozenset(os.path.realpath(path) for path in _of_benchmark())
 
 
 def _of_benchmark() -> Iterator[Path]:
-    own = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[2]
     for package in ("attacks", "benchmark", "defenses", "leaderboard", "tasks"):
-        yield own / package
-    if (own / "pyproject.toml").is_file():
-        yield own
+        yield root / package
+    if (root / "pyproject.toml").is_file():
+        yield root
     for distribution in distributions():
         if _is_ours(distribution):
             yield from _installed(distribution)
@@ -208,9 +208,9 @@ def _installed(distribution: Distribution) -> Iterator[Path]:
         path = Path(str(distribution.locate_file(file)))
         above = [parent for parent in path.parents if parent != root and _lies_in(str(parent), str(root))]
         alone = [p for p in above if (p / "__init__.py").exists() or p.suffix in (".dist-info", ".egg-info", ".data")]
-        found = alone[-1] if alone else path
-        if found.exists():
-            yield found
+        place = alone[-1] if alone else path
+        if place.exists():
+            yield place
 
 
 def _lies_in(path: str, folder: str) -> bool:
@@ -221,6 +221,6 @@ def check_visible(visible: Mapping[str, Path]) -> Iterable[str]:
     """Yield one line for each entry of ``visible`` that is not an absolute path to a regular file."""
     for target, source in visible.items():
         if not target.startswith("/") or ".." in PurePosixPath(target).parts:
-            yield f"{target!r} is no absolute path inside the sandbox"
+            yield f"{target!r} is not an absolute path inside the sandbox"
         elif not source.exists() or not stat.S_ISREG(source.stat().st_mode):
-            yield f"{source} is no file"
+            yield f"{source} is not a regular file"

@@ -1,4 +1,4 @@
-"""A running sandbox, as the process that started it sees it."""
+"""Running sandbox, seen from the process that started it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from types import TracebackType
 from benchmark.sandbox.limits import Limits, in_words
 from benchmark.sandbox.watch import the_watch, use_of
 
-_FILES = 10_000  # each costs memory that no limit counts, even if it is empty
+_FILES = 10_000  # even an empty file costs memory that no limit counts
 _STOPPED = "was stopped"
 _SIGNAL = 128  # exit codes above it name the signal that ended the program
 
 
 class IsolatedProcess:
-    """A process that sees nothing but what it was given, with everything that it starts.
+    """Process that sees only the files passed in, with all processes that it starts.
 
-    Made by :func:`benchmark.sandbox.isolation.start`; a context manager that kills it at the end.
+    Made by :func:`benchmark.sandbox.isolation.start`. A context manager that kills the process at the end.
 
     Attributes:
         pid: The sandbox's first process, as the host numbers it. It ends last, and everything inside ends with it.
@@ -55,22 +55,22 @@ class IsolatedProcess:
         self.kill()
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether the process is running."""
         with self._lock:
             return not self._ended()
 
     def kill(self) -> None:
-        """End everything inside and wait until it has ended; nothing if it has."""
+        """End all processes inside and wait for their end."""
         self._end(_STOPPED)
         self.wait()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for its end, at most ``seconds``; returns whether it has ended."""
+        """Wait for the end, at most ``seconds``; return whether the process has ended."""
         poll = select.poll()
         with self._lock:
             if self._ended():
                 return True
-            handle = _open_handle(self._outer.pid)  # not yet waited for, so the number is still its own
+            handle = _open_handle(self._outer.pid)  # not reaped yet, so the number is still its own
         if handle is not None:
             poll.register(handle, select.POLLIN)
             poll.poll(None if seconds is None else max(0, round(seconds * 1000)))
@@ -84,7 +84,7 @@ class IsolatedProcess:
         return self._reason or self._reason_of_exit()
 
     def output(self) -> str:
-        """Return the end of what it printed; control characters are left out."""
+        """Return the end of the printed text, without control characters."""
         with self._lock:
             ended = self._ended()
         if ended:
@@ -97,7 +97,7 @@ class IsolatedProcess:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Most memory that it was seen to use, in bytes."""
+        """Peak of the measured memory, in bytes."""
         self.measure()
         return self._peak
 
@@ -108,7 +108,7 @@ class IsolatedProcess:
         return self._cpu
 
     def take_output(self, chunk: bytes) -> None:
-        """Keep a piece of what it printed; an empty piece means that there will be no more."""
+        """Keep a piece of the printed bytes; an empty piece marks the end."""
         with self._lock:
             if not chunk:
                 os.close(self.output_pipe)
@@ -121,7 +121,7 @@ class IsolatedProcess:
                 self._dropped += excess
 
     def measure(self) -> bool:
-        """Compare what it uses with its limits and end it if it breaks one; returns whether it still runs."""
+        """Compare the use with the limits and end the process if it breaks one; return whether it was running."""
         with self._lock:
             if self._ended():
                 return False
@@ -157,13 +157,13 @@ class IsolatedProcess:
                 self._outer.kill()
 
     def _ended(self) -> bool:
-        """Whether it has ended; the first time that it has, read how."""
+        """Return whether the process has ended; read its exit code the first time."""
         if self._outer.returncode is not None:
             return True
         pid, status, usage = os.wait4(self._outer.pid, os.WNOHANG)
         if pid == 0:
             return False
-        if self._handle is not None:  # the first process dies with the outer one, if it has not died before it
+        if self._handle is not None:  # the first process ends with the outer one or before it
             poll = select.poll()
             poll.register(self._handle, select.POLLIN)
             poll.poll()
@@ -171,8 +171,8 @@ class IsolatedProcess:
         self._outer.returncode = os.waitstatus_to_exitcode(status)
         self._cpu = max(self._cpu, usage.ru_utime + usage.ru_stime)
         with os.fdopen(self._status, "rb") as stream:
-            found = re.findall(rb'"exit-code"\s*:\s*(\d+)', stream.read())
-        self._code = int(found[-1]) if found else None
+            codes = re.findall(rb'"exit-code"\s*:\s*(\d+)', stream.read())
+        self._code = int(codes[-1]) if codes else None
         return True
 
     def _reason_of_exit(self) -> str:
@@ -192,7 +192,7 @@ class IsolatedProcess:
 
 
 def first_process(status: int, seconds: float = 30.0) -> int | None:
-    """Return the number that the status descriptor gives for the sandbox's first process, or ``None``."""
+    """Return the number of the sandbox's first process, from the status descriptor; ``None`` if it has none."""
     line = b""
     while not line.endswith(b"}") and select.select([status], [], [], seconds)[0]:
         piece = os.read(status, 1)
@@ -203,7 +203,7 @@ def first_process(status: int, seconds: float = 30.0) -> int | None:
 
 
 def watch_over(process: IsolatedProcess) -> None:
-    """Have this process's watch look after ``process``."""
+    """Add ``process`` to this process's watch."""
     the_watch().add(process)
 
 

@@ -30,7 +30,7 @@ _ROOM = 1 << 16
 _MAX_ASKED = 1000
 """Uses of tools in one hook."""
 _TOTAL_FACTOR = 30.0
-"""How many times its own time a hook may take together with what it waits for."""
+"""Bound on a hook's time with tools, as a multiple of the bound on its own time."""
 _LAST_WORDS = 200
 _TEXT = 2000
 """Longest text of a tool's error, in characters."""
@@ -38,7 +38,7 @@ _TEXT = 2000
 
 @dataclass(frozen=True)
 class SandboxUsage:
-    """What an instance used so far.
+    """Use of an instance so far.
 
     Attributes:
         peak_memory_bytes: Most memory at a time.
@@ -74,7 +74,7 @@ class Session:
     Args:
         submission: The method.
         limits: Bounds on its process.
-        isolation: How it is isolated; the best that this machine offers by default.
+        isolation: Isolation of the process; by default the best that this machine offers.
     """
 
     def __init__(self, submission: MethodSource, limits: Limits, isolation: Isolation | None) -> None:
@@ -101,7 +101,7 @@ class Session:
             self._made = True
 
     def load(self) -> dict[str, Any]:
-        """Start the process and return how the method describes itself, unchecked.
+        """Start the process and return the method's description of itself, unchecked.
 
         Raises:
             SubmissionError: It cannot be loaded.
@@ -124,7 +124,7 @@ class Session:
         tools: Tools | None = None,
         room: int = 0,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Return what a hook answers: a JSON-like value and tensors, neither of them checked for meaning.
+        """Return a hook's answer: a JSON-like value and tensors, neither of them checked for meaning.
 
         Args:
             hook: Its name.
@@ -150,7 +150,7 @@ class Session:
         return self._exchange(hook, {"call": hook, "args": dict(args)}, sent, tools)
 
     def given(self) -> dict[str, Tensor]:
-        """Return the tensors of the last call as they are now: what the method wrote into them shows."""
+        """Return the tensors of the last call as they are now, with all that the method wrote into them."""
         return self._channel.given() if self._channel else {}
 
     def refuse(self, hook: str, reason: str) -> NoReturn:
@@ -162,7 +162,7 @@ class Session:
         self._fail(hook, reason)
 
     def usage(self) -> SandboxUsage:
-        """Return what was used so far."""
+        """Return the use so far."""
         process = self._process
         return SandboxUsage(
             process.peak_memory_bytes if process else 0,
@@ -174,7 +174,7 @@ class Session:
         )
 
     def close(self) -> None:
-        """End the process; nothing happens if there is none."""
+        """End the process if there is one."""
         if self._process is not None:
             self._process.kill()
         if self._channel is not None:
@@ -242,7 +242,7 @@ class Session:
         if request is not None:
             with clock:
                 channel.ask(request, tensors, clock.deadline)
-        asked = 0
+        uses = 0
         while True:
             with clock:
                 message, sent = channel.answer(clock.deadline)
@@ -252,22 +252,24 @@ class Session:
                 if "value" not in message:
                     raise ChannelError("it answered without a value")
                 return message["value"], sent
-            asked += 1
+            uses += 1
             self._asked += 1
-            if tools is None or asked > _MAX_ASKED:
-                what = "asked for a tool that this hook does not have" if tools is None else "asks for tools endlessly"
-                self._fail(hook, what)
+            if tools is None or uses > _MAX_ASKED:
+                reason = (
+                    "asked for a tool that this hook does not have" if tools is None else "asks for tools endlessly"
+                )
+                self._fail(hook, reason)
             if clock.total_seconds > _TOTAL_FACTOR * self._limits.call_seconds:
                 raise TimedOutError
-            reply, given = _answered(tools, message, sent)
-            # After the hook's own tensors, which the method still looks at.
+            reply, reply_tensors = _answered(tools, message, sent)
+            # Put the reply behind the hook's own tensors, which the method still reads.
             base = size_of(tensors)
-            channel.requests.reserve(size_of(given, base))
+            channel.requests.reserve(size_of(reply_tensors, base))
             with clock:
-                channel.tell(reply, given, clock.deadline, base)
+                channel.tell(reply, reply_tensors, clock.deadline, base)
 
     def _raise(self, hook: str, error: object) -> NoReturn:
-        """Raise what the method raised."""
+        """Raise the method's error."""
         if not isinstance(error, dict) or error.keys() != {"type", "text", "where"}:
             raise ChannelError("it described an error wrongly")
         kind, detail = printable(text(error["type"], 200)), printable(text(error["text"], 4000))
@@ -284,7 +286,7 @@ class Session:
             hook, (f"failed: {detail}" if ours else f"raised {kind}: {detail}") + (f" ({places})" if places else "")
         )
 
-    def _last_words(self, what: str) -> str:
+    def _last_words(self, problem: str) -> str:
         """Return why the process ended."""
         process = self._process
         assert process is not None
@@ -292,7 +294,7 @@ class Session:
         while process.alive() and time.monotonic() < patience:
             time.sleep(0.01)
         if process.alive():
-            return f"broke the channel: {what}"
+            return f"broke the channel: {problem}"
         reason = f"ended its process: {process.died_of()}"
         lines = [line for line in process.output().splitlines() if line.strip()]
         return reason + (f"; its last words were: {printable(lines[-1])[:_LAST_WORDS]}" if lines else "")
@@ -301,13 +303,13 @@ class Session:
         """End the process.
 
         Raises:
-            SubmissionError: Always; every later use raises the same.
+            SubmissionError: Always; every later use raises the same error.
         """
-        what = f"loading {self._submission.id!r}" if hook == "loading" else f"{hook}() of {self._submission.id!r}"
-        dead = f"{what} {reason}"
+        place = f"loading {self._submission.id!r}" if hook == "loading" else f"{hook}() of {self._submission.id!r}"
+        message = f"{place} {reason}"
         self.close()
-        self._dead = dead
-        raise SubmissionError(dead) from None
+        self._dead = message
+        raise SubmissionError(message) from None
 
 
 class _Channel:
@@ -365,7 +367,7 @@ class _Channel:
 
 
 class _Clock:
-    """Counts a hook's own time: that in which the run waits for its process."""
+    """Clock of a hook's own time, in which the run waits for its process."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -374,7 +376,7 @@ class _Clock:
 
     @property
     def deadline(self) -> float:
-        """When the hook's own time is over, if it goes on from now."""
+        """End of the hook's own time, if the clock runs from now on."""
         return self._began + self._seconds - self.own_seconds
 
     @property
@@ -383,7 +385,7 @@ class _Clock:
         return time.monotonic() - self._born
 
     def reason(self) -> str:
-        """Why the time is over."""
+        """Return why the time is over."""
         if self.own_seconds >= 0.99 * self._seconds:
             return f"took longer than {self._seconds:g} s"
         return f"took longer than {_TOTAL_FACTOR * self._seconds:g} s together with the tools that it used"

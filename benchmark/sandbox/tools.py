@@ -176,7 +176,7 @@ def automation_of(automation: Automation) -> dict[str, Any]:
 
 def _chosen(tools: dict[str, Callable[..., Any]], tool: str) -> Callable[..., Any]:
     if tool not in tools:
-        raise ChannelError("it asked for a tool that there is not")
+        raise ChannelError("it asked for a tool that does not exist")
     return tools[tool]
 
 

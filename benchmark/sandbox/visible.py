@@ -41,39 +41,40 @@ _OF_INTERPRETERS = {"__main__", "sitecustomize", "usercustomize"}
 
 
 def visible_files(submission: MethodSource) -> dict[str, Path]:
-    """Return path inside the sandbox → host file for a submission: its own code and what a method may import.
+    """Return path inside the sandbox → host file for a submission: its own code and the library's visible files.
 
-    The two lie in folders of their own, so that nothing which the interpreter or a library imports before the process
-    is filtered can be the submission's. Built-in methods of its kind are among the library, because a method may build
-    on another.
+    The two lie in separate folders, so that the interpreter and libraries import nothing of the submission before the
+    process is filtered. The library includes the built-in methods of the submission's kind, because a method may build
+    on another method.
 
     Raises:
-        SubmissionError: It brings a module under the name of another, or a file is missing.
+        SubmissionError: It brings a module whose name is taken, or a file is missing.
     """
     library = {module: _file_of(module) for module in (*LIBRARY_MODULES, *_child_side())}
     library.update(_modules_of(submission.kind.package))
-    own = dict(submission.files)
-    for module, path in own.items():
+    modules = dict(submission.files)
+    for module, path in modules.items():
         if not path.is_file():
             raise SubmissionError(f"{submission.id!r} lacks the file {path.name} of module {module!r}")
-        if not (library[module].samefile(path) if module in library else is_free(module, own)):
+        if not (library[module].samefile(path) if module in library else is_free(module, modules)):
             raise SubmissionError(
-                f"{submission.id!r} brings a module {module!r}, which is not its own to bring: Python, this library or "
-                f"an installed package has that name; rename it"
+                f"{submission.id!r} brings a module {module!r}, but Python, this library or an installed package has "
+                f"that name; rename it"
             )
-    found = {_inside(LIBRARY, module, path): path for module, path in library.items()}
-    found |= {_inside(SUBMISSION, module, path): path for module, path in own.items() if module not in library}
-    return dict(sorted(found.items()))
+    files = {_inside(LIBRARY, module, path): path for module, path in library.items()}
+    files |= {_inside(SUBMISSION, module, path): path for module, path in modules.items() if module not in library}
+    return dict(sorted(files.items()))
 
 
 def is_free(module: str, own: Mapping[str, Path]) -> bool:
-    """Whether a submission may bring ``module``, because no other code has that name.
+    """Return whether a submission may bring ``module``, because no other code has that name.
 
-    The packages of methods are for everybody, and a plug-in that is installed is not seen inside.
+    Any submission may add modules to the packages of methods. Installed plug-ins take no names, because a sandbox
+    hides them.
 
     Args:
         module: Its name.
-        own: Names and files of the submission's own modules; one that is installed may bring itself.
+        own: Names and files of the submission's own modules; an installed submission may bring itself.
     """
     top = module.partition(".")[0]
     if not all(part.isidentifier() for part in module.split(".")) or top in _OF_INTERPRETERS:
@@ -105,7 +106,7 @@ def _child_side() -> frozenset[str]:
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [alias.name for alias in node.names] if node.module == _PACKAGE else [""]
                 targets = {f"{node.module}.{name}".rstrip(".") for name in names}
-                waiting += [each for each in targets if each.startswith(f"{_PACKAGE}.") and each not in modules]
+                waiting += [name for name in targets if name.startswith(f"{_PACKAGE}.") and name not in modules]
     return frozenset(modules)
 
 

@@ -1,7 +1,7 @@
-"""One thread of this process starts all sandboxes, drains what they print, and measures what they use.
+"""Thread that starts all sandboxes of this process, drains their output, and measures their use.
 
-Sandboxes are told to die with the *thread* that started them, because the kernel counts parents by thread. So they are
-started by a thread that lives as long as this process.
+A sandbox is set to die with the *thread* that started it, because the kernel counts parents by thread. So a thread that
+lives as long as this process starts them all.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Watched(Protocol):
-    """What the thread looks after."""
+    """Process that the thread watches."""
 
     output_pipe: int
 
     def take_output(self, chunk: bytes) -> None:
-        """Keep a piece of what it printed; an empty piece means that there will be no more."""
+        """Keep a piece of the printed bytes; an empty piece marks the end."""
 
     def measure(self) -> bool:
-        """Compare use with limits; returns whether it still lives."""
+        """Compare the use with the limits; return whether the process was running."""
 
 
 class Watch:
@@ -72,7 +72,7 @@ class Watch:
         return answer.result()
 
     def add(self, watched: Watched) -> None:
-        """Look after ``watched`` until it has ended and its output is read."""
+        """Watch ``watched`` until it has ended and its output is read."""
 
         def order() -> None:
             self._selector.register(watched.output_pipe, selectors.EVENT_READ, watched)
@@ -124,7 +124,7 @@ def the_watch() -> Watch:
 
 
 def _forget() -> None:
-    """Let a forked process, which has none of its parent's threads, begin anew."""
+    """Reset the watch in a forked process, which has none of its parent's threads."""
     global _lock, _watch
     _lock, _watch = threading.Lock(), None
 
@@ -134,14 +134,14 @@ os.register_at_fork(after_in_child=_forget)
 
 @dataclass(frozen=True)
 class Use:
-    """What the processes of one sandbox use at a moment.
+    """Use of the processes of one sandbox at a moment.
 
     Attributes:
         processes: Number of processes, without the sandbox's first one, which only waits.
         threads: Their threads.
-        memory_bytes: Their own memory, plus the largest share of shared memory that one of them has mapped: memory
-            that several of them, or the host, share is not counted for each.
-        cpu_seconds: Processor time of those that live.
+        memory_bytes: Their private memory, plus the largest amount of shared memory that one of them has mapped: a sum
+            would count memory that several of them share more than once.
+        cpu_seconds: Processor time of the running processes.
         files: Files and folders in the sandbox's scratch folders.
     """
 
@@ -153,7 +153,7 @@ class Use:
 
 
 def use_of(first: int) -> Use:
-    """Return what the processes below ``first`` use."""
+    """Return the use of the processes below ``first``."""
     processes = threads = private = shared = files = 0
     seconds = 0.0
     for pid in _below(first):
@@ -176,14 +176,14 @@ def use_of(first: int) -> Use:
 
 def _below(first: int) -> list[int]:
     """Return the descendants of ``first``: in a sandbox, orphans become children of the first process again."""
-    found: list[int] = []
+    descendants: list[int] = []
     waiting = [first]
     while waiting:
         pid = waiting.pop()
         children = _children(pid)
-        found += children
+        descendants += children
         waiting += children
-    return found
+    return descendants
 
 
 def _children(pid: int) -> list[int]:
@@ -198,13 +198,13 @@ def _children(pid: int) -> list[int]:
 
 
 def _scratch_files(pid: int) -> int:
-    """Return how many files there are in the scratch folders that the process sees."""
-    found = 0
+    """Return the number of files in the scratch folders that the process sees."""
+    count = 0
     with suppress(OSError):  # it has just ended, or its view is not built yet
         for folder in SCRATCH_FOLDERS:
             state = os.statvfs(f"/proc/{pid}/root{folder}")
-            found += state.f_files - state.f_ffree - 1
-    return found
+            count += state.f_files - state.f_ffree - 1
+    return count
 
 
 def _fields(path: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whose name a bundle claims: not one that is built in, installed here, or has rows of another bundle."""
+"""Check of a bundle's names: neither built in, nor installed here, nor with rows of another bundle."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from benchmark.records.store import read_table
 from benchmark.submission.bundle.bundle import Bundle
 
 BUNDLED = "bundle "
-"""How the origin of a method begins that came in a bundle."""
+"""Prefix of the origin of a method that came in a bundle."""
 
 SUBMITTED = "submitted"
 """Folder below the results that has one folder for each submission."""
 
 
 class IdentityError(FedSafetyError):
-    """A bundle claims a name that is another's."""
+    """A bundle claims a name that is taken."""
 
 
 def check_identity(bundle: Bundle, results: Path, *, replaces: bool) -> str:
-    """Return in words that a bundle's id and module are free, or its own.
+    """Return a sentence that a bundle's id and module are free, or its own.
 
     Args:
         bundle: The bundle.
         results: Folder of committed rows, with those of submissions below.
-        replaces: Whether a maintainer said that it takes the place of an earlier bundle of the same id.
+        replaces: Whether a maintainer lets it replace an earlier bundle of the same id.
 
     Raises:
-        IdentityError: The id or the module is another's; says whose.
+        IdentityError: The id or the module is taken; the message names the holder.
     """
     manifest = bundle.manifest
     for kind, registry in ((kind.name, kind.registry) for kind in KINDS.values()):
@@ -44,7 +44,7 @@ def check_identity(bundle: Bundle, results: Path, *, replaces: bool) -> str:
             origin = registry.holder(manifest.id)[1]
             raise IdentityError(f"the id {manifest.id!r} is that of the {kind} {manifest.id!r}, which is {origin}")
     registry = KINDS[manifest.kind].registry
-    # What this process has verified before is known to it as a stand-in, which the next one replaces.
+    # The stand-in of a bundle that this process verified before does not count: the next one replaces it.
     installed = manifest.id in registry.names() and not registry.holder(manifest.id)[1].startswith(BUNDLED)
     if installed:
         _check_installed(bundle)
@@ -66,8 +66,8 @@ def _check_installed(bundle: Bundle) -> None:
     manifest = bundle.manifest
     module, origin = KINDS[manifest.kind].registry.holder(manifest.id)
     installed = find_method(manifest.id, KINDS[manifest.kind])
-    brought = {module: bundle.content[path] for module, path in manifest.modules.items()}
-    if module != manifest.module or {name: path.read_bytes() for name, path in installed.files} != brought:
+    bundled = {module: bundle.content[path] for module, path in manifest.modules.items()}
+    if module != manifest.module or {name: path.read_bytes() for name, path in installed.files} != bundled:
         raise IdentityError(
             f"the id {manifest.id!r} is that of {origin!r}, which is installed here with other source; verify where it "
             f"is not installed, or in the version that was submitted"
@@ -99,14 +99,14 @@ def _check_committed(name: str, results: Path) -> None:
 
 
 def _earlier(bundle: Bundle, results: Path) -> str:
-    """Return which other bundle of the same id has rows among the submissions; empty if none has."""
+    """Return the other bundle of the same id that has rows among the submissions; empty if there is none."""
     folder = results / SUBMITTED
     for path in sorted(folder.glob("*/verifications/*.parquet")):
         rows = pq.read_table(path, columns=["id", "bundle"], partitioning=None).to_pylist()
         others = {row["bundle"] for row in rows if row["id"] == bundle.manifest.id} - {bundle.digest}
         if others:
             return f"{sorted(others)[0][:12]} in {path.parent.parent.name!r}"
-    own = folder / bundle.manifest.id
-    if any(own.rglob("*.parquet")) and not any(own.glob("verifications/*.parquet")):
-        return f"without a verification in {own.name!r}"
+    place = folder / bundle.manifest.id
+    if any(place.rglob("*.parquet")) and not any(place.glob("verifications/*.parquet")):
+        return f"without a verification in {place.name!r}"
     return ""

@@ -1,7 +1,7 @@
-"""The folder of a verified submission: rows of origin submitted, verifications, source and report, in one step.
+"""Folder of a verified submission, written in one step: rows of origin submitted, verifications, source, report.
 
-Where every cell was run again, the rows are the verifier's own. Elsewhere they are the submitter's, with verdicts and
-descriptions made here.
+Where every cell was run again, the rows are the verifier's own. Elsewhere they are the submitter's, with the verifier's
+verdicts and descriptions.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NAMES = {"scenario", "defense", "stage", "seed"}
 
 
 def claimed_tables(bundle_tables: Mapping[str, pa.Table], verdicts: Store, catalog: pa.Table) -> dict[str, pa.Table]:
-    """Return the submitter's rows, with the verifier's own verdicts and descriptions in the place of theirs."""
+    """Return the submitter's rows, with verdicts and descriptions replaced by the verifier's."""
     return {**bundle_tables, "verdicts": verdicts.read_all("verdicts"), "catalog": catalog}
 
 
 def rerun_tables(store: Store, cells: Sequence[CellPlan], probe_set: str, catalog: pa.Table) -> dict[str, pa.Table]:
-    """Return the rows of cells that the verifier has run, all of them the verifier's own."""
+    """Return the rows of cells that the verifier has run."""
     rows = [store.read("cells", cell.cell_key) for cell in cells]
     done = [cell for cell, row in zip(cells, rows, strict=True) if row["status"][0].as_py() == STATUS_DONE]
     responses = {cell.response_key for cell in done}
@@ -52,12 +52,12 @@ def rerun_tables(store: Store, cells: Sequence[CellPlan], probe_set: str, catalo
 def verification_rows(
     report: VerifyReport, cells: Sequence[CellPlan], noted: Mapping[str, RerunCell]
 ) -> list[dict[str, Any]]:
-    """Return one row of table ``verifications`` a cell.
+    """Return one row of table ``verifications`` for each cell.
 
     Args:
         report: The finished report.
         cells: The verified cells.
-        noted: What was found of each cell that was run again, by cell key.
+        noted: The re-run of each cell that was run again, by cell key.
     """
     verifier = {
         "package_version": report.package_version,
@@ -77,7 +77,7 @@ def verification_rows(
         "fresh_seed": report.fresh_seed,
         "reason": report.reason,
     }
-    found = {key: {"run_again": True, **each.model_dump(mode="json", exclude=_NAMES)} for key, each in noted.items()}
+    found = {key: {"run_again": True, **cell.model_dump(mode="json", exclude=_NAMES)} for key, cell in noted.items()}
     none: dict[str, Any] = {"run_again": False}
     return [
         shared | {"cell_key": cell.cell_key, "detail": json.dumps(found.get(cell.cell_key, none), sort_keys=True)}
@@ -86,10 +86,10 @@ def verification_rows(
 
 
 def check_place(out: Path, id_: str) -> None:
-    """Refuse a folder that holds anything but an earlier verification of the same id, or would be read as another's.
+    """Refuse a folder that holds anything but an earlier verification of the same id, or that belongs to another id.
 
     Raises:
-        UsageError: It does.
+        UsageError: The folder holds other files, or belongs to another id.
     """
     if out.resolve().parent.name == SUBMITTED and out.name != id_:
         raise UsageError(
@@ -103,7 +103,7 @@ def check_place(out: Path, id_: str) -> None:
         held = None
     if held != id_:
         raise UsageError(
-            f"{out} is there and is no earlier verification of {id_!r}; name a new folder with --out, such as "
+            f"{out} exists and is not an earlier verification of {id_!r}; name a new folder with --out, such as "
             f"results/submitted/{id_}"
         )
 
@@ -115,10 +115,10 @@ def write_output(
     verifications: Sequence[dict[str, Any]],
     report: VerifyReport,
 ) -> None:
-    """Write the folder in one step; an earlier verification makes way.
+    """Write the folder in one step, in place of an earlier verification.
 
     Raises:
-        FedSafetyError: It cannot be written; what was there before is still there.
+        FedSafetyError: It cannot be written; an earlier verification is still there.
     """
     staged = out.with_name(f".writing-{os.getpid()}-{out.name}")
     former = out.with_name(f".former-{os.getpid()}-{out.name}")

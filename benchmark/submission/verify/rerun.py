@@ -24,19 +24,19 @@ from benchmark.suites.suite import Suite
 from tasks.base import Probe, TaskWorld, task_worlds
 
 Unit = tuple[str, str, int]
-"""Scenario, pipeline and seed: all stages of it are run again together."""
+"""Scenario, pipeline and seed, whose stages are run again together."""
 
 
 class FreshWorld(Protocol):
-    """What the sibling ``<id>_fresh`` of a task world ``<id>`` offers beside what every world does."""
+    """Method of the sibling ``<id>_fresh`` of a task world ``<id>``, beside the methods of every world."""
 
     def item_of(self, probe: Probe) -> str:
-        """Return what a probe is about, of this draw or of the committed ones; two of one item are alike."""
+        """Return the item of a probe, fresh or committed; answers to probes about one item are alike."""
         ...
 
 
 class RerunError(FedSafetyError):
-    """The re-run did not end as the claimed rows say."""
+    """The re-run did not end as the claimed rows did."""
 
 
 def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], str]]:
@@ -49,7 +49,7 @@ def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], s
     if name not in task_worlds.names():
         raise UsageError(
             f"task world {suite.world!r} has no sibling {name!r} that draws fresh probes, so its suites can be "
-            f"verified up to level checked only; offer one"
+            f"verified up to level checked only; add such a world"
         )
     world: Any = task_worlds.get(name).create({"seed": seed})
     return world, world.item_of
@@ -58,12 +58,12 @@ def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], s
 def draw_sample(cells: Iterable[CellPlan], count: int, rng: np.random.Generator) -> list[Unit]:
     """Return about ``count`` units of the finished ``cells``, drawn so that attacked scenarios and twins occur.
 
-    An attacked scenario is drawn with two of its seeds, where it has two, and then others with one; each brings its
-    un-attacked twin of the same seed and pipeline, if that is among the cells.
+    One attacked scenario is drawn with two of its seeds, where it has two, then others with one. Each unit brings its
+    un-attacked twin of the same seed and pipeline, if the twin is among the cells.
 
     Args:
         cells: Cells that ended as claimed.
-        count: Units to draw; at least one attacked one with its twin, or what there is.
+        count: Units to draw. An attacked unit and its twin are drawn together, even if ``count`` is 1.
         rng: Stream to draw from.
     """
     by_unit: dict[Unit, CellPlan] = {}
@@ -89,7 +89,7 @@ def draw_sample(cells: Iterable[CellPlan], count: int, rng: np.random.Generator)
 
 @dataclass(frozen=True)
 class Rerun:
-    """Cells that were run again, and the rows that came of it.
+    """Cells that were run again, with their rows.
 
     Attributes:
         plan: The cells on one probe set.
@@ -109,12 +109,12 @@ class Runner:
     """Runs plans in a verifier's own store.
 
     Attributes:
-        store: Where adapters and rows go; a verification that was stopped goes on from what is there.
+        store: Store of adapters and rows; a verification that is started again continues from it.
         choice: Generation engine.
         reporter: Shows progress.
         workers: Training processes.
         submission: The submitted method; this process has adopted its stand-in.
-        isolation: Name of the way in which its code is isolated.
+        isolation: Name of the way of isolating its code.
     """
 
     store: Store
@@ -125,9 +125,9 @@ class Runner:
     isolation: str
 
     def run(self, *plans: Plan) -> list[Rerun]:
-        """Run what the store lacks of plans of one suite and world, and return what came of each.
+        """Run the cells that the store lacks, and return the re-run of each plan.
 
-        The submission's code runs isolated.
+        The plans have one suite and world. The submission's code runs isolated.
         """
         first = plans[0]
         cells = {cell.cell_key: cell for plan in plans for cell in plan.cells}
@@ -148,11 +148,11 @@ class Runner:
 
 def stored_verdicts(store: Store, judge: str, response_keys: Iterable[str]) -> dict[str, Verdicts]:
     """Return one judge's verdicts by probe id, by response key."""
-    wanted = set(response_keys)
+    selected = set(response_keys)
     found: dict[str, Verdicts] = {}
     for key in sorted(store.keys("verdicts")):
         response_key, _, rest = key.partition("-")
-        if response_key in wanted and rest.rpartition("-")[0] == judge:
+        if response_key in selected and rest.rpartition("-")[0] == judge:
             table = store.read("verdicts", key)
             found[response_key] = dict(zip(table["probe_id"].to_pylist(), table["verdict"].to_pylist(), strict=True))
     return found
@@ -160,13 +160,13 @@ def stored_verdicts(store: Store, judge: str, response_keys: Iterable[str]) -> d
 
 def part_of(plan: Plan, units: Iterable[Unit]) -> Plan:
     """Return the cells of a plan that belong to ``units``."""
-    wanted = set(units)
-    return replace(plan, cells=tuple(c for c in plan.cells if (c.scenario.id, c.pipeline.name, c.seed) in wanted))
+    selected = set(units)
+    return replace(plan, cells=tuple(c for c in plan.cells if (c.scenario.id, c.pipeline.name, c.seed) in selected))
 
 
 def on_world(plan: Plan, world: TaskWorld) -> Plan:
-    """Return the same cells with the probes of another world; the trainings that they rest on are the same."""
-    wanted = {(cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed) for cell in plan.cells}
+    """Return the same cells, and so the same trainings, with the probes of another world."""
+    units = {(cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed) for cell in plan.cells}
     every = make_plan(
         plan.suite,
         plan.generator,
@@ -175,7 +175,7 @@ def on_world(plan: Plan, world: TaskWorld) -> Plan:
         seeds=sorted({cell.seed for cell in plan.cells}),
         world=world,
     )
-    cells = [c for c in every.cells if (c.scenario.id, c.pipeline.name, c.stage.name, c.seed) in wanted]
+    cells = [c for c in every.cells if (c.scenario.id, c.pipeline.name, c.stage.name, c.seed) in units]
     return replace(every, cells=tuple(cells))
 
 
@@ -187,31 +187,31 @@ def reference_plan(plan: Plan, submission: MethodSource) -> tuple[Plan, str]:
     """
     kind = submission.kind
     scenarios = {cell.scenario.id: base_scenario(cell.scenario) for cell in plan.cells}
-    wanted = {(scenarios[c.scenario.id], kind.reference(c.pipeline.name), c.seed) for c in plan.cells}
+    units = {(scenarios[c.scenario.id], kind.reference(c.pipeline.name), c.seed) for c in plan.cells}
     every = make_plan(
         plan.suite,
         plan.generator,
         scenarios=sorted(set(scenarios.values())),
-        pipelines=sorted({pipeline for _, pipeline, _ in wanted}),
+        pipelines=sorted({pipeline for _, pipeline, _ in units}),
         seeds=sorted({cell.seed for cell in plan.cells}),
     )
-    return part_of(every, wanted), kind.reference_name(scenarios.values())
+    return part_of(every, units), kind.reference_name(scenarios.values())
 
 
 def check_endings(claimed: Mapping[str, Mapping[str, Any]], rerun: Rerun) -> None:
-    """Compare how claimed cells ended and what they cost with the re-run.
+    """Compare the status and the costs of claimed cells with the re-run.
 
     Raises:
-        RerunError: A cell that is claimed to be done does not end so here, or needs more than it is claimed to need.
+        RerunError: A cell that is claimed to be done is not done in the re-run, or costs more than claimed.
     """
     for cell in rerun.plan.cells:
-        row, again = claimed[cell.cell_key], rerun.cells[cell.cell_key]
+        row, outcome = claimed[cell.cell_key], rerun.cells[cell.cell_key]
         name = f"{cell.scenario.id} / {cell.stage.name} / seed {cell.seed}"
-        if row["status"] == STATUS_DONE and again["status"] != STATUS_DONE:
-            raise RerunError(f"{name} is claimed to be done and ends here as {again['status']}: {again['reason']}")
-        for column in _COSTS if row["status"] == again["status"] == STATUS_DONE else ():
-            if row[column] < again[column]:
-                raise RerunError(f"{name} is claimed to use {row[column]} {column}; here it uses {again[column]}")
+        if row["status"] == STATUS_DONE and outcome["status"] != STATUS_DONE:
+            raise RerunError(f"{name} is claimed to be done and ends here as {outcome['status']}: {outcome['reason']}")
+        for column in _COSTS if row["status"] == outcome["status"] == STATUS_DONE else ():
+            if row[column] < outcome[column]:
+                raise RerunError(f"{name} is claimed to use {row[column]} {column}; here it uses {outcome[column]}")
 
 
 _COSTS: Sequence[str] = (
@@ -222,4 +222,4 @@ _COSTS: Sequence[str] = (
     "extra_models",
     "upload_bytes",
 )
-"""Counts that do not depend on how numbers are rounded."""
+"""Counts that do not depend on rounding."""

@@ -1,16 +1,15 @@
-"""From a bundle to a rung: what a stranger sent is checked, judged again and run again, without trusting any of it.
+"""Verification of a bundle: it is checked, judged again and run again, and nothing in it is trusted.
 
-What this module guarantees: nothing of the submission is imported by a process of the verifier; it runs in sandboxes
-only. A step that fails ends the verification: there is a report and no rows. A rung says how much of the claim was
-repeated, and nothing else:
+The processes of the verifier import nothing of the submission; its code runs in sandboxes only. A failed step ends the
+verification with a report and without rows. A rung states how much of the claim was repeated, and nothing else:
 
-- *checked*: the bundle is whole, its rows are those that its source makes under this protocol, the method keeps its
-  contract, and the judges give these verdicts to these answers;
+- *checked*: the bundle is whole, its source makes its rows under this protocol, the method keeps its contract, and the
+  judges give these verdicts to these answers;
 - *sampled*: a random sample of cells was run again, on the committed probes and on probes drawn from a fresh seed, and
   the claimed scores agree with it (:mod:`benchmark.submission.verify.consistency`);
 - *reproduced*: every claimed cell was run again, and the rows are the verifier's own.
 
-A verification that was stopped goes on with the same sample when it is started again.
+A verification that was stopped continues with the same sample when it is started again.
 """
 
 from __future__ import annotations
@@ -67,17 +66,17 @@ DEFAULT_CELLS = 6
 
 @dataclass(frozen=True)
 class Options:
-    """What a verifier decides.
+    """Choices of a verifier.
 
     Attributes:
         level: Rung to reach: ``checked``, ``sampled`` or ``reproduced``.
         results: Folder of committed rows, with those of submissions below.
         out: Folder of the verified submission; ``None`` for ``verified/<id>``.
-        suite: Path of the suite, where it is none of those known by id; empty for the bundle's.
+        suite: Path of a suite that has no registered id; empty for the suite that the bundle names.
         seed: Seed of sample and fresh probes; ``None`` for a random one, which is recorded.
         cells: Units to run again for the rung ``sampled``.
         isolation: Name of the way of isolating; ``auto`` for the best.
-        replaces: Whether the bundle takes the place of an earlier one of the same id.
+        replaces: Whether the bundle replaces an earlier bundle of the same id.
         work: Folder of unfinished verifications.
         workers: Training processes.
     """
@@ -95,7 +94,7 @@ class Options:
 
 
 def verify(path: Path, options: Options, reporter: Reporter) -> VerifyReport:
-    """Verify the bundle ``path`` and return the report; where all steps pass, the folder of the submission is written.
+    """Verify the bundle ``path``, write the folder of the submission if all steps pass, and return the report.
 
     Raises:
         UsageError: The level or bundle is unknown, or the folder to write holds other files.
@@ -124,7 +123,7 @@ class _FailedError(Exception):
 
 @dataclass
 class _Verification:
-    """One verification, with what it has found so far."""
+    """State of one verification."""
 
     path: Path
     options: Options
@@ -143,20 +142,20 @@ class _Verification:
     findings: list[Finding] = field(default_factory=list)
 
     def perform(self) -> None:
-        """Take every step that the level asks for; the first that fails is recorded and ends it."""
+        """Take the steps of the level in order; record a failed step and stop."""
         level, reporter = self.options.level, self.reporter
-        with self._step(Step.ARCHIVE) as say:
+        with self._step(Step.ARCHIVE) as record:
             self.bundle = bundle = read_bundle(self.path)
             claimed = {name: bundle.table(name) for name in BUNDLED}
-            say(f"{len(bundle.content)} files with their digests; bundle {bundle.digest}")
-        with self._step(Step.VERSIONS) as say:
+            record(f"{len(bundle.content)} files with their digests; bundle {bundle.digest}")
+        with self._step(Step.VERSIONS) as record:
             suite, choice = _suite_and_engine(bundle, self.options)
-            say(f"protocol {PROTOCOL_VERSION}, suite {suite.id} version {suite.version}, engine {choice.name}")
-        with self._step(Step.IDENTITY) as say:
-            say(check_identity(bundle, self.options.results, replaces=self.options.replaces))
+            record(f"protocol {PROTOCOL_VERSION}, suite {suite.id} version {suite.version}, engine {choice.name}")
+        with self._step(Step.IDENTITY) as record:
+            record(check_identity(bundle, self.options.results, replaces=self.options.replaces))
         check_place(self._out(bundle), bundle.manifest.id)
         self.work = work = self.options.work / bundle.digest
-        with self._step(Step.KEYS) as say:
+        with self._step(Step.KEYS) as record:
             submission = self._submission(bundle, work)
             rows = {row["cell_key"]: row for row in claimed["cells"].to_pylist()}
             manifest = bundle.manifest
@@ -164,37 +163,37 @@ class _Verification:
             every = plan_of(submission, suite, rows.values(), manifest.generator, manifest.attack_params)
             self.cells = checked_cells(every, claimed)
             plan = replace(every, cells=tuple(self.cells))
-            say(f"{len(self.cells)} cells have the keys that this source makes, and all of their rows")
-        with self._step(Step.CONTRACT) as say:
-            say(self._check_contract(submission))
+            record(f"{len(self.cells)} cells have the keys that this source makes, and all of their rows")
+        with self._step(Step.CONTRACT) as record:
+            record(self._check_contract(submission))
         judged = Store(work / "claimed")
-        with self._step(Step.VERDICTS) as say:
-            say(judge_again(plan, claimed, judged, choice, reporter))
+        with self._step(Step.VERDICTS) as record:
+            record(judge_again(plan, claimed, judged, choice, reporter))
         catalog = own_catalog(submission, plan)
         self.tables = claimed_tables(claimed, judged, catalog)
         if level == RUNG_CHECKED:
             return
         everything = level == RUNG_REPRODUCED
-        own = Store(work / "runs")
-        with self._step(Step.RERUN) as say:
+        runs = Store(work / "runs")
+        with self._step(Step.RERUN) as record:
             self.fresh_seed = self._seed(work)
-            runner = Runner(own, choice, reporter, self.options.workers, submission, self.options.isolation)
+            runner = Runner(runs, choice, reporter, self.options.workers, submission, self.options.isolation)
             done = claimed_cells(plan, rows, claimed["responses"], judged)
             units = self.options.cells
             found = run_again(plan, runner, done, seed=self.fresh_seed, units=units, everything=everything)
             self.noted, self.reference = found.noted, found.reference_name
-            say(f"{len(found.noted)} of {len(done)} finished cells were run again, with seed {self.fresh_seed}")
-        with self._step(Step.CONSISTENCY) as say:
+            record(f"{len(found.noted)} of {len(done)} finished cells were run again, with seed {self.fresh_seed}")
+        with self._step(Step.CONSISTENCY) as record:
             self.findings = compare(found)
             if failed := [finding.text for finding in self.findings if not finding.passed]:
                 raise FedSafetyError("; ".join(failed))
-            idle = sum(not finding.tested for finding in self.findings)
-            say(
-                f"{len(self.findings) - idle} tests of claimed against re-run scores"
-                + (f"; {idle} not possible with so few cells" if idle else "")
+            untested = sum(not finding.tested for finding in self.findings)
+            record(
+                f"{len(self.findings) - untested} tests of claimed against re-run scores"
+                + (f"; {untested} not possible with so few cells" if untested else "")
             )
         if everything:
-            self.tables = rerun_tables(own, self.cells, plan.probe_set, catalog)
+            self.tables = rerun_tables(runs, self.cells, plan.probe_set, catalog)
 
     def write(self) -> None:
         """Write the folder of the verified submission."""
@@ -204,7 +203,7 @@ class _Verification:
         write_output(self._out(self.bundle), self.bundle, self.tables, rows, report)
 
     def report(self) -> VerifyReport:
-        """Return the report of what has been done."""
+        """Return the report of the steps so far."""
         manifest = self.bundle.manifest if self.bundle else None
         failed = next((result for result in self.steps if result.verdict == "failed"), None)
         rung = RUNG_CLAIMED if failed else self.options.level
@@ -238,15 +237,15 @@ class _Verification:
     def _why_not_higher(self, rung: str) -> str:
         if rung == RUNG_CHECKED:
             return "no cell was run again"
-        again = f"{len(self.noted)} of {len(self.cells)} cells were run again; the rows are the submitter's"
-        return again if rung == RUNG_SAMPLED else ""
+        coverage = f"{len(self.noted)} of {len(self.cells)} cells were run again; the rows are the submitter's"
+        return coverage if rung == RUNG_SAMPLED else ""
 
     def _out(self, bundle: Bundle) -> Path:
         return self.options.out or Path("verified") / bundle.manifest.id
 
     @contextmanager
     def _step(self, step: Step) -> Iterator[Callable[[str], None]]:
-        """Record a step: its finding, or the error that stopped it."""
+        """Record a step with its finding, or with the error that stopped it."""
         began = time.perf_counter()
         found: list[str] = []
         problem: Exception | None = None
@@ -261,7 +260,7 @@ class _Verification:
                 raise
             problem, found = error, [f"it cannot be read ({type(error).__name__}: {error})"]
         verdict: Literal["passed", "failed"] = "failed" if problem else "passed"
-        # The text may be a stranger's: it must not act on the terminal or fill the log.
+        # A stranger may have written the text: it must not control the terminal or fill the log.
         text, seconds = printable("".join(found), _LONGEST_FINDING), round(time.perf_counter() - began, 3)
         self.steps.append(StepResult(step=step, verdict=verdict, found=text, seconds=seconds))
         self.reporter.say(f"{step.value}: {verdict}. {text}" + (f"\nThat means: {MEANING[step]}" if problem else ""))
@@ -274,8 +273,8 @@ class _Verification:
         submission = bundle.unpack_source(work / "source")
         if submission.digest != bundle.manifest.source_digest:
             raise FedSafetyError(
-                f"the source has the digest {submission.digest}, the bundle says {bundle.manifest.source_digest}: its "
-                f"rows were made by other source"
+                f"the source has the digest {submission.digest}, but the bundle names {bundle.manifest.source_digest}: "
+                f"other source made its rows"
             )
         reached = source_files(submission.module, submission.files)
         if unread := sorted(dict(submission.files).keys() - reached.keys()):
@@ -295,7 +294,7 @@ class _Verification:
         return f"{len(report.findings)} checks"
 
     def _seed(self, work: Path) -> int:
-        """Return the seed of this verification; one that was stopped goes on with its own."""
+        """Return the seed of this verification; a verification that is started again keeps its seed."""
         if self.options.seed is not None:
             return self.options.seed
         state = work / "seed.json"
@@ -322,7 +321,7 @@ def _suite_and_engine(bundle: Bundle, options: Options) -> tuple[Suite, EngineCh
     suite = find_suite(options.suite or manifest.suite)
     if (suite.id, suite.version) != (manifest.suite, manifest.suite_version):
         raise FedSafetyError(
-            f"its rows are of suite {manifest.suite!r} version {manifest.suite_version!r}, here is {suite.id!r} "
-            f"version {suite.version!r}"
+            f"its rows are of suite {manifest.suite!r} version {manifest.suite_version!r}, but this verifier has "
+            f"{suite.id!r} version {suite.version!r}"
         )
     return suite, choose_engine(manifest.generator)

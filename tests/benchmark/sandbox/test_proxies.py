@@ -472,7 +472,7 @@ MISUSE = {
     "server.generate(['\\ud800'], adapter=None, temperature=0.0)": "a text that is not Unicode",
     "server.finetune(adapter, ['w1'])": "raised TypeError: a training row is an Example, not str",
     "server.usage": "raised AttributeError",
-    "server._ask('clear', {}, {})": "asked for a tool that there is not",
+    "server._ask('clear', {}, {})": "asked for a tool that does not exist",
     "server._ask('generate', {'prompts': ['w1']}, {})": "something else than prompts, temperature",
     "[server.owned_normal(1) for _ in range(1001)]": "asks for tools endlessly",
 }

@@ -119,7 +119,7 @@ def test_a_shared_package_that_cannot_be_seen_inside_is_free(tmp_path: Path, mon
 def test_nobody_replaces_a_module_of_the_library_of_python_or_of_a_package(module: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("")
-    with pytest.raises(SubmissionError, match=f"brings a module '{module}', which is not its own to bring"):
+    with pytest.raises(SubmissionError, match=f"brings a module '{module}', but Python, this library or"):
         visible_files(MethodSource(DEFENSE, "own", module, ((module, file),), "file own.py"))
 
 
