@@ -15,7 +15,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help leaderboard test test-all flower env lint bench gpu-bench real-data-check results checkpoints lock clean
+.PHONY: help leaderboard test test-all exhaustive flower env lint bench gpu-bench real-data-check results checkpoints lock clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -25,12 +25,15 @@ leaderboard: env ## Run the quick micro set, build the page from committed and o
 	$(BIN)/fedsafety run --quick; status=$$?; $(BIN)/fedsafety leaderboard && exit $$status
 
 test: lint ## Lint, type-check and run the quick tests; tests that this machine cannot run are listed as NOT RUN.
-	$(PYTEST) -m "not slow and not real_data" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not real_data and not exhaustive" $(PYTEST_ARGS)
 
 test-all: env ## Run the tests that `make test` leaves out: slow ones, those on real data, Flower's environment.
 	@# Flower's tests run even if others failed, so that their NOT RUN line stands last.
-	$(PYTEST) -m "slow or real_data" $(PYTEST_ARGS); status=$$?; \
+	$(PYTEST) -m "(slow or real_data) and not exhaustive" $(PYTEST_ARGS); status=$$?; \
 	PYTHON="$(PYTHON)" .ci/flower && exit $$status
+
+exhaustive: env ## Run the variants of slow tests: every play of a hostile method, every sandbox, more simulations.
+	$(PYTEST) -m exhaustive $(PYTEST_ARGS)
 
 flower: ## Test the Flower strategy alone, in an environment of its own (.venv-flower).
 	PYTHON="$(PYTHON)" .ci/flower $(PYTEST_ARGS)

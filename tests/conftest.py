@@ -51,9 +51,9 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture(params=[BACKENDS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS[1:])])
+@pytest.fixture(params=[BACKENDS[0], *(pytest.param(name, marks=pytest.mark.exhaustive) for name in BACKENDS[1:])])
 def isolation(request: pytest.FixtureRequest) -> Isolation:
-    """Each way of isolating processes in turn, all but the first in slow tests; mark the test ``sandbox``."""
+    """Each way of isolating processes in turn, all but the first in exhaustive tests; mark the test ``sandbox``."""
     return find_isolation(request.param)
 
 

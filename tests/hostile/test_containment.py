@@ -34,12 +34,17 @@ ELSEWHERE = {
 
 
 def plays() -> Iterator[ParameterSet]:
-    """Yield every case with its ways of isolating; all but the first play of a few methods are slow."""
-    waiting = {*QUICK}
+    """Yield every case with its ways of isolating.
+
+    The first play of each method is slow, except for those of ``QUICK``; further plays are exhaustive.
+    """
+    played: set[str] = set()
     for case in CASES:
         for backend in BACKENDS if case.both else ("auto",):
-            yield pytest.param(case, backend, marks=[] if case.method in waiting else [pytest.mark.slow])
-            waiting.discard(case.method)
+            first = case.method not in played
+            marks = [] if first and case.method in QUICK else [pytest.mark.slow if first else pytest.mark.exhaustive]
+            yield pytest.param(case, backend, marks=marks)
+            played.add(case.method)
 
 
 Outcomes = dict[tuple[str, str], Future[str]]
