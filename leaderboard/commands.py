@@ -167,7 +167,7 @@ def _print_diff(results: Path | None, runs: Path, added: list[Path], defense: st
     _note_versions(after)
     found = diff_boards(before, after)
     if form == "json":
-        console.print_json(json.dumps(as_json(found), allow_nan=False))
+        console.print_json(json.dumps(as_json(found), allow_nan=False), ensure_ascii=True)
     else:
         _say(as_markdown(found) if form == "markdown" else as_text(found))
 
@@ -190,7 +190,7 @@ def cite_command(
     _note_versions([board])
     found = cite_score(board, rows, defense, scenario)
     if as_json:
-        console.print_json(json.dumps(found.as_dict(), allow_nan=False))
+        console.print_json(json.dumps(found.as_dict(), allow_nan=False), ensure_ascii=True)
     elif bibtex:
         _say(found.bibtex)
     else:

@@ -42,7 +42,7 @@ def list_command(
     # A console of this call: its width is the terminal's at this moment.
     console = Console()
     if as_json:
-        console.print_json(json.dumps(content))
+        console.print_json(json.dumps(content), ensure_ascii=True)
     for name, entries in () if as_json else content.items():
         table = Table(title=name.capitalize(), title_justify="left", title_style="bold", expand=False)
         table.add_column("id", no_wrap=True)

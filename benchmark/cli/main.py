@@ -6,6 +6,8 @@ Commands that read rows are in :mod:`leaderboard.commands`. The commands of a su
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -47,11 +49,25 @@ ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of commit
 
 def main() -> None:
     """Run the command line; exits 2 on wrong usage, 1 on failure, 130 on Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack characters of a name
     try:
         app()
     except FedSafetyError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say_error(str(error))
         sys.exit(error.exit_status)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # Python writes the rest of the output at its end, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _say_error(f"cannot write the output: {error.strerror}; free space and run the same command again")
+        sys.exit(1)
+
+
+def _say_error(text: str) -> None:
+    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_version(requested: bool) -> None:

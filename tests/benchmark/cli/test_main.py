@@ -197,3 +197,26 @@ def test_the_installed_command_knows_no_working_directory(tmp_path: Path) -> Non
     failed = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert "did you mean 'defenses'?" in failed.stderr
+
+
+def installed(*arguments: str, output: Path, encoding: str) -> subprocess.CompletedProcess[bytes]:
+    command = [str(Path(sys.executable).with_name("fedsafety")), *arguments]
+    with output.open("wb") as stream:
+        environment = dict(os.environ) | {"PYTHONIOENCODING": encoding}
+        return subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, env=environment, check=False)
+
+
+def test_characters_that_a_terminal_lacks_are_replaced(tmp_path: Path) -> None:
+    done = installed("list", "judges", output=tmp_path / "out", encoding="ascii")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?" in (tmp_path / "out").read_bytes()
+    assert installed("list", "judges", "--json", output=tmp_path / "out", encoding="ascii").returncode == 0
+    assert json.loads((tmp_path / "out").read_bytes().decode("ascii"))["judges"]
+
+
+def test_a_full_output_is_one_line_of_error() -> None:
+    done = installed("list", "suites", output=Path("/dev/full"), encoding="utf-8")
+    assert done.returncode == 1
+    assert done.stderr == (
+        b"error: cannot write the output: No space left on device; free space and run the same command again\n"
+    )
