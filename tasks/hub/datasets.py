@@ -99,7 +99,7 @@ def data_identity(source: DatasetSource) -> str:
     path = local_path(source)
     if path is None:
         return resolve_commit("dataset", source.repository, source.revision)
-    return f"sha256:{data_digest(path)}"
+    return f"sha256:{data_digest(path, source.split, source.config)}"
 
 
 def check_data(source: DatasetSource) -> None:
@@ -121,20 +121,26 @@ def local_path(source: DatasetSource) -> Path | None:
 
     Raises:
         InputsMissingError: The file does not exist.
+        UsageError: Files of several endings lie there.
     """
     root = data_root()
     if root is None:
         return None
     named = root / (source.local or source.repository)
     places = [named] if source.local else [named.with_name(named.name + suffix) for suffix in SUFFIXES] + [named]
-    found = next((path for path in places if path.is_file() or path.is_dir()), None)
-    if found is None:
+    existing = [path for path in places if path.is_file() or path.is_dir()]
+    if len(existing) > 1:
+        raise UsageError(
+            f"data set {source.repository} lies below the data root as {', '.join(path.name for path in existing)}; "
+            f"remove all but one, or name one as local"
+        )
+    if not existing:
         what = named if source.local else f"{named} with one of the endings {', '.join(SUFFIXES)}"
         raise InputsMissingError(
             f"data set {source.repository} is not below the data root: there is no {what}; put it there, or leave out "
             f"--data-root to use the hub"
         )
-    return found
+    return existing[0]
 
 
 @lru_cache(maxsize=64)
@@ -153,7 +159,9 @@ def _filtered(source_json: str, path: str, identity: str) -> tuple[str, pa.Table
     """Return name, rows and counts after ``where`` and filters; pools that differ only in order or slice share them."""
     source = DatasetSource.model_validate_json(source_json)
     text_column = source.columns.get("instruction", "instruction").split("|")[0]
-    records = open_records(Path(path), text_column) if path else _hub_records(source, identity)
+    records = (
+        open_records(Path(path), text_column, source.split, source.config) if path else _hub_records(source, identity)
+    )
     reader = Reader(source, records)
     tests = [*reader.conditions(), *((name, FILTERS[name].make()) for name in source.filters)]
     left = [0] * len(tests)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError
 from tasks.hub.digests import files_sha256
+from tasks.hub.folders import split_files
 
 _BATCH: Final = 1024
 
@@ -35,60 +36,70 @@ class Records:
     read: Callable[[Sequence[str]], Iterator[dict[str, Any]]]
 
 
-def data_files(path: Path) -> list[Path]:
-    """Return the file ``path``, or the data files of the folder ``path`` in the order of their names.
+def data_files(path: Path, split: str = "", config: str = "") -> list[Path]:
+    """Return the file ``path``, or the data files of the folder ``path`` for a split, in the order of their names.
 
     Raises:
-        UsageError: The folder holds no data file, or files of several formats.
+        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart.
     """
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    if len({file.suffix for file in files}) != 1:
+    files = split_files(path, split, config, SUFFIXES)
+    if len({file.suffix.lower() for file in files}) != 1:
         found = ", ".join(sorted({file.suffix for file in files})) or "none"
         raise UsageError(f"{path} must hold data files of one format ({', '.join(SUFFIXES)}); it holds {found}")
     return files
 
 
-def data_digest(path: Path) -> str:
+def data_digest(path: Path, split: str = "", config: str = "") -> str:
     """Return the SHA-256 over the data file, or the data files of the folder, ``path``."""
-    files = data_files(path)
+    files = data_files(path, split, config)
     return files_sha256(path if path.is_dir() else path.parent, files)
 
 
-def open_records(path: Path, text_column: str) -> Records:
+def open_records(path: Path, text_column: str, split: str = "", config: str = "") -> Records:
     """Return the rows of a data file or of a folder of data files.
 
     Args:
         path: File or folder to read. The suffix of a file names the format.
         text_column: Name of the single column of a text file.
+        split: Split whose files of a folder are read; empty for all.
+        config: Configuration whose subfolder is read, where there is one.
 
     Raises:
         UsageError: The format is unknown.
         FedSafetyError: A file's content does not match its suffix.
     """
-    parts = [_open_file(file, text_column) for file in data_files(path)]
+    parts = [_open_file(file, text_column) for file in data_files(path, split, config)]
     if len(parts) == 1:
         return parts[0]
     columns = tuple(dict.fromkeys(column for part in parts for column in part.columns))
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         for part in parts:
+            # Objects leave out a key that is empty; a table without the column is another table.
+            lacking = [name for name in names if name not in part.columns]
+            if lacking and part.name.lower().endswith((".csv", ".parquet")):
+                raise FedSafetyError(
+                    f"{part.name} has no column {lacking[0]!r}, as other files of {path} have; mend it"
+                )
             yield from part.read(names)
 
     return Records(str(path), columns, read)
 
 
 def _open_file(path: Path, text_column: str) -> Records:
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UsageError(f"{path} has no known format; a data file ends in {', '.join(SUFFIXES)}")
     with _readable(path):
-        return SUFFIXES[path.suffix](path, text_column)
+        return SUFFIXES[suffix](path, text_column)
 
 
 def _csv(path: Path, _: str) -> Records:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        columns = tuple(next(csv.reader(file), ()))
+        columns = tuple(name.strip() for name in next(csv.reader(file), ()))
+    _check_headings(path, columns)
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), _long_fields(), path.open(newline="", encoding="utf-8-sig") as file:
@@ -114,7 +125,7 @@ def _jsonl(path: Path, _: str) -> Records:
                     continue
                 number += 1
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line, object_pairs_hook=_unrepeated)
                 except ValueError as error:
                     raise FedSafetyError(f"{path}, row {number}: no JSON ({error}); write one object a line") from error
                 yield _object(path, number, row)
@@ -128,17 +139,27 @@ def _jsonl(path: Path, _: str) -> Records:
 
 
 def _json(path: Path, _: str) -> Records:
-    """Open a list of objects, or an object of lists. Lists shorter than the longest list are not columns."""
+    """Open a list of objects, an object of lists, or JSON Lines. Lists without any text are not columns."""
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text, object_pairs_hook=_unrepeated)
     except ValueError as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return _jsonl(path, "")
         raise FedSafetyError(f"{path} is no JSON: {error}") from error
     if isinstance(content, dict) and content and all(isinstance(values, list) for values in content.values()):
         longest = max(map(len, content.values()))
-        content = {name: values for name, values in content.items() if len(values) == longest}
+        content = {name: values for name, values in content.items() if len(values) == longest or any(values)}
+        if len({*map(len, content.values())}) > 1:
+            lengths = ", ".join(f"{name} {len(values)}" for name, values in content.items())
+            raise FedSafetyError(
+                f"{path} holds lists of different lengths ({lengths}); mend it, or write a list of objects"
+            )
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list):
-        raise FedSafetyError(f"{path} must hold a list of objects, or one object of lists")
+        raise FedSafetyError(
+            f"{path} must hold a list of objects, or one object of lists; if it holds one object a line, name it .jsonl"
+        )
     table = [_object(path, number, row) for number, row in enumerate(content, start=1)]
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -149,6 +170,7 @@ def _json(path: Path, _: str) -> Records:
 
 def _parquet(path: Path, _: str) -> Records:
     columns = tuple(pq.read_schema(path).names)
+    _check_headings(path, columns)
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), pq.ParquetFile(path) as file:
@@ -186,11 +208,35 @@ def _some(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: row[name] for name in names if name in row}
 
 
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        repeated = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"the key {repeated!r} stands twice in one object; keep one of them")
+    return row
+
+
+def _check_headings(path: Path, columns: Sequence[str]) -> None:
+    """Refuse headings that leave open which column is meant."""
+    if repeated := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise FedSafetyError(f"{path} has several columns called {repeated[0]!r}; rename all but one")
+    separator = next((mark for mark in ";\t" if len(columns) == 1 and mark in columns[0]), None)
+    if separator:
+        raise FedSafetyError(
+            f"the fields of {path} are separated by {separator!r}; write them with commas between them"
+        )
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except UnicodeDecodeError as error:
+        coding = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "another coding"
+        raise FedSafetyError(
+            f"{path} cannot be read as {path.suffix}: its text is {coding}, not UTF-8; save it as UTF-8"
+        ) from error
+    except (OSError, csv.Error, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise FedSafetyError(f"{path} cannot be read as {path.suffix}: {reason}; mend or replace it") from error
 

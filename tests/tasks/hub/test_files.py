@@ -81,6 +81,12 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl, row 2: a list; every row must be an object"),
         ("a.json", "{", r"a\.json is no JSON"),
         ("a.json", '{"a": 1}', r"a\.json must hold a list of objects"),
+        ("a.json", '{"a": ["x"], "id": ["1", "2"]}', r"lists of different lengths \(a 1, id 2\)"),
+        ("a.jsonl", '{"a": 1, "a": 2}', r"row 1: no JSON \(the key 'a' stands twice"),
+        ("a.csv", "a,id,a\n1,2,3\n", r"several columns called 'a'"),
+        ("a.csv", "a;id\n1;2\n", r"are separated by ';'; write them with commas"),
+        ("a.csv", "a,id\n1,2\n".encode("utf-16"), r"its text is UTF-16, not UTF-8; save it as UTF-8"),
+        ("a.csv", "a\nMönd\n".encode("cp1252"), r"its text is another coding, not UTF-8"),
         ("a.parquet", "nothing", r"a\.parquet cannot be read as \.parquet"),
         ("a.xlsx", "", r"no known format; a data file ends in \.csv, \.json"),
     ],
@@ -90,3 +96,13 @@ def test_bad_files(tmp_path: Path, name: str, content: str | bytes, message: str
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FedSafetyError, match=message):
         list(open_records(path, "").read(("a", "prompt", "id")))
+
+
+def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert list(open_records(tmp_path / "a.json", "").read(("prompt", "answer", "id"))) == ROWS
+
+
+def test_blanks_around_headings_are_not_part_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",prompt, answer\n0,x,y\n")
+    assert list(open_records(tmp_path / "a.csv", "").read(("prompt", "answer"))) == [{"prompt": "x", "answer": "y"}]

@@ -1,0 +1,136 @@
+"""Files of a folder that hold the rows of one split and configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from benchmark.errors import UsageError
+
+_SPLITS: Final = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_CANONICAL: Final = {word: split for split, words in _SPLITS.items() for word in words}
+_WORDS: Final = re.compile(r"[^\W_]+")
+_SHARD: Final = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_UNREAD: Final = frozenset(
+    {
+        ".7z",
+        ".arrow",
+        ".bz2",
+        ".feather",
+        ".gz",
+        ".lz4",
+        ".ndjson",
+        ".npz",
+        ".orc",
+        ".pkl",
+        ".tar",
+        ".tgz",
+        ".tsv",
+        ".xls",
+        ".xlsx",
+        ".xz",
+        ".zip",
+        ".zst",
+    }
+)
+"""Endings of tables and compressed files, which may hold rows that would be missed."""
+_SIDE_FILES: Final = frozenset(
+    {
+        "dataset_info.json",
+        "dataset_infos.json",
+        "license.txt",
+        "licence.txt",
+        "notice.txt",
+        "readme.txt",
+        "requirements.txt",
+    }
+)
+_FOREIGN: Final = {
+    "dataset_dict.json": "was written by save_to_disk",
+    "state.json": "was written by save_to_disk",
+    "_delta_log": "is a Delta table",
+    "_spark_metadata": "was written by Spark as a stream",
+}
+"""File or folder → what a folder with it is; a list of the valid files stands elsewhere in such folders."""
+
+
+def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> list[Path]:
+    """Return the data files of ``folder`` for one split, in the order of their names.
+
+    Names that begin with a dot or an underscore and side files are no data. Where names say a split, the files of the
+    wanted split are taken; where no name does, all files are.
+
+    Args:
+        folder: Folder to look into, at any depth.
+        split: Wanted split; empty to take every file.
+        config: Wanted configuration: the subfolder of that name, where there is one.
+        endings: Endings of data files, in lower case.
+
+    Raises:
+        UsageError: The files of the split cannot be told apart, or another program's folder needs that program.
+    """
+    for name, what in _FOREIGN.items():
+        if any(folder.rglob(name)):
+            raise UsageError(f"{folder} {what}, as its {name} says; write its rows as one Parquet or JSON Lines file")
+    inner = folder / config if config and (folder / config).is_dir() else folder
+    files = sorted(file for file in inner.rglob("*") if file.is_file() and _is_visible(file.relative_to(inner)))
+    if unread := [file for file in files if file.suffix.lower() in _UNREAD]:
+        raise UsageError(f"{inner} holds {_listed(unread, inner)}, which are not read; unpack or convert them first")
+    files = [file for file in files if file.suffix.lower() in endings and file.name.lower() not in _SIDE_FILES]
+    return _of_split(files, inner, split) if split else files
+
+
+def _is_visible(path: Path) -> bool:
+    return not any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _of_split(files: list[Path], folder: Path, split: str) -> list[Path]:
+    named = {file: _splits(file.relative_to(folder), split) for file in files}
+    if not any(named.values()):
+        return files
+    wanted = _CANONICAL.get(split, split)
+    if doubtful := [file for file, splits in named.items() if wanted in splits and len(splits) > 1]:
+        raise UsageError(f"the names of {_listed(doubtful, folder)} in {folder} say several splits; rename them")
+    found = [file for file, splits in named.items() if wanted in splits]
+    if not found:
+        raise UsageError(
+            f"no file in {folder} is named after split {split!r}; it holds {_listed(files, folder)}; name another "
+            f"split, or one file as local"
+        )
+    places = sorted({_above(file.relative_to(folder), split) for file in found})
+    if len(places) > 1:
+        raise UsageError(
+            f"split {split!r} lies in several folders of {folder}: {', '.join(places)}; name one as config or local"
+        )
+    return found
+
+
+def _splits(path: Path, wanted: str) -> set[str]:
+    """Return the splits that a path names, the common ones by one word each."""
+    return {split for part in path.parts for split in _of_part(part, wanted)}
+
+
+def _of_part(part: str, wanted: str) -> set[str]:
+    stem = Path(part).stem
+    if shard := _SHARD.match(stem):
+        return {_CANONICAL.get(shard[1], shard[1])}
+    if stem == wanted:
+        return {_CANONICAL.get(wanted, wanted)}
+    return {_CANONICAL[word] for word in _WORDS.findall(stem.lower()) if word in _CANONICAL}
+
+
+def _above(path: Path, wanted: str) -> str:
+    """Return the folders above the part of the path that names the split."""
+    depth = next(depth for depth, part in enumerate(path.parts) if _of_part(part, wanted))
+    return Path(*path.parts[:depth]).as_posix()
+
+
+def _listed(files: list[Path], folder: Path) -> str:
+    names = [file.relative_to(folder).as_posix() for file in files]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

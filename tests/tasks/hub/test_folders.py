@@ -1,0 +1,88 @@
+"""Of a folder, exactly the files are read that the split and the configuration name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmark.errors import FedSafetyError, UsageError
+from tasks.hub.datasets import load_rows
+from tasks.hub.files import data_digest, open_records
+from tasks.hub.settings import DatasetSource
+
+
+def write(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / "o" / "two" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"instruction": name, "response": "x"}) + "\n")
+
+
+def read(split: str = "train", config: str = "") -> list[str]:
+    source = DatasetSource(repository="o/two", split=split, config=config)
+    found: list[str] = load_rows(source).table["instruction"].to_pylist()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "kept"),
+    [
+        (["train.jsonl", "test.jsonl"], "train", ["train.jsonl"]),
+        (["train.jsonl", "test.jsonl"], "test", ["test.jsonl"]),
+        (["data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl"], "train", None),
+        (["train/a.jsonl", "train/b.jsonl", "dev/a.jsonl"], "train", ["train/a.jsonl", "train/b.jsonl"]),
+        (["my.dev.jsonl", "my.test.jsonl"], "test", ["my.test.jsonl"]),
+        (["val.jsonl", "train.jsonl"], "validation", ["val.jsonl"]),
+        (["330k_train.jsonl", "330k_test.jsonl"], "330k_train", ["330k_train.jsonl"]),
+        (["part-0.jsonl", "part-1.jsonl"], "train", ["part-0.jsonl", "part-1.jsonl"]),
+        (["train.JSONL", "readme.txt", "dataset_infos.json"], "train", ["train.JSONL"]),
+        (["train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl", "_tmp/train.jsonl"], "train", ["train.jsonl"]),
+    ],
+)
+def test_files_of_a_split(root: Path, names: list[str], split: str, kept: list[str] | None) -> None:
+    write(root, *names)
+    assert read(split) == (kept or names[:1])
+
+
+def test_hidden_files_change_nothing(root: Path) -> None:
+    write(root, "train.jsonl")
+    before = data_digest(root / "o" / "two", "train")
+    (root / "o" / "two" / "._train.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    assert data_digest(root / "o" / "two", "train") == before
+    assert read() == ["train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["test.jsonl"], r"no file in .* is named after split 'train'; it holds test\.jsonl"),
+        (["train_test.jsonl"], r"train_test\.jsonl .* say several splits"),
+        (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack"),
+        (["main/train.jsonl", "other/train.jsonl"], r"several folders .*: main, other; name one as config"),
+        (["train/state.json", "train/data.arrow"], r"was written by save_to_disk"),
+    ],
+)
+def test_folders_that_leave_open_what_is_meant(root: Path, names: list[str], message: str) -> None:
+    write(root, *names)
+    with pytest.raises(UsageError, match=message):
+        read()
+
+
+def test_a_configuration_is_a_folder(root: Path) -> None:
+    write(root, "main/train.jsonl", "other/train.jsonl")
+    assert read(config="main") == ["main/train.jsonl"]
+
+
+def test_one_name_of_two_files_is_refused(root: Path) -> None:
+    write(root, "../two.jsonl", "../two.json")
+    with pytest.raises(UsageError, match=r"o/two lies below the data root as two\.json, two\.jsonl"):
+        read()
+
+
+def test_tables_of_a_folder_have_the_same_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\nx\n")
+    (tmp_path / "b.csv").write_text("question\ny\n")
+    with pytest.raises(FedSafetyError, match=r"b\.csv has no column 'prompt'"):
+        list(open_records(tmp_path, "").read(("prompt",)))
