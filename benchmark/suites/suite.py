@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache, cached_property
 from importlib import resources
@@ -325,7 +326,24 @@ def _without_attack(setting: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which refuses a repeated key in a mapping instead of keeping the last."""
+    """The safe loader with the words of YAML 1.2: ``no`` is a word, and so are dates, ``12:30`` and ``0123``.
+
+    It refuses a repeated key in a mapping instead of keeping the last.
+    """
+
+    _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*|0x[0-9a-fA-F]+)")
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        if kind is not yaml.ScalarNode or not implicit[0]:
+            return tag
+        is_word = {
+            "bool": value.casefold() not in ("true", "false"),
+            "int": not self._WHOLE.fullmatch(value),
+            "float": ":" in value,
+            "timestamp": True,
+        }.get(str(tag).rpartition(":")[2], False)
+        return self.DEFAULT_SCALAR_TAG if is_word else tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Check before ``<<`` is merged, because a key may override a merged key.
@@ -477,8 +495,10 @@ def find_suite(name_or_path: str) -> Suite:
     Raises:
         UsageError: The suite is unknown, or the file is not valid.
     """
-    path, _, tier = name_or_path.partition(":")
-    if path.endswith((".yaml", ".yml")):
+    path, _, tier = name_or_path.rpartition(":")
+    if not path or Path(name_or_path).is_file():
+        path, tier = name_or_path, ""
+    if path.lower().endswith((".yaml", ".yml")):
         whole = read_suite(Path(path))
         return whole.tier(tier) if tier else whole
     if tier and path in suites.names():
