@@ -30,7 +30,7 @@ GROUPS = {
     "tests/benchmark/generation": "engines",
     "tests/benchmark/harness": "engines",
     "tests/benchmark/sandbox": "sandboxes",
-    "tests/hostile": "sandboxes",
+    "tests/hostile": "hostile",
 }
 """Folders whose tests run one after another in one process. They take long, so they start before the other tests."""
 

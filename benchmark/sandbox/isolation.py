@@ -80,7 +80,7 @@ def start(
         SandboxUnavailableError: The sandbox cannot be made.
     """
     for problem in check_visible(visible):
-        raise UsageError(f"the sandbox cannot be given {problem}")
+        raise UsageError(f"the sandbox cannot be started: {problem}")
     status, status_end = os.pipe2(os.O_CLOEXEC)
     output, output_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(output, False)

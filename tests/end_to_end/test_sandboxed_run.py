@@ -15,7 +15,7 @@ import yaml
 
 from benchmark.records.store import Store
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [pytest.mark.sandbox, pytest.mark.exhaustive]
 
 HERE = Path(__file__).parent
 METHODS = HERE / "submissions"

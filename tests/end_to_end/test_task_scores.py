@@ -115,7 +115,7 @@ def test_the_same_command_again_scores_nothing(scored_run: Path, fedsafety: Feds
     assert {path: path.stat().st_mtime_ns for path in scored_run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_scoring_resumes_to_equal_rows(tmp_path: Path, finished_run: Path, scored_run: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished_run, runs)
@@ -200,6 +200,7 @@ def test_cells_that_are_published_get_their_task_scores_later(
 
 @pytest.mark.slow
 @pytest.mark.vllm
+@pytest.mark.exhaustive
 def test_both_engines_give_the_same_task_scores(
     tmp_path: Path, scored_run: Path, folder: Path, fedsafety: Fedsafety
 ) -> None:

@@ -34,15 +34,12 @@ ELSEWHERE = {
 
 
 def plays() -> Iterator[ParameterSet]:
-    """Yield every case with its ways of isolating.
-
-    The first play of each method is slow, except for those of ``QUICK``; further plays are exhaustive.
-    """
+    """Yield every case with its ways of isolating; all but the first plays of ``QUICK`` are exhaustive."""
     played: set[str] = set()
     for case in CASES:
         for backend in BACKENDS if case.both else ("auto",):
-            first = case.method not in played
-            marks = [] if first and case.method in QUICK else [pytest.mark.slow if first else pytest.mark.exhaustive]
+            quick = case.method in QUICK and case.method not in played
+            marks = [] if quick else [pytest.mark.exhaustive]
             yield pytest.param(case, backend, marks=marks)
             played.add(case.method)
 

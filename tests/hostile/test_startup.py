@@ -20,7 +20,7 @@ from benchmark.sandbox.visible import visible_files
 from .conftest import isolation_called
 from .play import TIGHT, one_round
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 PACKAGES = Path(__file__).with_name("packages")
 NAMES = ("opt_einsum", "sitecustomize", "usercustomize")

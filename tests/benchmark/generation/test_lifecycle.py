@@ -71,7 +71,7 @@ print("all went well")
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_engines_come_and_go_in_one_process(tiny: TinyModel, tmp_path: Path) -> None:
     second = save_random_model(tmp_path / "second", seed=4, width=96, heads=3)
     done = subprocess.run(

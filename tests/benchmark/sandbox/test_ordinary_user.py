@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [pytest.mark.sandbox, pytest.mark.exhaustive]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 NOBODY = 65534

@@ -36,7 +36,7 @@ from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Prompt, Stage
 from tasks.base import DataKind, Example, TaskWorld
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [pytest.mark.sandbox, pytest.mark.exhaustive]
 
 HEAD = """
 import os, sys, time

@@ -47,8 +47,6 @@ from tasks.micro import MicroWorld
 
 from ....console import console
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[4]
 QUIET = Reporter(Console(file=StringIO()))
 HONEST = '''
@@ -213,6 +211,7 @@ def edited(path: Path, change: Callable[[dict[str, Any], Tables, dict[str, bytes
     return path
 
 
+@pytest.mark.exhaustive
 def test_the_bundle_of_the_same_rows_is_the_same_file(work: Path, suite_file: Path, tmp_path: Path) -> None:
     one, other = work / "my_mean.zip", tmp_path / "other.zip"
     submit(find_method(str(work / "my_mean.py")), find_suite(str(suite_file)), Store(work / "runs"), other)
@@ -224,6 +223,7 @@ def test_the_bundle_of_the_same_rows_is_the_same_file(work: Path, suite_file: Pa
     assert {row["defense"] for row in read_bundle(one).table("cells").to_pylist()} == {"my_mean"}
 
 
+@pytest.mark.exhaustive
 def test_only_finished_rows_of_the_present_source_are_bundled(work: Path, suite_file: Path, tmp_path: Path) -> None:
     shutil.copytree(work, tmp_path / "mine")
     file, suite, out = tmp_path / "mine" / "my_mean.py", find_suite(str(suite_file)), tmp_path / "x.zip"
@@ -239,6 +239,7 @@ def test_only_finished_rows_of_the_present_source_are_bundled(work: Path, suite_
         submit(find_method("krum"), suite, Store(tmp_path / "mine" / "runs"), out)
 
 
+@pytest.mark.exhaustive
 def test_rows_of_another_protocol_are_not_bundled(work: Path, suite_file: Path, tmp_path: Path) -> None:
     store = Store(shutil.copytree(work / "runs", tmp_path / "runs"))
     for row in store.read_all("cells").to_pylist():
@@ -250,6 +251,7 @@ def test_rows_of_another_protocol_are_not_bundled(work: Path, suite_file: Path, 
         submit(find_method(str(work / "my_mean.py")), find_suite(str(suite_file)), store, tmp_path / "x.zip")
 
 
+@pytest.mark.exhaustive
 def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "runs", tmp_path / "runs")
     store, suite = Store(tmp_path / "runs"), find_suite(str(suite_file))
@@ -269,6 +271,7 @@ def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, t
         submit(find_method(str(work / "my_mean.py")), suite, store, tmp_path / "x.zip")
 
 
+@pytest.mark.slow
 def test_an_honest_submission_is_sampled_even_if_the_verification_was_stopped(
     bundle: Path, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +320,7 @@ def test_an_honest_submission_is_sampled_even_if_the_verification_was_stopped(
     assert {rung.name for rung in rungs.values()} == {"sampled"}
 
 
+@pytest.mark.slow
 def test_an_honest_submission_is_reproduced_with_rows_of_the_verifier(
     bundle: Path, suite_file: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +339,7 @@ def test_an_honest_submission_is_reproduced_with_rows_of_the_verifier(
     assert own == theirs
 
 
+@pytest.mark.exhaustive
 def test_a_method_that_knows_the_probes_is_found_by_fresh_ones(work: Path, suite_file: Path, tmp_path: Path) -> None:
     path = work / "by_heart.zip"
     assert verified(path, suite_file, tmp_path, "checked").rung == "checked"
@@ -351,6 +356,7 @@ def test_a_method_that_knows_the_probes_is_found_by_fresh_ones(work: Path, suite
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.exhaustive
 def test_an_attack_is_sampled_against_the_attack_in_whose_place_it_is(suite_file: Path, tmp_path: Path) -> None:
     (tmp_path / "my_attack.py").write_text(ATTACK)
     chosen = ["--attack", "my_attack", "--base", "attacked", "--defense", "fedavg", "--seed", "1"]
@@ -367,6 +373,7 @@ def test_an_attack_is_sampled_against_the_attack_in_whose_place_it_is(suite_file
     assert catalog["attack"]["id"] == "my_attack"
 
 
+@pytest.mark.exhaustive
 def test_edited_answers_pass_every_check_of_rows_and_fail_in_the_sample(
     bundle: Path, suite_file: Path, tmp_path: Path, no_contract: None
 ) -> None:
@@ -583,6 +590,7 @@ DIGESTS: dict[str, str] = {}
         (_hidden_module, "keys", "module 'my_means.hidden' is not one that 'my_means.rule' imports by name"),
     ],
 )
+@pytest.mark.exhaustive
 def test_edited_bundles_are_told_what_is_wrong(
     bundle: Path,
     suite_file: Path,
@@ -614,6 +622,7 @@ def test_edited_bundles_are_told_what_is_wrong(
 
 
 @pytest.mark.usefixtures("no_contract")
+@pytest.mark.exhaustive
 def test_an_id_with_rows_of_another_bundle_is_kept_for_its_owner(
     bundle: Path, suite_file: Path, tmp_path: Path
 ) -> None:
@@ -636,6 +645,7 @@ def test_an_id_with_rows_of_another_bundle_is_kept_for_its_owner(
 
 
 @pytest.mark.usefixtures("no_contract")
+@pytest.mark.exhaustive
 def test_an_unpacked_folder_is_verified_like_its_archive(bundle: Path, suite_file: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(tmp_path / "folder")
@@ -643,6 +653,7 @@ def test_an_unpacked_folder_is_verified_like_its_archive(bundle: Path, suite_fil
     assert (report.rung, report.bundle) == ("checked", read_bundle(bundle).digest)
 
 
+@pytest.mark.exhaustive
 def test_without_isolation_nothing_is_verified(
     bundle: Path, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -655,6 +666,7 @@ def test_without_isolation_nothing_is_verified(
     assert {path.name for path in tmp_path.iterdir()} == {"my_mean.zip"}
 
 
+@pytest.mark.exhaustive
 def test_a_folder_with_something_else_is_not_written_over(bundle: Path, suite_file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letters.txt").write_text("dear")
@@ -668,6 +680,7 @@ def test_a_folder_with_something_else_is_not_written_over(bundle: Path, suite_fi
 
 
 @pytest.mark.usefixtures("no_contract")
+@pytest.mark.exhaustive
 def test_output_that_cannot_be_finished_leaves_what_was_there(
     bundle: Path, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
