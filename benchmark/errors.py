@@ -42,6 +42,11 @@ class StorageError(FedSafetyError):
     """A file cannot be written. Going on would fail every later cell for the same reason, so a run stops here."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where the text is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a misspelt ``name``, with the nearest valid one.
 

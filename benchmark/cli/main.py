@@ -55,18 +55,18 @@ def main() -> None:
     try:
         app()
     except FedSafetyError as error:
-        _say_error(str(error))
+        _print_error(str(error))
         sys.exit(error.exit_status)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         # Python writes the rest of the output at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _say_error(f"cannot write the output: {error.strerror}; free space and run the same command again")
+        _print_error(f"cannot write the output: {error.strerror}; free space and run the same command again")
         sys.exit(1)
 
 
-def _say_error(text: str) -> None:
+def _print_error(text: str) -> None:
     errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 

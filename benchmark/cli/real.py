@@ -78,7 +78,7 @@ def workers_for(plan: Plan, workers: int, console: Console | None = None) -> int
         UsageError: The plan is on real models that do not fit into this machine's memory; gives the numbers and the
             way out.
     """
-    from benchmark.execution.run import default_workers, usable_cores
+    from benchmark.execution.run import SMALL_PROCESS_BYTES, default_workers, usable_cores
     from benchmark.generation.needs import available_memory, this_device
     from benchmark.models.sizes import gib
     from benchmark.prediction.forecast import check_fits, predict
@@ -87,8 +87,9 @@ def workers_for(plan: Plan, workers: int, console: Console | None = None) -> int
         return workers or default_workers()
     screen, device = console or Console(stderr=True), this_device()
     forecast, jobs = predict(plan, device), max(1, len(plan.jobs))
-    largest = max((memory.resident(device) for memory in forecast.training_memory.values()), default=0)
-    at_once = min(workers or (default_workers(largest) if largest else default_workers()), jobs)
+    residents = [memory.resident(device) for memory in forecast.training_memory.values()]
+    largest = max(residents, default=SMALL_PROCESS_BYTES)
+    at_once = min(workers or default_workers(largest), jobs)
     for warning in check_fits(plan.suite, forecast, device, at_once):
         _print(screen, f"warning: {warning}", style="yellow")
     if not workers and device.kind == "cpu" and at_once < min(usable_cores(), jobs):

@@ -14,7 +14,7 @@ from benchmark.progress import Reporter
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import Strangers
 
-_SMALL_PROCESS_BYTES = 1 << 30
+SMALL_PROCESS_BYTES = 1 << 30
 """Memory of a training process with a small model; 0.75 GiB were measured with the model of the micro suite."""
 
 
@@ -44,7 +44,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers(process_bytes: int = _SMALL_PROCESS_BYTES) -> int:
+def default_workers(process_bytes: int = SMALL_PROCESS_BYTES) -> int:
     """Return the number of training processes at once: one for each processor, or as many as memory holds.
 
     Where training uses a GPU, it is one, because one process fills the GPU.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmark.errors import MemoryShortageError
-from benchmark.models.memory import first_line
+from benchmark.errors import MemoryShortageError, first_line
 
 
 def memory_error(engine: str, doing: str, error: BaseException, settings: Mapping[str, object]) -> MemoryShortageError:

@@ -33,8 +33,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or the error's name."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

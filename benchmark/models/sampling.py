@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, first_line
 from benchmark.models.chat import ChatFormat
 from benchmark.models.head import most_logits
-from benchmark.models.memory import first_line, free_memory, out_of_memory
+from benchmark.models.memory import free_memory, out_of_memory
 from benchmark.models.sizes import SAMPLED_BATCH, SAMPLED_CACHE_BYTES, config_cache_bytes, gib
 from benchmark.seeds import integer
 

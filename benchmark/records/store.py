@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
-from benchmark.errors import FedSafetyError, StorageError
+from benchmark.errors import FedSafetyError, StorageError, first_line
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
 
 SCRATCH = ".writing-"
@@ -199,11 +199,6 @@ def read_table(path: Path, table: str) -> pa.Table:
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError)
 """What pyarrow raises for a damaged file. A ``UnicodeDecodeError`` is a ValueError."""
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text; its kind where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def open_rows(path: Path) -> pq.ParquetFile:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, first_line
 from benchmark.models.head import losses_of, token_losses
 from benchmark.models.loading import recomputing
 from benchmark.models.lora import adapter_layout, target_layers
-from benchmark.models.memory import first_line, out_of_memory
+from benchmark.models.memory import out_of_memory
 from benchmark.models.rows import TokenRow
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds

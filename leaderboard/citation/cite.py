@@ -359,7 +359,7 @@ def _tied(standing: Standing) -> str:
 
 
 def _notes(standing: Standing) -> str:
-    """Return why there is no rank, without the way out that follows a semicolon: it is for the author of the run."""
+    """Return the reason of a missing rank; the remedy after its semicolon is cut, because readers cannot act on it."""
     short = [re.sub(r";.*?(?P<seeds>( \(seed [\d, ]+\))?)$", r"\g<seeds>", note) for note in standing.notes]
     return "; ".join(short) or "it was not run completely"
 

@@ -20,10 +20,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.errors import FedSafetyError, UsageError
+from benchmark.errors import FedSafetyError, UsageError, first_line
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
-from benchmark.records.store import SCRATCH, UNREADABLE, first_line, open_rows
+from benchmark.records.store import SCRATCH, UNREADABLE, open_rows
 from leaderboard.rows.canonical import canonical_table, rows_digest
 from leaderboard.rows.retractions import Retractions, retractions
 from leaderboard.rows.rungs import Rung

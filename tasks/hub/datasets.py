@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmark.errors import InputsMissingError, UsageError
+from benchmark.errors import InputsMissingError, UsageError, first_line
 from tasks.base import DataKind, Example
 from tasks.hub.columns import Reader
 from tasks.hub.files import SUFFIXES, Records, data_digest, open_records
@@ -228,10 +228,9 @@ def _hub_records(source: DatasetSource, commit: str) -> Records:
                     source.repository, source.config or None, split=source.split, revision=commit
                 )
     except (ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"data set {source.repository} (configuration {source.config or 'default'!r}, split {source.split!r}): "
-            f"{reason}; mend config, split or revision"
+            f"{first_line(error)}; mend config, split or revision"
         ) from error
 
     def read(columns: Sequence[str]) -> Iterator[dict[str, Any]]:

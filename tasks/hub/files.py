@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.errors import FedSafetyError, UsageError
+from benchmark.errors import FedSafetyError, UsageError, first_line
 from tasks.hub.digests import files_sha256
 from tasks.hub.folders import split_files
 
@@ -237,8 +237,9 @@ def _readable(path: Path) -> Iterator[None]:
             f"{path} cannot be read as {path.suffix}: its text is {coding}, not UTF-8; save it as UTF-8"
         ) from error
     except (OSError, csv.Error, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise FedSafetyError(f"{path} cannot be read as {path.suffix}: {reason}; mend or replace it") from error
+        raise FedSafetyError(
+            f"{path} cannot be read as {path.suffix}: {first_line(error)}; mend or replace it"
+        ) from error
 
 
 @contextmanager

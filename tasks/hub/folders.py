@@ -75,11 +75,14 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
     Raises:
         UsageError: The files of the split cannot be told apart, or another program's folder needs that program.
     """
+    entries = sorted(folder.rglob("*"))
+    names = {entry.name for entry in entries}
     for name, what in _FOREIGN.items():
-        if any(folder.rglob(name)):
+        if name in names:
             raise UsageError(f"{folder} {what}, as its {name} says; write its rows as one Parquet or JSON Lines file")
     inner = folder / config if config and (folder / config).is_dir() else folder
-    files = sorted(file for file in inner.rglob("*") if file.is_file() and _is_visible(file.relative_to(inner)))
+    inside = entries if inner == folder else sorted(inner.rglob("*"))
+    files = [entry for entry in inside if entry.is_file() and _is_visible(entry.relative_to(inner))]
     if unread := [file for file in files if file.suffix.lower() in _UNREAD]:
         raise UsageError(f"{inner} holds {_listed(unread, inner)}, which are not read; unpack or convert them first")
     files = [file for file in files if file.suffix.lower() in endings and file.name.lower() not in _SIDE_FILES]

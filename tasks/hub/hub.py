@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final, Literal
 
-from benchmark.errors import FedSafetyError, InputsMissingError
+from benchmark.errors import FedSafetyError, InputsMissingError, first_line
 
 Kind = Literal["model", "dataset"]
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -133,7 +133,7 @@ def _reason(kind: Kind, repository: str, revision: str, error: Exception) -> str
             f"online, set HF_HUB_OFFLINE=1 if it is in the hub's cache, {local}"
         )
     if any(isinstance(link, errors.HfHubHTTPError) for link in chain):
-        return f"the hub refuses {kind} {repository}: {_first_line(error)}; see {page}, {local}"
+        return f"the hub refuses {kind} {repository}: {first_line(error)}; see {page}, {local}"
     return None
 
 
@@ -159,7 +159,3 @@ def _is_of_network(error: BaseException) -> bool:
     """Return whether an HTTP library raised ``error`` for lack of a connection, by its class name."""
     names = {base.__name__ for base in type(error).__mro__}
     return bool(names & {"TransportError", "ConnectError", "NetworkError", "ConnectTimeout", "ReadTimeout"})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, first_line
 from benchmark.keys import OWN_PACKAGES
 from benchmark.methods.kinds import KINDS
 from benchmark.methods.source import ID_PATTERN, MethodSource
@@ -290,7 +290,7 @@ def _read_rows(name: str, data: bytes) -> pa.Table:
         rows = rows.cast(schema)
         rows.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FedSafetyError(f"table {name!r} cannot be read: {str(error).splitlines()[0]}") from error
+        raise FedSafetyError(f"table {name!r} cannot be read: {first_line(error)}") from error
     if problem := find_problem(name, rows):
         raise FedSafetyError(f"table {name!r} cannot be right: {problem}")
     return rows

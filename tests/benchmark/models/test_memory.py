@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.models.memory import first_line, out_of_memory
+from benchmark.models.memory import out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,3 @@ def test_a_cause_counts_and_other_errors_do_not() -> None:
     wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
     assert out_of_memory(wrapped)
     assert not out_of_memory(RuntimeError("index out of range"))
-
-
-def test_the_first_line_of_an_error_or_its_name() -> None:
-    assert first_line(RuntimeError("full\nlong story")) == "full"
-    assert first_line(MemoryError()) == "MemoryError"
