@@ -33,7 +33,7 @@ test-all: env ## Run the tests that `make test` leaves out: slow ones, those on 
 	PYTHON="$(PYTHON)" .ci/flower && exit $$status
 
 exhaustive: env ## Run the variants of slow tests: every play of a hostile method, every sandbox, more simulations.
-	$(PYTEST) -m exhaustive $(PYTEST_ARGS)
+	$(PYTEST) -m "exhaustive" $(PYTEST_ARGS)
 
 flower: ## Test the Flower strategy alone, in an environment of its own (.venv-flower).
 	PYTHON="$(PYTHON)" .ci/flower $(PYTEST_ARGS)
