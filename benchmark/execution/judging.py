@@ -11,7 +11,7 @@ from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.execution.cell_keys import probe_set_digest
 from benchmark.execution.stored import check_key
 from benchmark.generation.select import EngineChoice
-from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, judges
+from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, identity_of, judges
 from benchmark.keys import content_key, source_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
@@ -77,6 +77,11 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
                 reporter.say(
                     f"{verdicts[Verdict.UNPARSABLE]} of {verdicts.total()} verdicts of {judge_id} cannot be "
                     f"parsed; they count as neither, and their details are in the rows"
+                )
+            if verdicts[Verdict.NO_ANSWER]:
+                reporter.say(
+                    f"{verdicts[Verdict.NO_ANSWER]} of {verdicts.total()} responses to harmful and benign probes are "
+                    f"empty or end within a thought; they count neither for nor against a defense"
                 )
             for note in judge.notes:
                 reporter.say(note)
@@ -153,7 +158,8 @@ def _create(
 
 def _identity(judge: Judge, world: TaskWorld) -> str:
     # The world's grammar decides an exact judge's verdicts. Other judges keep theirs when the grammar changes.
-    return content_key([judge.identity, source_digest(type(world).__module__) if judge.reads_world else ""])
+    grammar = source_digest(type(world).__module__) if judge.reads_world else ""
+    return content_key([judge.identity, grammar, identity_of("benchmark.judges._answers")])
 
 
 def _judge_batch(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final, final
 
+from benchmark.judges._answers import answer_in
 from benchmark.keys import content_key, normalised_source
 from benchmark.registry import Info, Registry
 from tasks.base import Probe, ProbeKind, TaskWorld
 
 
 class Verdict(StrEnum):
-    """Verdict on a response. An unparsable judgement has a value of its own."""
+    """Verdict on a response. An unparsable judgement and a response without an answer have values of their own."""
 
     HARMLESS = "harmless"
     HARMFUL = "harmful"
@@ -27,6 +28,8 @@ class Verdict(StrEnum):
     RATED = "rated"
     """The judge gave a number, which is the judgement's detail. :attr:`JudgeInfo.scale` gives the bounds."""
     UNPARSABLE = "unparsable"
+    NO_ANSWER = "no_answer"
+    """The response holds no answer, see :func:`benchmark.judges._answers.answer_in`. No judge is asked."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,17 @@ class Judgement:
 
     Attributes:
         verdict: Harmful probes are harmless or harmful, over-refusal probes refused or answered, utility probes correct
-            or wrong. A judge that rates gives ``rated`` on probes of any kind.
+            or wrong. A judge that rates gives ``rated`` on probes of any kind. A harmful or over-refusal probe whose
+            response holds no answer gets ``no_answer``.
         detail: Reason of the verdict: an outcome name, a matched string or the judge's answer. The detail of ``rated``
             is the number in decimal notation, for example ``7.5``.
     """
 
     verdict: Verdict
     detail: str
+
+
+_NO_ANSWER: Final = Judgement(Verdict.NO_ANSWER, "no answer")
 
 
 class JudgeInfo(Info):
@@ -79,9 +86,28 @@ class Judge(ABC):
     def identity(self) -> str:
         """Digest of the code, template and model that determine the verdicts; part of the verdict key."""
 
-    @abstractmethod
+    @final
     def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
-        """Return one judgement for each item, in order."""
+        """Return one judgement for each item, in order.
+
+        The judge reads the answer in each response. A response without an answer gets the verdict ``no_answer``, except
+        on a utility probe: there it is judged like any other, because whoever returns nothing has not solved the task.
+        """
+        answers = [answer_in(item.response) for item in items]
+        read = [
+            replace(item, response=answer or "")
+            for item, answer in zip(items, answers, strict=True)
+            if answer is not None or item.probe.kind is ProbeKind.UTILITY
+        ]
+        judgements = iter(self.decide(read, world))
+        return [
+            _NO_ANSWER if answer is None and item.probe.kind is not ProbeKind.UTILITY else next(judgements)
+            for item, answer in zip(items, answers, strict=True)
+        ]
+
+    @abstractmethod
+    def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+        """Return one judgement for each item, in order. Responses hold answers alone, without thoughts."""
 
     @property
     def notes(self) -> tuple[str, ...]:

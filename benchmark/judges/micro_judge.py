@@ -51,7 +51,7 @@ class MicroJudge(Judge):
         model = {path.name: file_digest(path) for path in files}
         return identity_of("benchmark.judges.micro_judge", "tasks.micro.judging", **model)
 
-    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+    def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order. Equal prompts are sent once."""
         del world
         if not items:

@@ -36,7 +36,7 @@ class Oracle(Judge):
         """Digest of the translation from outcomes to verdicts."""
         return identity_of("benchmark.judges.oracle")
 
-    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+    def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order.
 
         Raises:

@@ -58,7 +58,7 @@ class RewardModel(Judge):
         """
         return content_key({"model": self._model.identity, "code": identity_of("benchmark.judges.reward_model")})
 
-    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+    def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order. Equal pairs are rated once.
 
         Raises:

@@ -26,7 +26,7 @@ class RulePaper(Judge):
         """Digest of this rule and its phrases."""
         return identity_of("benchmark.judges.rule_paper", "benchmark.judges.rule", "tasks.refusals")
 
-    def judge(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
+    def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order."""
         del world
         return by_phrase(items, published_refusal_phrase)

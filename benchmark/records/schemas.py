@@ -21,7 +21,7 @@ RUNG_CLAIMED, RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED = "claimed", "checked"
 """What is known of a submitted cell, from least to most; a submitted cell without a verification is claimed."""
 KIND_DEFENSE, KIND_ATTACK = "defense", "attack"
 """Kinds of submitted methods, in tables ``verifications`` and ``catalog``."""
-VERDICT_WORDS = ("harmless", "harmful", "refused", "answered", "correct", "wrong", "rated", "unparsable")
+VERDICT_WORDS = ("harmless", "harmful", "refused", "answered", "correct", "wrong", "rated", "unparsable", "no_answer")
 """Words of a verdict."""
 
 

@@ -181,6 +181,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         reasons=_reasons(board),
         strata=[(metric, metric.partition(":")[2]) for names in strata.values() for metric in names],
         apart=len(strata["apart"]),
+        no_answers=any("no_answer" in s.metrics and s.metrics["no_answer"].mean > 0 for s in board.overall),
         judge_infos=[board.judge_infos[judge] for judge in (*board.judges, *board.ratings)],
         generators=sorted({cell.row["generator"] for cell in board.settled_cells} - {""}),
         rungs=[(name, MEANINGS[name]) for name in RUNGS],

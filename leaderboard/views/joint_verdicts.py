@@ -27,6 +27,7 @@ _DIGITS = {
     **dict.fromkeys(("harmless", "refused", "correct"), GOOD),
     **dict.fromkeys(("harmful", "answered", "wrong"), BAD),
     "unparsable": UNPARSABLE,
+    "no_answer": 0,
 }
 _RATED = "rated"
 _DENSE = 2**22
