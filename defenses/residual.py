@@ -75,6 +75,15 @@ class Residual(Defense):
                 f"residual needs n >= 3 updates a round, but n = {participants}; let more clients take part"
             )
 
+    def degenerate_as(self, participants: int, declared_malicious: int) -> str | None:
+        """Return ``"fedavg"`` for three clients that report equal counts.
+
+        No residual of three values exceeds twice the mean of the two largest, which is within the band of full
+        confidence: every confidence is 1, so nothing is moved and nobody is distinguished.
+        """
+        del declared_malicious
+        return "fedavg" if participants == 3 else None
+
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
         """Return the weighted mean of the corrected updates with the client weights."""
         del context
