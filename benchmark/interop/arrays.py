@@ -21,16 +21,31 @@ Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 class Broadcast:
     """The model that a server sent to its clients in a round.
 
-    Arrays of floating-point numbers, in the order in which they were sent, make up the flat vector; all other arrays,
-    such as a counter of batches, stay as they were sent.
+    Arrays of floating-point numbers, in the order in which they were sent, make up the flat vector. Whole numbers and
+    truth values, such as a counter of batches, stay as they were sent.
 
     Attributes:
         arrays: Name → array.
+
+    Raises:
+        UsageError: No array holds floating-point numbers, or an array holds what cannot be averaged: packed or
+            quantised weights, bfloat16 (NumPy has no such type), complex numbers, texts or objects.
     """
 
     arrays: Arrays
 
     def __post_init__(self) -> None:
+        for name, array in self.arrays.items():
+            if array.dtype.kind not in "fiub":
+                raise UsageError(
+                    f"array {name!r} holds {array.dtype}, which cannot be averaged; send it as float32, or leave it "
+                    f"out of the arrays that the server sends"
+                )
+            if array.dtype.kind in "iu" and array.dtype.itemsize == 1 and array.size > 1:
+                raise UsageError(
+                    f"array {name!r} holds {array.size} values of type {array.dtype}, as quantised weights do, and "
+                    f"clients' changes to it would be lost; send the adapters alone, or the weights as float32"
+                )
         if not self.layout.names:
             raise UsageError("the model holds no array of floating-point numbers; there is nothing to aggregate")
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,31 @@ def test_an_update_is_what_a_client_changed() -> None:
 def test_small_differences_of_large_float64_numbers_survive() -> None:
     model = Broadcast({"x": np.array([1e9])})
     assert model.update_of({"x": np.array([1e9 + 0.5])}).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (np.array(["w"]), "<U1"),
+        (np.array([b"w"]), "|S1"),
+        (np.array([None]), "object"),
+        (np.array([1j]), "complex128"),
+        (np.array([b"ab"], dtype="V2"), "|V2"),
+        (np.array(["2020-01-01"], dtype="M8[D]"), "datetime64[D]"),
+        (np.zeros(4, np.int8), "int8"),
+        (np.zeros(4, np.uint8), "uint8"),
+    ],
+)
+def test_arrays_that_cannot_be_averaged_are_refused(array: np.ndarray[Any, Any], kind: str) -> None:
+    with pytest.raises(UsageError, match=r"array 'odd' holds .*" + re.escape(kind)):
+        Broadcast({"x": np.array([1.0]), "odd": array})
+
+
+def test_positions_counters_and_masks_stay_as_they_were_sent() -> None:
+    kept = {"positions": np.arange(4), "mask": np.array([True, False]), "bits": np.array(8, np.uint8)}
+    model = Broadcast({"x": np.array([1.0]), **kept})
+    moved = model.plus(torch.ones(1))
+    assert all(moved[name] is array for name, array in kept.items())
 
 
 # The environment
