@@ -58,18 +58,18 @@ def check_key(store: Store, table: str, key: str, column: str, value: str) -> in
 
 
 def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
-    probes = len(plan.world.probes())
+    rounds, probes = plan.suite.training.rounds, len(plan.world.probes())
     expected = (
-        ("rounds", "training_key", {cell.training_key for cell in plan.cells}, 0),
-        ("responses", "response_key", {cell.response_key for cell in plan.cells}, probes),
-        ("probes", "probe_set", {plan.probe_set}, probes),
+        ("rounds", "training_key", {c.training_key: rounds if c.pipeline.trains else 0 for c in plan.cells}),
+        ("responses", "response_key", {c.response_key: probes for c in plan.cells}),
+        ("probes", "probe_set", {plan.probe_set: probes}),
     )
-    for table, column, keys, count in expected:
-        for key in sorted(keys & store.keys(table)):
+    for table, column, counts in expected:
+        for key in sorted(counts.keys() & store.keys(table)):
             try:
                 found = check_key(store, table, key, column, key)
-                if not found or (count and found != count):
-                    raise _contradiction(store, table, key, f"{found} rows" + (f" and not {count}" if count else ""))
+                if found != counts[key]:
+                    raise _contradiction(store, table, key, f"{found} rows and not {counts[key]}")
             except FedSafetyError as error:
                 yield str(error)
 

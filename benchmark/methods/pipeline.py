@@ -45,6 +45,12 @@ class Pipeline:
         return next((e for e in self.entries if _acts_in_training(e)), None)
 
     @property
+    def trains(self) -> bool:
+        """Whether clients train: not for a reference row that ignores their updates."""
+        # Without an aggregator the first member's defaults aggregate, which are FedAvg.
+        return bool(getattr((self.aggregator or self.entries[0]).target, "uses_updates", True))
+
+    @property
     def finalizers(self) -> tuple[Entry[DefenseInfo, Defense], ...]:
         """The members that change the adapter after the last round, in order."""
         return tuple(e for e in self.entries if e.target.finalize is not Defense.finalize)

@@ -224,8 +224,7 @@ def _row_tokens(plan: Plan) -> int:
 
 
 def _job(suite: Suite, job: TrainingJob, model: Model, width: int) -> JobForecast:
-    aggregators = [parse_pipeline(name).aggregator for name in job.pipelines.values()]
-    trains = any(entry is None or getattr(entry.target, "uses_updates", True) for entry in aggregators)
+    trains = any(parse_pipeline(name).trains for name in job.pipelines.values())
     round_operations = _scaled(
         _step_operations(suite, model, _round_step(suite, job.scenario, width)), suite.training.local_steps
     )

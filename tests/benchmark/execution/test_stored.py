@@ -38,6 +38,13 @@ def test_whole_files_pass(store: Store, plan: Plan) -> None:
     check_stored(plan, Store(store.root / "empty"))
 
 
+def test_a_training_without_clients_has_no_rounds(tmp_path: Path) -> None:
+    plan = make_plan(find_suite("micro"), "transformers", scenarios=["clean"], pipelines=["keep_initial"], seeds=[11])
+    store = Store(tmp_path)
+    store.write("rounds", plan.cells[0].training_key, [])
+    check_stored(plan, store)
+
+
 def _damaged(store: Store, plan: Plan) -> None:
     path = store.root / "responses" / f"{plan.cells[0].response_key}.parquet"
     path.write_bytes(path.read_bytes()[:-20])
@@ -64,7 +71,7 @@ def _changed(**values: Any) -> Callable[[Store, Plan], None]:
     ("damage", "message"),
     [
         (_damaged, r"responses/\w+\.parquet is damaged .*; delete it and run again"),
-        (_empty, r"rounds/\w+\.parquet holds 0 rows, against the key in its name; delete it and run again"),
+        (_empty, r"rounds/\w+\.parquet holds 0 rows and not 40, against the key in its name; delete it and run again"),
         (_shortened, r"responses/\w+\.parquet holds \d+ rows and not \d+"),
         (_changed(seed=12), r"cells/\w+\.parquet holds seed 12 and not 11, against the key"),
         (_changed(protocol_version="0"), r"cells/\w+\.parquet holds protocol_version '0' and not"),
