@@ -5,6 +5,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # Test processes: each runs whole groups of tests (tests/conftest.py) with one thread.
 WORKERS ?= 2
+# Examples of each fuzz test in `make fuzz`.
+EXAMPLES ?= 3500
 DATA_ROOT ?= $(FEDSAFETY_DATA_ROOT)
 
 # The stamp's name carries a checksum of what the environment is made from: it is remade when that changes, and only then.
@@ -15,7 +17,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help leaderboard test test-all exhaustive flower env lint bench gpu-bench real-data-check results checkpoints lock clean
+.PHONY: help leaderboard test test-all exhaustive fuzz flower env lint bench gpu-bench real-data-check results checkpoints lock clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -34,6 +36,9 @@ test-all: env ## Run the tests that `make test` leaves out: slow ones, those on 
 
 exhaustive: env ## Run the variants of slow tests: every play of a hostile method, every sandbox, more simulations.
 	$(PYTEST) -m "exhaustive" $(PYTEST_ARGS)
+
+fuzz: env ## Read damaged files and run odd command lines, 3,500 examples a kind; EXAMPLES=n for another number.
+	FEDSAFETY_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/fuzz $(PYTEST_ARGS)
 
 flower: ## Test the Flower strategy alone, in an environment of its own (.venv-flower).
 	PYTHON="$(PYTHON)" .ci/flower $(PYTEST_ARGS)

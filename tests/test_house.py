@@ -301,7 +301,16 @@ def test_every_package_is_in_the_distribution() -> None:
 
 def test_tests_mirror_the_packages() -> None:
     folders = {path.parts[1] for path in project_files() if path.parts[0] == "tests" and len(path.parts) > 2}
-    assert folders <= {*PACKAGES, "results", "benchmarks", "end_to_end", "hostile", "example_package", "interop"}
+    assert folders <= {
+        *PACKAGES,
+        "results",
+        "benchmarks",
+        "end_to_end",
+        "hostile",
+        "example_package",
+        "interop",
+        "fuzz",
+    }
 
 
 def test_no_large_files() -> None:
@@ -457,6 +466,7 @@ ACROSS_MODULES = {
     "tests/benchmark/training/test_architectures.py",
     "tests/benchmark/training/test_training_memory.py",
     "tests/defenses/test_against_naive.py",
+    "tests/defenses/test_identities.py",
     "tests/defenses/test_memory.py",
     "tests/defenses/test_properties.py",
     "tests/defenses/test_variants.py",

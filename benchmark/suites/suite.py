@@ -361,6 +361,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_MOST_PROBLEMS = 5
+"""Most problems of a file in one error."""
+_LONGEST_VALUE = 100
+"""Most characters of a wrong value in an error."""
+
+
 def read_suite(path: Path) -> Suite:
     """Return the suite in a YAML file.
 
@@ -379,8 +385,9 @@ def read_suite(path: Path) -> Suite:
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem, content) for problem in error.errors())
-        raise UsageError(f"suite {path} is not valid: {problems}") from error
+        problems = [_explain(problem, content) for problem in error.errors()]
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more problems" if len(problems) > _MOST_PROBLEMS else ""
+        raise UsageError(f"suite {path} is not valid: {'; '.join(problems[:_MOST_PROBLEMS])}{more}") from error
 
 
 def _explain(problem: Any, content: dict[Any, Any]) -> str:
@@ -388,8 +395,12 @@ def _explain(problem: Any, content: dict[Any, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         hint = unknown_name("key", str(problem["loc"][-1]), _keys_at(problem["loc"][:-1]))
         return f"{where}: {hint}"
-    value = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    value = "" if isinstance(problem["input"], dict) else f" (got {_shortened(repr(problem['input']))})"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + " ..."
 
 
 def _with_scenario_id(location: tuple[str | int, ...], content: dict[Any, Any]) -> tuple[str | int, ...]:
