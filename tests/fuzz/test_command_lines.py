@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from benchmark.cli.main import main
 
 WORDS = """
-    list defenses attacks suites judges cite power leaderboard doctor overlaps new check submit reproduce publish judge run
+    list defenses attacks suites judges cite power leaderboard doctor overlaps new check submit reproduce publish judge
     --help -h --json --suite --seed --runs --results --defense --dry-run --scenario --out --quick --workers --engine
     micro paper krum fedavg krum+krum krum+ + byzfl:Krum byzfl:Nothing(x=1) nothing nothing.yaml nothing.py nothing.zip
     -1 11 1e9 99999999999999999999 [bold] [/] -- - --nothing --seed=x --seed=11 .. /dev/null --version
-    transformers
+    transformers run
 """
 PARTS = [*WORDS.split(), "\udcff", "a\nb", ""]
 HARMLESS = (
