@@ -7,9 +7,12 @@ import platform
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmark.sandbox.layout import Mount
+
+NOBODY = 65534
+"""User and group inside a sandbox; on the host the user and group that own nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,12 @@ class Launch:
     Attributes:
         command: Program and arguments on the host.
         descriptors: Descriptors that the command reads; they are closed here once it runs.
+        user: Number of the user and group that the command runs as; by default those of this process.
     """
 
     command: tuple[str, ...]
     descriptors: tuple[int, ...] = ()
+    user: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,12 @@ class Isolation(ABC):
 
     Attributes:
         version: Of the program or kernel that isolates.
+        user: Number of the host's user and group whose rights the program inside has. By default these are the rights
+            of this process's user. Root gives up its own rights by naming :data:`NOBODY`.
     """
 
     version: str
+    user: int | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.version import Version
 
 from benchmark.errors import SandboxUnavailableError
-from benchmark.sandbox.backend import Isolation, Launch, file_of
-from benchmark.sandbox.layout import SCRATCH, SCRATCH_FOLDERS, Kind, Mount
+from benchmark.sandbox.backend import NOBODY, Isolation, Launch, file_of
+from benchmark.sandbox.layout import DEVICES, SCRATCH, SCRATCH_FOLDERS, Kind, Mount
 
 _OLDEST = Version("0.8.0")  # the first that forbids namespaces inside
-_UID = "65534"
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,28 @@ class Bubblewrap(Isolation):
     ) -> Launch:
         """Return the command; the view travels in a descriptor, so that no host path is in a command line inside."""
         descriptors: list[int] = []
-        options = ["--unshare-all", "--unshare-user", "--uid", _UID, "--gid", _UID, "--hostname", "sandbox"]
+        options = ["--unshare-all", "--unshare-user", "--hostname", "sandbox"]
+        options += ["--uid", str(NOBODY), "--gid", str(NOBODY)]
         options += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
         options += ["--disable-userns"]
         for name, value in environment.items():
             options += ["--setenv", name, value]
         # The first process inside is bubblewrap's own; its memory and arguments are covered.
-        options += ["--proc", "/proc", "--size", "4096", "--tmpfs", "/proc/1", "--dev", "/dev"]
+        options += ["--proc", "/proc", "--size", "4096", "--tmpfs", "/proc/1"]
+        options += ["--size", "65536", "--tmpfs", "/dev"]
+        for device in DEVICES:
+            options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+        for name, text in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+            options += ["--symlink", f"/proc/self/fd{text}", f"/dev/{name}"]
         for folder in SCRATCH_FOLDERS:
             options += ["--size", str(file_bytes), "--perms", "0700", "--tmpfs", folder]
         sealed = ["/dev", "/proc/1", "/proc"]
         for mount in mounts:
             if mount.kind is Kind.BIND:
                 options += ["--ro-bind", mount.source, mount.target]
+            elif mount.kind is Kind.COPY:
+                descriptors.append(file_of(Path(mount.source).read_bytes()))
+                options += ["--perms", "0444", "--ro-bind-data", str(descriptors[-1]), mount.target]
             elif mount.kind is Kind.LINK:
                 options += ["--symlink", mount.source, mount.target]
             elif mount.kind is Kind.EMPTY_FILE:
@@ -63,7 +74,20 @@ class Bubblewrap(Isolation):
             options += ["--remount-ro", folder]
         options += ["--chdir", SCRATCH, "--json-status-fd", str(status)]
         descriptors.append(file_of("\0".join(options).encode()))
-        return Launch((self.path, "--args", str(descriptors[-1]), "--", *program), tuple(descriptors))
+        command = (self.path, "--args", str(descriptors[-1]), "--", *program)
+        if os.geteuid() == 0 and self.user is None:
+            nodes = ",".join(f"/dev/{device}" for device in DEVICES)
+            # Root inside could change what root owns: the nodes are bound from read-only mounts of bubblewrap's own.
+            command = (
+                sys.executable,
+                "-I",
+                "-S",
+                str(Path(__file__).with_name("launcher.py")),
+                "seal",
+                nodes,
+                *command,
+            )
+        return Launch(command, tuple(descriptors), self.user)
 
 
 def find_bubblewrap() -> Bubblewrap:

@@ -7,11 +7,12 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from benchmark.errors import SandboxUnavailableError, UsageError, unknown_name
-from benchmark.sandbox.backend import Isolation, kernel_version
+from benchmark.sandbox.backend import NOBODY, Isolation, kernel_version
 from benchmark.sandbox.bubblewrap import find_bubblewrap
 from benchmark.sandbox.layout import check_visible, environment, layout, program
 from benchmark.sandbox.limits import GIB, Limits
@@ -33,7 +34,8 @@ def find_isolation(name: str = "auto") -> Isolation:
     """Return a way of isolating processes that was tried on this machine and holds; the trial is made once.
 
     Args:
-        name: ``bubblewrap``, ``namespaces``, or ``auto`` for the first of them that works.
+        name: ``bubblewrap``, ``namespaces``, or ``auto`` for the first of them that works. For root, ``auto`` prefers a
+            way in which the program inside does not have root's rights.
 
     Raises:
         UsageError: The way is unknown.
@@ -41,12 +43,17 @@ def find_isolation(name: str = "auto") -> Isolation:
     """
     if name != "auto" and name not in BACKENDS:
         raise unknown_name("isolation", name, ["auto", *BACKENDS])
-    failures = []
+    failures, working = [], []
     for each in BACKENDS if name == "auto" else [name]:
         found = _tried(each)
         if isinstance(found, Isolation):
-            return found
-        failures.append(f"{each}: {found}")
+            working.append(found)
+            if found.user is not None or os.geteuid() != 0:
+                return found
+        else:
+            failures.append(f"{each}: {found}")
+    if working:  # with the rights of root inside, which the views and the filter then bound
+        return working[0]
     lacking = "this platform offers no isolation" if name == "auto" else f"this platform offers no isolation by {name}"
     tried = "; ".join(failures)
     raise SandboxUnavailableError(f"{lacking}, so foreign code cannot be run in it. Tried {tried}. {_advice()}")
@@ -90,7 +97,7 @@ def start(
             layout(visible), program(module, args, _bounds(limits)), environment(), limits.file_bytes, status_end
         )
         opened += launch.descriptors
-        outer = the_watch().start(launch.command, (status_end, *launch.descriptors, *pass_fds), output_end)
+        outer = the_watch().start(launch.command, (status_end, *launch.descriptors, *pass_fds), output_end, launch.user)
     except OSError as error:
         os.close(status)
         os.close(output)
@@ -133,9 +140,24 @@ def _bounds(limits: Limits) -> dict[str, int]:
 
 @lru_cache(maxsize=len(BACKENDS))
 def _tried(name: str) -> Isolation | str:
-    """Return a way of isolating that holds here, or why it does not."""
+    """Return a way of isolating that holds here, or why it does not.
+
+    Root first tries to give the program inside the rights of nobody. Root's own rights are the second choice, for
+    example where nobody may not read the interpreter.
+    """
     try:
-        isolation = _FINDERS[name]()
+        found = _FINDERS[name]()
+    except SandboxUnavailableError as error:
+        return str(error)
+    problem = _problem(replace(found, user=NOBODY)) if os.geteuid() == 0 else "not root"
+    if not problem:
+        return replace(found, user=NOBODY)
+    return _problem(found) or found
+
+
+def _problem(isolation: Isolation) -> str:
+    """Return what a trial with a real process shows to be wrong with a way of isolating; empty if it holds."""
+    try:
         probe = Path(__file__).with_name("probe.py")
         secret = str(Path(__file__).resolve().parents[2] / "benchmark" / "judges")
         home = str(Path.home() / ".cache")
@@ -146,7 +168,7 @@ def _tried(name: str) -> Isolation | str:
         return str(error)
     if end != "exited with status 0" or said:
         return f"a trial {end or 'did not end within a minute'}{f': {said}' if said else ''}"
-    return isolation
+    return ""
 
 
 def _advice() -> str:

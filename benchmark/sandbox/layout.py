@@ -27,6 +27,8 @@ SUBMISSION = "/submission"
 """Folder inside with a submission's own files. No interpreter searches it by default: the process adds it to the search
 path once it is bounded and filtered."""
 BOOT = "/run/boot.py"
+DEVICES = ("full", "null", "random", "urandom", "zero")
+"""The only nodes in /dev. Each is the host's own node, on a read-only mount: it can be used and not be changed."""
 _DISTRIBUTION = "fedsafetybench"
 _ENTRY_POINTS = "fedsafety."
 _SYSTEM_LIBRARIES = (
@@ -46,6 +48,8 @@ class Kind(Enum):
 
     BIND = auto()
     """A file or folder of the host, read-only."""
+    COPY = auto()
+    """A copy of a file of the host, so that no descriptor inside leads to the host's file."""
     LINK = auto()
     """A symbolic link."""
     EMPTY_FOLDER = auto()
@@ -65,10 +69,10 @@ def layout(visible: Mapping[str, Path]) -> tuple[Mount, ...]:
     """Return the mounts of a sandbox besides /proc, /dev and the scratch folders, parents before children.
 
     Args:
-        visible: Path inside the sandbox → host file, read-only.
+        visible: Path inside the sandbox → host file, of which the sandbox gets a copy.
     """
-    boot = Mount(Kind.BIND, BOOT, str(Path(__file__).with_name("boot.py")))
-    mounts = [Mount(Kind.BIND, target, os.path.realpath(source)) for target, source in visible.items()]
+    boot = Mount(Kind.COPY, BOOT, str(Path(__file__).with_name("boot.py")))
+    mounts = [Mount(Kind.COPY, target, os.path.realpath(source)) for target, source in visible.items()]
     return (*_machine(), boot, *sorted(mounts, key=lambda mount: mount.target))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmark.errors import SandboxUnavailableError
 from benchmark.sandbox.backend import Isolation, Launch, file_of, kernel_version
-from benchmark.sandbox.layout import SCRATCH, Mount
+from benchmark.sandbox.layout import DEVICES, SCRATCH, Kind, Mount
 
 _OLDEST = (5, 12)  # the first that makes whole trees of mounts read-only
 _MACHINES = ("x86_64", "aarch64")
@@ -32,7 +33,9 @@ class Namespaces(Isolation):
     ) -> Launch:
         """Return the command; the plan travels in a descriptor."""
         plan = {
-            "mounts": [(mount.kind.name, mount.target, mount.source) for mount in mounts],
+            "mounts": [(mount.kind.name, mount.target, _content(mount)) for mount in mounts],
+            "devices": list(DEVICES),
+            "user": self.user,
             "program": list(program),
             "environment": environment,
             "file_bytes": file_bytes,
@@ -42,6 +45,13 @@ class Namespaces(Isolation):
         launcher = str(Path(__file__).with_name("launcher.py"))
         numbers = (str(descriptor), str(status), str(os.getpid()))
         return Launch((sys.executable, "-I", "-S", launcher, *numbers), (descriptor,))
+
+
+def _content(mount: Mount) -> str:
+    """Return the source of a mount; of a file to copy the bytes, in base64."""
+    if mount.kind is not Kind.COPY:
+        return mount.source
+    return base64.b64encode(Path(mount.source).read_bytes()).decode("ascii")
 
 
 def find_namespaces() -> Namespaces:

@@ -1,5 +1,7 @@
 """A filter of system calls for untrusted code: no new processes or programs, no sockets, no namespaces, no mounts.
 
+Nor may a method change modes, owners, times, attributes or locks of any file.
+
 It is the second fence. The first, the sandbox around the process, already hides what these calls could reach; the
 filter keeps the process from trying, and from parts of the kernel in which holes have been found. It cannot be taken
 off again. Threads stay possible. Only the standard library is used here, because this runs inside.
@@ -60,6 +62,39 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "swapon": (167, 224),
     "umount2": (166, 39),
     "unshare": (272, 97),
+    # Modes, owners, times and attributes of files; nodes; locks; notices of what others do with a file. A filter cannot
+    # see which file a path or a descriptor leads to, and a method needs none of these for its own scratch files.
+    "chmod": (90, None),
+    "chown": (92, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "file_setattr": (469, 469),
+    "flock": (73, 32),
+    "fremovexattr": (199, 16),
+    "fsetxattr": (190, 7),
+    "futimesat": (261, None),
+    "inotify_add_watch": (254, 27),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "lchown": (94, None),
+    "link": (86, None),
+    "linkat": (265, 37),
+    "lremovexattr": (198, 15),
+    "lsetxattr": (189, 6),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+    "removexattr": (197, 14),
+    "removexattrat": (466, 466),
+    "setxattr": (188, 5),
+    "setxattrat": (463, 463),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+    "utime": (132, None),
+    "utimensat": (280, 88),
+    "utimes": (235, None),
     # Memory and messages that outlive a mapping, which no limit on memory sees.
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
@@ -116,6 +151,35 @@ _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 # Signals go to this process only: the first argument is its number.
 _SIGNALS = {"kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
+# What may be asked of a descriptor; anything else, such as a lock, a lease or a flag of its file, is refused.
+_OF_DESCRIPTORS: dict[str, tuple[tuple[int, int], dict[str, int]]] = {
+    "fcntl": (
+        (72, 25),
+        {
+            "F_DUPFD": 0,
+            "F_GETFD": 1,
+            "F_SETFD": 2,
+            "F_GETFL": 3,
+            "F_SETFL": 4,
+            "F_DUPFD_CLOEXEC": 1030,
+            "F_GETPIPE_SZ": 1032,
+            "F_GET_SEALS": 1034,
+        },
+    ),
+    "ioctl": (
+        (16, 29),
+        {
+            "TCGETS": 0x5401,
+            "TIOCGWINSZ": 0x5413,
+            "FIONREAD": 0x541B,
+            "FIONBIO": 0x5421,
+            "FIONCLEX": 0x5450,
+            "FIOCLEX": 0x5451,
+            "TCGETS2": 0x802C542A,
+        },
+    ),
+}
+"""Call → its number on x86-64 and on aarch64, and the permitted values of its second argument."""
 _SECCOMP = (317, 277)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine → column of its numbers, and the kernel's name for its calls (``AUDIT_ARCH_*``)."""
@@ -125,7 +189,12 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, TIME
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; little-endian
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = (
+    0,
+    4,
+    16,
+    24,
+)  # offsets in struct seccomp_data; little-endian
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -181,6 +250,8 @@ def filter_for(machine: str, process: int) -> list[Instruction]:
     ]
     for numbers in _SIGNALS.values():
         code += _signal(numbers[column], process)
+    for numbers, permitted in _OF_DESCRIPTORS.values():
+        code += _only(numbers[column], sorted(permitted.values()))
     for number in sorted(numbers[column] or 0 for numbers in _DENIED.values() if numbers[column] is not None):
         code += _answer(number, errno.EPERM)
     return [*code, (_RETURN, 0, 0, _ALLOW)]
@@ -188,6 +259,19 @@ def filter_for(machine: str, process: int) -> list[Instruction]:
 
 def _answer(number: int, error: int) -> list[Instruction]:
     return [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _FAIL | error)]
+
+
+def _only(number: int, permitted: list[int]) -> list[Instruction]:
+    """Allow a call for some values of its second argument, of which the kernel reads 32 bits."""
+    # A jump counts the instructions that it leaves out: to the permission behind the comparisons and the refusal.
+    comparisons = [(_EQUAL, len(permitted) - place, 0, value) for place, value in enumerate(permitted)]
+    return [
+        (_EQUAL, 0, len(permitted) + 3, number),
+        (_LOAD, 0, 0, _SECOND_ARGUMENT),
+        *comparisons,
+        (_RETURN, 0, 0, _FAIL | errno.EPERM),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
 
 
 def _clone(number: int) -> list[Instruction]:

@@ -48,25 +48,43 @@ class Watch:
         self._alive: list[Watched] = []
         threading.Thread(target=self._work, name="sandbox watch", daemon=True).start()
 
-    def start(self, command: tuple[str, ...], descriptors: tuple[int, ...], output: int) -> subprocess.Popen[bytes]:
-        """Start ``command`` from the thread, with ``descriptors`` and with stdout and stderr going to ``output``."""
+    def start(
+        self, command: tuple[str, ...], descriptors: tuple[int, ...], output: int, user: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start ``command`` from the thread.
+
+        Its standard input is an empty pipe of its own, because ``/dev/null`` would be the host's.
+
+        Args:
+            command: Program and arguments.
+            descriptors: Descriptors that it inherits.
+            output: Descriptor for its standard output and standard error.
+            user: Number of the user and group that it runs as; by default those of this process.
+        """
         answer: Future[subprocess.Popen[bytes]] = Future()
 
         def order() -> None:
+            nothing, end = os.pipe2(os.O_CLOEXEC)
+            os.close(end)
             try:
                 answer.set_result(
                     subprocess.Popen(  # noqa: S603 - the command is made here
                         command,
-                        stdin=subprocess.DEVNULL,
+                        stdin=nothing,
                         stdout=output,
                         stderr=output,
                         pass_fds=descriptors,
                         env=library_path(),
                         cwd="/",
+                        user=user,
+                        group=user,
+                        extra_groups=None if user is None else (),
                     )
                 )
             except OSError as error:
                 answer.set_exception(error)
+            finally:
+                os.close(nothing)
 
         self._give(order)
         return answer.result()

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 
 from benchmark.errors import SandboxUnavailableError, UsageError
 from benchmark.sandbox import isolation as module
+from benchmark.sandbox.bubblewrap import Bubblewrap
 from benchmark.sandbox.isolation import Isolation, find_isolation, start
 from benchmark.sandbox.layout import Kind, Mount, layout
 from benchmark.sandbox.limits import MIB, Limits
+from benchmark.sandbox.namespaces import Namespaces
 
 from .conftest import Run
 
@@ -209,6 +212,68 @@ def test_only_descriptors_that_are_passed_are_open(answer: Answer) -> None:
         for descriptor in (readable, writable, memory):
             os.close(descriptor)
     assert found == [[0, 1, 2, memory], "shared"]
+
+
+HOST = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero", "/dev/tty", json.__file__, sys.executable)
+
+
+def state_of_host() -> dict[str, tuple[int, ...]]:
+    """Return mode, owner and times of files of the host that a sandbox uses."""
+    states = {path: os.stat(path) for path in HOST if os.path.exists(path)}
+    return {path: (s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns, s.st_ctime_ns) for path, s in states.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bubblewrap", "namespaces"])
+@pytest.mark.parametrize("rights", ["those that were found", "those of the user"])
+def test_no_attribute_and_no_lock_of_the_host_can_be_changed(name: str, rights: str) -> None:
+    chosen = find_isolation(name)
+    if rights == "those of the user":  # which root keeps where nobody may not read the interpreter
+        chosen = replace(chosen, user=None)
+    program = Path(__file__).with_name("changes.py")
+    files = {"/fedsafety/changes.py": program, "/fedsafety/seccomp.py": Path(module.__file__).with_name("seccomp.py")}
+    memory = os.memfd_create("arena")
+    before = state_of_host()
+    try:
+        with start(chosen, "changes", visible=files, limits=Limits(), pass_fds=[memory]) as process:
+            assert process.wait(60)
+            paths, descriptors, groups, mapped, unfiltered, filtered = json.loads(process.output())
+    finally:
+        os.close(memory)
+    assert state_of_host() == before
+    assert {"/dev/null", "/dev/urandom"} <= set(paths)
+    assert descriptors == 4
+    assert (groups, len(mapped), mapped[0][2]) == ([], 1, "1")
+    assert unfiltered == {}
+    assert filtered == {}
+
+
+def test_files_inside_are_copies(answer: Answer) -> None:
+    state = os.stat(Path(module.__file__).with_name("seccomp.py"))
+    code = "s = os.stat('/fedsafety/seccomp.py'); print(json.dumps([s.st_dev, s.st_ino]))"
+    assert answer(code) != [state.st_dev, state.st_ino]
+
+
+@pytest.mark.usefixtures("tried_anew")
+def test_a_sandbox_whose_nodes_can_be_changed_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = "it owns /dev/null of the host"
+    monkeypatch.setattr(module, "_problem", lambda isolation: said)
+    with pytest.raises(SandboxUnavailableError, match=f"bubblewrap: {said}; namespaces: {said}"):
+        find_isolation()
+
+
+@pytest.mark.usefixtures("tried_anew")
+def test_root_prefers_the_way_that_gives_up_its_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setitem(module._FINDERS, "bubblewrap", lambda: Bubblewrap("1", "bwrap"))
+    monkeypatch.setitem(module._FINDERS, "namespaces", lambda: Namespaces("1"))
+    module._tried.cache_clear()
+    monkeypatch.setattr(module, "_problem", lambda way: "no" if (way.name, way.user) == ("bubblewrap", 65534) else "")
+    assert (find_isolation().name, find_isolation().user) == ("namespaces", 65534)
+    assert (find_isolation("bubblewrap").name, find_isolation("bubblewrap").user) == ("bubblewrap", None)
+    monkeypatch.setattr(module, "_problem", lambda way: "no" if way.user else "")
+    module._tried.cache_clear()
+    assert (find_isolation().name, find_isolation().user) == ("bubblewrap", None)
 
 
 def test_torch_computes_the_same_inside(answer: Answer) -> None:

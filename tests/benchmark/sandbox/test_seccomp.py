@@ -17,10 +17,10 @@ X86_64, AARCH64, I386 = 0xC000003E, 0xC00000B7, 0x40000003
 OWN = 4711
 
 
-def verdict(machine: str, architecture: int, number: int, first: int = 0) -> int:
+def verdict(machine: str, architecture: int, number: int, first: int = 0, second: int = 0) -> int:
     """Run the filter as the kernel does, for one call."""
     code = filter_for(machine, OWN)
-    data = {0: number, 4: architecture, 16: first & 0xFFFFFFFF}
+    data = {0: number, 4: architecture, 16: first & 0xFFFFFFFF, 24: second & 0xFFFFFFFF}
     value = place = 0
     while True:
         operation, if_true, if_false, operand = code[place]
@@ -77,6 +77,34 @@ def test_dangerous_calls_fail_and_ordinary_ones_do_not(
     assert {verdict(machine, architecture, number) for number in allowed} == {ALLOW}
 
 
+@pytest.mark.parametrize(
+    ("machine", "architecture", "denied"),
+    [
+        # chmod, fchmod, fchmodat, fchmodat2, fchown, utimensat, setxattr, fsetxattr, flock, mknodat, linkat, syncfs
+        ("x86_64", X86_64, [90, 91, 268, 452, 93, 280, 188, 190, 73, 259, 265, 306]),
+        ("aarch64", AARCH64, [52, 53, 452, 55, 88, 5, 7, 32, 33, 37, 267]),
+    ],
+)
+def test_no_call_changes_attributes_and_locks(machine: str, architecture: int, denied: list[int]) -> None:
+    assert {verdict(machine, architecture, number) for number in denied} == {FAIL | errno.EPERM}
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "fcntl", "ioctl"), [("x86_64", X86_64, 72, 16), ("aarch64", AARCH64, 25, 29)]
+)
+def test_descriptors_are_asked_for_ordinary_things_only(
+    machine: str, architecture: int, fcntl: int, ioctl: int
+) -> None:
+    # Close on exec, non-blocking, duplicate; size of a terminal, close on exec.
+    for number, command in ((fcntl, 0), (fcntl, 2), (fcntl, 4), (fcntl, 1030), (ioctl, 0x5401), (ioctl, 0x5451)):
+        assert verdict(machine, architecture, number, 0, command) == ALLOW
+        assert verdict(machine, architecture, number, 0, command + (1 << 32)) == ALLOW
+    # Locks of two kinds, owner of signals, lease, seals; flags of a file, input of a terminal.
+    for number, command in ((fcntl, 6), (fcntl, 38), (fcntl, 8), (fcntl, 1024), (fcntl, 1033), (ioctl, 0x40086602)):
+        assert verdict(machine, architecture, number, 0, command) == FAIL | errno.EPERM
+    assert verdict(machine, architecture, ioctl, 0, 0x5412) == FAIL | errno.EPERM
+
+
 def test_unknown_machine_is_refused() -> None:
     with pytest.raises(OSError, match="no filter of system calls is known for riscv64"):
         filter_for("riscv64", OWN)
@@ -89,6 +117,7 @@ def test_numbers_are_those_of_the_systems_headers_where_they_are_installed() -> 
     from benchmark.sandbox import seccomp
 
     named = {name: numbers[0] for name, numbers in {**seccomp._DENIED, **seccomp._SIGNALS}.items()}
+    named |= {name: numbers[0] for name, (numbers, _) in seccomp._OF_DESCRIPTORS.items()}
     assert len([number for number in named.values() if number is not None]) == len(set(named.values()) - {None})
     for header in (path for path in HEADERS if path.exists()):
         known = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", header.read_text())}
@@ -152,6 +181,13 @@ def test_threads_and_torch_work_under_the_filter(answer: Callable[..., Any]) -> 
             thread.start()
         for thread in threads:
             thread.join()
+        import tempfile
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+            print("x", file=nowhere)
+            torch.save(torch.ones(3), f"{folder}/x.pt")
+            assert torch.load(f"{folder}/x.pt").sum() == 3
+            os.set_inheritable(nowhere.fileno(), False)
+            sys.stdout.isatty(), torch.seed(), sys.stdin.read()
         print(json.dumps([sorted(made), torch.ones(2000, 2000).matmul(torch.ones(2000)).sum().item()]))
         """,
         filtered=True,
