@@ -271,7 +271,7 @@ def _parsed(path: Path) -> ast.Module:
         return parse(_text(path), str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} is not a Python file that can be read: {error}") from error
-    except (RecursionError, MemoryError) as error:  # what the parser raises, whatever memory there is
+    except (RecursionError, MemoryError) as error:  # the parser raises both, also where memory is left
         raise _too_deep(path) from error
 
 

@@ -91,7 +91,7 @@ class Judge(ABC):
         """Return one judgement for each item, in order.
 
         The judge reads the answer in each response. A response without an answer gets the verdict ``no_answer``, except
-        on a utility probe: there it is judged like any other, because whoever returns nothing has not solved the task.
+        on a utility probe: there it is judged like any other, because an empty answer does not solve the task.
         """
         answers = [answer_in(item.response) for item in items]
         read = [

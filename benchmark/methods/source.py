@@ -156,7 +156,7 @@ def _kind_of(path: Path) -> Kind | None:
         raise UsageError(f"{path} is not valid Python: line {error.lineno}: {error.msg}; mend it") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as Python text: {error}") from error
-    except (RecursionError, MemoryError) as error:  # what the parser raises, whatever memory there is
+    except (RecursionError, MemoryError) as error:  # the parser raises both, also where memory is left
         raise UsageError(f"{path} nests expressions or blocks too deeply to be read; divide them") from error
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -142,8 +142,8 @@ def _bounds(limits: Limits) -> dict[str, int]:
 def _tried(name: str) -> Isolation | str:
     """Return a way of isolating that holds here, or why it does not.
 
-    Root first tries to give the program inside the rights of nobody. Root's own rights are the second choice, for
-    example where nobody may not read the interpreter.
+    Root first tries to give the program inside the rights of user 65534. Root's own rights are the second choice, for
+    example where that user may not read the interpreter.
     """
     try:
         found = _FINDERS[name]()
