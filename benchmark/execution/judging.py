@@ -80,8 +80,8 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
                 )
             if verdicts[Verdict.NO_ANSWER]:
                 reporter.say(
-                    f"{verdicts[Verdict.NO_ANSWER]} of {verdicts.total()} responses to harmful and benign probes are "
-                    f"empty or end within a thought; they count neither for nor against a defense"
+                    f"{verdicts[Verdict.NO_ANSWER]} responses to harmful and benign probes are empty or end within a "
+                    f"thought; they count neither for nor against a defense"
                 )
             for note in judge.notes:
                 reporter.say(note)
