@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.moved import import_problem
@@ -43,6 +44,9 @@ class Info(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    longest: ClassVar[Mapping[str, int]] = {"id": 64, "title": 60, "description": 800, "paper": 200}
+    """Most characters of a field; of every other text :data:`LONGEST`."""
+
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Registry key = file name = value in result columns."""
     title: str = Field(min_length=1)
@@ -53,6 +57,53 @@ class Info(BaseModel):
     """Source: authors, year and arXiv id or venue; empty where there is none."""
     traits: tuple[Trait, ...] = ()
     """Declared properties."""
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_shown(cls, value: Any, field: ValidationInfo) -> Any:
+        if type(value) is str:
+            check_shown(value, cls.longest.get(str(field.field_name), LONGEST), name=field.field_name == "title")
+        return value
+
+
+LONGEST = 300
+"""Most characters of a text of the metadata that has no bound of its own."""
+_MARKS = 2
+"""Most accents on one letter."""
+
+
+def check_shown(value: str, longest: int, *, name: bool = False) -> None:
+    """Refuse a text that a page cannot show on one line, or that would fill the page.
+
+    Args:
+        value: The text.
+        longest: Most characters.
+        name: Whether it is a name, which has a letter and single blanks between its words.
+
+    Raises:
+        ValueError: It is too long, or has other characters than letters, digits, punctuation, signs and blanks.
+    """
+    if len(value) > longest:
+        raise ValueError(f"{value[:40]!r}… has {len(value):,} characters; at most {longest} are shown; shorten it")
+    odd = next((c for c in value if not c.isprintable() or unicodedata.category(c) == "So"), "")
+    if odd:
+        raise ValueError(
+            f"{value[:40]!r} holds characters that cannot be shown on one line, such as U+{ord(odd):04X}; use letters, "
+            f"digits, punctuation and single blanks"
+        )
+    accents = 0
+    for character in value:
+        accents = accents + 1 if unicodedata.combining(character) else 0
+        if accents > _MARKS:
+            raise ValueError(f"{value[:40]!r} has more than {_MARKS} accents on one letter; leave them out")
+    if name and (value != " ".join(value.split()) or not any(c.isalpha() for c in value)):
+        raise ValueError(f"{value!r} is no name: use at least one letter, and single blanks between words")
+
+
+def problems_of(error: ValidationError) -> str:
+    """Return the words of a validation error, without pydantic's prefix for our own."""
+    found = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+    return "; ".join(f"{place}: {message}" for place, message in found)
 
 
 InfoT = TypeVar("InfoT", bound=Info)
@@ -246,8 +297,7 @@ class Registry(NameIndex[Entry[InfoT, T]], Generic[InfoT, T]):
             try:
                 info = self._info_type(id=name, **metadata)
             except ValidationError as error:
-                problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-                raise UsageError(f"{self.kind} {name!r} has unusable metadata: {problems}") from error
+                raise UsageError(f"{self.kind} {name!r} has unusable metadata: {problems_of(error)}") from error
             if name in self._entries:
                 taken = self._entries[name].target
                 if (taken.__module__, taken.__qualname__) != (target.__module__, target.__qualname__):

@@ -17,6 +17,7 @@ from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, stand_in
 from benchmark.sandbox.remote import rng_state, rows_of, set_rng_state
+from benchmark.sandbox.session import Allowance
 from benchmark.sandbox.tools import AttackerTools, layout_of
 from benchmark.sandbox.untrusted import examples, random_state, record
 from benchmark.updates import Updates
@@ -27,7 +28,10 @@ _WIDEST = 8
 
 
 def sandboxed_attack(
-    submission: MethodSource, limits: Limits | None = None, isolation: Isolation | None = None
+    submission: MethodSource,
+    limits: Limits | None = None,
+    isolation: Isolation | None = None,
+    allowance: Allowance | None = None,
 ) -> Entry[AttackInfo, Attack]:
     """Return a registry entry for a submitted attack, of which nothing is imported here.
 
@@ -39,14 +43,15 @@ def sandboxed_attack(
         submission: The attack.
         limits: Bounds on each process.
         isolation: How processes are isolated; the best that this machine offers by default.
+        allowance: Time that all its processes have together; without end by default.
 
     Raises:
         SubmissionError: It cannot be loaded, or its metadata are not usable.
         SandboxUnavailableError: This machine offers no isolation.
     """
     limits = limits or Limits()
-    description = describe(submission, AttackInfo, frozenset(_HOOKS), limits, isolation)
-    target = stand_in(SandboxedAttack, submission, description, _HOOKS, limits, isolation)
+    description = describe(submission, AttackInfo, frozenset(_HOOKS), limits, isolation, allowance)
+    target = stand_in(SandboxedAttack, submission, description, _HOOKS, limits, isolation, allowance)
     return Entry(description.info, target, submission.origin, submission.digest)
 
 

@@ -15,6 +15,7 @@ from benchmark.sandbox.description import describe
 from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, stand_in
+from benchmark.sandbox.session import Allowance
 from benchmark.sandbox.tools import ServerTools, layout_of
 from benchmark.sandbox.untrusted import items, text
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
@@ -25,7 +26,10 @@ _WIDEST = 8
 
 
 def sandboxed_defense(
-    submission: MethodSource, limits: Limits | None = None, isolation: Isolation | None = None
+    submission: MethodSource,
+    limits: Limits | None = None,
+    isolation: Isolation | None = None,
+    allowance: Allowance | None = None,
 ) -> Entry[DefenseInfo, Defense]:
     """Return a registry entry for a submitted defense, of which nothing is imported here.
 
@@ -36,19 +40,20 @@ def sandboxed_defense(
         submission: The defense.
         limits: Bounds on each process.
         isolation: How processes are isolated; the best that this machine offers by default.
+        allowance: Time that all its processes have together; without end by default.
 
     Raises:
         SubmissionError: It cannot be loaded, its metadata are not usable, or it declares knowledge ``truth``.
         SandboxUnavailableError: This machine offers no isolation.
     """
     limits = limits or Limits()
-    description = describe(submission, DefenseInfo, frozenset(_HOOKS), limits, isolation)
+    description = describe(submission, DefenseInfo, frozenset(_HOOKS), limits, isolation, allowance)
     if description.info.knowledge is Knowledge.TRUTH:
         raise SubmissionError(
             f"{submission.id!r} wants to know who is malicious (knowledge 'truth'), which only the benchmark's own "
             f"reference rows are told; declare 'none' or 'declared_bound'"
         )
-    target = stand_in(SandboxedDefense, submission, description, _HOOKS, limits, isolation)
+    target = stand_in(SandboxedDefense, submission, description, _HOOKS, limits, isolation, allowance)
     target.uses_updates = description.uses_updates
     target.remembered = {}
     return Entry(description.info, target, submission.origin, submission.digest)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 import keyword
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from benchmark.errors import SubmissionError
 from benchmark.methods.source import MethodSource
-from benchmark.registry import Info
+from benchmark.registry import Info, problems_of
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
-from benchmark.sandbox.session import Session
+from benchmark.sandbox.session import Allowance, Session
 from benchmark.sandbox.untrusted import items, printable, record, text
 
 _MAX_PARAMETERS = 100
@@ -34,12 +35,14 @@ class Description(Generic[InfoT]):
         hooks: Hooks that it overrides.
         parameters: Constructor parameters: name, and whether a call may leave it out.
         uses_updates: The class attribute of a defense.
+        told: The answer of the method's process, which every later process must repeat.
     """
 
     info: InfoT
     hooks: frozenset[str]
     parameters: tuple[tuple[str, bool], ...]
     uses_updates: bool
+    told: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def signature(self) -> inspect.Signature:
@@ -66,6 +69,7 @@ def describe(
     hooks: frozenset[str],
     limits: Limits,
     isolation: Isolation | None,
+    allowance: Allowance | None = None,
 ) -> Description[InfoT]:
     """Return the description of a submission; its process is started once for each version of its source.
 
@@ -75,6 +79,7 @@ def describe(
         hooks: Its kind's hooks.
         limits: Bounds on its process.
         isolation: Isolation of the process.
+        allowance: Time that the process shares with others; without end by default.
 
     Raises:
         SubmissionError: It cannot be loaded, or its description is not usable.
@@ -82,7 +87,7 @@ def describe(
     """
     key = submission, _version(submission)
     if key not in _known:
-        session = Session(submission, limits, isolation)
+        session = Session(submission, limits, isolation, allowance)
         try:
             _known[key] = _checked(session.load(), submission, info_type, hooks)
         except ChannelError as error:
@@ -129,7 +134,7 @@ def _checked(
     info = _info(answer["info"], info_type)
     if info.id != submission.id:
         raise SubmissionError(f"{submission.id!r} calls itself {info.id!r}; the id is the name of the file")
-    return Description(info, overridden, tuple(parameters), answer["uses_updates"])
+    return Description(info, overridden, tuple(parameters), answer["uses_updates"], answer)
 
 
 def _info(metadata: object, info_type: type[InfoT]) -> InfoT:
@@ -143,5 +148,4 @@ def _info(metadata: object, info_type: type[InfoT]) -> InfoT:
         # The metadata come as JSON: lists stand for tuples and texts for enumerations.
         return info_type.model_validate(metadata)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise SubmissionError(f"its metadata are not usable: {printable(problems)}") from None
+        raise SubmissionError(f"its metadata are not usable: {printable(problems_of(error))}") from None

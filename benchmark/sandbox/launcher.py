@@ -92,7 +92,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def seal_devices(nodes: str, command: Sequence[str]) -> NoReturn:
+def seal_devices(nodes: str, command: list[str]) -> NoReturn:
     """Become ``command``, for which every node in the list ``nodes`` is on a read-only mount.
 
     A node on such a mount can be read and written, and its mode, owner and times cannot be changed.

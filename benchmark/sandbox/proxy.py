@@ -16,7 +16,7 @@ from benchmark.sandbox.budget import Budget
 from benchmark.sandbox.description import Description
 from benchmark.sandbox.isolation import Isolation
 from benchmark.sandbox.limits import Limits
-from benchmark.sandbox.session import RefusedError, SandboxUsage, Session
+from benchmark.sandbox.session import Allowance, RefusedError, SandboxUsage, Session
 
 T = TypeVar("T")
 
@@ -42,13 +42,15 @@ class Sandboxed:
     _description: ClassVar[Description[Any]]
     _limits: ClassVar[Limits]
     _isolation: ClassVar[Isolation | None]
+    _allowance: ClassVar[Allowance | None]
     _accepted: ClassVar[set[str]]
 
     def __init__(self, **params: Any) -> None:
         self._description.signature.bind(**params)
         self._params = params
         self.budget = Budget()
-        self._session = Session(self._submission, self._limits, self._isolation)
+        told = self._description.told or None
+        self._session = Session(self._submission, self._limits, self._isolation, self._allowance, told)
         weakref.finalize(self, self._session.close)
         self._identity = json.dumps(params, sort_keys=True, allow_nan=False)
         if params and self._identity not in self._accepted:
@@ -90,6 +92,7 @@ def stand_in(
     implementations: Mapping[str, Callable[..., Any]],
     limits: Limits,
     isolation: Isolation | None,
+    allowance: Allowance | None = None,
 ) -> type[T]:
     """Return a class derived from ``base`` that overrides exactly the hooks that the submission overrides."""
     members: dict[str, Any] = {hook: implementations[hook] for hook in sorted(description.hooks)}
@@ -102,6 +105,7 @@ def stand_in(
         "_description": description,
         "_limits": limits,
         "_isolation": isolation,
+        "_allowance": allowance,
         "_accepted": set(),
     }
     return type(f"Sandboxed_{submission.id}", (base,), members)

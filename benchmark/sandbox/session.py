@@ -7,6 +7,7 @@ error the process is dead and the instance stays unusable.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -68,6 +69,27 @@ class RefusedError(Exception):
     """The method's constructor refuses its parameters."""
 
 
+class Allowance:
+    """Wall time that all processes of a method have together for loading and hooks, for example in one check.
+
+    Args:
+        seconds: The time; without end by default.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self.seconds = seconds
+        self._spent = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return max(0.0, self.seconds - self._spent)
+
+    def spend(self, seconds: float) -> None:
+        """Count time that a process used."""
+        self._spent += seconds
+
+
 class Session:
     """The process of one instance.
 
@@ -75,10 +97,20 @@ class Session:
         submission: The method.
         limits: Bounds on its process.
         isolation: Isolation of the process; by default the best that this machine offers.
+        allowance: Time that the process shares with others; without end by default.
+        expected: Description that the method gave of itself before; any by default.
     """
 
-    def __init__(self, submission: MethodSource, limits: Limits, isolation: Isolation | None) -> None:
+    def __init__(
+        self,
+        submission: MethodSource,
+        limits: Limits,
+        isolation: Isolation | None,
+        allowance: Allowance | None = None,
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
         self._submission, self._limits, self._isolation = submission, limits, isolation
+        self._allowance, self._expected = allowance or Allowance(), expected
         self._process: IsolatedProcess | None = None
         self._channel: _Channel | None = None
         self._dead = ""
@@ -104,15 +136,19 @@ class Session:
         """Start the process and return the method's description of itself, unchecked.
 
         Raises:
-            SubmissionError: It cannot be loaded.
+            SubmissionError: It cannot be loaded, or describes itself in another way than before.
             SandboxUnavailableError: This machine offers no isolation.
         """
+        if not self._allowance.left:
+            self._fail("loading", self._too_long())
         began = time.monotonic()
         self._start()
         value, _ = self._exchange("loading", None, {}, None)
         self._start_seconds = time.monotonic() - began
         if not isinstance(value, dict):
             self._fail("loading", "gave no description")
+        if self._expected is not None and (difference := _difference(self._expected, value)):
+            self._fail("loading", difference)
         return value
 
     def call(
@@ -218,17 +254,25 @@ class Session:
     ) -> tuple[Any, dict[str, Tensor]]:
         """Send a request and return its answer; meanwhile, answer the method's requests for tools."""
         assert self._channel is not None
-        clock = _Clock(self._limits.load_seconds if request is None else self._limits.call_seconds)
+        bound = self._limits.load_seconds if request is None else self._limits.call_seconds
+        clock = _Clock(min(bound, self._allowance.left))
         try:
             return self._converse(self._channel, clock, hook, request, tensors, tools)
         except TimedOutError:
-            self._fail(hook, clock.reason())
+            self._fail(hook, self._too_long() if self._allowance.left < bound else clock.reason())
         except EndedError as error:
             self._fail(hook, self._last_words(str(error)))
         except ChannelError as error:
             self._fail(hook, f"broke the channel: {error}")
         finally:
             self._call_seconds += clock.own_seconds
+            self._allowance.spend(clock.own_seconds)
+
+    def _too_long(self) -> str:
+        return (
+            f"took longer than {self._allowance.seconds:g} s in all, with the loading and the hooks of every instance "
+            f"so far; let its hooks wait for nothing"
+        )
 
     def _converse(
         self,
@@ -310,6 +354,27 @@ class Session:
         self.close()
         self._dead = message
         raise SubmissionError(message) from None
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return how two descriptions of one method differ; empty if they do not."""
+
+    def flat(value: Mapping[str, Any]) -> dict[str, Any]:
+        info = value.get("info")
+        parts = {**value, **(info if isinstance(info, dict) else {}), "info": isinstance(info, dict)}
+        # A set has another order in each process.
+        return {name: sorted(part, key=repr) if isinstance(part, list) else part for name, part in parts.items()}
+
+    first, second = flat(before), flat(now)
+    differing = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    if not differing:
+        return ""
+    name = sorted(map(str, differing))[0]
+    shown = [printable(repr(each.get(name)), 80) for each in (first, second)]
+    return (
+        f"describes itself in another way than before: {printable(name, 40)} was {shown[0]} and is {shown[1]}; "
+        f"metadata, hooks and parameters must be the same at every import"
+    )
 
 
 class _Channel:

@@ -15,8 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from benchmark.errors import UsageError, unknown_name
 from benchmark.methods.kinds import ATTACK, DEFENSE, Kind
 from benchmark.methods.source import ID_PATTERN
+from benchmark.methods.wording import claim_in, holder_of_title
+from benchmark.registry import Info
 from defenses.base import Stage
 
+LONGEST_ID = Info.longest["title"]
+"""Most characters of a new id: its words are the first title."""
 STAGES = tuple(stage.value for stage in Stage)
 """The moments at which a defense may act, in their order."""
 
@@ -89,6 +93,7 @@ def _write(kind: Kind, name: str, folder: Path, values: Mapping[str, object]) ->
     files = Scaffold(folder / f"{name}.py", tests / f"test_{name}.py", in_project)
     words = name.replace("_", " ").strip()
     title = " ".join(words.split()).capitalize()
+    _check_title(kind, name, title)
     class_name = "".join(part.capitalize() for part in name.split("_"))
     values = {**values, "id": name, "title": title, "name": class_name, "in_project": in_project}
     _create(
@@ -98,6 +103,17 @@ def _write(kind: Kind, name: str, folder: Path, values: Mapping[str, object]) ->
         }
     )
     return files
+
+
+def _check_title(kind: Kind, name: str, title: str) -> None:
+    """Raise a :class:`UsageError` if a check would refuse the words of an id or the title that it gives."""
+    if len(name) > LONGEST_ID:
+        raise UsageError(f"{name[:40]!r}… has {len(name)} characters; an id has at most {LONGEST_ID}; shorten it")
+    info = Info(id=name, title=title, description="What every new file begins with.")
+    if claim := claim_in(info):
+        raise UsageError(f"{claim}, which only the benchmark gives to a method; choose an id without it")
+    if holder := holder_of_title(title, kind.name, name):
+        raise UsageError(f"{name!r} gives the title {title!r}, which is that of {holder}; try 'my_{name}'")
 
 
 def _check_id(kind: Kind, name: str) -> None:

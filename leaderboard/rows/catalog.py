@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmark.records.schemas import KIND_ATTACK, KIND_DEFENSE
 from leaderboard.rows.rows import Rows
 
 
@@ -32,8 +33,13 @@ class Catalog:
                     f"shown: {', '.join(several)}."
                 )
 
+        self._alike = _alike(self._entries)
+
     def get(self, kind: str, id_: str, version: str = "") -> Mapping[str, Any]:
-        """Return the catalog row, if possible one of ``version``, or one that shows the bare id."""
+        """Return the catalog row, if possible one of ``version``, or one that shows the bare id.
+
+        Where two methods have one title, each title has the id behind it.
+        """
         empty = dict.fromkeys(("description", "paper", "stages", "knowledge", "resources", "settings"), "")
         fallback = {
             **empty,
@@ -45,7 +51,8 @@ class Catalog:
             "source_digest": "",
         }
         entries = self._entries.get((kind, id_), [fallback])
-        return next((row for row in entries if _version(row) == version), entries[0])
+        row = next((row for row in entries if _version(row) == version), entries[0])
+        return {**row, "title": f"{row['title']} ({id_})"} if (kind, id_) in self._alike else row
 
     def position(self, kind: str, id_: str) -> tuple[int, str]:
         """Return a sort key: the suite's order, then the id."""
@@ -59,6 +66,16 @@ def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return loaded if isinstance(loaded, dict) else {}
+
+
+def _alike(entries: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> frozenset[tuple[str, str]]:
+    """Return kind and id of the methods that share a title with another, case and blanks aside."""
+    titles: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for (kind, id_), rows in entries.items():
+        if kind in (KIND_ATTACK, KIND_DEFENSE):
+            for row in rows:
+                titles[kind, "".join(row["title"].split()).casefold()].add((kind, id_))
+    return frozenset(method for methods in titles.values() if len(methods) > 1 for method in methods)
 
 
 def _version(row: Mapping[str, Any]) -> str:

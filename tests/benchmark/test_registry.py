@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -232,3 +233,25 @@ def test_two_outside_packages_may_not_share_a_name(tmp_path: Path) -> None:
     message = str(ask(tmp_path))
     assert "defense 'their_rule' of" in message
     assert "has the name of one that is" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("title", "A" * 4900, "has 4,900 characters; at most 60 are shown; shorten it"),
+        ("description", "long " * 200, "has 1,000 characters; at most 800 are shown"),
+        ("paper", "P" * 201, "at most 200 are shown"),
+        ("id", "a" * 65, "at most 64 are shown"),
+        ("title", "up\u202edown", "such as U+202E"),
+        ("title", "two\nlines", "such as U+000A"),
+        ("title", "\u2605 Krum", "such as U+2605"),
+        ("description", "a description with zero\u200bwidth", "such as U+200B"),
+        ("title", "a\u0301\u0302\u0303", "more than 2 accents"),
+        ("title", "  Krum", "is no name"),
+        ("title", "\u2014", "is no name"),
+    ],
+)
+def test_metadata_that_a_page_cannot_show_are_refused(field: str, value: str, words: str) -> None:
+    fields = {"id": "tried", "title": "Tried", "description": "A method that exists to be read."}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Info(**{**fields, field: value})

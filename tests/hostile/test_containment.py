@@ -22,12 +22,15 @@ QUICK = ("behaves", "exits")
 ELSEWHERE = {
     "counts_prompts",
     "leaves_files",
+    "metadata_borrows_title",
+    "metadata_claims",
     "metadata_script",
     "opens_sockets",
     "reads_files",
     "reads_parent",
     "remembers_prompts",
     "swallows_errors",
+    "waits_in_every_hook",
     "writes_outside",
 }
 """Played by the other modules here."""

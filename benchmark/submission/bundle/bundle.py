@@ -26,6 +26,7 @@ from benchmark.methods.kinds import KINDS
 from benchmark.methods.source import ID_PATTERN, MethodSource
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import SCHEMA_VERSION, TABLES
+from benchmark.registry import check_shown
 from benchmark.submission.bundle.archive import ArchiveError, read_archive, write_archive
 from benchmark.submission.bundle.claim import LONGEST_NOTICE, MOST_NOTICES
 
@@ -36,6 +37,8 @@ MAX_ROWS = {"cells": 20_000, "catalog": 2_000, "probes": 100_000}
 MAX_ROWS_OF_OTHERS = 10_000_000
 MAX_TABLE_BYTES = 1024**3
 """Bytes of one table in memory."""
+LONGEST_AUTHOR, LONGEST_LICENCE = 500, 200
+"""Most characters of the author's name and of the licence."""
 MAX_MANIFEST_BYTES = 1024**2
 MAX_SOURCE_BYTES = 512 * 1024
 """Bytes of one source file. Reading a program takes a thousand times its size in memory."""
@@ -55,6 +58,11 @@ _ORDER = {
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _one_line(value: str) -> str:
+    check_shown(value, LONGEST_AUTHOR)
+    return value
 
 
 def _kind(name: str) -> str:
@@ -91,9 +99,9 @@ class Manifest(_Model):
     """Digest of the normalised source; part of the keys of all rows."""
     info: dict[str, Any]
     """Metadata of the method as it registered itself."""
-    author: str = Field(default="", max_length=500)
+    author: Annotated[str, AfterValidator(_one_line)] = Field(default="", max_length=LONGEST_AUTHOR)
     """Name of the author; may be empty."""
-    licence: str = Field(default="", max_length=200)
+    licence: Annotated[str, AfterValidator(_one_line)] = Field(default="", max_length=LONGEST_LICENCE)
     """Licence of the source; may be empty."""
     # An id and never a path, so that a bundle cannot name a file of the verifier.
     suite: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)

@@ -7,10 +7,12 @@ from pathlib import Path
 from benchmark import PROTOCOL_VERSION, __version__
 from benchmark.errors import UsageError
 from benchmark.methods.source import BUILT_IN, MethodSource
+from benchmark.methods.wording import claim_in, holder_of_title
 from benchmark.records.schemas import SCHEMA_VERSION
 from benchmark.records.store import Store
+from benchmark.registry import Info, check_shown
 from benchmark.sandbox.adopt import adopt
-from benchmark.submission.bundle.bundle import Bundle, pack, write_bundle
+from benchmark.submission.bundle.bundle import LONGEST_AUTHOR, LONGEST_LICENCE, Bundle, pack, write_bundle
 from benchmark.submission.bundle.claim import collect, environments
 from benchmark.submission.contract.report import read_report
 from benchmark.suites.suite import Suite
@@ -47,10 +49,16 @@ def submit(
             f"{submission.kind} {submission.id!r} is built in, and its rows are the project's own; submit a method of "
             f"yours"
         )
+    for name, value, longest in (("author", author, LONGEST_AUTHOR), ("licence", licence, LONGEST_LICENCE)):
+        try:
+            check_shown(value, longest)
+        except ValueError as error:
+            raise UsageError(f"--{name}: {error}") from error
     check = _checked(check_report, submission) if check_report else None
     adopt([submission], isolated=False)
     claim = collect(submission, suite, store)
     info = submission.kind.registry.get(submission.id).info
+    _check_words(info, submission)
     cells = claim.tables["cells"]
     manifest = {
         "kind": submission.kind.name,
@@ -76,6 +84,16 @@ def submit(
     bundle = pack(manifest, submission, claim.tables, check)
     write_bundle(bundle, out)
     return bundle
+
+
+def _check_words(info: Info, submission: MethodSource) -> None:
+    """Raise a :class:`UsageError` for words of the metadata that no verifier accepts."""
+    if claim := claim_in(info):
+        raise UsageError(
+            f"{claim}, which only the benchmark gives to a method; say what the method does, in other words"
+        )
+    if holder := holder_of_title(info.title, submission.kind.name, submission.id):
+        raise UsageError(f"the title {info.title!r} is that of {holder}; give the method a title of its own")
 
 
 def _checked(path: Path, submission: MethodSource) -> bytes:

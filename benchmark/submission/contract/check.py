@@ -25,6 +25,7 @@ from benchmark.registry import Entry
 from benchmark.sandbox.adopt import STAND_INS, adopt
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.limits import Limits
+from benchmark.sandbox.session import Allowance
 from benchmark.submission.contract.base import CONTRACTS
 from benchmark.submission.contract.examination import Examination, Subject, perform, reason_of, threads
 from benchmark.submission.contract.report import CheckReport, Finding, Isolation, Part, SmokeScore, Verdict, passed
@@ -41,6 +42,8 @@ NO_ISOLATION = (
 _SMALL_CALL = Limits(call_seconds=30.0)
 """For rounds of a few thousand numbers."""
 _LARGE_CALL = Limits(call_seconds=PATIENCE)
+CHECK_SECONDS = 900.0
+"""Time for loading and for all hooks of a method before its smoke run; an honest method needs a tenth of it."""
 _FIRST = "imports, metadata or constructor fail; the text says where"
 
 
@@ -54,6 +57,7 @@ class Options:
         workers: Training processes of the smoke run; 0 for one per processor, or as many as memory holds.
         scales: Sizes at which time and memory are measured, by kind of method; the contract's own by default.
         suite: Suite of the smoke run; the micro suite by default.
+        seconds: Time for loading and all hooks of the checks before the smoke run.
     """
 
     sandbox: bool = True
@@ -61,6 +65,7 @@ class Options:
     workers: int = 0
     scales: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     suite: Suite | None = None
+    seconds: float = CHECK_SECONDS
 
 
 def check_submission(
@@ -109,6 +114,7 @@ class _Checking:
     def __init__(self, submission: MethodSource, options: Options, reporter: Reporter) -> None:
         self._submission, self._options, self._reporter = submission, options, reporter
         self._isolation = find_isolation(options.isolation) if options.sandbox else None
+        self._allowance = Allowance(options.seconds)
         self._title = ""
         self._examination = Examination()
         self._smoke: list[SmokeScore] = []
@@ -153,7 +159,7 @@ class _Checking:
         kept = True
         # One thread where the numbers are few, as in a run; more would only wait for each other.
         with threads(1), self._reporter.step("checks", len(self._examination.checks)) as step:
-            for finding in perform(self._examination.checks, subject, step.advance):
+            for finding in perform(self._examination.checks, subject, step.advance, self._options.seconds):
                 kept &= finding.verdict is not Verdict.FAILED
                 yield finding
         if score is not None and not kept:
@@ -168,7 +174,7 @@ class _Checking:
         if self._isolation is None:
             adopt((self._submission,), isolated=False)
             return self._submission.kind.registry.get(self._submission.id)
-        return STAND_INS[self._submission.kind.name](self._submission, limits, self._isolation)
+        return STAND_INS[self._submission.kind.name](self._submission, limits, self._isolation, self._allowance)
 
     def _smoke_findings(self, score: Scorer) -> list[Finding]:
         options = self._options

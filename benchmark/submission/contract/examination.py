@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +16,7 @@ import torch
 from benchmark.execution.outcome import reason_of as cell_reason
 from benchmark.execution.run import usable_cores
 from benchmark.registry import Entry, Trait
-from benchmark.sandbox.proxy import created
+from benchmark.sandbox.proxy import Sandboxed, created
 from benchmark.submission.contract.report import Finding, Part, ShapeCost, Verdict
 
 InfoT = TypeVar("InfoT")
@@ -126,18 +128,32 @@ def all_threads() -> AbstractContextManager[None]:
     return threads(usable_cores())
 
 
-def perform(checks: Sequence[Check], subject: Subject[Any, Any], on_done: Callable[[], None]) -> Iterator[Finding]:
+def perform(
+    checks: Sequence[Check], subject: Subject[Any, Any], on_done: Callable[[], None], seconds: float = math.inf
+) -> Iterator[Finding]:
     """Yield the finding of each check; a check that needs a failed check is not run.
 
     Args:
         checks: In order.
         subject: The method, for the places of errors.
         on_done: Called after each.
+        seconds: Bound on the time of all checks of a method whose code runs in this process. A sandbox bounds the time
+            of each hook as well.
     """
     unmet: set[str] = set()
+    began = time.perf_counter()
+    bounded = not issubclass(subject.entry.target, Sandboxed)
+    late = False
     for check in checks:
         missing = [name for name in check.needs if name in unmet]
-        if missing:
+        passed_by = time.perf_counter() - began
+        if late:
+            outcome = Outcome(Verdict.NOT_RUN, "left out because the checks before took too long")
+        elif bounded and passed_by > seconds:
+            late = True
+            found = f"the checks before it took {passed_by:.0f} s; at most {seconds:g} s are allowed for all"
+            outcome = fails(found, "let the hooks wait for nothing, and compute less in them")
+        elif missing:
             outcome = Outcome(Verdict.NOT_RUN, f"left out because {' and '.join(missing)} did not pass")
         else:
             outcome = _guarded(check, subject)

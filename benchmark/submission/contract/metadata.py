@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attacks.base import Attack, AttackInfo
 from benchmark.errors import UsageError
+from benchmark.methods.kinds import ATTACK, DEFENSE, Kind
+from benchmark.methods.wording import claim_in, holder_of_title
 from benchmark.registry import Info, Trait
+from benchmark.sandbox.proxy import Sandboxed
 from benchmark.submission.contract.examination import Check, Examination, Outcome, Subject, fails, passes, warns
 from benchmark.submission.contract.report import Part
 from defenses.base import Defense, DefenseInfo, Knowledge, Stage, defenses
@@ -33,6 +37,7 @@ def defense_metadata_checks(subject: Subject[DefenseInfo, Defense]) -> list[Chec
             lambda: _ranking(info),
         ),
         _texts(info),
+        *_own_words(info, DEFENSE, subject),
     ]
 
 
@@ -47,6 +52,7 @@ def attack_metadata_checks(subject: Subject[AttackInfo, Attack]) -> list[Check]:
             lambda: _hooks(subject),
         ),
         _texts(subject.entry.info),
+        *_own_words(subject.entry.info, ATTACK, subject),
     ]
 
 
@@ -104,6 +110,58 @@ def _loads(info: Info) -> Check:
 
 def _texts(info: Info) -> Check:
     return Check(Part.METADATA, "texts", "title and description are the method's own", lambda: _own_texts(info))
+
+
+def _own_words(info: Info, kind: Kind, subject: Subject[Any, Any]) -> list[Check]:
+    return [
+        Check(
+            Part.METADATA,
+            "claims",
+            "the metadata leave ranks and verification to the benchmark",
+            lambda: _claims(info),
+        ),
+        Check(
+            Part.METADATA,
+            "title",
+            "no built-in or installed method has the title",
+            lambda: _free_title(info, kind),
+        ),
+        Check(
+            Part.METADATA,
+            "same_metadata",
+            "every import gives the same metadata, hooks and parameters",
+            lambda: _same(subject),
+            "let nothing in @register(...) and in the class depend on time, chance or process",
+        ),
+    ]
+
+
+def _claims(info: Info) -> Outcome:
+    if claim := claim_in(info):
+        return fails(
+            f"{claim}, which only the benchmark gives to a method",
+            "say what the method does, in other words; the page shows its rank and its rung",
+        )
+    return passes()
+
+
+def _free_title(info: Info, kind: Kind) -> Outcome:
+    if holder := holder_of_title(info.title, kind.name, info.id):
+        return fails(
+            f"the title {info.title!r} is that of {holder}; case, blanks, punctuation and look-alike letters make no "
+            f"difference",
+            "give the method a title of its own, for example with its author or with what is new in it",
+        )
+    return passes()
+
+
+def _same(subject: Subject[Any, Any]) -> Outcome:
+    if not issubclass(subject.entry.target, Sandboxed):
+        return passes("not compared, because the code is imported once in this process")
+    if not subject.entry.target.hooks:  # else each further check starts a process, which compares
+        with subject.fresh() as instance:
+            instance.start()
+    return passes()
 
 
 def _own_texts(info: Info) -> Outcome:

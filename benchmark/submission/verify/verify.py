@@ -283,6 +283,12 @@ class _Verification:
                 f"it; import it where it is used, or leave it out"
             )
         adopt([submission], isolated=True, isolation=self.options.isolation)
+        info = submission.kind.registry.get(submission.id).info.model_dump(mode="json")
+        if differing := sorted(name for name in info if info[name] != bundle.manifest.info.get(name)):
+            raise FedSafetyError(
+                f"its source registers another {differing[0]} than the manifest names: {info[differing[0]]!r} and "
+                f"{bundle.manifest.info.get(differing[0])!r}; metadata must be the same at every import"
+            )
         return submission
 
     def _check_contract(self, submission: MethodSource) -> str:

@@ -24,7 +24,7 @@ from benchmark.methods.source import MethodSource
 from benchmark.sandbox import session as session_module
 from benchmark.sandbox.channel import Arena, EndedError, Pipe
 from benchmark.sandbox.limits import Limits
-from benchmark.sandbox.session import RefusedError, Session
+from benchmark.sandbox.session import Allowance, RefusedError, Session
 
 SUBMISSION = MethodSource(DEFENSE, "fake", "defenses.fake", (("defenses.fake", Path(__file__)),), "file fake.py")
 QUICK = Limits(call_seconds=0.3, load_seconds=0.3, message_bytes=100_000)
@@ -113,18 +113,18 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 def opened(patch: pytest.MonkeyPatch) -> Callable[..., Session]:
     """Open a session whose other side is played by a function: ``opened(play, limits)``."""
 
-    def make(play: Play, limits: Limits = QUICK) -> Session:
-        def start(isolation: Any, module: str, args: list[str], **rest: Any) -> FakeProcess:
+    def make(play: Play, limits: Limits = QUICK, **rest: Any) -> Session:
+        def start(isolation: Any, module: str, args: list[str], **settings: Any) -> FakeProcess:
             assert module == "benchmark.sandbox.child"
             told = json.loads(args[0])
-            assert set(rest["pass_fds"]) == {told[name] for name in ("read", "write", "requests", "replies")}
+            assert set(settings["pass_fds"]) == {told[name] for name in ("read", "write", "requests", "replies")}
             fds = {name: os.dup(told[name]) for name in ("read", "write", "requests", "replies")}
             process = FakeProcess(play, fds)
             threading.Thread(target=process.run, daemon=True).start()
             return process
 
         patch.setattr(session_module, "start", start)
-        return Session(SUBMISSION, limits, isolation="fake")  # type: ignore[arg-type]
+        return Session(SUBMISSION, limits, "fake", **rest)  # type: ignore[arg-type]
 
     return make
 
@@ -140,6 +140,33 @@ def answering(**message: Any) -> Play:
         inside.say(**{"serial": request["serial"], **message})
 
     return play
+
+
+def describing(**description: Any) -> Play:
+    return lambda inside: inside.say(serial=0, value=description)
+
+
+def test_a_description_is_the_same_in_every_process(opened: Any) -> None:
+    before = {"info": {"title": "One", "stages": ["serve", "aggregate"]}, "hooks": ["aggregate"], "parameters": []}
+    again = {**before, "info": {"title": "One", "stages": ["aggregate", "serve"]}}  # a set has no order
+    assert opened(describing(**again), expected=before).load() == again
+    for now, said in (
+        ({**before, "info": {**before["info"], "title": "Two"}}, "title was 'One' and is 'Two'"),
+        ({**before, "hooks": []}, r"hooks was \['aggregate'\] and is \[\]"),
+        ({**before, "info": 7}, "info was True and is False"),
+    ):
+        with pytest.raises(SubmissionError, match=rf"describes itself in another way than before: {said}; metadata"):
+            opened(describing(**now), expected=before).load()
+
+
+def test_all_processes_of_a_method_share_one_allowance(opened: Any) -> None:
+    allowance = Allowance(0.05)
+    said = r"loading 'fake' took longer than 0\.05 s in all, with the loading and the hooks of every instance so far"
+    with pytest.raises(SubmissionError, match=said):
+        opened(lambda inside: None, PATIENT, allowance=allowance).load()
+    assert allowance.left == 0
+    with pytest.raises(SubmissionError, match=said):  # without a process
+        opened(loaded, PATIENT, allowance=allowance).load()
 
 
 def asked(opened: Any, play: Play, **rest: Any) -> tuple[Any, dict[str, Tensor]]:

@@ -119,6 +119,9 @@ def test_in_the_project_the_test_goes_where_tests_are(tmp_path: Path, kind: str)
         ("krum", "defense 'krum' is taken: it is built-in; try 'my_krum'"),
         ("base", "a module of the project, defenses/base.py"),
         ("torch", "would hide"),
+        ("verified_rule", "id 'verified_rule' has the word 'verified'.*choose an id without it"),
+        ("fed_avg", "gives the title 'Fed avg', which is that of defense 'fedavg' .'FedAvg'.; try 'my_fed_avg'"),
+        ("a" * 61, "has 61 characters; an id has at most 60; shorten it"),
         ("statistics", "would hide"),
     ],
 )

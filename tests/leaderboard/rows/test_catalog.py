@@ -57,3 +57,16 @@ def test_a_local_row_of_the_shown_version_comes_before_a_published_one_of_anothe
     write_tables(tmp_path / "runs", tables)
     (board,) = boards(load_rows([tmp_path / "results"], local=[tmp_path / "runs"]))
     assert board.info["description"] == "The present suite."
+
+
+def test_methods_that_share_a_title_are_shown_with_their_ids(tmp_path: Path) -> None:
+    tables = exact_rows([*cells("fedavg", [0.2], [1.0]), *cells("mine", [0.3], [1.0]), *cells("krum", [0.4], [1.0])])
+    titles = {"fedavg": "FedAvg", "mine": "fed avg", "krum": "Krum"}
+    rows = [catalog_row("defense", id_, title=title) for id_, title in titles.items()]
+    tables["catalog"] = table_of("catalog", [*rows, catalog_row("scenario", "clean", title="Krum")])
+    (board,) = boards(load_rows([write_tables(tmp_path, tables)]))
+    assert {entry.id: entry.info["title"] for entry in board.entries} == {
+        "fedavg": "FedAvg (fedavg)",
+        "mine": "fed avg (mine)",
+        "krum": "Krum",
+    }

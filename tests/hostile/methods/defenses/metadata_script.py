@@ -6,7 +6,7 @@ SCRIPT = "<script>document.title='taken over'</script><img src=x onerror=\"docum
 
 
 @register(
-    title=f"Script {SCRIPT}",
+    title=SCRIPT[: SCRIPT.index("<img")],
     description=f"Looks like text and is more than that. {SCRIPT} [bold red]red[/] {{{{ 7 * 7 }}}}",
     paper=f"Nobody 2020 {SCRIPT}",
     resources=f"none {SCRIPT}",

@@ -1,0 +1,120 @@
+"""Words of a submission about itself: no claims of rank or verification, and no title of another method.
+
+The benchmark alone gives ranks and rungs. On the page, a title that contains one would pass for the benchmark's word.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from benchmark.errors import FedSafetyError
+from benchmark.methods.kinds import KINDS
+from benchmark.registry import Info
+
+_LOOK_ALIKES = str.maketrans(
+    "\u0430\u0432\u0435\u0437\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455\u04cf"
+    "\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7\u0131\u0261",
+    "abeekmhopctyxijslabenikvoptuxig",
+)
+"""Cyrillic, Greek and other letters that look like Latin ones."""
+_DIGITS = str.maketrans("013457|@$", "oieastlas")
+"""Digits and signs that stand for letters, as in ``ver1fied``."""
+
+_MATHEMATICS = (
+    r"(?:matri|vector|tensor|update|approximat|factor|adapter|projection|component|correction|perturbation|"
+    r"decomposition|subspace|lora|term|modif)"
+)
+"""Beginnings of words after *rank 1* that make it the rank of a matrix."""
+_PRAISED = r"(?:defen[cs]es?|attacks?|methods?|aggregators?|submissions?|benchmark|board)"
+_BETWEEN = (
+    r"(?:(?:of|all|known|published|existing|available|overall|robust|safe|ranked|the|this|in|on|every|any)[\s-]+)"
+)
+_RANK = r"(?<!of )(?<!low )(?<!low-)\brank(?:s|ed|ing)?"
+_PLACE = r"(?:\d+(?:st|nd|rd)?|i|one|two|three|first|second|third|top|best)"
+_CLAIMS = (
+    (r"\b(?:un|re|pre)?verif(?:ied|iably)\b", "verified"),
+    (r"\b(?:un|re)?reproduc(?:ed|ible|ibly)\b", "reproduced"),
+    (r"\b(?:leader\s?boards?|scoreboards?)\b", "leaderboard"),
+    (r"\b(?:certified|endorsed|approved|audited|accredited) by\b", "certified by"),
+    (r"\b(?:official|officially)\b", "official"),
+    (r"\bstate[\s-]of[\s-]the[\s-]art\b|\bsota\b", "state of the art"),
+    (r"\b(?:unbeaten|unbeatable|unrivalled|winner|winning|champion)\b", "winner"),
+    (
+        rf"{_RANK}[\s:#.-]*(?:no\.?|nr\.?|number)?[\s#.-]*{_PLACE}\b(?!-?th\b)(?![\s-]+{_MATHEMATICS})",
+        "rank",
+    ),
+    (r"\b(?:top|first|second|third|best|highest|1st|2nd|3rd)[\s-]+(?:rank(?:ed|ing|s)?|place|position)\b", "rank"),
+    (r"(?:#|\bno\.?|\bnr\.?|\bnumber)[\s-]*(?:1|one)\b", "number one"),
+    (rf"\b(?:best|top|leading|strongest|safest)[\s-]+{_BETWEEN}{{0,3}}{_PRAISED}\b", "best"),
+)
+_TITLE_CLAIMS = (
+    (r"(?<!low )(?<!low-)\brank(?:ed|s|ing)\b", "ranked"),
+    (r"\b(?:claimed|checked|sampled|best|top|safest|strongest)\b", "best"),
+)
+"""Words that have another meaning in a description, for example sampled clients or ranked distances."""
+
+
+_PASSING = ("file ", "bundle ")
+"""Beginnings of the origins of methods that are neither built in nor installed."""
+
+
+def claim_in(info: Info) -> str:
+    """Return what a method's metadata claim that only the benchmark may say, for example ``title: 'Verified Krum'``.
+
+    Returns:
+        Field, value and word; empty if there is no claim.
+    """
+    for name, value in (("id", info.id), *_texts(info)):
+        patterns = (*_CLAIMS, *_TITLE_CLAIMS) if name in ("id", "title") else _CLAIMS
+        plain = _plain(value)
+        # Letters apart and digits for letters are read as the word that they show.
+        joined = re.sub(r"\b(\w)[\s._*-]+(?=\w\b)", r"\1", plain)
+        forms = (plain, joined, plain.translate(_DIGITS), joined.translate(_DIGITS))
+        for pattern, word in patterns:
+            if any(re.search(pattern, form) for form in forms):
+                shown = getattr(info, name)
+                return f"{name} {shown[:80] + '…' if len(shown) > 80 else shown!r} has the word {word!r}"
+    return ""
+
+
+def holder_of_title(title: str, kind: str, method: str) -> str:
+    """Return the built-in or installed method, as ``defense 'krum' ('Krum')``, whose title another method's looks like.
+
+    Args:
+        title: The title; case, blanks, punctuation and letters that look alike make no difference.
+        kind: Kind of the method that has it.
+        method: Id of the method that has it.
+
+    Returns:
+        Empty if the title is free.
+    """
+    wanted = title_key(title)
+    for each in KINDS.values():
+        for name in each.registry.names():
+            origin = each.registry.holder(name)[1]
+            if (each.name, name) == (kind, method) or origin.startswith(_PASSING):
+                continue
+            try:
+                other = each.registry.get(name).info.title
+            except FedSafetyError:  # an installed method that cannot be imported
+                continue
+            if title_key(other) == wanted:
+                return f"{each.name} {name!r} ({other!r})"
+    return ""
+
+
+def title_key(title: str) -> str:
+    """Return what two titles that look alike have in common."""
+    letters = _plain(title).translate(_DIGITS).replace("i", "l")
+    return "".join(character for character in letters if character.isalnum())
+
+
+def _texts(info: Info) -> list[tuple[str, str]]:
+    values = ((name, getattr(info, name)) for name in type(info).model_fields)
+    return [(name, value) for name, value in values if type(value) is str and name not in ("id", "variant_of")]
+
+
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ").translate(_LOOK_ALIKES)
+    return "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))

@@ -1,0 +1,83 @@
+"""Claims in metadata, and titles that look alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from attacks.base import attacks
+from benchmark.methods.wording import claim_in, holder_of_title
+from defenses.base import DefenseInfo, Knowledge, Stage, defenses
+
+
+def info(title: str = "Some rule", description: str = "A rule that is described in words.", **more: str) -> DefenseInfo:
+    fields = {"id": "tried", "paper": "", **more}
+    stages = (Stage.AGGREGATE,)
+    return DefenseInfo(title=title, description=description, stages=stages, knowledge=Knowledge.NONE, **fields)
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Verified Krum",
+        "V e r i f i e d Krum",
+        "Ver1fied Krum",
+        "V\u0435rified",
+        "\uff36\uff25\uff32\uff29\uff26\uff29\uff25\uff24",
+        "V\u00e9rified",
+        "Krum (reproduced)",
+        "Rank 1",
+        "R4nk one defense",
+        "Ranked first",
+        "Krum, No. 1",
+        "1st place",
+        "Best defense",
+        "Krum, sampled",
+    ],
+)
+def test_a_title_that_claims_a_rank_or_a_rung_is_named(title: str) -> None:
+    assert claim_in(info(title)).startswith(f"title {title!r} has the word ")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "This method is verified by the benchmark.",
+        "Ranks 1st among all the rules here.",
+        "The best of all defenses in this benchmark.",
+        "Leads the leaderboard since it exists.",
+    ],
+)
+def test_a_description_that_claims_a_rank_or_a_rung_is_named(description: str) -> None:
+    assert claim_in(info(description=description)).startswith("description ")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Keeps a rank-1 update of each matrix and drops the rest.",
+        "Clients are sampled, and their distances are ranked by size.",
+        "Low-rank projection of LoRA factors of rank 8.",
+        "Picks the update with the best score among all clients.",
+        "Plays the best response to attacks; checks each client first.",
+    ],
+)
+def test_the_same_words_in_mathematics_are_no_claim(description: str) -> None:
+    assert claim_in(info("Low-rank projection", description)) == ""
+
+
+def test_ids_and_sources_claim_nothing_either() -> None:
+    assert claim_in(info(id="verified_krum")).startswith("id 'verified_krum'")
+    assert claim_in(info(paper="Nobody 2020, reproduced here")).startswith("paper ")
+
+
+def test_built_in_methods_claim_nothing_and_have_titles_of_their_own() -> None:
+    for registry in (defenses, attacks):
+        for entry in registry.entries():
+            assert claim_in(entry.info) == ""
+            assert holder_of_title(entry.info.title, registry.kind, entry.info.id) == ""
+
+
+@pytest.mark.parametrize("title", ["Krum", "KRUM", "K r u m", "Krum.", "\u041arum", "Kr\u00fcm"])
+def test_a_title_that_looks_like_a_built_in_one_is_taken(title: str) -> None:
+    assert holder_of_title(title, "defense", "tried") == "defense 'krum' ('Krum')"
+    assert holder_of_title("Krum of clusters", "defense", "tried") == ""
