@@ -11,7 +11,7 @@ from benchmark.execution.plan import Plan, make_plan
 from benchmark.execution.run import Run, default_workers
 from benchmark.execution.stages import run_plan
 from benchmark.generation.select import choose_engine
-from benchmark.methods.source import MethodSource
+from benchmark.methods.source import BUILT_IN, MethodSource
 from benchmark.progress import Reporter
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE
 from benchmark.records.store import Store
@@ -162,7 +162,7 @@ def _effect(submission: MethodSource, scores: Sequence[SmokeScore]) -> Finding:
         baseline = submission.kind.beside(base)
         verdict, found = Verdict.PASSED, f"safety {_percent(mine)} against {_percent(base)} {baseline}"
         if submission.kind.gated:
-            verdict, found, remedy = _gated(mine, twin, found)
+            verdict, found, remedy = _gated(mine, twin, found, built_in=submission.origin == BUILT_IN)
     elif mine is not None:
         verdict, found = Verdict.PASSED, f"safety {_percent(mine)}"
     return Finding(
@@ -175,10 +175,13 @@ def _effect(submission: MethodSource, scores: Sequence[SmokeScore]) -> Finding:
     )
 
 
-def _gated(mine: SmokeScore, twin: SmokeScore, found: str) -> tuple[Verdict, str, str]:
-    """Return the finding about a defense: a failure without any utility, a warning where the page would not rank it."""
+def _gated(mine: SmokeScore, twin: SmokeScore, found: str, *, built_in: bool) -> tuple[Verdict, str, str]:
+    """Return the finding about a defense: a failure without any utility, a warning where the page would not rank it.
+
+    A built-in reference, for example one that refuses everything, may have no utility.
+    """
     utility, refusal = (mine.utility or 0.0), (mine.over_refusal or 0.0)
-    if utility <= 0.0 < (twin.utility or 0.0):
+    if not built_in and utility <= 0.0 < (twin.utility or 0.0):
         return (
             Verdict.FAILED,
             f"{found}, but its utility is {utility:.1%}, and un-attacked FedAvg's is {twin.utility or 0.0:.1%}",

@@ -128,7 +128,9 @@ def test_a_defense_without_any_utility_does_not_pass_its_smoke_run(utility: floa
     def score(utility: float) -> SmokeScore:
         return SmokeScore(scenario="s", attack="a", defense="d", own=True, status="done", utility=utility)
 
-    found, words, remedy = _gated(score(utility), score(0.9), "safety 100.0%")
+    found, words, remedy = _gated(score(utility), score(0.9), "safety 100.0%", built_in=False)
     assert found is verdict
     assert ("its utility is 0.0%" in words) is (utility == 0.0)
     assert bool(remedy) is (verdict is not Verdict.PASSED)
+    reference, _, _ = _gated(score(0.0), score(0.9), "", built_in=True)
+    assert reference is Verdict.WARNING
