@@ -44,7 +44,7 @@ class Info(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    longest: ClassVar[Mapping[str, int]] = {"id": 64, "title": 60, "description": 800, "paper": 200}
+    longest: ClassVar[Mapping[str, int]] = {"id": 64, "title": 60, "description": 800, "paper": 500}
     """Most characters of a field; of every other text :data:`LONGEST`."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")

@@ -240,7 +240,7 @@ def test_two_outside_packages_may_not_share_a_name(tmp_path: Path) -> None:
     [
         ("title", "A" * 4900, "has 4,900 characters; at most 60 are shown; shorten it"),
         ("description", "long " * 200, "has 1,000 characters; at most 800 are shown"),
-        ("paper", "P" * 201, "at most 200 are shown"),
+        ("paper", "P" * 501, "at most 500 are shown"),
         ("id", "a" * 65, "at most 64 are shown"),
         ("title", "up\u202edown", "such as U+202E"),
         ("title", "two\nlines", "such as U+000A"),
