@@ -122,7 +122,8 @@ def test_a_whole_check_of_a_new_defense(
         assert (mine.own, base.own, mine.status) == (True, False, "done")
         assert mine.safety is not None
         assert (mine.safety, mine.utility, mine.over_refusal) == (base.safety, base.utility, base.over_refusal)
-    assert list((tmp_path / "tmp").iterdir()) == []
+    # multiprocessing keeps a folder for the server that forks its processes, until this process ends
+    assert [path for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("pymp-")] == []
 
 
 @pytest.mark.slow
