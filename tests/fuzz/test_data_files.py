@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ SETTINGS: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
     (CHATS, {"format": "chat", "columns": {"conversation": "messages"}}),
     (CHATS, {"format": "chat", "columns": {"conversation": "messages"}, "filters": ("first_turn", "with_text")}),
 ]
-counter = iter(range(10**9))
+counter = itertools.count()
 
 
 @pytest.fixture(scope="module")

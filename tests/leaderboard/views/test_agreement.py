@@ -14,7 +14,7 @@ from statsmodels.stats import inter_rater
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.ranking.sources import identity
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.cells import CellScore, scores
 from leaderboard.scores.summaries import OVERALL
@@ -299,8 +299,8 @@ def test_many_judges_are_counted_as_few(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def committed() -> tuple[Rows, AgreementView, list[str]]:
     rows = load_rows([RESULTS])
-    stored = sorted(scores(rows), key=lambda cell: cell.row["created_at"])
-    cells = list({identity(cell): cell for cell in stored}.values())  # the newest row of each cell counts
+    (board,) = boards(rows)
+    cells = board.cells
     attacked = sorted({cell.row["scenario"] for cell in cells if cell.row["scenario"] != cell.row["twin"]})
     return rows, agreement(rows, cells, attacked, attacked), attacked
 
@@ -326,9 +326,8 @@ def test_committed_rows(committed: tuple[Rows, AgreementView, list[str]]) -> Non
 
 def test_committed_kappa_is_that_of_a_join(committed: tuple[Rows, AgreementView, list[str]]) -> None:
     rows, view, attacked = committed
-    stored = sorted(rows.published.cells.to_pylist(), key=lambda cell: cell["created_at"])
-    newest = {(cell["scenario"], cell["defense"], cell["stage"], cell["seed"]): cell for cell in stored}
-    cells = [cell for cell in newest.values() if cell["final"] and cell["status"] == "done"]
+    (board,) = boards(rows)
+    cells = [cell.row for cell in board.cells if cell.row["final"] and cell.row["status"] == "done"]
     seed = min(cell["seed"] for cell in cells)
     places = {cell[name] for cell in cells if cell["scenario"] in attacked for name in ("scenario", "twin")}
     keys = {cell["response_key"] for cell in cells if cell["seed"] == seed and cell["scenario"] in places}

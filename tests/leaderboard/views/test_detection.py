@@ -16,10 +16,10 @@ from scipy.stats import mannwhitneyu
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.schemas import TABLES
-from leaderboard.ranking.sources import identity
+from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores import tallies
-from leaderboard.scores.cells import CellScore, scores
+from leaderboard.scores.cells import CellScore
 from leaderboard.scores.tallies import auc
 from leaderboard.views.detection import MEASURED, NO_ROUNDS, NO_WEIGHTS, SAMPLE_COUNTS, DetectionView, detection
 
@@ -309,8 +309,8 @@ def test_auc_of_many_rounds_at_once() -> None:
 @pytest.fixture(scope="module")
 def committed() -> tuple[Rows, list[CellScore]]:
     rows = load_rows([RESULTS])
-    cells = sorted(scores(rows), key=lambda cell: cell.row["created_at"])
-    return rows, list({identity(cell): cell for cell in cells}.values())  # the newest row of each cell counts
+    (board,) = boards(rows)
+    return rows, list(board.cells)
 
 
 def test_committed_rows(committed: tuple[Rows, list[CellScore]]) -> None:
