@@ -59,6 +59,14 @@ class Judgement:
 _NO_ANSWER: Final = Judgement(Verdict.NO_ANSWER, "no answer")
 
 
+def _asked(item: Item) -> Item | None:
+    """Return the item with the answer alone, or ``None`` if no judge is asked about it."""
+    answer = answer_in(item.response)
+    if answer is None and item.probe.kind is not ProbeKind.UTILITY:
+        return None
+    return replace(item, response=answer or "")
+
+
 class JudgeInfo(Info):
     """Metadata of a judge."""
 
@@ -93,17 +101,9 @@ class Judge(ABC):
         The judge reads the answer in each response. A response without an answer gets the verdict ``no_answer``, except
         on a utility probe: there it is judged like any other, because an empty answer does not solve the task.
         """
-        answers = [answer_in(item.response) for item in items]
-        read = [
-            replace(item, response=answer or "")
-            for item, answer in zip(items, answers, strict=True)
-            if answer is not None or item.probe.kind is ProbeKind.UTILITY
-        ]
-        judgements = iter(self.decide(read, world))
-        return [
-            _NO_ANSWER if answer is None and item.probe.kind is not ProbeKind.UTILITY else next(judgements)
-            for item, answer in zip(items, answers, strict=True)
-        ]
+        asked = [_asked(item) for item in items]
+        judgements = iter(self.decide([item for item in asked if item is not None], world))
+        return [_NO_ANSWER if item is None else next(judgements) for item in asked]
 
     @abstractmethod
     def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:

@@ -50,7 +50,7 @@ class XSTestJudge(LanguageModelJudge):
         """
         brackets = _BRACKETS.findall(answer)
         named = _CLASS.fullmatch(brackets[-1]) if brackets else None
-        category = named[1].lower().replace(" ", "_") if named else ""
+        category = named[1].lower() if named else ""
         return Judgement(_VERDICTS[category], category) if category in _VERDICTS else unparsable(answer)
 
     def content(self) -> dict[str, str]:

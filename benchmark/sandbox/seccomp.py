@@ -62,8 +62,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "swapon": (167, 224),
     "umount2": (166, 39),
     "unshare": (272, 97),
-    # Modes, owners, times and attributes of files; nodes; locks; notices of what others do with a file. A filter cannot
-    # see which file a path or a descriptor leads to, and a method needs none of these for its own scratch files.
+    # Changes of modes, owners, times and attributes, new nodes and links, locks and watches. A filter does not see
+    # which file a path or a descriptor leads to, and a method needs no such call for its own scratch files.
     "chmod": (90, None),
     "chown": (92, None),
     "fchmod": (91, 52),
@@ -151,7 +151,7 @@ _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 # Signals go to this process only: the first argument is its number.
 _SIGNALS = {"kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
-# What may be asked of a descriptor; anything else, such as a lock, a lease or a flag of its file, is refused.
+# Permitted requests to a descriptor. The filter refuses any other, such as a lock, a lease or a flag of the file.
 _OF_DESCRIPTORS: dict[str, tuple[tuple[int, int], dict[str, int]]] = {
     "fcntl": (
         (72, 25),
@@ -189,12 +189,8 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, TIME
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = (
-    0,
-    4,
-    16,
-    24,
-)  # offsets in struct seccomp_data; little-endian
+# Offsets in struct seccomp_data; little-endian.
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 _PR_SET_NO_NEW_PRIVS = 38

@@ -1,4 +1,4 @@
-"""What a check in the sandbox says of methods that misbehave only towards the check."""
+"""Checks in the sandbox of methods that misbehave only towards a check."""
 
 from __future__ import annotations
 
