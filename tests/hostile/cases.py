@@ -24,6 +24,7 @@ LOADING = [
         ("describes itself in another way than before: description was", "must be the same at every import"),
         both=True,
     ),
+    Case("metadata_changes_alone", "degenerate_as", ("describes itself in another way than before",)),
     Case("knowledge_truth", "", ("wants to know who is malicious",)),
     Case("not_a_defense", "", ("not_a_defense",)),
     Case("constructor_fails", "aggregate", ("create() of 'constructor_fails'", "LookupError: no instance of me")),
