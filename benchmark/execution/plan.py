@@ -17,8 +17,9 @@ from benchmark.execution.cell_keys import CellKeys, probe_set_digest
 from benchmark.execution.selection import Selection
 from benchmark.execution.worlds import open_world
 from benchmark.judges.base import judges
-from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
+from benchmark.records.identity import cell_key
+from benchmark.records.schemas import STATUS_NOT_APPLICABLE
 from benchmark.sandbox.proxy import created
 from benchmark.suites.suite import Scenario, Suite
 from defenses.base import defenses
@@ -183,13 +184,22 @@ def _cell(
     except SubmissionError as error:
         reason, flags, broken = "", scenario.flags, str(error)
     # The key covers every column of a cell's row beside its artefacts. Otherwise a changed suite would keep old rows.
-    identity = [
-        [suite.id, suite.version, suite.primary_judge],
-        [scenario.id, scenario.version, scenario.twin],
-        [pipeline.name, stage.name, pipeline.ranked, seed],
-        [reason, *flags],
-        artefacts.response,
-    ]
+    covered = {
+        "suite": suite.id,
+        "suite_version": suite.version,
+        "primary_judge": suite.primary_judge,
+        "scenario": scenario.id,
+        "scenario_version": scenario.version,
+        "twin": scenario.twin,
+        "defense": pipeline.name,
+        "stage": stage.name,
+        "ranked": pipeline.ranked,
+        "seed": seed,
+        "status": STATUS_NOT_APPLICABLE if reason else "",
+        "reason": reason,
+        "flags": flags,
+        "response_key": artefacts.response,
+    }
     return CellPlan(
         scenario=scenario,
         pipeline=pipeline,
@@ -198,7 +208,7 @@ def _cell(
         training_key=artefacts.training,
         adapter_key=artefacts.adapter,
         response_key=artefacts.response,
-        cell_key=content_key(["cell", *identity]),
+        cell_key=cell_key(covered),
         not_applicable=reason,
         flags=flags,
         broken=broken,

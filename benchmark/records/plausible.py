@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmark.records.identity import find_foreign_key
 from benchmark.records.schemas import (
     KIND_ATTACK,
     KIND_DEFENSE,
@@ -51,7 +52,7 @@ def find_problem(name: str, table: pa.Table) -> str:
         problem = _number_problem(field.name, table.column(field.name), name == "task_scores") if number else ""
         if problem:
             return problem
-    return _privilege_problem(table) if name == "cells" and table.num_rows else ""
+    return _privilege_problem(table) or find_foreign_key(table) if name == "cells" and table.num_rows else ""
 
 
 def _number_problem(name: str, column: pa.ChunkedArray, signed: bool) -> str:

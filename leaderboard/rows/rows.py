@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError, UsageError, first_line
+from benchmark.records.identity import find_divided_training
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
 from benchmark.records.store import SCRATCH, UNREADABLE, open_rows
@@ -152,8 +153,8 @@ def load_rows(
     Raises:
         UsageError: A root does not exist, or lies inside another; there are no own rows of ``only``.
         FedSafetyError: A file is unreadable, is not one of the benchmark's, has another schema version or other
-            columns; a cell occurs twice in one origin; two rows of one key contradict each other; a submission holds
-            what is not its own.
+            columns; a cell's key does not follow from its row; a cell occurs twice in one origin; two rows of one key,
+            or two cells of one training, contradict each other; a submission holds what is not its own.
     """
     own = {Path(root).resolve() for root in local}
     shown = {Path(root).resolve() for root in reproduced}
@@ -357,4 +358,6 @@ def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
                 f"outdated file and run the command that wrote it again"
             )
 
+    if name == "cells" and (contradiction := find_divided_training(table)):
+        raise FedSafetyError(f"{contradiction}; delete the file of the changed cell and make its row again")
     return canonical_table(table, _KEYS[name], None if name == "rounds" else refuse_repeat)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark import PROTOCOL_VERSION
+from benchmark.records.identity import cell_key
 from benchmark.records.schemas import TABLES
 from leaderboard.page.site import write_pages
 from leaderboard.ranking.boards import boards
@@ -114,8 +115,9 @@ def write_table(folder: Path, table: pa.Table, *, files: int = 1) -> None:
 
 
 def table_of(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return ``rows`` as a table with the schema called ``name``."""
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=TABLES[name])
+    """Return ``rows`` as a table with the schema called ``name``; cells get the keys that their values give."""
+    made = [dict(row) | ({"cell_key": cell_key(row)} if name == "cells" else {}) for row in rows]
+    return pa.Table.from_pylist(made, schema=TABLES[name])
 
 
 def cell_row(**changes: Any) -> dict[str, Any]:
@@ -166,10 +168,10 @@ def cell_row(**changes: Any) -> dict[str, Any]:
     }
     row.setdefault("stage", row["defense"])
     identity = (row["suite"], row["scenario"], row["defense"], row["stage"], row["seed"])
-    row.setdefault("cell_key", _key("cell", *identity))
     row.setdefault("training_key", _key("training", *identity))
     row.setdefault("adapter_key", _key("adapter", *identity))
     row.setdefault("response_key", _key("response", *identity))
+    row.setdefault("cell_key", cell_key(row))
     return row
 
 
@@ -339,8 +341,9 @@ def _cells(shape: Shape, rng: np.random.Generator) -> list[tuple[dict[str, Any],
                 if "+" in defense and row["status"] == "done":
                     first = defense.partition("+")[0]
                     stage = {**row, "stage": first, "final": False}
-                    for key in ("cell_key", "adapter_key", "response_key"):
+                    for key in ("adapter_key", "response_key"):
                         stage[key] = _key(key, scenario, defense, first, seed)
+                    stage["cell_key"] = cell_key(stage)
                     made.append((stage, {**chances, "safety": min(1.0, safety * 0.95)}))
     return made
 

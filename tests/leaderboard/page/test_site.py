@@ -165,7 +165,7 @@ def test_local_rows_are_marked_with_their_difference(tmp_path: Path) -> None:
     ]
     write_tables(tmp_path / "results", exact_rows([(row, {"safety": 0.5}) for row in both]))
     local = [({**row, "origin": "local"}, {"safety": 0.75, "utility": 0.9}) for row in both]
-    local[1][0]["cell_key"] = "changed"
+    local[1][0]["response_key"] = "changed"
     write_tables(tmp_path / "runs", exact_rows(local))
     page = build([tmp_path / "results"], [tmp_path / "runs"], tmp_path / "site").page.read_text(encoding="utf-8")
     section = visible(page[page.index('aria-labelledby="local"') : page.index('aria-labelledby="trade-off"')])

@@ -191,7 +191,7 @@ def test_an_attack_folder_cannot_replace_rows_of_a_submitted_defense(tmp_path: P
     with pytest.raises(FedSafetyError, match="of another submission, 'mine'; a cell is stored once, remove it"):
         load_rows([tmp_path])
     for row, _ in stolen:
-        row["cell_key"] += "-storm"
+        row["response_key"] += "-storm"  # another method, so another key
     write_attack(tmp_path, "storm", stolen, "sampled")
     assert without_best_known(board_of(load_rows([tmp_path]))) == without_best_known(before)
 
