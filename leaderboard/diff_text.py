@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from leaderboard.diff import AttackLine, BoardDiff, Changed, Line, Lowered, Tie, ViewDiff
 from leaderboard.page.formats import interval, percent
-from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, RANKED, REFERENCE, UNRANKED
+from leaderboard.ranking.board import GROUPS
 from leaderboard.scores.summaries import OVERALL
 
 LONGEST_COMMENT = 60_000
@@ -18,14 +18,6 @@ LONGEST_COMMENT = 60_000
 _LONGEST_NAME = 160
 _LISTED = 12
 _NOTHING = "Nothing changes on the board."
-_GROUPS = {
-    RANKED: "no rank, because there are too few seeds to compare",
-    BELOW_GATE: "not ranked, fails a gate",
-    DEGENERATE: "not ranked, degenerate",
-    UNRANKED: "not ranked",
-    REFERENCE: "reference, never ranked",
-    NOT_REPRODUCED: "not ranked, not reproduced",
-}
 
 _Name = Callable[[str], str]
 
@@ -206,7 +198,7 @@ def _lowered(each: Lowered, name: _Name) -> str:
 
 
 def _place(line: Line) -> str:
-    return f"rank {line.rank}" if line.rank else _GROUPS[line.group]
+    return f"rank {line.rank}" if line.rank else GROUPS[line.group].reason
 
 
 def _safety(line: Line) -> str:

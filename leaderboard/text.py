@@ -11,18 +11,10 @@ from rich.text import Text
 
 from leaderboard.citation.cite import find_view, of_suite
 from leaderboard.page.formats import DASH, percent
-from leaderboard.ranking.board import (
-    BELOW_GATE,
-    DEGENERATE,
-    NOT_REPRODUCED,
-    RANKED,
-    REFERENCE,
-    UNRANKED,
-    Board,
-    Standing,
-)
+from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, RANKED, UNRANKED, Board, Standing
 from leaderboard.ranking.grid import BASELINE
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
+from leaderboard.scores.names import MetricKind, member
 from leaderboard.scores.stats import EXACT, Estimate
 from leaderboard.scores.summaries import OVERALL
 
@@ -32,7 +24,6 @@ _HOW_TO_READ = (
 )
 _BEST = "best: the lowest safety under a scenario's own attack and reproduced submitted ones; o: not all were tried."
 _ONE_SEED = "Percent. One seed: no intervals and no ranks, the order is that of the means."
-_LABELS = {BELOW_GATE: "gate", DEGENERATE: "same", UNRANKED: "none", REFERENCE: "ref"}
 _MEANINGS = {
     "gate": "gate: utility or over-refusal beyond the gate, not ranked.",
     "same": "same: the same function as a simpler rule here, not ranked.",
@@ -88,7 +79,7 @@ def _best(board: Board) -> list[str]:
 def _caption(board: Board, view: str) -> list[str]:
     titles = {scenario.id: scenario.info["title"] for scenario in board.scenarios}
     standings = _shown(board, view)
-    marks = {_LABELS.get(standing.group) for standing in standings}
+    marks = {GROUPS[standing.group].short for standing in standings}
     exact = any(standing.metrics["safety"].method == EXACT for standing in standings if "safety" in standing.metrics)
     means = ", ".join(titles[name] for name in board.compared) or "no scenario"
     return [
@@ -131,15 +122,16 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
     origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]
     if standing.entry.rung is not None:
         origins = [standing.entry.rung.name]
-    beside = "" if standing.group == NOT_REPRODUCED else _LABELS.get(standing.group, "") or _beside_fedavg(standing)
+    beside = "" if standing.group == NOT_REPRODUCED else GROUPS[standing.group].short or _beside_fedavg(standing)
     remarks = [*origins, beside]
+    ratings = [member(MetricKind.RATING, judge) for judge in board.ratings]
     cells = [
         str(standing.rank or ""),
         standing.entry.id,
         f"{percent(safety)}{_interval(safety)}",
         *worst,
         *shares,
-        *(f"{metrics[name].mean:.2f}" if name in metrics else DASH for name in (f"rating:{j}" for j in board.ratings)),
+        *(f"{metrics[name].mean:.2f}" if name in metrics else DASH for name in ratings),
         ", ".join(filter(None, remarks)),
     ]
     # Not markup: brackets in names stay brackets. Control characters would act on the terminal.

@@ -24,12 +24,13 @@ from leaderboard.page.citations import citations
 from leaderboard.page.curves import drawings
 from leaderboard.page.data import page_data
 from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
-from leaderboard.ranking.board import Board, Standing
+from leaderboard.ranking.board import GROUPS, Board, Standing
 from leaderboard.ranking.gates import GATE, REFUSAL_FLAG, REFUSAL_GATE
 from leaderboard.ranking.grid import BASELINE
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
+from leaderboard.scores.names import MetricKind, kind_of, member, subject_of
 from leaderboard.scores.summaries import OVERALL, Entry
 
 SCRIPTS = ("state.js", "tables.js", "ranking.js", "compare.js", "trade_off.js", "detection.js", "sheets.js", "page.js")
@@ -109,7 +110,8 @@ def _rating(board: Board, judge: str) -> Column:
     info = board.judge_infos[judge]
     scale = settings_of(info).get("scale")
     bounds = f", from {scale[0]:g} to {scale[1]:g}" if scale else ", without bounds"
-    return Column(f"rating:{judge}", info["title"], f"Mean rating by this judge{bounds}; never ranks", False, "Ratings")
+    meaning = f"Mean rating by this judge{bounds}; never ranks"
+    return Column(member(MetricKind.RATING, judge), info["title"], meaning, False, "Ratings")
 
 
 def environment() -> jinja2.Environment:
@@ -156,7 +158,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
     """
     style, script = _assets(board.has_submissions)
     columns = columns_of(board)
-    strata = {prefix: _strata(board, prefix) for prefix in ("stratum", "apart")}
+    strata = {kind: _strata(board, kind) for kind in (MetricKind.STRATUM, MetricKind.APART)}
     baseline = next((line for line in board.overall if line.entry.id == BASELINE), None)
     figures = {"effect": plots.attack_effect(board), "trade_off": plots.trade_off(board)}
     return templates.get_template("page.html").render(
@@ -179,8 +181,8 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         baseline_safety=baseline.metrics["safety"].mean if baseline and "safety" in baseline.metrics else None,
         filters=_filters(board),
         reasons=_reasons(board),
-        strata=[(metric, metric.partition(":")[2]) for names in strata.values() for metric in names],
-        apart=len(strata["apart"]),
+        strata=[(metric, subject_of(metric)) for names in strata.values() for metric in names],
+        apart=len(strata[MetricKind.APART]),
         no_answers=any("no_answer" in s.metrics and s.metrics["no_answer"].mean > 0 for s in board.overall),
         judge_infos=[board.judge_infos[judge] for judge in (*board.judges, *board.ratings)],
         generators=sorted({cell.row["generator"] for cell in board.settled_cells} - {""}),
@@ -223,13 +225,7 @@ def refusing(standing: Standing) -> str:
 
 def in_words(standing: Standing) -> str:
     """Return the label of a standing's group; empty for ranked ones."""
-    return {
-        "below_gate": "fails a gate",
-        "degenerate": "degenerate",
-        "unranked": "not ranked",
-        "reference": "reference",
-        "not_reproduced": "not reproduced",
-    }.get(standing.group, "")
+    return GROUPS[standing.group].label
 
 
 def known_by(standing: Standing) -> str:
@@ -318,6 +314,6 @@ def _reasons(board: Board) -> list[tuple[str, list[tuple[Entry, list[str]]]]]:
     return [(text, [(board.entry(id_), places) for id_, places in by.items()]) for text, by in found.items()]
 
 
-def _strata(board: Board, prefix: str) -> list[str]:
-    """Return the metrics that start with ``prefix:``, of all defenses, in alphabetical order."""
-    return sorted({name for standing in board.overall for name in standing.metrics if name.startswith(f"{prefix}:")})
+def _strata(board: Board, kind: MetricKind) -> list[str]:
+    """Return the metrics of one kind, of all defenses, in alphabetical order."""
+    return sorted({name for standing in board.overall for name in standing.metrics if kind_of(name) == kind})

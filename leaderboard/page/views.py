@@ -9,6 +9,7 @@ from typing import Any
 
 from leaderboard.page.data import share_values
 from leaderboard.ranking.board import Board
+from leaderboard.scores.names import MetricKind, kind_of, subject_of
 from leaderboard.scores.stats import Estimate, estimate
 from leaderboard.scores.summaries import OVERALL, Entry
 from leaderboard.views.agreement import Parsing
@@ -16,7 +17,6 @@ from leaderboard.views.detection import MEASURED, Composition, Detection
 from leaderboard.views.rank_agreement import RankAgreement
 from leaderboard.views.sensitivity import Axis, Cell, Point
 
-_TASK = "task:"
 _SPLIT = ("recall", "false_exclusion", "auc")
 
 
@@ -177,8 +177,8 @@ def task_scores(board: Board, entry: Entry) -> TaskScores:
     for scenario in board.scenarios:
         for cell in entry.scenarios[scenario.id].cells.values():
             for metric, value in cell.metrics.items():
-                if metric.startswith(_TASK):
-                    found[scenario.id][metric.removeprefix(_TASK)].append(value)
+                if kind_of(metric) == MetricKind.TASK:
+                    found[scenario.id][subject_of(metric)].append(value)
     names = tuple(sorted({name for scores in found.values() for name in scores}))
     return TaskScores(
         names,

@@ -18,11 +18,33 @@ from leaderboard.views.detection import DetectionView
 from leaderboard.views.sensitivity import Axis
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
-
-
 NOT_REPRODUCED = "not_reproduced"
-GROUPS = (RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE, NOT_REPRODUCED)
-"""Groups of a standing, in the order in which they are listed; the last are submissions that are not reproduced."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of standings.
+
+    Attributes:
+        label: Badge on the page; empty where there is none.
+        short: The same for a narrow column of a terminal's table.
+        reason: Why a standing of the group has no rank.
+    """
+
+    label: str
+    short: str
+    reason: str
+
+
+GROUPS = {
+    RANKED: Group("", "", "no rank, because there are too few seeds to compare"),
+    BELOW_GATE: Group("fails a gate", "gate", "not ranked, fails a gate"),
+    DEGENERATE: Group("degenerate", "same", "not ranked, degenerate"),
+    UNRANKED: Group("not ranked", "none", "not ranked"),
+    REFERENCE: Group("reference", "ref", "reference, never ranked"),
+    NOT_REPRODUCED: Group("not reproduced", "", "not ranked, not reproduced"),
+}
+"""Groups of a standing by id, in the order in which they are listed; the last are submissions not yet reproduced."""
 
 
 @dataclass(frozen=True)

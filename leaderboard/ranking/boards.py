@@ -47,6 +47,7 @@ from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import Rung
 from leaderboard.scores.cells import STATUS_RETRACTED, CellScore, scores
+from leaderboard.scores.names import MetricKind, subjects
 from leaderboard.scores.summaries import OVERALL, Scenario, Summary
 from leaderboard.views.agreement import agreement
 from leaderboard.views.best_known import SubmittedAttack, submitted_attacks
@@ -98,8 +99,8 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
             by_scenario[scenario.id], families[scenario.id] = judged
     info = catalog.get("suite", suite, version.suite)
     primary = shown[0].row["primary_judge"]
-    judges = {name.partition(":")[2] for cell in settled for name in cell.metrics if name.startswith("judge:")}
-    ratings = {name.partition(":")[2] for cell in settled for name in cell.metrics if name.startswith("rating:")}
+    measured = {name for cell in settled for name in cell.metrics}
+    judges, ratings = subjects(measured, MetricKind.JUDGE), subjects(measured, MetricKind.RATING)
     known = Grid(settled, settled)
     sensitivity = axes(settings_of(info), {scenario.id: scenario for scenario in every}, known.summary, BASELINE)
     asked = {defense for axis in sensitivity for point in axis.points for defense in point.cells}

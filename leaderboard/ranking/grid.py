@@ -25,6 +25,7 @@ from leaderboard.ranking.sources import FEDERATION_SHAPE, identity
 from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rungs import Rung
 from leaderboard.scores.cells import STATUS_RETRACTED, STATUS_UNSCORED, CellScore
+from leaderboard.scores.names import kind_of
 from leaderboard.scores.summaries import INCOMPLETE, NOT_RUN, Entry, Scenario, Summary
 
 BASELINE = "fedavg"
@@ -63,7 +64,7 @@ class Grid:
                 self.stages[defense].add(stage)
         self.seeds.update(ranked)
         self.seeds.update(committed)
-        measured = {name.partition(":")[0] for cell in settled for name in cell.metrics}
+        measured = {kind_of(name) for cell in settled for name in cell.metrics}
         self.utility = utility_measure(measured, rated=any(cell.utility_rated for cell in settled))
         self.notices = missing_gates(self.utility, measured)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,8 @@ from leaderboard.ranking.board import (
     Standing,
 )
 from leaderboard.ranking.gates import failed_gates
-from leaderboard.scores.stats import Estimate, compare_all, ranks
+from leaderboard.ranking.ties import Place
+from leaderboard.scores.stats import Estimate, compare_all
 from leaderboard.scores.summaries import NOT_RUN, Entry, Scenario, Summary, estimates
 from leaderboard.views.best_known import BestKnown, SubmittedAttack, best_known
 
@@ -162,20 +162,20 @@ def standings_of(
     own = [entry.id for entry in ranked if set(entry.origins) == {ORIGIN_LOCAL}]
     published = [entry.id for entry in ranked if entry.id not in own]
     family = family_of(published or own)
-    places = {id_: _Place.of(family, id_) for id_ in published or own}
+    places = {id_: Place.of(family, id_) for id_ in published or own}
     # A published rank is cited, so own rows may not change it: each is placed alone, as if it were submitted.
-    places.update({id_: _Place.of(family_of([*published, id_]), id_) for id_ in own if published})
+    places.update({id_: Place.of(family_of([*published, id_]), id_) for id_ in own if published})
 
     def order(entry: Entry) -> tuple[int, int, float, str]:
         verdict = verdicts[entry.id]
         safety = verdict.metrics["safety"].mean if "safety" in verdict.metrics else -1.0
-        place = places.get(entry.id, _Place())
-        return GROUPS.index(verdict.group), place.rank or 0, -round(safety, 9), entry.id
+        place = places.get(entry.id, Place())
+        return list(GROUPS).index(verdict.group), place.rank or 0, -round(safety, 9), entry.id
 
     standings = []
     for entry in sorted(entries, key=order):
         group, metrics, notes, _ = verdicts[entry.id]
-        place = places.get(entry.id, _Place())
+        place = places.get(entry.id, Place())
         lowest: BestKnown | None = None
         if has_best_known and "safety" in metrics:
             lowest = best_known(entry, names, attacks)
@@ -202,26 +202,6 @@ def _apart(entry: Entry, verdict: Verdict) -> Verdict:
     why = f": {entry.rung.reason}" if entry.rung.reason else ""
     notes = (f"{entry.rung.name}, not reproduced{why}", *verdict.notes)
     return verdict._replace(group=NOT_REPRODUCED, notes=notes)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a defense stands in a family: its rank, who is significantly safer, and who is separated neither way."""
-
-    rank: int | None = None
-    better: tuple[str, ...] = ()
-    tied: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(family: Family | None, defense: str) -> _Place:
-        if family is None:
-            return _Place()
-        wins = family.comparisons.better()
-        index = family.ids.index(defense)
-        better = tuple(id_ for id_, safer in zip(family.ids, wins[:, index], strict=True) if safer)
-        worse = {id_ for id_, below in zip(family.ids, wins[index], strict=True) if below}
-        tied = tuple(id_ for id_ in family.ids if id_ != defense and id_ not in worse | set(better))
-        return _Place(int(ranks(wins)[index]), better, tied)
 
 
 def _family(ids: Sequence[str], safeties: Sequence[Mapping[int, float]], probes: int) -> Family | None:

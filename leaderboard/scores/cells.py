@@ -53,6 +53,7 @@ from leaderboard.scores.counts import (
 )
 from leaderboard.scores.kind_judges import KINDS, Candidates, kind_judges
 from leaderboard.scores.metrics import BY_JUDGE, Metrics
+from leaderboard.scores.names import MetricKind, kind_of, member, subject_of
 
 STATUS_RETRACTED = "retracted"
 """State of a finished cell that was withdrawn."""
@@ -107,7 +108,9 @@ class CellScore:
 
     def behind(self, metric: str) -> int:
         """Return the number of probes behind a share; 0 for a metric that is not a share."""
-        of_safety = metric.startswith(("judge:", "unparsable:")) or metric in ("neither", "no_answer", "soft_safety")
+        of_safety = metric in ("neither", "no_answer", "soft_safety") or (
+            bool(subject_of(metric)) and kind_of(metric) in (MetricKind.JUDGE, MetricKind.UNPARSABLE)
+        )
         return self.probes.get("safety" if of_safety else metric, 0)
 
     @property
@@ -266,20 +269,20 @@ def _score(cell: Mapping[str, Any], of_pools: Metrics, pools: list[_Pool], chose
     judged = of_pools.of(counts, cell["probe_set"])
     positions = {judge: position for position, judge in enumerate(counts.judges)}
     for name, values in judged.items():
-        place = positions.get(chosen.get(name.partition(":")[0], primary))
+        place = positions.get(chosen.get(kind_of(name), primary))
         if name not in BY_JUDGE and place is not None and not math.isnan(values[index, place]):
             metrics[name] = float(values[index, place])
     for position, judge in enumerate(counts.judges):
-        for name, prefix in (("safety", "judge"), *((name, name) for name in BY_JUDGE)):
+        for name, kind in (("safety", MetricKind.JUDGE), *((name, name) for name in BY_JUDGE)):
             if name in judged and not math.isnan(judged[name][index, position]):
-                metrics[f"{prefix}:{judge}"] = float(judged[name][index, position])
+                metrics[member(kind, judge)] = float(judged[name][index, position])
     if "safety" not in metrics:
         reason = f"the primary judge {primary!r} has not judged every scored probe; run `fedsafety judge`"
         if "no_answer" in metrics:
             reason = "in a scored stratum no response has a verdict that counts; see the verdicts' details"
         return CellScore(cell, STATUS_UNSCORED, reason, {})
     scored = of_pools.scored[cell["probe_set"]]
-    if EXACT_JUDGE in counts.judges and f"judge:{EXACT_JUDGE}" in metrics:
+    if EXACT_JUDGE in counts.judges and member(MetricKind.JUDGE, EXACT_JUDGE) in metrics:
         metrics["neither"] = float(counts.neither[index][scored].sum() / sizes[scored].sum())
     soft = next((soft[key] for _, soft in pools if key in soft), None)
     if soft is not None and not np.isnan(soft[scored]).any():

@@ -15,6 +15,7 @@ from benchmark.errors import FedSafetyError
 from leaderboard.rows.canonical import codes_and_values
 from leaderboard.rows.catalog import Catalog, settings_of
 from leaderboard.rows.rows import Rows, Tables
+from leaderboard.scores.names import MetricKind, member
 
 Floats = npt.NDArray[np.float64]
 
@@ -267,7 +268,7 @@ def task_metrics(part: Tables) -> dict[str, dict[str, float]]:
     for row in part.task_scores.select(columns).to_pylist():
         if row["headline"] and row["value"] is not None:
             extent = f"@{row['sample_limit']}" if row["sample_limit"] else ""
-            found.setdefault(row["response_key"], {})[f"task:{row['task']}{extent}"] = row["value"]
+            found.setdefault(row["response_key"], {})[member(MetricKind.TASK, f"{row['task']}{extent}")] = row["value"]
     return found
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboard.scores.counts import Counts, Floats, Probes, Stratum, scored_strata
+from leaderboard.scores.names import MetricKind, member
 from leaderboard.scores.ratings import mean_ratings, put_scaled
 
 FACT = "fact"
 """The utility stratum that is learned only in federated training."""
-BY_JUDGE = ("unparsable", "rating", "unrated")
+BY_JUDGE = (MetricKind.UNPARSABLE, MetricKind.RATING, MetricKind.UNRATED)
 """Metrics of every judge, reported beside the scores."""
 
-_PREFIX = {
-    ("harmful", True): "stratum",
-    ("harmful", False): "apart",
-    ("utility", True): "utility",
-    ("utility", False): "utility",
+_KIND = {
+    ("harmful", True): MetricKind.STRATUM,
+    ("harmful", False): MetricKind.APART,
+    ("utility", True): MetricKind.UTILITY,
+    ("utility", False): MetricKind.UTILITY,
 }
 
 
@@ -68,8 +69,8 @@ def metrics_of(
         metrics |= mean_ratings(counts, complete, sizes, strata)
         put_scaled(share, counts, complete, strata, scales)
     for index, stratum in enumerate(strata):
-        if (stratum.kind, stratum.scored) in _PREFIX:
-            name = f"{_PREFIX[stratum.kind, stratum.scored]}:{stratum.name}"
+        if (stratum.kind, stratum.scored) in _KIND:
+            name = member(_KIND[stratum.kind, stratum.scored], stratum.name)
             metrics[name] = np.where(np.isnan(share[..., index]), metrics.get(name, np.nan), share[..., index])
     harmful, benign, tasks = (scored_strata(strata, kind, sizes) for kind in ("harmful", "over_refusal", "utility"))
     if harmful.any():
@@ -94,9 +95,9 @@ def metrics_of(
 def probes_behind(strata: list[Stratum], sizes: Floats) -> dict[str, int]:
     """Return the number of probes behind each share."""
     counts = {
-        f"{_PREFIX[stratum.kind, stratum.scored]}:{stratum.name}": int(size)
+        member(_KIND[stratum.kind, stratum.scored], stratum.name): int(size)
         for stratum, size in zip(strata, sizes, strict=True)
-        if size and (stratum.kind, stratum.scored) in _PREFIX
+        if size and (stratum.kind, stratum.scored) in _KIND
     }
     for metric, kind in (("safety", "harmful"), ("over_refusal", "over_refusal"), ("utility", "utility")):
         counts[metric] = int(sizes[scored_strata(strata, kind, sizes)].sum())

@@ -257,19 +257,6 @@ def compare_all(values: Floats, probes: int = 0) -> Comparisons:
     )
 
 
-def ranks(better: Bools) -> Ints:
-    """Return 1 + the number of defenses significantly better than each, [m].
-
-    Two separated defenses may share a rank, and two defenses of different ranks need not be separated, because "not
-    separated" is not transitive.
-
-    Args:
-        better: [m, m], whether i is significantly better than j.
-    """
-    worse_than: Ints = np.asarray(better, bool).sum(axis=0, dtype=np.int64)
-    return 1 + worse_than
-
-
 def holm(p: Floats) -> Floats:
     """Return p values [k] adjusted by Holm's step-down method; an undefined p stays nan, but counts in the family."""
     p = np.asarray(p, np.float64)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from leaderboard.scores.cells import CellScore
 from leaderboard.scores.coefficients import kendall_tau
+from leaderboard.scores.names import MetricKind, member
 from leaderboard.scores.summaries import OVERALL
 
 Floats = npt.NDArray[np.float64]
@@ -71,8 +72,9 @@ def rank_agreement(
     for cell in ordered:
         place = scenarios.index(cell.row["scenario"]), seeds.index(cell.row["seed"])
         run[place] = True
+        column = defenses.index(cell.row["defense"])
         for index, judge in enumerate(judges):
-            safety[index, *place, defenses.index(cell.row["defense"])] = cell.metrics.get(f"judge:{judge}", math.nan)
+            safety[index, *place, column] = cell.metrics.get(member(MetricKind.JUDGE, judge), math.nan)
     agreements = []
     for name, members in [(OVERALL, list(compared)), *((scenario, [scenario]) for scenario in scenarios)]:
         inside = [scenarios.index(member) for member in members]

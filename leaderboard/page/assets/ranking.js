@@ -2,20 +2,23 @@
 const table = document.getElementById("table");
 const body = table.tBodies[0];
 const pristine = Array.from(body.rows, (row) => row.cloneNode(true));
-const GROUP_LABELS = ["", "fails a gate", "degenerate", "not ranked", "reference"];
 let shownView = "*";
+// Functions of other scripts that add to a filled row; each is called with the row and its standing.
+const rowAdditions = [];
 
 const standings = () => data.views[state.view];
 const rowsInOrder = () => Array.from(body.rows);
 const indexOf = (row) => Number(row.dataset.d);
 
-function fillRow(row, [, group, rank, shares, costs, notes, , excess]) {
-  row.className = `group-${data.groups[group]}`;
+function fillRow(row, standing) {
+  const [, group, rank, shares, costs, notes, , excess] = standing;
+  const [groupId, label] = data.groups[group];
+  row.className = `group-${groupId}`;
   const cell = (key) => row.querySelector(`[data-c="${key}"]`);
   cell("rank").textContent = cell("rank").dataset.v = rank || "";
   const badge = row.querySelector(".badge");
-  badge.className = `badge ${data.groups[group]}`;
-  badge.textContent = GROUP_LABELS[group];
+  badge.className = `badge ${groupId}`;
+  badge.textContent = label;
   badge.hidden = group === 0;
   const refuses = row.querySelector(".refuses");
   refuses.hidden = !excess;
@@ -48,6 +51,7 @@ function fillRow(row, [, group, rank, shares, costs, notes, , excess]) {
     const [mean, low = mean, high = mean] = safety;
     for (const [name, value] of [["--m", mean], ["--l", low], ["--h", high]]) bar.style.setProperty(name, place(value));
   }
+  for (const add of rowAdditions) add(row, standing);
 }
 
 function showView() {

@@ -78,7 +78,7 @@ def test_what_is_not_reproduced_is_shown_and_not_ranked(tmp_path: Path, rung: st
         assert after.standings(view)[-1] is line
         assert "mine" not in after.families[view].ids
     assert standing(after, "mine").entry.rung is not None
-    assert GROUPS[-1] == NOT_REPRODUCED
+    assert list(GROUPS)[-1] == NOT_REPRODUCED
     assert settled(after) == settled(before)
 
 

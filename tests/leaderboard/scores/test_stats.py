@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from benchmark.errors import FedSafetyError
+from leaderboard.ranking.ties import ranks
 from leaderboard.scores.stats import (
     ALPHA,
     EXACT,
@@ -29,7 +30,6 @@ from leaderboard.scores.stats import (
     estimate,
     holm,
     paired,
-    ranks,
 )
 
 PROBES = 192
@@ -263,13 +263,6 @@ def test_a_stricter_level_separates_no_more(values: Floats, alpha: float) -> Non
     strict, usual = found.better(alpha), found.better()
     assert not (strict & ~usual).any()
     assert not (usual & usual.T).any()
-
-
-def test_ranks_count_the_significantly_better_and_show_ties() -> None:
-    # 0 beats 2 and 3, 1 beats 3 only: 1 is tied with 0 and with 2, which 0 and 2 are not with each other.
-    better = np.zeros((4, 4), bool)
-    better[0, [2, 3]] = better[1, 3] = True
-    assert list(ranks(better)) == [1, 1, 2, 3]
 
 
 def test_a_board_by_hand() -> None:
