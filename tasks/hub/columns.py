@@ -13,7 +13,7 @@ from tasks.hub.conversations import Turn, read_turns, spoken
 from tasks.hub.files import Records
 from tasks.hub.filters import FILTERS, Keep, Row
 from tasks.hub.settings import DatasetSource, Value
-from tasks.hub.values import as_text, comparable, without_placeholder
+from tasks.hub.values import as_text, comparable, is_missing, without_placeholder
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
@@ -34,13 +34,22 @@ class Path:
     steps: tuple[str | int, ...]
 
     def __call__(self, row: Mapping[str, Any]) -> Any:
-        """Return the value at this place of ``row``, or ``None`` if the row has no such place."""
+        """Return the value at this place of ``row``, or ``None`` if the row has no such place.
+
+        Raises:
+            ValueError: A step leads into a value that is neither a list nor an object.
+        """
         value: Any = row.get(self.column)
         for step in self.steps:
-            if isinstance(step, int):
-                value = value[step] if isinstance(value, list) and step < len(value) else None
+            if is_missing(value):
+                return None
+            if isinstance(step, int) and isinstance(value, list):
+                value = value[step] if step < len(value) else None
+            elif isinstance(step, str) and isinstance(value, Mapping):
+                value = value.get(step)
             else:
-                value = value.get(step) if isinstance(value, Mapping) else None
+                expected = f"a list for [{step}]" if isinstance(step, int) else f"an object with the key {step!r}"
+                raise ValueError(f"holds a {type(value).__name__}, where {expected} was expected")
         return value
 
 
@@ -130,6 +139,17 @@ class SourceRow:
         except ValueError as error:
             raise self._error(str(error)) from None
 
+    def word(self, column: str, *steps: str | int) -> str:
+        """Return a cell, or a place inside it, in comparable form. See :class:`tasks.hub.filters.Row`.
+
+        Raises:
+            FedSafetyError: The value has no one text.
+        """
+        try:
+            return comparable(Path(column, steps)(self.raw))
+        except ValueError as error:
+            raise self._error(f"column {column!r} {error}; rows cannot be chosen by it") from None
+
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is. See :class:`tasks.hub.filters.Row`."""
         if self.source.format == "chat" and name in ("instruction", "response"):
@@ -161,6 +181,8 @@ class SourceRow:
     def _check_exchange(self, roles: list[str]) -> None:
         if roles == ["user", "assistant"]:
             return
+        if not roles:
+            raise self._error("no turn in the conversation; fill the row, or add the filter with_text")
         found = f"{len(roles)} turns ({', '.join(roles[:4])}{', …' if len(roles) > 4 else ''})"
         if roles[:2] == ["user", "assistant"]:
             way = "single_turn (leaves such rows out) or first_turn (reads the first two turns)"
@@ -169,15 +191,21 @@ class SourceRow:
         raise self._error(f"{found}, where one question and its answer were expected; add the filter {way}")
 
     def _column(self, name: str) -> str:
-        value = self.paths[name](self.raw) if name in self.paths else None
-        if isinstance(value, list | Mapping):
-            inside = "[0]" if isinstance(value, list) else ".<key>"
-            raise self._error(f"{name} is a {type(value).__name__}, not text; reach inside it with {inside}")
+        if name not in self.paths:
+            return ""
         try:
-            text = as_text(value)
+            text = as_text(self._inside(name))
         except ValueError as error:
             raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
         return without_placeholder(text, is_input=name == "input") if name in ("input", "response") else text
+
+    def _inside(self, name: str) -> Any:
+        """Return the value of our column ``name``."""
+        value = self.paths[name](self.raw)
+        if isinstance(value, list | Mapping):
+            inside = "[0]" if isinstance(value, list) else ".<key>"
+            raise ValueError(f"is a {type(value).__name__}, not text; reach inside it with {inside}")
+        return value
 
     def _error(self, reason: str) -> FedSafetyError:
         return FedSafetyError(f"{self.name}, row {self.number}: {reason}")
@@ -200,7 +228,7 @@ def _test(path: Path, allowed: Value | tuple[Value, ...]) -> Keep:
     values = {comparable(value) for value in (allowed if isinstance(allowed, tuple) else (allowed,))}
 
     def keep(row: Row) -> bool:
-        return comparable(path(row.raw)) in values
+        return row.word(path.column, *path.steps) in values
 
     return keep
 

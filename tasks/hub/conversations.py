@@ -12,7 +12,7 @@ USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
-_CALLS: Final = ("tool_calls", "function_call")
+_NOT_TEXT: Final = ("tool_calls", "function_call", "image", "images", "audio", "audios", "video", "videos")
 
 Turn = tuple[str, str]
 """Role and text. Roles are ``user`` and ``assistant`` where they have another name for them, in lower case."""
@@ -29,8 +29,7 @@ def read_turns(value: Any) -> list[Turn]:
     """
     if is_missing(value):
         return []
-    if isinstance(value, str):
-        value = _parsed(value)
+    value = parsed(value)
     if isinstance(value, Mapping):
         value = _transposed(value)
     if not isinstance(value, list):
@@ -46,12 +45,15 @@ def spoken(turns: list[Turn]) -> list[Turn]:
     return [turn for turn in turns if turn != ("system", "")]
 
 
-def _parsed(text: str) -> Any:
+def parsed(value: Any) -> Any:
+    """Return the list or object whose JSON text ``value`` is; other values are returned unchanged."""
+    if not isinstance(value, str | bytes):
+        return value
     try:
-        value = json.loads(text)
+        content = json.loads(value)
     except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, list | dict) else text
+        return value
+    return content if isinstance(content, list | dict) else value
 
 
 def _transposed(value: Mapping[str, Any]) -> Any:
@@ -81,9 +83,9 @@ def _turn(number: int, turn: Any) -> Turn:
     except ValueError as error:
         raise ValueError(f"turn {number} {error}") from None
     name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
-    # A call is a part of the answer that no text holds, so that the turn is none of those that are read.
-    calls = [call for call in _CALLS if turn.get(call)]
-    return (f"{name} with {calls[0]}" if calls else name), text
+    # A call or an image is a part of the turn that no text holds, so that the turn is none of those that are read.
+    others = [other for other in _NOT_TEXT if not is_missing(turn.get(other)) and turn[other]]
+    return (f"{name} with {others[0]}" if others else name), text
 
 
 def _first(number: int, turn: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -6,13 +6,14 @@ The published recipe for real chats [ye2024, section 6.1 and released code] is `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from tasks.hub.conversations import spoken
+from tasks.hub.conversations import parsed, spoken
 from tasks.hub.text import normalised
-from tasks.hub.values import comparable, is_missing, without_placeholder
+from tasks.hub.values import without_placeholder
 from tasks.refusals import is_refusal
 
 
@@ -28,6 +29,9 @@ class Row(Protocol):
 
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is."""
+
+    def word(self, column: str, *steps: str | int) -> str:
+        """Return a cell of the source, or a place inside it, in comparable form; see :mod:`tasks.hub.values`."""
 
 
 Keep = Callable[[Row], bool]
@@ -57,8 +61,8 @@ def first_turn(row: Row) -> bool:
 
 
 def english(row: Row) -> bool:
-    """Keep rows whose ``language`` is English."""
-    return str(row.raw.get("language", "")).casefold() in ("english", "en")
+    """Keep rows whose ``language`` is English, by its name or by its code (``en``, ``eng``, ``en-US``)."""
+    return re.split("[-_]", row.word("language"), maxsplit=1)[0] in ("english", "en", "eng")
 
 
 def unflagged_reply(row: Row) -> bool:
@@ -67,7 +71,7 @@ def unflagged_reply(row: Row) -> bool:
     ``openai_moderation`` holds one judgement for each message, in order. A row without a judgement of the reply is left
     out, because the reply may be flagged.
     """
-    judgements = row.raw.get("openai_moderation")
+    judgements = parsed(row.raw.get("openai_moderation"))
     reply = next((i for i, (role, _) in enumerate(row.turns()) if role == "assistant"), None)
     if reply is None or not isinstance(judgements, list) or len(judgements) <= reply:
         return False
@@ -79,7 +83,7 @@ def unflagged_reply(row: Row) -> bool:
 
 def unsafe(row: Row) -> bool:
     """Keep pairs that annotators found unsafe (``is_safe`` of BeaverTails)."""
-    return comparable(row.raw.get("is_safe", "")) in ("false", "0")
+    return row.word("is_safe") in ("false", "0")
 
 
 def with_text(row: Row) -> bool:
@@ -89,8 +93,7 @@ def with_text(row: Row) -> bool:
 
 def without_input(row: Row) -> bool:
     """Keep rows whose ``input`` is empty or a placeholder such as "<noinput>"."""
-    value = row.raw.get("input")
-    return is_missing(value) or not without_placeholder(str(value).strip(), is_input=True)
+    return not without_placeholder(row.word("input"), is_input=True)
 
 
 def refusal_response(row: Row) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 _EXACT: Final = 2**53
 """Whole numbers from here on may have lost digits as floats."""
+_FRACTION_OF_ZERO: Final = re.compile(r"\A([-+]?\d+)\.0+\Z")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 """Types of the parts of a message that hold text, in the forms of chat interfaces."""
 _NOTHING: Final = r"no[\s_-]*(?:input|output)(?:s|e)?"
@@ -66,9 +67,20 @@ def without_placeholder(text: str, *, is_input: bool = False) -> str:
 
 
 def comparable(value: Any) -> str:
-    """Return a form in which ``false`` of a YAML file, ``False`` of a Parquet and "False" of a CSV file are equal."""
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole else value).strip().casefold()
+    """Return a form in which ``false`` of a YAML file, ``False`` of a Parquet and "False" of a CSV file are equal.
+
+    An empty cell is empty text. Numbers are equal whether a file holds 1, 1.0 or "1.0".
+
+    Raises:
+        ValueError: The value has no one text; gives the reason.
+    """
+    if isinstance(value, bool):
+        return str(value).casefold()
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return _FRACTION_OF_ZERO.sub(r"\1", as_text(value)).casefold()
 
 
 def _part(part: Any) -> str:

@@ -36,6 +36,7 @@ READ = [("user", "Hi"), ("assistant", "Yo")]
         ],
         {"role": ["user", "assistant"], "content": ["Hi", "Yo"]},
         json.dumps([USER, REPLY]),
+        json.dumps([USER, REPLY]).encode(),
     ],
 )
 def test_conventions_agree(value: object) -> None:
@@ -78,7 +79,16 @@ def test_roles_that_do_not_fit_are_named_with_a_way_out_that_works(source: Write
         assert loaded.table["instruction"].to_pylist() == ["Hi"]
 
 
-def test_a_call_of_a_tool_is_no_plain_answer(source: Write) -> None:
-    rows = [{"messages": [USER, {**REPLY, "tool_calls": [{"id": "x"}]}]}]
-    with pytest.raises(FedSafetyError, match=r"2 turns \(user, assistant with tool_calls\)"):
+@pytest.mark.parametrize("name", ["tool_calls", "images"])
+def test_a_turn_that_is_more_than_its_text_is_no_plain_answer(source: Write, name: str) -> None:
+    rows = [{"messages": [USER, {**REPLY, name: [{"id": "x"}]}]}]
+    with pytest.raises(FedSafetyError, match=rf"2 turns \(user, assistant with {name}\)"):
         load_rows(source("rows", rows, **CHAT))
+    assert read_turns([USER, {**REPLY, name: float("nan")}]) == READ
+
+
+def test_an_empty_conversation_has_no_turn(source: Write) -> None:
+    rows = [{"messages": None}, {"messages": [USER, REPLY]}]
+    with pytest.raises(FedSafetyError, match=r"row 1: no turn in the conversation; .* add the filter with_text"):
+        load_rows(source("rows", rows, **CHAT))
+    assert len(load_rows(source("rows", rows, filters=("with_text",), **CHAT))) == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -66,6 +69,42 @@ def test_where_compares_across_formats(source: Write, root: Path) -> None:
     assert instructions(source("typed", rows, where={"instruction": ("a", "c", "x")})) == ["a", "c"]
 
 
+@pytest.mark.parametrize(
+    ("cell", "allowed", "kept"),
+    [
+        (None, "none", False),
+        (float("nan"), "nan", False),
+        (None, "", True),
+        ("1.0", 1, True),
+        ("en", ("de", "EN "), True),
+        ("no", False, False),
+    ],
+)
+def test_where_compares_what_a_cell_means(source: Write, cell: object, allowed: Any, kept: bool) -> None:
+    rows = [{"instruction": "a", "response": "b", "x": cell}, {"instruction": "c", "response": "d", "x": "other"}]
+    made = source("rows", rows, where={"x": (*allowed, "other") if isinstance(allowed, tuple) else (allowed, "other")})
+    assert instructions(made) == (["a", "c"] if kept else ["c"])
+
+
+def test_a_cell_without_one_text_chooses_no_rows(source: Write) -> None:
+    rows = [{"instruction": "a", "response": "b", "x": ["y"]}]
+    with pytest.raises(FedSafetyError, match=r"row 1: column 'x' is a list, not text; rows cannot be chosen by it"):
+        load_rows(source("rows", rows, where={"x": "['y']"}))
+
+
+def test_a_place_inside_another_container_is_refused(source: Write) -> None:
+    rows = [{"instruction": "a", "response": '["b"]'}]
+    with pytest.raises(FedSafetyError, match=r"response \(column 'response'\) holds a str, where a list for \[0\]"):
+        load_rows(source("rows", rows, columns={"response": "response[0]"}, filters=("with_text",)))
+
+
+def test_binary_columns_choose_rows(root: Path) -> None:
+    columns = {"instruction": [b"a", b"c"], "response": ["b", "d"], "language": [b"en-GB", b"de"], "input": [b"", b"x"]}
+    pq.write_table(pa.table(columns), root / "x.parquet")
+    for settings in ({"filters": ("english",)}, {"filters": ("without_input",)}, {"where": {"language": "en-gb"}}):
+        assert instructions(DatasetSource(repository="o/x", local="x.parquet", **settings)) == ["a"]
+
+
 def test_published_recipe_for_chats(source: Write) -> None:
     rows = [
         chat("kept", "yes"),
@@ -79,6 +118,8 @@ def test_published_recipe_for_chats(source: Write) -> None:
     loaded = load_rows(source("chats", rows, format="chat", filters=filters))
     assert loaded.table["instruction"].to_pylist() == ["kept", "question flagged"]
     assert loaded.steps == (("read", 6), ("single_turn", 5), ("english", 4), ("unflagged_reply", 2))
+    texts = [{**row, "openai_moderation": json.dumps(row["openai_moderation"])} for row in rows]
+    assert len(load_rows(source("texts", texts, format="chat", filters=filters))) == 2
     first = source("chats", rows, format="chat", filters=("first_turn",))
     assert [row["response"] for row in load_rows(first).table.to_pylist()][:2] == ["yes", "a"]
 
@@ -177,7 +218,8 @@ BAD: list[tuple[dict[str, Any], type[FedSafetyError], str]] = [
     ({"where": {"lable": "x"}}, UsageError, r"unknown column of .* 'lable'; did you mean 'label'"),
     ({"filters": ("english",)}, UsageError, r"column of .*, which filter 'english' reads: 'language'"),
     ({}, FedSafetyError, r"rows\.jsonl, row 2: no text for response; .* add the filter with_text"),
-    ({"columns": {"instruction": "prompt", "response": "list"}}, FedSafetyError, r"row 1: response is a list.*\[0\]"),
+    ({"columns": {"instruction": "prompt", "response": "list"}}, FedSafetyError,
+     r"row 1: response \(column 'list'\) is a list.*\[0\]"),
     ({"where": {"label": "x"}, "filters": ("with_text", "refusal_response")}, UsageError,
      r"no row of .*\(split 'train'\) is left: 3 read, label=x left 2, with_text left 1, refusal_response left 0; mend"),
     ({"filters": ("with_text",), "offset": 9}, UsageError, r"with_text left 2, offset 9 left 0"),
