@@ -69,6 +69,8 @@ class Reader:
         for name in source.columns:
             if name not in NAMES:
                 raise unknown_name(f"name of a column of {records.name}", name, NAMES)
+        if not records.columns:
+            raise UsageError(f"{records.name} holds no rows; name a file that holds some")
         self.source, self.records = source, records
         names = dict.fromkeys(_NEEDED[source.format]) | dict.fromkeys(source.columns)
         self._paths = {name: self._path(source.columns.get(name, name)) for name in names}

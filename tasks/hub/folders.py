@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmark.errors import UsageError
+from tasks.hub.conversions import WAYS
 
 _SPLITS: Final = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": ("train", "training", "trainset"),
+    "validation": ("validation", "valid", "val", "dev", "valset", "devset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset", "evalset"),
 }
 _CANONICAL: Final = {word: split for split, words in _SPLITS.items() for word in words}
-_WORDS: Final = re.compile(r"[^\W_]+")
+_WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+"""Words of a name: ``trainData2`` has train and Data."""
 _SHARD: Final = re.compile(r"(.+)-\d{5}-of-\d{5}")
-_UNREAD: Final = frozenset(
-    {
-        ".7z",
-        ".arrow",
-        ".bz2",
-        ".feather",
-        ".gz",
-        ".lz4",
-        ".ndjson",
-        ".npz",
-        ".orc",
-        ".pkl",
-        ".tar",
-        ".tgz",
-        ".tsv",
-        ".xls",
-        ".xlsx",
-        ".xz",
-        ".zip",
-        ".zst",
-    }
-)
-"""Endings of tables and compressed files, which may hold rows that would be missed."""
 _SIDE_FILES: Final = frozenset(
     {
         "dataset_info.json",
@@ -60,8 +40,21 @@ _FOREIGN: Final = {
 """File or folder → what a folder with it is; a list of the valid files stands elsewhere in such folders."""
 
 
-def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> list[Path]:
-    """Return the data files of ``folder`` for one split, in the order of their names.
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files of a folder, for one split and configuration.
+
+    Attributes:
+        read: Data files that are read, in the order of their names.
+        left_out: The other files, in the order of their names, each with the reason.
+    """
+
+    read: tuple[Path, ...]
+    left_out: tuple[tuple[Path, str], ...]
+
+
+def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> FolderFiles:
+    """Return the files of ``folder`` that hold one split, and those that are left out.
 
     Names that begin with a dot or an underscore and side files are no data. Where names say a split, the files of the
     wanted split are taken; where no name does, all files are.
@@ -81,12 +74,27 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
         if name in names:
             raise UsageError(f"{folder} {what}, as its {name} says; write its rows as one Parquet or JSON Lines file")
     inner = folder / config if config and (folder / config).is_dir() else folder
-    inside = entries if inner == folder else sorted(inner.rglob("*"))
-    files = [entry for entry in inside if entry.is_file() and _is_visible(entry.relative_to(inner))]
-    if unread := [file for file in files if file.suffix.lower() in _UNREAD]:
-        raise UsageError(f"{inner} holds {_listed(unread, inner)}, which are not read; unpack or convert them first")
-    files = [file for file in files if file.suffix.lower() in endings and file.name.lower() not in _SIDE_FILES]
-    return _of_split(files, inner, split) if split else files
+    reasons = {entry: _reason(entry, folder, inner, endings) for entry in entries if entry.is_file()}
+    if unread := [file for file, reason in reasons.items() if not reason and file.suffix.lower() in WAYS]:
+        raise UsageError(
+            f"{inner} holds {_listed(unread, inner)}, which are not read; {WAYS[unread[0].suffix.lower()]}, or move it "
+            f"out of the folder"
+        )
+    files = [file for file, reason in reasons.items() if not reason]
+    found = _of_split(files, inner, split) if split else files
+    reasons |= {file: "of another split" for file in files if file not in found}
+    return FolderFiles(tuple(found), tuple((file, reason) for file, reason in reasons.items() if reason))
+
+
+def _reason(file: Path, folder: Path, inner: Path, endings: Collection[str]) -> str:
+    """Return the reason for which a file is no data of the configuration; empty for data, also in unread formats."""
+    if not file.is_relative_to(inner):
+        return "of another configuration"
+    if not _is_visible(file.relative_to(folder)):
+        return "hidden"
+    if file.name.lower() in _SIDE_FILES:
+        return "describes the data"
+    return "" if file.suffix.lower() in {*endings, *WAYS} else "no data file"
 
 
 def _is_visible(path: Path) -> bool:
@@ -125,7 +133,7 @@ def _of_part(part: str, wanted: str) -> set[str]:
         return {_CANONICAL.get(shard[1], shard[1])}
     if stem == wanted:
         return {_CANONICAL.get(wanted, wanted)}
-    return {_CANONICAL[word] for word in _WORDS.findall(stem.lower()) if word in _CANONICAL}
+    return {_CANONICAL[word.lower()] for word in _WORDS.findall(stem) if word.lower() in _CANONICAL}
 
 
 def _above(path: Path, wanted: str) -> str:

@@ -92,6 +92,11 @@ def test_a_cell_without_one_text_chooses_no_rows(source: Write) -> None:
         load_rows(source("rows", rows, where={"x": "['y']"}))
 
 
+def test_a_file_without_rows_is_named(source: Write) -> None:
+    with pytest.raises(UsageError, match=r"rows\.jsonl holds no rows; name a file that holds some"):
+        load_rows(source("rows", []))
+
+
 def test_a_place_inside_another_container_is_refused(source: Write) -> None:
     rows = [{"instruction": "a", "response": '["b"]'}]
     with pytest.raises(FedSafetyError, match=r"response \(column 'response'\) holds a str, where a list for \[0\]"):

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.errors import FedSafetyError, UsageError
 from tasks.hub.datasets import load_rows
-from tasks.hub.files import data_digest, open_records
+from tasks.hub.files import data_digest, data_files, open_records
 from tasks.hub.settings import DatasetSource
 
 
@@ -36,6 +36,10 @@ def read(split: str = "train", config: str = "") -> list[str]:
         (["my.dev.jsonl", "my.test.jsonl"], "test", ["my.test.jsonl"]),
         (["val.jsonl", "train.jsonl"], "validation", ["val.jsonl"]),
         (["330k_train.jsonl", "330k_test.jsonl"], "330k_train", ["330k_train.jsonl"]),
+        (["trainset.jsonl", "testset.jsonl"], "train", ["trainset.jsonl"]),
+        (["myTrain2.jsonl", "myTest2.jsonl"], "test", ["myTest2.jsonl"]),
+        (["contest.jsonl", "latest.jsonl"], "train", ["contest.jsonl", "latest.jsonl"]),
+        (["train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl"], "train_sft", None),
         (["part-0.jsonl", "part-1.jsonl"], "train", ["part-0.jsonl", "part-1.jsonl"]),
         (["train.JSONL", "readme.txt", "dataset_infos.json"], "train", ["train.JSONL"]),
         (["train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl", "_tmp/train.jsonl"], "train", ["train.jsonl"]),
@@ -59,7 +63,8 @@ def test_hidden_files_change_nothing(root: Path) -> None:
     [
         (["test.jsonl"], r"no file in .* is named after split 'train'; it holds test\.jsonl"),
         (["train_test.jsonl"], r"train_test\.jsonl .* say several splits"),
-        (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack"),
+        (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack it with gunzip"),
+        (["train.jsonl", "train.tsv"], r"holds train\.tsv, which are not read; write it with commas"),
         (["main/train.jsonl", "other/train.jsonl"], r"several folders .*: main, other; name one as config"),
         (["train/state.json", "train/data.arrow"], r"was written by save_to_disk"),
     ],
@@ -68,6 +73,20 @@ def test_folders_that_leave_open_what_is_meant(root: Path, names: list[str], mes
     write(root, *names)
     with pytest.raises(UsageError, match=message):
         read()
+
+
+def test_files_that_are_left_out_are_listed_with_their_reason(root: Path) -> None:
+    write(root, "a/train.jsonl", "a/test.jsonl", "b/train.jsonl", "a/readme.txt", "a/cover.png", "a/.x/train.jsonl")
+    folder = root / "o" / "two"
+    files = data_files(folder, "train", "a")
+    assert files.read == (folder / "a" / "train.jsonl",)
+    assert {file.relative_to(folder).as_posix(): reason for file, reason in files.left_out} == {
+        "a/.x/train.jsonl": "hidden",
+        "a/cover.png": "no data file",
+        "a/readme.txt": "describes the data",
+        "a/test.jsonl": "of another split",
+        "b/train.jsonl": "of another configuration",
+    }
 
 
 def test_a_configuration_is_a_folder(root: Path) -> None:
