@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.hub.conversations import Turn, read_turns, spoken
+from tasks.hub.conversations import Turn, described, read_turns, spoken
 from tasks.hub.files import Records
-from tasks.hub.filters import FILTERS, Keep, Row
+from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
-from tasks.hub.values import as_text, comparable, is_missing, without_placeholder
+from tasks.hub.values import as_text, comparable, is_doubtful, is_missing, without_placeholder
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
@@ -32,6 +32,10 @@ class Path:
 
     column: str
     steps: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        """Return the place as settings write it."""
+        return self.column + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.steps)
 
     def __call__(self, row: Mapping[str, Any]) -> Any:
         """Return the value at this place of ``row``, or ``None`` if the row has no such place.
@@ -61,6 +65,9 @@ class Reader:
             the first of the columns that exists, because the hub and a local copy may name a column differently.
         records: Rows in the form of the source.
 
+    Attributes:
+        columns: Columns that are read: mapped ones, and those of conditions and filters.
+
     Raises:
         UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest).
     """
@@ -82,7 +89,7 @@ class Reader:
                     raise unknown_name(
                         f"column of {records.name}, which filter {name!r} reads:", column, records.columns
                     )
-        self._columns = sorted(
+        self.columns = sorted(
             {path.column for path in self._paths.values()}
             | {path.column for path, _ in self._where.values()}
             | {*extra}
@@ -90,12 +97,17 @@ class Reader:
 
     def rows(self) -> Iterator[SourceRow]:
         """Yield the rows in the order of the source."""
-        for number, raw in enumerate(self.records.read(self._columns), start=1):
-            yield SourceRow(number, raw, self._paths, self.source, self.records.name)
+        for number, raw in enumerate(self.records.read(self.columns), start=1):
+            yield SourceRow(number, raw, self._paths, self.source, self.records.place_of)
 
-    def conditions(self) -> list[tuple[str, Keep]]:
-        """Return a predicate for each entry of ``where``, with a name for messages."""
-        return [(f"{column}={_shown(values)}", _test(path, values)) for column, (path, values) in self._where.items()]
+    def conditions(self) -> list[Rule]:
+        """Return a rule for each entry of ``where``."""
+        return [_condition(column, path, values) for column, (path, values) in self._where.items()]
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Our name of a column → place that is read for it."""
+        return {name: str(path) for name, path in self._paths.items()}
 
     def _path(self, text: str) -> Path:
         """Return the first of the ``|``-separated places whose column exists."""
@@ -115,14 +127,16 @@ class SourceRow:
         raw: Row in the form of the source.
         paths: Our name of a column → place in ``raw``.
         source: Settings of the source.
-        name: File or repository, for messages.
+        place_of: Returns the file and the row of a number, for messages.
+        placeholders: Placeholders in the cells that were read: our column, text, and whether it was read as empty.
     """
 
     number: int
     raw: Mapping[str, Any]
     paths: Mapping[str, Path]
     source: DatasetSource
-    name: str
+    place_of: Callable[[int], str]
+    placeholders: set[tuple[str, str, bool]] = field(default_factory=set)
 
     def turns(self) -> list[Turn]:
         """Return (role, text) of every turn of the conversation.
@@ -172,7 +186,7 @@ class SourceRow:
                 without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
-            self._check_exchange([role for role, _ in spoken(self.turns())])
+            self._check_exchange(spoken(self.turns()))
         instruction, response = self.text("instruction"), self.text("response")
         for name, value in (("instruction", instruction), ("response", response)):
             if not value and not (name == "response" and self.source.format == "prompts"):
@@ -180,17 +194,17 @@ class SourceRow:
         alone = self._column("instruction") if self._column("input") else ""
         return self._column("id") or f"{self.number:04d}", instruction, response, self._column("label"), alone
 
-    def _check_exchange(self, roles: list[str]) -> None:
+    def _check_exchange(self, turns: list[Turn]) -> None:
+        roles = [role for role, _ in turns]
         if roles == ["user", "assistant"]:
             return
         if not roles:
             raise self._error("no turn in the conversation; fill the row, or add the filter with_text")
-        found = f"{len(roles)} turns ({', '.join(roles[:4])}{', …' if len(roles) > 4 else ''})"
         if roles[:2] == ["user", "assistant"]:
             way = "single_turn (leaves such rows out) or first_turn (reads the first two turns)"
         else:
             way = "single_turn or first_turn, which leave such rows out, or write the row as a question and its answer"
-        raise self._error(f"{found}, where one question and its answer were expected; add the filter {way}")
+        raise self._error(f"{described(turns)}, where one question and its answer were expected; add the filter {way}")
 
     def _column(self, name: str) -> str:
         if name not in self.paths:
@@ -199,7 +213,12 @@ class SourceRow:
             text = as_text(self._inside(name))
         except ValueError as error:
             raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
-        return without_placeholder(text, is_input=name == "input") if name in ("input", "response") else text
+        if name not in ("input", "response"):
+            return text
+        kept = without_placeholder(text, is_input=name == "input")
+        if kept != text or is_doubtful(text):
+            self.placeholders.add((name, text, not kept))
+        return kept
 
     def _inside(self, name: str) -> Any:
         """Return the value of our column ``name``."""
@@ -210,7 +229,7 @@ class SourceRow:
         return value
 
     def _error(self, reason: str) -> FedSafetyError:
-        return FedSafetyError(f"{self.name}, row {self.number}: {reason}")
+        return FedSafetyError(f"{self.place_of(self.number)}: {reason}")
 
 
 def _parsed(text: str, name: str) -> Path:
@@ -226,14 +245,11 @@ def _parsed(text: str, name: str) -> Path:
     return Path(steps[0], tuple(steps[1:]))
 
 
-def _test(path: Path, allowed: Value | tuple[Value, ...]) -> Keep:
+def _condition(column: str, path: Path, allowed: Value | tuple[Value, ...]) -> Rule:
     values = {comparable(value) for value in (allowed if isinstance(allowed, tuple) else (allowed,))}
 
-    def keep(row: Row) -> bool:
-        return row.word(path.column, *path.steps) in values
+    def cell(row: Row) -> str:
+        return row.word(path.column, *path.steps)
 
-    return keep
-
-
-def _shown(allowed: Value | tuple[Value, ...]) -> str:
-    return "|".join(map(str, allowed)) if isinstance(allowed, tuple) else str(allowed)
+    name = f"{column}={'|'.join(map(str, allowed)) if isinstance(allowed, tuple) else allowed}"
+    return Rule(name, lambda row: cell(row) in values, lambda row: cell_reason(column, cell(row)))

@@ -13,6 +13,7 @@ ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bo
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
 _NOT_TEXT: Final = ("tool_calls", "function_call", "image", "images", "audio", "audios", "video", "videos")
+_ROLES_SHOWN: Final = 4
 
 Turn = tuple[str, str]
 """Role and text. Roles are ``user`` and ``assistant`` where they have another name for them, in lower case."""
@@ -43,6 +44,15 @@ def read_turns(value: Any) -> list[Turn]:
 def spoken(turns: list[Turn]) -> list[Turn]:
     """Return ``turns`` without system turns that say nothing."""
     return [turn for turn in turns if turn != ("system", "")]
+
+
+def described(turns: list[Turn]) -> str:
+    """Return the number of turns and their first roles, for example ``3 turns (system, user, assistant)``."""
+    roles = [role for role, _ in turns]
+    if not roles:
+        return "no turn"
+    more = ", …" if len(roles) > _ROLES_SHOWN else ""
+    return f"{len(roles)} turn{'s' if len(roles) > 1 else ''} ({', '.join(roles[:_ROLES_SHOWN])}{more})"
 
 
 def parsed(value: Any) -> Any:

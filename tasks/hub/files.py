@@ -35,12 +35,18 @@ class Records:
         columns: Names of all columns.
         read: ``read(columns)`` yields the rows in order, each with those of ``columns`` that it has.
         files: Files that hold the rows, and those that were left out beside them; ``None`` for rows of the hub.
+        place: Returns file and row, from 1, of a row that was read, by its number; ``None`` for one file.
     """
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[Sequence[str]], Iterator[dict[str, Any]]]
     files: FolderFiles | None = None
+    place: Callable[[int], str] | None = None
+
+    def place_of(self, number: int) -> str:
+        """Return file and row of the row ``number``, for messages."""
+        return self.place(number) if self.place else f"{self.name}, row {number}"
 
 
 def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
@@ -82,7 +88,11 @@ def open_records(path: Path, text_column: str, split: str = "", config: str = ""
         return replace(parts[0], files=files)
     columns = tuple(dict.fromkeys(column for part in parts for column in part.columns))
 
+    starts: list[tuple[int, str]] = []
+
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        starts.clear()
+        number = 0
         for part in parts:
             # Objects leave out a key that is empty; a table without the column is another table.
             lacking = [name for name in names if name not in part.columns]
@@ -90,9 +100,16 @@ def open_records(path: Path, text_column: str, split: str = "", config: str = ""
                 raise FedSafetyError(
                     f"{part.name} has no column {lacking[0]!r}, as other files of {path} have; mend it"
                 )
-            yield from part.read(names)
+            starts.append((number, part.name))
+            for row in part.read(names):
+                number += 1
+                yield row
 
-    return Records(str(path), columns, read, files)
+    def place(number: int) -> str:
+        start, name = next((start, name) for start, name in reversed(starts) if start < number)
+        return f"{name}, row {number - start}"
+
+    return Records(str(path), columns, read, files, place)
 
 
 def _open_file(path: Path, text_column: str) -> Records:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from tasks.hub.conversations import parsed, spoken
+from tasks.hub.conversations import described, parsed, spoken
 from tasks.hub.text import normalised
 from tasks.hub.values import without_placeholder
 from tasks.refusals import is_refusal
@@ -34,7 +34,25 @@ class Row(Protocol):
         """Return a cell of the source, or a place inside it, in comparable form; see :mod:`tasks.hub.values`."""
 
 
+_LONGEST_WORD: Final = 40
+"""Most characters of a cell in a reason."""
+
 Keep = Callable[[Row], bool]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that keeps some rows: a condition of ``where``, or a filter in use.
+
+    Attributes:
+        name: Name in counts and messages.
+        keep: Returns whether a row is kept.
+        why: Returns the reason for which a row is left out, in a few words.
+    """
+
+    name: str
+    keep: Keep
+    why: Callable[[Row], str]
 
 
 @dataclass(frozen=True)
@@ -43,11 +61,17 @@ class Filter:
 
     Attributes:
         make: Returns a new predicate. A predicate may remember earlier rows, for example to find duplicates.
+        why: Returns the reason for which a row is left out.
         columns: Columns of the source that the filter reads, beside mapped columns.
     """
 
     make: Callable[[], Keep]
+    why: Callable[[Row], str]
     columns: tuple[str, ...] = ()
+
+    def rule(self, name: str) -> Rule:
+        """Return a rule with a new predicate."""
+        return Rule(name, self.make(), self.why)
 
 
 def single_turn(row: Row) -> bool:
@@ -127,21 +151,44 @@ def _first_of(key: Callable[[str], str]) -> Keep:
     return keep
 
 
-def _plain(keep: Keep, *columns: str) -> Filter:
-    return Filter(lambda: keep, columns)
+def cell_reason(column: str, word: str) -> str:
+    """Return the reason for which a row with ``word`` in ``column`` is left out. A long text is cut."""
+    return f"{column} is {word[:_LONGEST_WORD] + '…' if len(word) > _LONGEST_WORD else word or 'empty'}"
 
+
+def _turns(row: Row) -> str:
+    return described(spoken(row.turns()))
+
+
+def _missing_texts(row: Row) -> str:
+    return " and ".join(f"no {name}" for name in ("instruction", "response") if not row.text(name))
+
+
+def _cell(column: str) -> Callable[[Row], str]:
+    return lambda row: cell_reason(column, row.word(column))
+
+
+def _always(reason: str) -> Callable[[Row], str]:
+    return lambda _: reason
+
+
+def _plain(keep: Keep, why: Callable[[Row], str], *columns: str) -> Filter:
+    return Filter(lambda: keep, why, columns)
+
+
+_REPEATED: Final = _always("instruction of an earlier row")
 
 FILTERS: Final[dict[str, Filter]] = {
-    "deduplicate_instructions": Filter(deduplicate_instructions),
-    "deduplicate_normalised": Filter(deduplicate_normalised),
-    "english": _plain(english, "language"),
-    "first_turn": _plain(first_turn),
-    "no_refusal_response": _plain(no_refusal_response),
-    "refusal_response": _plain(refusal_response),
-    "single_turn": _plain(single_turn),
-    "unflagged_reply": _plain(unflagged_reply, "openai_moderation"),
-    "unsafe": _plain(unsafe, "is_safe"),
-    "with_text": _plain(with_text),
-    "without_input": _plain(without_input, "input"),
+    "deduplicate_instructions": Filter(deduplicate_instructions, _REPEATED),
+    "deduplicate_normalised": Filter(deduplicate_normalised, _REPEATED),
+    "english": _plain(english, _cell("language"), "language"),
+    "first_turn": _plain(first_turn, _turns),
+    "no_refusal_response": _plain(no_refusal_response, _always("response with a refusal phrase")),
+    "refusal_response": _plain(refusal_response, _always("response without a refusal phrase")),
+    "single_turn": _plain(single_turn, _turns),
+    "unflagged_reply": _plain(unflagged_reply, _always("reply flagged or without a judgement"), "openai_moderation"),
+    "unsafe": _plain(unsafe, _cell("is_safe"), "is_safe"),
+    "with_text": _plain(with_text, _missing_texts),
+    "without_input": _plain(without_input, _always("input is filled"), "input"),
 }
 """Name of a filter in suites → filter."""

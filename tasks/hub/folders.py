@@ -77,8 +77,8 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
     reasons = {entry: _reason(entry, folder, inner, endings) for entry in entries if entry.is_file()}
     if unread := [file for file, reason in reasons.items() if not reason and file.suffix.lower() in WAYS]:
         raise UsageError(
-            f"{inner} holds {_listed(unread, inner)}, which are not read; {WAYS[unread[0].suffix.lower()]}, or move it "
-            f"out of the folder"
+            f"{inner} holds {_listed(unread, inner)}, which are not read; {WAYS[unread[0].suffix.lower()]}, or move "
+            f"such files out of the folder"
         )
     files = [file for file, reason in reasons.items() if not reason]
     found = _of_split(files, inner, split) if split else files

@@ -17,8 +17,16 @@ _NOTHING: Final = r"no[\s_-]*(?:input|output)(?:s|e)?"
 _IN_BRACKETS: Final = r"[`\\]*[<(\[]\s*{}\s*[`\\>)\]]*[.,]?"
 _NO_TEXT: Final = re.compile(_IN_BRACKETS.format(_NOTHING), re.IGNORECASE)
 _NO_INPUT: Final = re.compile(
-    rf"(?:{_NOTHING}|n/a)[.,]?|" + _IN_BRACKETS.format(rf"(?:{_NOTHING}|none|n/a)"), re.IGNORECASE
+    rf"(?:{_NOTHING}(?:\s(?:required|needed|necessary|provided|given|available))?|n/a)[.,]?|"
+    + _IN_BRACKETS.format(rf"(?:{_NOTHING}|none|n/a)"),
+    re.IGNORECASE,
 )
+_DOUBTFUL: Final = re.compile(
+    rf"[<(\[]?\s*(?:{_NOTHING}(?:\s\w+)*|n\.?/?a\.?|nan|none|null|nil|undefined|empty|not applicable|[-.?]+)"
+    r"\s*[\])>]?\.?",
+    re.IGNORECASE,
+)
+_LONGEST_DOUBTFUL: Final = 40
 
 
 def is_missing(value: Any) -> bool:
@@ -64,6 +72,11 @@ def without_placeholder(text: str, *, is_input: bool = False) -> str:
         is_input: Whether the cell is an input, where the bare words "No input" and "N/A" are placeholders, too.
     """
     return "" if (_NO_INPUT if is_input else _NO_TEXT).fullmatch(text) else text
+
+
+def is_doubtful(text: str) -> bool:
+    """Return whether ``text`` looks like a placeholder, for example "N/A" or "null", although it may be an answer."""
+    return len(text) <= _LONGEST_DOUBTFUL and _DOUBTFUL.fullmatch(text) is not None
 
 
 def comparable(value: Any) -> str:

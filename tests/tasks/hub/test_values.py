@@ -68,7 +68,8 @@ def test_parts_of_text_are_joined_and_others_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["<noinput>", "No input.", "\\<noinput\\>", "`<noinput>`", "(no input)", "N/A", "<none>"]
+    "text",
+    ["<noinput>", "No input.", "\\<noinput\\>", "`<noinput>`", "(no input)", "N/A", "<none>", "No input required."],
 )
 def test_placeholders_are_no_input(text: str) -> None:
     assert without_placeholder(text, is_input=True) == ""
