@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tasks.hub.folders import FolderFiles, split_files
 _BATCH: Final = 1024
 _NAMES: Final = 5
 """Most names that an error lists."""
+_SLICE: Final = re.compile(r"[\[\]+]")
 _SEPARATORS: Final = ";\t|"
 """Marks that other programs write between the fields of a table."""
 
@@ -53,13 +55,20 @@ def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
     """Return the file ``path``, or the data files of the folder ``path`` for a split, and the files left out.
 
     Raises:
-        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart.
+        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart; or
+            the split is a slice.
     """
+    if _SLICE.search(split):
+        raise UsageError(
+            f"split {split!r} is a slice or a sum of splits, and local files have neither; name one split, and use "
+            f"offset and limit"
+        )
     if not path.is_dir():
         return FolderFiles((path,), ())
     files = split_files(path, split, config, SUFFIXES)
-    if len({file.suffix.lower() for file in files.read}) != 1:
-        found = ", ".join(sorted({file.suffix for file in files.read})) or "none"
+    examples = {file.suffix.lower(): file.name for file in files.read}
+    if len(examples) != 1:
+        found = ", ".join(f"{suffix} ({name})" for suffix, name in sorted(examples.items())) or "none"
         raise UsageError(f"{path} must hold data files of one format ({', '.join(SUFFIXES)}); it holds {found}")
     return files
 

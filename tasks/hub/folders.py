@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Final
 
 from benchmark.errors import UsageError
 from tasks.hub.conversions import WAYS
+from tasks.hub.digests import file_sha256
 
 _SPLITS: Final = {
-    "train": ("train", "training", "trainset"),
+    "train": ("train", "training", "trainset", "trn"),
     "validation": ("validation", "valid", "val", "dev", "valset", "devset"),
-    "test": ("test", "testing", "eval", "evaluation", "testset", "evalset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset", "evalset", "tst"),
+    "holdout": ("holdout", "heldout"),
 }
 _CANONICAL: Final = {word: split for split, words in _SPLITS.items() for word in words}
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 """Words of a name: ``trainData2`` has train and Data."""
-_SHARD: Final = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _SIDE_FILES: Final = frozenset(
     {
         "dataset_info.json",
@@ -31,6 +34,7 @@ _SIDE_FILES: Final = frozenset(
         "requirements.txt",
     }
 )
+_OTHER_CONFIG: Final = "of another configuration"
 _FOREIGN: Final = {
     "dataset_dict.json": "was written by save_to_disk",
     "state.json": "was written by save_to_disk",
@@ -62,11 +66,13 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
     Args:
         folder: Folder to look into, at any depth.
         split: Wanted split; empty to take every file.
-        config: Wanted configuration: the subfolder of that name, where there is one.
+        config: Wanted configuration: the subfolder of that name, else the files whose names hold it; all files where
+            no name does.
         endings: Endings of data files, in lower case.
 
     Raises:
-        UsageError: The files of the split cannot be told apart, or another program's folder needs that program.
+        UsageError: The files of the split cannot be told apart, a part of the split is missing or there twice, or
+            another program's folder needs that program.
     """
     entries = sorted(folder.rglob("*"))
     names = {entry.name for entry in entries}
@@ -81,15 +87,20 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
             f"such files out of the folder"
         )
     files = [file for file, reason in reasons.items() if not reason]
+    if chosen := [file for file in files if config and _names(file.relative_to(inner), config)]:
+        reasons |= {file: _OTHER_CONFIG for file in files if file not in chosen}
+        files = chosen
     found = _of_split(files, inner, split) if split else files
     reasons |= {file: "of another split" for file in files if file not in found}
+    _check_shards(found, inner)
+    _check_copies(found, inner)
     return FolderFiles(tuple(found), tuple((file, reason) for file, reason in reasons.items() if reason))
 
 
 def _reason(file: Path, folder: Path, inner: Path, endings: Collection[str]) -> str:
     """Return the reason for which a file is no data of the configuration; empty for data, also in unread formats."""
     if not file.is_relative_to(inner):
-        return "of another configuration"
+        return _OTHER_CONFIG
     if not _is_visible(file.relative_to(folder)):
         return "hidden"
     if file.name.lower() in _SIDE_FILES:
@@ -134,6 +145,46 @@ def _of_part(part: str, wanted: str) -> set[str]:
     if stem == wanted:
         return {_CANONICAL.get(wanted, wanted)}
     return {_CANONICAL[word.lower()] for word in _WORDS.findall(stem) if word.lower() in _CANONICAL}
+
+
+def _names(path: Path, config: str) -> bool:
+    """Return whether a configuration stands in a path as a word."""
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(config)}(?![A-Za-z0-9])", path.as_posix()) is not None
+
+
+def _check_shards(files: list[Path], folder: Path) -> None:
+    """Refuse a set of numbered shards of which one is missing, and two sets of one name."""
+    shards: dict[Path, dict[int, set[int]]] = {}
+    for file in files:
+        if shard := _SHARD.match(file.stem):
+            totals = shards.setdefault(file.parent / shard[1], {})
+            totals.setdefault(int(shard[3]), set()).add(int(shard[2]))
+    for name, totals in shards.items():
+        shown = name.relative_to(folder).as_posix()
+        if len(totals) > 1:
+            sizes = " and of ".join(map(str, sorted(totals)))
+            raise UsageError(f"{folder} holds sets of {sizes} shards of {shown}; remove all sets but one")
+        ((total, numbers),) = totals.items()
+        if missing := sorted({*range(total)} - numbers):
+            raise UsageError(
+                f"{folder} holds {total - len(missing)} of {total} shards of {shown}, and shard {missing[0]:05d} is "
+                f"missing; fetch the rest, or rename the files to read these alone"
+            )
+
+
+def _check_copies(files: list[Path], folder: Path) -> None:
+    """Refuse two files of the same content, whose rows would count twice."""
+    sizes = Counter(file.stat().st_size for file in files)
+    first: dict[str, Path] = {}
+    for file in files:
+        size = file.stat().st_size
+        if size and sizes[size] > 1:
+            other = first.setdefault(file_sha256(file), file)
+            if other is not file:
+                raise UsageError(
+                    f"{_listed([other, file], folder)} in {folder} have the same content, so that each row would count "
+                    f"twice; remove one"
+                )
 
 
 def _above(path: Path, wanted: str) -> str:

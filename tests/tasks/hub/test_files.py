@@ -63,7 +63,7 @@ def test_folder_of_shards(tmp_path: Path) -> None:
     (tmp_path / "part-1.parquet").rename(tmp_path / "part-2.parquet")
     assert data_digest(tmp_path) != before
     (tmp_path / "more.csv").write_text("prompt\nx\n")
-    with pytest.raises(UsageError, match=r"one format .* it holds \.csv, \.parquet"):
+    with pytest.raises(UsageError, match=r"one format .* it holds \.csv \(more\.csv\), \.parquet \(part-2"):
         open_records(tmp_path, "")
 
 

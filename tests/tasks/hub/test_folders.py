@@ -65,6 +65,9 @@ def test_hidden_files_change_nothing(root: Path) -> None:
         (["train_test.jsonl"], r"train_test\.jsonl .* say several splits"),
         (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack it with gunzip"),
         (["train.jsonl", "train.tsv"], r"holds train\.tsv, which are not read; write it with commas"),
+        (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], r"2 of 3 shards of train, and shard 00001 is"),
+        (["train-00000-of-00001.jsonl", "train-00001-of-00002.jsonl"], r"sets of 1 and of 2 shards of train; remove"),
+        (["data.jsonl", "holdout.jsonl"], r"no file in .* is named after split 'train'; it holds data\.jsonl, holdout"),
         (["main/train.jsonl", "other/train.jsonl"], r"several folders .*: main, other; name one as config"),
         (["train/state.json", "train/data.arrow"], r"was written by save_to_disk"),
     ],
@@ -92,6 +95,28 @@ def test_files_that_are_left_out_are_listed_with_their_reason(root: Path) -> Non
 def test_a_configuration_is_a_folder(root: Path) -> None:
     write(root, "main/train.jsonl", "other/train.jsonl")
     assert read(config="main") == ["main/train.jsonl"]
+
+
+def test_a_configuration_in_the_names_of_files(root: Path) -> None:
+    write(root, "en-train.jsonl", "de-train.jsonl", "den-train.jsonl")
+    assert read(config="en") == ["en-train.jsonl"]
+
+
+def test_a_copy_of_a_file_is_refused(root: Path) -> None:
+    write(root, "train.jsonl")
+    folder = root / "o" / "two"
+    (folder / "train (1).jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    with pytest.raises(UsageError, match=r"train \(1\)\.jsonl, train\.jsonl in .* have the same content.*; remove one"):
+        read()
+
+
+@pytest.mark.parametrize("split", ["train[:10]", "train+test"])
+def test_slices_are_for_the_hub(root: Path, split: str) -> None:
+    write(root, "part.jsonl")
+    with pytest.raises(
+        UsageError, match=r"is a slice or a sum of splits, .*; name one split, and use offset and limit"
+    ):
+        read(split)
 
 
 def test_one_name_of_two_files_is_refused(root: Path) -> None:
