@@ -111,11 +111,15 @@ class Reader:
 
     def _path(self, text: str) -> Path:
         """Return the first of the ``|``-separated places whose column exists."""
-        places = [_parsed(place.strip(), self.records.name) for place in text.split("|")]
+        places = [self._place(place.strip()) for place in text.split("|")]
         existing = [place for place in places if place.column in self.records.columns]
         if not existing:
             raise unknown_name(f"column of {self.records.name}", places[0].column, self.records.columns)
         return existing[0]
+
+    def _place(self, text: str) -> Path:
+        """Return the column of this name, or the place inside a column that ``text`` describes."""
+        return Path(text, ()) if text in self.records.columns else _parsed(text, self.records.name)
 
 
 @dataclass(frozen=True)

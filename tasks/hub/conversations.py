@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bo
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
 _NOT_TEXT: Final = ("tool_calls", "function_call", "image", "images", "audio", "audios", "video", "videos")
+_PYTHON_LIST: Final = re.compile(r"\s*(?:array\()?\[\s*\{\s*'")
 _ROLES_SHOWN: Final = 4
 
 Turn = tuple[str, str]
@@ -34,10 +36,13 @@ def read_turns(value: Any) -> list[Turn]:
     if isinstance(value, Mapping):
         value = _transposed(value)
     if not isinstance(value, list):
-        raise ValueError(
-            f"no conversation: a {type(value).__name__} was found and a list of turns was expected; mend columns or "
-            f"format"
+        is_source = isinstance(value, str) and _PYTHON_LIST.match(value)
+        found, way = (
+            ("the Python source of a list", "write it as JSON")
+            if is_source
+            else (f"a {type(value).__name__}", "mend columns or format")
         )
+        raise ValueError(f"no conversation: {found} was found and a list of turns was expected; {way}")
     return [_turn(number, turn) for number, turn in enumerate(value, start=1)]
 
 

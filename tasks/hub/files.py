@@ -6,13 +6,15 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError, first_line
@@ -134,15 +136,13 @@ def _open_file(path: Path, text_column: str) -> Records:
 
 def _csv(path: Path, _: str) -> Records:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        columns = tuple(name.strip() for name in next(csv.reader(file), ()))
+        columns = tuple(name.strip() for name in next(_csv_rows(file), ()))
     _check_headings(path, columns)
     _check_separator(path, columns)
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), _long_fields(), path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
-            next(rows, None)
-            for number, row in enumerate((row for row in rows if row), start=1):
+            for number, row in enumerate(islice(_csv_rows(file), 1, None), start=1):
                 if len(row) != len(columns):
                     raise FedSafetyError(
                         f"{path}, row {number}: {len(row)} fields under {len(columns)} columns; quote fields that hold "
@@ -151,6 +151,11 @@ def _csv(path: Path, _: str) -> Records:
                 yield _some(dict(zip(columns, row, strict=True)), names)
 
     return Records(str(path), columns, read)
+
+
+def _csv_rows(file: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines with fields. A blank before a quote is no part of the field, as spreadsheets and people write."""
+    return (row for row in csv.reader(file, strict=True, skipinitialspace=True) if row)
 
 
 def _jsonl(path: Path, _: str) -> Records:
@@ -221,9 +226,27 @@ def _parquet(path: Path, _: str) -> Records:
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH, columns=[name for name in columns if name in names]):
-                yield from batch.to_pylist()
+                yield from _rows(batch)
 
     return Records(str(path), columns, read)
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return the rows of a batch.
+
+    Raises:
+        ArrowInvalid: A value has no counterpart in Python, for example a time in an unknown zone.
+    """
+    for place, field in enumerate(batch.schema):
+        if field.type == pa.float32():
+            # The shortest digits that give the same value: 0.1, where 64 bits would show 0.10000000149011612.
+            digits = pc.cast(batch.column(place), pa.string())
+            batch = batch.set_column(place, field.name, pc.cast(digits, pa.float64()))
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    except (KeyError, OverflowError, ValueError) as error:
+        raise pa.ArrowInvalid(f"a value cannot be read ({type(error).__name__}: {first_line(error)})") from error
+    return rows
 
 
 def _text(path: Path, column: str) -> Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,9 @@ _EXACT: Final = 2**53
 _FRACTION_OF_ZERO: Final = re.compile(r"\A([-+]?\d+)\.0+\Z")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 """Types of the parts of a message that hold text, in the forms of chat interfaces."""
+_PARTS_AS_TEXT: Final = re.compile(
+    rf"""\s*\[\s*\{{\s*(["'])type\1\s*:\s*\1(?:{"|".join(_TEXT_PARTS)})\1.*\}}\s*\]\s*""", re.DOTALL
+)
 _NOTHING: Final = r"no[\s_-]*(?:input|output)(?:s|e)?"
 _IN_BRACKETS: Final = r"[`\\]*[<(\[]\s*{}\s*[`\\>)\]]*[.,]?"
 _NO_TEXT: Final = re.compile(_IN_BRACKETS.format(_NOTHING), re.IGNORECASE)
@@ -54,14 +58,29 @@ def as_text(value: Any) -> str:
 
 
 def joined_parts(value: Any) -> str:
-    """Return the text of a message's content, which may be a list of parts. Parts are joined by line breaks.
+    """Return the text of a message's content, which may be a list of parts, or the JSON text of parts of text.
+
+    Parts are joined by line breaks.
 
     Raises:
         ValueError: A part holds something other than text, or the value has no one text.
     """
+    if isinstance(value, str) and _PARTS_AS_TEXT.fullmatch(value):
+        value = _parts(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return "\n".join(filter(None, map(_part, value)))
     return as_text(value)
+
+
+def _parts(text: str) -> Any:
+    """Return the parts whose JSON text ``text`` is, and ``text`` itself if it is the text of something else."""
+    if "'" in text[: text.index("t")]:
+        raise ValueError("holds the Python source of a list of parts; write it as a list, or as JSON")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return content if all(isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in content) else text
 
 
 def without_placeholder(text: str, *, is_input: bool = False) -> str:

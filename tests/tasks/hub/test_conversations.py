@@ -47,6 +47,7 @@ def test_conventions_agree(value: object) -> None:
     ("value", "reason"),
     [
         ("Hi", "a str was found"),
+        (str([USER, REPLY]), "the Python source of a list was found .*; write it as JSON"),
         (7, "a int was found"),
         ({"role": "user", "content": "Hi"}, "an object with role, content was found"),
         ({"role": ["user"], "content": ["Hi", "Yo"]}, "differ in length"),

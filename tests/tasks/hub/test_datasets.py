@@ -51,6 +51,17 @@ def test_columns_reach_inside_and_join_inputs(source: Write) -> None:
     assert (example.task, example.kind.value) == ("order", "normal")
 
 
+def test_a_column_whose_name_looks_like_a_place(source: Write) -> None:
+    rows = [{"instruction": "a", "out.put[0]": "b", "out": {"put": ["c"]}}]
+    for place, text in (("out.put[0]", "b"), ("out.put", None)):
+        made = source("rows", rows, columns={"response": place}, filters=("with_text",))
+        if text:
+            assert load_rows(made).table["response"].to_pylist() == [text]
+        else:
+            with pytest.raises(FedSafetyError, match=r"response \(column 'out'\) is a list"):
+                load_rows(made)
+
+
 def test_first_existing_column_of_several(source: Write) -> None:
     mapped = {"instruction": "goal|prompt", "response": "answer"}
     here = source("here", [{"goal": "a", "answer": "b"}], columns=mapped)

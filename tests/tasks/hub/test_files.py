@@ -133,5 +133,5 @@ def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
 
 
 def test_blanks_around_headings_are_not_part_of_the_name(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(",prompt, answer\n0,x,y\n")
+    (tmp_path / "a.csv").write_text('\n,prompt, answer\n0,x, "y"\n')
     assert list(open_records(tmp_path / "a.csv", "").read(("prompt", "answer"))) == [{"prompt": "x", "answer": "y"}]

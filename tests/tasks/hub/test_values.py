@@ -103,6 +103,25 @@ def test_typed_columns_of_parquet(root: Path) -> None:
     assert [(row["id"], row["instruction"], row["response"]) for row in loaded] == [("1", "a", "7"), ("2", "b", "8")]
 
 
+def test_values_that_python_cannot_hold_are_refused(root: Path) -> None:
+    times = pa.array([0], pa.timestamp("s", "Nowhere/X"))
+    pq.write_table(pa.table({"instruction": ["a"], "response": times}), root / "x.parquet")
+    with pytest.raises(FedSafetyError, match=r"x\.parquet cannot be read as \.parquet: a value cannot be read"):
+        load_rows(DatasetSource(repository="o/x", local="x.parquet"))
+
+
+def test_maps_and_single_precision_of_parquet(root: Path) -> None:
+    turn = pa.map_(pa.string(), pa.string())
+    turns = [[("role", "user"), ("content", "Hi")], [("role", "assistant"), ("content", "Yo")]]
+    table = pa.table({"messages": pa.array([turns], pa.list_(turn)), "n": pa.array([0.1], pa.float32())})
+    pq.write_table(table, root / "x.parquet")
+    columns = {"conversation": "messages", "id": "n"}
+    (row,) = load_rows(
+        DatasetSource(repository="o/x", local="x.parquet", format="chat", columns=columns)
+    ).table.to_pylist()
+    assert (row["id"], row["instruction"], row["response"]) == ("0.1", "Hi", "Yo")
+
+
 def test_a_refused_value_is_named_with_file_row_and_column(source: Write) -> None:
     rows = [{"instruction": "a", "input": "", "output": True}]
     with pytest.raises(FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a bool, not text"):
