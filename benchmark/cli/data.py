@@ -138,8 +138,8 @@ def _facts(report: DataReport) -> Iterator[tuple[str, str]]:
     if report.unread and report.mapping:
         hint = "; add --column input=input where an instruction needs its input" if "input" in report.unread else ""
         yield "not read", ", ".join(report.unread) + hint
-    if report.steps:
-        yield "rows", "; ".join(_steps(report))
+    for number, text in enumerate(_steps(report) if report.steps else ()):
+        yield "" if number else "rows", text
     for label, kinds, found in (
         ("empty", "placeholders in {}, read as empty", report.emptied),
         ("doubtful", "texts in {} that look like placeholders, kept", report.doubtful),
@@ -155,15 +155,16 @@ def _steps(report: DataReport) -> Iterator[str]:
     before = report.steps[0][1]
     yield f"{before:,} read"
     for name, after in report.steps[1:]:
-        reasons = [f"{reason} {count:,}" for reason, count in report.dropped.get(name, {}).items()]
-        yield f"{name} drops {before - after:,}" + (f" ({_listed(reasons)})" if reasons else "")
+        reasons = report.dropped.get(name, {})
+        listed = [*reasons] if len(reasons) == 1 else [f"{reason}: {count:,}" for reason, count in reasons.items()]
+        yield f"{name} drops {before - after:,}" + (f" ({_listed(listed, '; ')})" if listed else "")
         before = after
     if len(report.steps) > 1:
         yield f"{before:,} stay"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST:,} more" if len(names) > _MOST else "")
+def _listed(names: Sequence[str], between: str = ", ") -> str:
+    return between.join(names[:_MOST]) + (f" and {len(names) - _MOST:,} more" if len(names) > _MOST else "")
 
 
 def _entry(label: str, text: str, width: int) -> list[str]:

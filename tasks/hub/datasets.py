@@ -208,10 +208,13 @@ def _ordered(source: DatasetSource, table: pa.Table, steps: Steps) -> tuple[pa.T
 
 def nothing_left(source: DatasetSource, name: str, steps: Steps) -> str:
     """Return the message for a source of which no row remains, with the number of rows after each step."""
-    story = ", ".join(f"{step} left {count}" for step, count in steps[1:])
+    (_, read), *others = steps
+    if not read:
+        return f"{name} (split {source.split!r}) holds no rows; name a file or a split that holds some"
+    story = "".join(f", {step} left {count}" for step, count in others)
     return (
-        f"no row of {name} (split {source.split!r}) is left: {steps[0][1]} read{', ' if story else ''}{story}; "
-        f"mend where, filters or offset, or name another split"
+        f"no row of {name} (split {source.split!r}) is left: {read} read{story}; mend where, filters or offset, or "
+        f"name another split"
     )
 
 

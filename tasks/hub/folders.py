@@ -91,7 +91,9 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
         reasons |= {file: _OTHER_CONFIG for file in files if file not in chosen}
         files = chosen
     found = _of_split(files, inner, split) if split else files
-    reasons |= {file: "of another split" for file in files if file not in found}
+    for file in {*files} - {*found}:
+        is_named = _splits(file.relative_to(inner), split)
+        reasons[file] = "of another split" if is_named else "names no split, as others do"
     _check_shards(found, inner)
     _check_copies(found, inner)
     return FolderFiles(tuple(found), tuple((file, reason) for file, reason in reasons.items() if reason))

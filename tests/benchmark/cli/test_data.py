@@ -47,21 +47,36 @@ def test_a_report_fits_the_terminal(path: Path, width: int) -> None:
 
 
 def test_the_whole_report(path: Path) -> None:
-    path.write_text(json.dumps(ROW) + "\n" + json.dumps({"instruction": "x", "output": "N/A"}) + "\n")
+    rows = [ROW, *({"instruction": text, "output": "N/A"} for text in "xy")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     mapping = ("--column", "response=output", "--column", "input=input")
-    result = doctor("--data", path, *mapping, "--filter", "with_text", "--where", "instruction=x", width=200)
-    assert [line for line in result.output.splitlines() if not line.startswith("rows")] == [
+    where = ("--where", "instruction=x", "--where", "instruction=y")
+    result = doctor("--data", path, *mapping, "--filter", "with_text", *where, width=200)
+    assert result.output.splitlines() == [
         "data      a[1].jsonl",
         "columns   instruction, input, output",
         "mapping   instruction = instruction, response = output, input = input",
-        'doubtful  texts in response that look like placeholders, kept: 1 ("N/A" 1)',
+        "rows      3 read",
+        "          instruction=x|y drops 1 (instruction is say \\x1b[31mhi\\nnow [bold])",
+        "          with_text drops 0",
+        "          2 stay",
+        'doubtful  texts in response that look like placeholders, kept: 2 ("N/A" 2)',
         "",
         "row 0002",
         "  instruction  x",
         "  response     N/A",
+        "",
+        "row 0003",
+        "  instruction  y",
+        "  response     N/A",
     ]
-    rows = "2 read; instruction=x drops 1 (instruction is say \\x1b[31mhi\\nnow [bold] 1); with_text drops 0; 1 stay"
-    assert f"rows      {rows}" in result.output
+
+
+def test_several_reasons_are_counted(path: Path) -> None:
+    rows = [{"instruction": "a", "output": ""}, {"instruction": "", "output": "b"}, {"instruction": "c", "output": "d"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = doctor("--data", path, "--column", "response=output", "--filter", "with_text")
+    assert "          with_text drops 2 (no instruction: 1; no response: 1)\n" in result.output
 
 
 def test_json_has_the_report_and_the_error(path: Path) -> None:

@@ -103,7 +103,10 @@ def test_a_cell_without_one_text_chooses_no_rows(source: Write) -> None:
         load_rows(source("rows", rows, where={"x": "['y']"}))
 
 
-def test_a_file_without_rows_is_named(source: Write) -> None:
+def test_a_file_without_rows_is_named(source: Write, root: Path) -> None:
+    (root / "heading.csv").write_text("instruction,response\n")
+    with pytest.raises(UsageError, match=r"heading\.csv \(split 'train'\) holds no rows; name a file or a split"):
+        load_rows(DatasetSource(repository="o/x", local="heading.csv"))
     with pytest.raises(UsageError, match=r"rows\.jsonl holds no rows; name a file that holds some"):
         load_rows(source("rows", []))
 

@@ -79,13 +79,23 @@ def test_folders_that_leave_open_what_is_meant(root: Path, names: list[str], mes
 
 
 def test_files_that_are_left_out_are_listed_with_their_reason(root: Path) -> None:
-    write(root, "a/train.jsonl", "a/test.jsonl", "b/train.jsonl", "a/readme.txt", "a/cover.png", "a/.x/train.jsonl")
+    write(
+        root,
+        "a/train.jsonl",
+        "a/test.jsonl",
+        "a/more.csv",
+        "b/train.jsonl",
+        "a/readme.txt",
+        "a/cover.png",
+        "a/.x/train.jsonl",
+    )
     folder = root / "o" / "two"
     files = data_files(folder, "train", "a")
     assert files.read == (folder / "a" / "train.jsonl",)
     assert {file.relative_to(folder).as_posix(): reason for file, reason in files.left_out} == {
         "a/.x/train.jsonl": "hidden",
         "a/cover.png": "no data file",
+        "a/more.csv": "names no split, as others do",
         "a/readme.txt": "describes the data",
         "a/test.jsonl": "of another split",
         "b/train.jsonl": "of another configuration",
