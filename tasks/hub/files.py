@@ -77,7 +77,8 @@ def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
 
 def data_digest(path: Path, split: str = "", config: str = "") -> str:
     """Return the SHA-256 over the data file, or the data files of the folder, ``path``."""
-    return files_sha256(path if path.is_dir() else path.parent, data_files(path, split, config).read)
+    with _readable(path):
+        return files_sha256(path if path.is_dir() else path.parent, data_files(path, split, config).read)
 
 
 def open_records(path: Path, text_column: str, split: str = "", config: str = "") -> Records:
@@ -329,9 +330,8 @@ def _readable(path: Path) -> Iterator[None]:
             f"line breaks, and write a quote inside them twice"
         ) from error
     except (OSError, pa.ArrowException) as error:
-        raise FedSafetyError(
-            f"{path} cannot be read as {path.suffix}: {first_line(error)}; mend or replace it"
-        ) from error
+        kind = f" as {path.suffix}" if path.suffix else ""
+        raise FedSafetyError(f"{path} cannot be read{kind}: {first_line(error)}; mend or replace it") from error
 
 
 @contextmanager

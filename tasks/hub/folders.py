@@ -71,8 +71,8 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
         endings: Endings of data files, in lower case.
 
     Raises:
-        UsageError: The files of the split cannot be told apart, a part of the split is missing or there twice, or
-            another program's folder needs that program.
+        UsageError: The files of the split cannot be told apart, a part of the split is missing or there twice, a link
+            leads nowhere, or another program's folder needs that program.
     """
     entries = sorted(folder.rglob("*"))
     names = {entry.name for entry in entries}
@@ -80,6 +80,11 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
         if name in names:
             raise UsageError(f"{folder} {what}, as its {name} says; write its rows as one Parquet or JSON Lines file")
     inner = folder / config if config and (folder / config).is_dir() else folder
+    links = [entry for entry in entries if entry.is_symlink() and _is_visible(entry.relative_to(folder))]
+    if broken := [link for link in links if not link.exists()]:
+        raise UsageError(
+            f"{folder} holds links to nothing: {_listed(broken, folder)}; copy the files, or remove the links"
+        )
     reasons = {entry: _reason(entry, folder, inner, endings) for entry in entries if entry.is_file()}
     if unread := [file for file, reason in reasons.items() if not reason and file.suffix.lower() in WAYS]:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def inspect_data(path: Path, source: DatasetSource) -> DataReport:
     report = DataReport(str(path))
     records = Records(str(path), (), lambda _: iter(()))
     try:
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, it raises for no name, however long
             raise UsageError(f"there is no file or folder {path}; name one that exists")
         records = local_records(source, path)
         _describe_files(report, path, records)

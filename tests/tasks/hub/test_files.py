@@ -127,6 +127,19 @@ def test_marks_of_byte_order_between_joined_files_are_no_text(tmp_path: Path) ->
     assert list(open_records(tmp_path / "a.jsonl", "").read(("a",))) == [{"a": 1}, {"a": 2}]
 
 
+def test_a_file_that_cannot_be_opened_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tasks.hub.files.files_sha256", refuse)
+    with pytest.raises(
+        FedSafetyError, match=r"a\.csv cannot be read as \.csv: .*Permission denied; mend or replace it"
+    ):
+        data_digest(tmp_path / "a.csv")
+
+
 def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert list(open_records(tmp_path / "a.json", "").read(("prompt", "answer", "id"))) == ROWS

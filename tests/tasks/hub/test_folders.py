@@ -120,6 +120,15 @@ def test_a_copy_of_a_file_is_refused(root: Path) -> None:
         read()
 
 
+def test_a_link_to_nothing_is_refused(root: Path) -> None:
+    write(root, "train-1.jsonl")
+    (root / "o" / "two" / ".#train-1.jsonl").symlink_to("an editor's lock")
+    assert read() == ["train-1.jsonl"]
+    (root / "o" / "two" / "train-2.jsonl").symlink_to(root / "blob")
+    with pytest.raises(UsageError, match=r"holds links to nothing: train-2\.jsonl; copy the files"):
+        read()
+
+
 @pytest.mark.parametrize("split", ["train[:10]", "train+test"])
 def test_slices_are_for_the_hub(root: Path, split: str) -> None:
     write(root, "part.jsonl")

@@ -74,7 +74,8 @@ def test_columns_of_common_names_get_an_advice_that_works(tmp_path: Path, row: d
 
 
 def test_nothing_there_and_nothing_left(tmp_path: Path) -> None:
-    assert "there is no file or folder" in str(report_on(tmp_path / "none").error)
+    for name in ("none", "x" * 300, "a\0b"):
+        assert "there is no file or folder" in str(report_on(tmp_path / name).error)
     rows = [{"instruction": "a", "response": "b", "language": "de"}]
     report = report_on(tmp_path / "a.jsonl", rows, filters=("english",))
     assert isinstance(report.error, FedSafetyError)
