@@ -13,7 +13,7 @@ from tasks.hub.conversations import Turn, described, read_turns, spoken
 from tasks.hub.files import Records
 from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
-from tasks.hub.values import as_text, comparable, is_doubtful, is_missing, without_placeholder
+from tasks.hub.values import as_text, comparable, is_doubtful, is_missing, kind_of, without_placeholder
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
@@ -53,7 +53,7 @@ class Path:
                 value = value.get(step)
             else:
                 expected = f"a list for [{step}]" if isinstance(step, int) else f"an object with the key {step!r}"
-                raise ValueError(f"holds a {type(value).__name__}, where {expected} was expected")
+                raise ValueError(f"holds {kind_of(value)}, where {expected} was expected")
         return value
 
 
@@ -229,7 +229,7 @@ class SourceRow:
         value = self.paths[name](self.raw)
         if isinstance(value, list | Mapping):
             inside = "[0]" if isinstance(value, list) else ".<key>"
-            raise ValueError(f"is a {type(value).__name__}, not text; reach inside it with {inside}")
+            raise ValueError(f"is {kind_of(value)}, not text; reach inside it with {inside}")
         return value
 
     def _error(self, reason: str) -> FedSafetyError:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tasks.hub.values import as_text, is_missing, joined_parts
+from tasks.hub.values import as_text, is_missing, joined_parts, kind_of
 
 USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
@@ -40,7 +40,7 @@ def read_turns(value: Any) -> list[Turn]:
         found, way = (
             ("the Python source of a list", "write it as JSON")
             if is_source
-            else (f"a {type(value).__name__}", "mend columns or format")
+            else (kind_of(value), "mend columns or format")
         )
         raise ValueError(f"no conversation: {found} was found and a list of turns was expected; {way}")
     return [_turn(number, turn) for number, turn in enumerate(value, start=1)]
@@ -86,9 +86,7 @@ def _transposed(value: Mapping[str, Any]) -> Any:
 
 def _turn(number: int, turn: Any) -> Turn:
     if not isinstance(turn, Mapping):
-        raise ValueError(
-            f"turn {number} is a {type(turn).__name__}, where an object with role and content was expected"
-        )
+        raise ValueError(f"turn {number} is {kind_of(turn)}, where an object with role and content was expected")
     role = _first(number, turn, _ROLES)
     if is_missing(role) or not any(name in turn for name in _CONTENTS):
         keys = ", ".join(map(str, turn)) or "nothing"

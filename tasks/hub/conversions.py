@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -42,15 +43,15 @@ WAYS: Final[dict[str, str]] = {
 """Ending of a table or compressed file, which may hold rows that would be missed → way to convert it."""
 
 _STARTS: Final = (
-    (b"\x1f\x8b", "a gzip file", ".gz"),
-    (b"BZh", "a bzip2 file", ".bz2"),
-    (b"\xfd7zXZ", "an xz file", ".xz"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", ".zst"),
-    (b"PK\x03\x04", "a zip file or a spreadsheet", ".zip"),
-    (b"PAR1", "a Parquet file", ".parquet"),
-    (b"ARROW1", "an Arrow file", ".arrow"),
+    (rb"\x1f\x8b", "a gzip file", ".gz"),
+    (rb"BZh[1-9]1AY&SY", "a bzip2 file", ".bz2"),
+    (rb"\xfd7zXZ\x00", "an xz file", ".xz"),
+    (rb"\x28\xb5\x2f\xfd", "a zstd file", ".zst"),
+    (rb"PK\x03\x04", "a zip file or a spreadsheet", ".zip"),
+    (rb"PAR1", "a Parquet file", ".parquet"),
+    (rb"ARROW1\x00\x00", "an Arrow file", ".arrow"),
 )
-"""First bytes of a file, its format, and the ending of that format."""
+"""Pattern of the first bytes of a file, its format, and the ending of that format."""
 _TEXTS: Final = (
     (b"version https://git-lfs", "a pointer of Git LFS in place of the file; fetch the file with git lfs pull"),
     (b"<!doctype html", "a web page; download the file that the page shows"),
@@ -75,7 +76,7 @@ def foreign_content(path: Path) -> str:
         head = file.read(_HEAD)
     suffix = path.suffix.lower()
     for start, content, ending in _STARTS:
-        if head.startswith(start) and ending != suffix:
+        if re.match(start, head) and ending != suffix:
             return f"{content}; rename it to {ending}" + (f", then {WAYS[ending]}" if ending in WAYS else "")
     for start, content in _TEXTS:
         if head.lower().startswith(start):

@@ -21,6 +21,7 @@ from benchmark.errors import FedSafetyError, UsageError, first_line
 from tasks.hub.conversions import WAYS, foreign_content
 from tasks.hub.digests import files_sha256
 from tasks.hub.folders import FolderFiles, split_files
+from tasks.hub.values import kind_of
 
 _BATCH: Final = 1024
 _NAMES: Final = 5
@@ -207,7 +208,7 @@ def _json(path: Path, _: str) -> Records:
             )
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list):
-        found = f"an object with {_some_names(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        found = f"an object with {_some_names(content)}" if isinstance(content, dict) else kind_of(content)
         raise FedSafetyError(
             f"{path} must hold a list of objects, or one object of lists, and it holds {found}; if it holds one object "
             f"a line, name it .jsonl, else write its rows as a list"
@@ -270,7 +271,7 @@ SUFFIXES: Final[dict[str, Callable[[Path, str], Records]]] = {
 
 def _object(path: Path, number: int, row: object) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise FedSafetyError(f"{path}, row {number}: a {type(row).__name__}; every row must be an object")
+        raise FedSafetyError(f"{path}, row {number}: {kind_of(row)}; every row must be an object")
     return row
 
 
@@ -309,7 +310,9 @@ def _check_headings(path: Path, columns: Sequence[str]) -> None:
 
 
 def _check_separator(path: Path, columns: Sequence[str]) -> None:
-    """Refuse headings that another mark than the comma separates into more columns."""
+    """Refuse headings that another mark than the comma separates into more columns, and a line that names the mark."""
+    if columns and columns[0].startswith("sep="):
+        raise FedSafetyError(f"{path} begins with the line sep= of a spreadsheet program; write it without that line")
     heading = ",".join(columns)
     mark = max(_SEPARATORS, key=heading.count)
     if heading.count(mark) > heading.count(","):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -14,6 +15,18 @@ _EXACT: Final = 2**53
 _FRACTION_OF_ZERO: Final = re.compile(r"\A([-+]?\d+)\.0+\Z")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 """Types of the parts of a message that hold text, in the forms of chat interfaces."""
+_KINDS: Final[tuple[tuple[Any, str], ...]] = (
+    (type(None), "null"),
+    (bool, "a boolean"),
+    ((int, float, Decimal), "a number"),
+    (str, "text"),
+    (bytes, "bytes"),
+    ((list, tuple), "a list"),
+    (Mapping, "an object"),
+    ((date, time, timedelta), "a date or time"),
+)
+_OUTER: Final = re.compile(r"\A[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+\Z")
+"""Blanks around a text, those without a width and the byte order mark, too."""
 _PARTS_AS_TEXT: Final = re.compile(
     rf"""\s*\[\s*\{{\s*(["'])type\1\s*:\s*\1(?:{"|".join(_TEXT_PARTS)})\1.*\}}\s*\]\s*""", re.DOTALL
 )
@@ -38,6 +51,11 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
+def kind_of(value: Any) -> str:
+    """Return the kind of a value in the words of JSON, with its article, for messages."""
+    return next((name for kinds, name in _KINDS if isinstance(value, kinds)), f"a {type(value).__name__}")
+
+
 def as_text(value: Any) -> str:
     """Return the text of a value without outer blanks; an empty cell is empty text.
 
@@ -49,12 +67,12 @@ def as_text(value: Any) -> str:
     if is_missing(value):
         return ""
     if isinstance(value, str):
-        return _whole(value).strip()
+        return _whole(value)
     if isinstance(value, bytes):
-        return _decoded(value).strip()
+        return _whole(_decoded(value))
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return _number(value)
-    raise ValueError(f"is a {type(value).__name__}, not text")
+    raise ValueError(f"is {kind_of(value)}, not text")
 
 
 def joined_parts(value: Any) -> str:
@@ -119,7 +137,7 @@ def _part(part: Any) -> str:
     if isinstance(part, str):
         return as_text(part)
     if not isinstance(part, Mapping):
-        raise ValueError(f"has a part that is a {type(part).__name__}, not text")
+        raise ValueError(f"has a part that is {kind_of(part)}, not text")
     kind = part.get("type")
     others = sorted(str(name) for name, inner in part.items() if name not in ("type", "text") and inner)
     if kind not in (None, *_TEXT_PARTS) or "text" not in part or (kind is None and others):
@@ -139,12 +157,14 @@ def _number(value: int | float | Decimal) -> str:
 
 
 def _whole(text: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which is no character; mend the text") from None
-    return text
+    """Return ``text`` without outer blanks."""
+    if text.isascii():
+        return text.strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character; mend the text") from None
+    return _OUTER.sub("", text)
 
 
 def _decoded(value: bytes) -> str:

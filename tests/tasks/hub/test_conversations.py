@@ -46,16 +46,16 @@ def test_conventions_agree(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("Hi", "a str was found"),
+        ("Hi", "text was found"),
         (str([USER, REPLY]), "the Python source of a list was found .*; write it as JSON"),
-        (7, "a int was found"),
+        (7, "a number was found"),
         ({"role": "user", "content": "Hi"}, "an object with role, content was found"),
         ({"role": ["user"], "content": ["Hi", "Yo"]}, "differ in length"),
-        (["Hi", "Yo"], "turn 1 is a str"),
-        ([USER, None], "turn 2 is a NoneType"),
+        (["Hi", "Yo"], "turn 1 is text"),
+        ([USER, None], "turn 2 is null"),
         ([{"role": "user", "message": "Hi"}], "turn 1 has role, message"),
         ([{**USER, "value": "Ho"}], "turn 1 has different texts in content and value"),
-        ([{"role": "user", "content": {"a": 1}}], "turn 1 is a dict, not text"),
+        ([{"role": "user", "content": {"a": 1}}], "turn 1 is an object, not text"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1 has a part of type image_url"),
     ],
 )

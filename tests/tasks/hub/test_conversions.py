@@ -25,6 +25,8 @@ def test_the_page_lists_every_ending_and_role() -> None:
         ("a.jsonl", b"\x1f\x8b", "a gzip file; rename it to .gz, then unpack it with gunzip"),
         ("a.csv", b"PK\x03\x04", "a zip file or a spreadsheet; rename it to .zip, then unpack it with unzip"),
         ("a.parquet", b"PAR1", ""),
+        ("a.txt", b"BZh is no bzip2", ""),
+        ("a.csv", b"BZh91AY&SY", "a bzip2 file; rename it to .bz2, then unpack it with bunzip2"),
         ("a.parquet", b"\x00", ""),
         ("a.txt", b"a\x00", "text in UTF-16, or no text, because NUL bytes stand in it; save it as UTF-8"),
         ("a.json", b"\xff\xfe\x00\x00[", "text in UTF-32; save it as UTF-8"),

@@ -113,7 +113,7 @@ def test_a_file_without_rows_is_named(source: Write, root: Path) -> None:
 
 def test_a_place_inside_another_container_is_refused(source: Write) -> None:
     rows = [{"instruction": "a", "response": '["b"]'}]
-    with pytest.raises(FedSafetyError, match=r"response \(column 'response'\) holds a str, where a list for \[0\]"):
+    with pytest.raises(FedSafetyError, match=r"response \(column 'response'\) holds text, where a list for \[0\]"):
         load_rows(source("rows", rows, columns={"response": "response[0]"}, filters=("with_text",)))
 
 

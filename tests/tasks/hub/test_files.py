@@ -91,6 +91,7 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ("a.json", "[]".encode("utf-32"), r"it is text in UTF-32; save it as UTF-8"),
         ("a.csv", "a\nMönd\n".encode("cp1252"), r"its text is not UTF-8; save it as UTF-8"),
         ("a.csv", "a;id;x,y\n1;2;3,4\n", r"are separated by ';'"),
+        ("a.csv", "sep=,\na,id\n", r"begins with the line sep= of a spreadsheet program; write it without"),
         ("a.csv", "a|id\n1|2\n", r"are separated by '\|'"),
         ("a.csv", 'a,id\n"say \\"x\\"",2\n', r"write a quote inside them twice"),
         ("a.csv", gzip.compress(b"a\n1\n"), r"it is a gzip file; rename it to \.gz, then unpack it with gunzip"),

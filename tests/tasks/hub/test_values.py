@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ PAIR: dict[str, Any] = {"columns": {"input": "input", "response": "output"}}
         (Decimal("NaN"), ""),
         (" a ", "a"),
         (b"M\xc3\xb6nd", "Mönd"),
+        ("\ufeffa\u200b", "a"),
+        ("\u200b", ""),
+        ("a\u200db", "a\u200db"),
         (42, "42"),
         (1.0, "1"),
         (0.5, "0.5"),
@@ -43,9 +47,11 @@ def test_values_with_one_text(value: object, text: str) -> None:
     ("value", "reason"),
     [
         (b"\xff", "bytes that are no UTF-8"),
-        (True, "a bool, not text"),
+        (True, "a boolean, not text"),
         (["a"], "a list, not text"),
-        (("a", "b"), "a tuple, not text"),
+        (("a", "b"), "a list, not text"),
+        ({"a": "b"}, "an object, not text"),
+        (date(2024, 1, 1), "a date or time, not text"),
         (float("inf"), "the number inf"),
         (1e17, "last digits"),
         ("\ud83d", "half of a surrogate pair"),
@@ -124,7 +130,9 @@ def test_maps_and_single_precision_of_parquet(root: Path) -> None:
 
 def test_a_refused_value_is_named_with_file_row_and_column(source: Write) -> None:
     rows = [{"instruction": "a", "input": "", "output": True}]
-    with pytest.raises(FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a bool, not text"):
+    with pytest.raises(
+        FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a boolean, not text"
+    ):
         load_rows(source("rows", rows, **PAIR))
 
 
