@@ -49,11 +49,16 @@ def doctor(
 ) -> None:
     """Tell what is installed, which generation engine will be used, and why; or show how data are read (--data)."""
     if data is not None:
+        if suite:
+            raise UsageError("--data shows one file or folder without a suite; leave out --suite or --data")
         source = data_source(form, column or (), where or (), filters or (), split, config)
         show_data(data, source, Console(), as_json=as_json)
         return
-    if column or where or filters or as_json:
-        raise UsageError("--column, --where, --filter and --json describe --data; add --data PATH, or leave them out")
+    if column or where or filters or as_json or config or (form, split) != ("pairs", "train"):
+        raise UsageError(
+            "--format, --column, --split, --config, --where, --filter and --json belong to --data; add --data PATH, or "
+            "leave them out"
+        )
     import shutil
 
     from benchmark.records.environment import environment

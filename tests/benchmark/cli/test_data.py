@@ -108,10 +108,17 @@ def test_wrong_options_are_named(path: Path, options: Sequence[str], message: st
     assert message in str(error)
 
 
-def test_options_of_data_need_data() -> None:
-    error = doctor("--json").exception
+@pytest.mark.parametrize("options", [("--json",), ("--split", "test"), ("--format", "chat"), ("--config", "x")])
+def test_options_of_data_need_data(options: Sequence[str]) -> None:
+    error = doctor(*options).exception
     assert isinstance(error, UsageError)
-    assert "add --data PATH, or leave them out" in str(error)
+    assert "belong to --data; add --data PATH, or leave them out" in str(error)
+
+
+def test_data_are_shown_without_a_suite(path: Path) -> None:
+    error = doctor("--data", path, "--suite", "small").exception
+    assert isinstance(error, UsageError)
+    assert "leave out --suite or --data" in str(error)
 
 
 def test_values_of_where_are_any_of_those_named() -> None:
