@@ -181,11 +181,12 @@ def local_records(source: DatasetSource, path: Path) -> Records:
 
 
 def notes(records: Records, sieve: Sieve) -> Steps:
-    """Return the counts, beside rows, of what was read: files left out, and cells with placeholders."""
-    counts = Counter({"files left out": len(records.files.left_out) if records.files else 0})
+    """Return the counts, beside rows, of what was read: files left out by reason, and cells with placeholders."""
+    left_out = records.files.left_out if records.files else ()
+    counts = Counter(f"files left out ({reason})" for _, reason in left_out)
     for (column, _, is_emptied), cells in sieve.placeholders.items():
         counts[f"{column} placeholders {'read as empty' if is_emptied else 'kept as text'}"] += cells
-    return tuple((name, count) for name, count in sorted(counts.items()) if count)
+    return tuple(sorted(counts.items()))
 
 
 def _batch(rows: Sequence[tuple[str, ...]]) -> pa.RecordBatch:

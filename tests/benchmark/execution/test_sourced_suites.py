@@ -283,8 +283,9 @@ def test_files_left_out_and_placeholders_are_shown_with_a_plan(root: Path) -> No
     (folder / "test.jsonl").write_text(rows)
     shown = io.StringIO()
     plan = plan_of(changed(data__pools__owned__local="folder"))
-    assert f"{root / 'folder' / 'train.jsonl'}: files left out 1, response placeholders kept as text 1" in data_notes(
-        plan
+    assert (
+        f"{root / 'folder' / 'train.jsonl'}: files left out (of another split) 1, response placeholders kept as text 1"
+        in data_notes(plan)
     )
     print_forecast(plan, Console(file=shown, width=400))
     assert "data: " + data_notes(plan)[0] + "\n" in shown.getvalue()

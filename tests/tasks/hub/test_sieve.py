@@ -85,6 +85,6 @@ def test_the_record_of_a_run_counts_placeholders_and_files_left_out(source: Writ
         (root / "folder" / name).write_bytes((root / "train.jsonl").read_bytes())
     rows = load_rows(made.model_copy(update={"local": "folder"}))
     assert dataset_input("pool/x", rows, 3).detail == (
-        "read: 4; with_text: 3; files left out: 1; input placeholders read as empty: 2; response placeholders kept as "
-        "text: 1; response placeholders read as empty: 1"
+        "read: 4; with_text: 3; files left out (of another split): 1; input placeholders read as empty: 2; "
+        "response placeholders kept as text: 1; response placeholders read as empty: 1"
     )
