@@ -182,6 +182,12 @@ class SourceRow:
             return f"{self._column('instruction')} {self._column('input')}".strip()
         return self._column(name)
 
+    def lacking(self) -> list[str]:
+        """Return the texts that this row lacks. See :class:`tasks.hub.filters.Row`."""
+        has_response = self.source.format != "prompts" or self.source.response or "response" in self.paths
+        names = ("instruction", "response") if has_response else ("instruction",)
+        return [name for name in names if not self.text(name)]
+
     def checked(self) -> tuple[str, ...]:
         """Return id, instruction, response, label, and, for an instruction with an input, the instruction alone.
 

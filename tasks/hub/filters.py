@@ -30,6 +30,9 @@ class Row(Protocol):
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is."""
 
+    def lacking(self) -> list[str]:
+        """Return those of instruction and response that the source has and that are empty in this row."""
+
     def word(self, column: str, *steps: str | int) -> str:
         """Return a cell of the source, or a place inside it, in comparable form; see :mod:`tasks.hub.values`."""
 
@@ -111,8 +114,11 @@ def unsafe(row: Row) -> bool:
 
 
 def with_text(row: Row) -> bool:
-    """Keep rows with an instruction and a response. Without this filter a row without text is an error."""
-    return bool(row.text("instruction")) and bool(row.text("response"))
+    """Keep rows with an instruction and, unless the source has prompts alone, a response.
+
+    Without this filter a row without text is an error.
+    """
+    return not row.lacking()
 
 
 def without_input(row: Row) -> bool:
@@ -161,7 +167,7 @@ def _turns(row: Row) -> str:
 
 
 def _missing_texts(row: Row) -> str:
-    return " and ".join(f"no {name}" for name in ("instruction", "response") if not row.text(name))
+    return " and ".join(f"no {name}" for name in row.lacking())
 
 
 def _cell(column: str) -> Callable[[Row], str]:

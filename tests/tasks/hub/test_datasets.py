@@ -176,6 +176,13 @@ def test_filters_on_pairs(source: Write, name: str, kept: list[str]) -> None:
     assert instructions(made) == kept
 
 
+def test_the_advice_about_empty_prompts_works(source: Write) -> None:
+    rows = [{"instruction": ""}, {"instruction": "a"}]
+    with pytest.raises(FedSafetyError, match=r"row 1: no text for instruction; .* add the filter with_text"):
+        load_rows(source("prompts", rows, format="prompts"))
+    assert instructions(source("prompts", rows, format="prompts", filters=("with_text",))) == ["a"]
+
+
 def test_every_filter_says_what_it_does() -> None:
     for name, entry in FILTERS.items():
         described = entry.make.__doc__ or entry.make().__doc__
