@@ -6,8 +6,21 @@ import json
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
+from benchmark.cli.data import (
+    ColumnOption,
+    ConfigOption,
+    DataOption,
+    FilterOption,
+    FormatOption,
+    JsonOption,
+    SplitOption,
+    WhereOption,
+    data_source,
+    show_data,
+)
 from benchmark.cli.real import examine_suite
 from benchmark.cli.shared import DataRootOption, EngineOption, ModelRootOption, Roots, choose_engine, console
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
@@ -25,8 +38,27 @@ def doctor(
     ] = "",
     data_root: DataRootOption = None,
     model_root: ModelRootOption = None,
+    data: DataOption = None,
+    form: FormatOption = "pairs",
+    column: ColumnOption = None,
+    split: SplitOption = "train",
+    config: ConfigOption = "",
+    where: WhereOption = None,
+    filters: FilterOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Tell what is installed, which generation engine will be used, and why."""
+    """Tell what is installed, which generation engine will be used, and why; or show how data are read (--data)."""
+    if data is not None:
+        if suite:
+            raise UsageError("--data shows one file or folder without a suite; leave out --suite or --data")
+        source = data_source(form, column or (), where or (), filters or (), split, config)
+        show_data(data, source, Console(), as_json=as_json)
+        return
+    if column or where or filters or as_json or config or (form, split) != ("pairs", "train"):
+        raise UsageError(
+            "--format, --column, --split, --config, --where, --filter and --json belong to --data; add --data PATH, or "
+            "leave them out"
+        )
     import shutil
 
     from benchmark.records.environment import environment

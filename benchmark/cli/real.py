@@ -43,7 +43,7 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
     The cost of worlds that bring their own models is measured on samples instead; see
     :mod:`benchmark.prediction.measured`.
     """
-    from benchmark.execution.readiness import missing_inputs
+    from benchmark.execution.readiness import data_notes, missing_inputs
     from benchmark.generation.needs import this_device
     from benchmark.prediction.device import measure_rate
     from benchmark.prediction.forecast import predict
@@ -56,6 +56,8 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
         for line in [*settings_lines(suite), *forecast_lines(predict(plan, device, measure_rate(dtype, device)))]:
             _print(console, line)
     problems = list(dict.fromkeys([*plan.missing, *missing_inputs(plan)]))
+    for line in data_notes(plan):
+        _print(console, f"data: {line}")
     for reason in problems:
         _print(console, f"not here: {reason}", style="yellow")
     try:

@@ -7,6 +7,7 @@ a gated model or a model without safetensors before days of training.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from benchmark.errors import FedSafetyError, InputsMissingError
@@ -40,6 +41,22 @@ def check_inputs(plan: Plan) -> None:
 def missing_inputs(plan: Plan) -> list[str]:
     """Return the reasons for which :func:`check_inputs` would raise, each once."""
     return [str(error) for error in _errors(plan)]
+
+
+def data_notes(plan: Plan) -> list[str]:
+    """Return a line for each local data set of a plan with files left out or placeholders; none for data of the hub.
+
+    Data sets that cannot be read are left to :func:`missing_inputs`.
+    """
+    if data_root() is None:
+        return []
+    lines = []
+    for source in _data(plan):
+        with suppress(FedSafetyError):
+            rows = load_rows(source)
+            if rows.notes:
+                lines.append(f"{rows.name}: " + ", ".join(f"{note} {count:,}" for note, count in rows.notes))
+    return list(dict.fromkeys(lines))
 
 
 def _errors(plan: Plan) -> list[FedSafetyError]:

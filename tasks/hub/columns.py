@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.hub.conversations import Turn, read_turns, spoken
+from tasks.hub.conversations import Turn, described, read_turns, spoken
 from tasks.hub.files import Records
-from tasks.hub.filters import FILTERS, Keep, Row
+from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
-from tasks.hub.values import as_text, comparable, without_placeholder
+from tasks.hub.values import as_text, comparable, is_doubtful, is_missing, kind_of, without_placeholder
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
@@ -33,14 +33,27 @@ class Path:
     column: str
     steps: tuple[str | int, ...]
 
+    def __str__(self) -> str:
+        """Return the place as settings write it."""
+        return self.column + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.steps)
+
     def __call__(self, row: Mapping[str, Any]) -> Any:
-        """Return the value at this place of ``row``, or ``None`` if the row has no such place."""
+        """Return the value at this place of ``row``, or ``None`` if the row has no such place.
+
+        Raises:
+            ValueError: A step leads into a value that is neither a list nor an object.
+        """
         value: Any = row.get(self.column)
         for step in self.steps:
-            if isinstance(step, int):
-                value = value[step] if isinstance(value, list) and step < len(value) else None
+            if is_missing(value):
+                return None
+            if isinstance(step, int) and isinstance(value, list):
+                value = value[step] if step < len(value) else None
+            elif isinstance(step, str) and isinstance(value, Mapping):
+                value = value.get(step)
             else:
-                value = value.get(step) if isinstance(value, Mapping) else None
+                expected = f"a list for [{step}]" if isinstance(step, int) else f"an object with the key {step!r}"
+                raise ValueError(f"holds {kind_of(value)}, where {expected} was expected")
         return value
 
 
@@ -52,6 +65,9 @@ class Reader:
             the first of the columns that exists, because the hub and a local copy may name a column differently.
         records: Rows in the form of the source.
 
+    Attributes:
+        columns: Columns that are read: mapped ones, and those of conditions and filters.
+
     Raises:
         UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest).
     """
@@ -60,6 +76,8 @@ class Reader:
         for name in source.columns:
             if name not in NAMES:
                 raise unknown_name(f"name of a column of {records.name}", name, NAMES)
+        if not records.columns:
+            raise UsageError(f"{records.name} holds no rows; name a file that holds some")
         self.source, self.records = source, records
         names = dict.fromkeys(_NEEDED[source.format]) | dict.fromkeys(source.columns)
         self._paths = {name: self._path(source.columns.get(name, name)) for name in names}
@@ -71,7 +89,7 @@ class Reader:
                     raise unknown_name(
                         f"column of {records.name}, which filter {name!r} reads:", column, records.columns
                     )
-        self._columns = sorted(
+        self.columns = sorted(
             {path.column for path in self._paths.values()}
             | {path.column for path, _ in self._where.values()}
             | {*extra}
@@ -79,20 +97,29 @@ class Reader:
 
     def rows(self) -> Iterator[SourceRow]:
         """Yield the rows in the order of the source."""
-        for number, raw in enumerate(self.records.read(self._columns), start=1):
-            yield SourceRow(number, raw, self._paths, self.source, self.records.name)
+        for number, raw in enumerate(self.records.read(self.columns), start=1):
+            yield SourceRow(number, raw, self._paths, self.source, self.records.place_of)
 
-    def conditions(self) -> list[tuple[str, Keep]]:
-        """Return a predicate for each entry of ``where``, with a name for messages."""
-        return [(f"{column}={_shown(values)}", _test(path, values)) for column, (path, values) in self._where.items()]
+    def conditions(self) -> list[Rule]:
+        """Return a rule for each entry of ``where``."""
+        return [_condition(column, path, values) for column, (path, values) in self._where.items()]
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Our name of a column → place that is read for it."""
+        return {name: str(path) for name, path in self._paths.items()}
 
     def _path(self, text: str) -> Path:
         """Return the first of the ``|``-separated places whose column exists."""
-        places = [_parsed(place.strip(), self.records.name) for place in text.split("|")]
+        places = [self._place(place.strip()) for place in text.split("|")]
         existing = [place for place in places if place.column in self.records.columns]
         if not existing:
             raise unknown_name(f"column of {self.records.name}", places[0].column, self.records.columns)
         return existing[0]
+
+    def _place(self, text: str) -> Path:
+        """Return the column of this name, or the place inside a column that ``text`` describes."""
+        return Path(text, ()) if text in self.records.columns else _parsed(text, self.records.name)
 
 
 @dataclass(frozen=True)
@@ -104,14 +131,16 @@ class SourceRow:
         raw: Row in the form of the source.
         paths: Our name of a column → place in ``raw``.
         source: Settings of the source.
-        name: File or repository, for messages.
+        place_of: Returns the file and the row of a number, for messages.
+        placeholders: Placeholders in the cells that were read: our column, text, and whether it was read as empty.
     """
 
     number: int
     raw: Mapping[str, Any]
     paths: Mapping[str, Path]
     source: DatasetSource
-    name: str
+    place_of: Callable[[int], str]
+    placeholders: set[tuple[str, str, bool]] = field(default_factory=set)
 
     def turns(self) -> list[Turn]:
         """Return (role, text) of every turn of the conversation.
@@ -130,6 +159,17 @@ class SourceRow:
         except ValueError as error:
             raise self._error(str(error)) from None
 
+    def word(self, column: str, *steps: str | int) -> str:
+        """Return a cell, or a place inside it, in comparable form. See :class:`tasks.hub.filters.Row`.
+
+        Raises:
+            FedSafetyError: The value has no one text.
+        """
+        try:
+            return comparable(Path(column, steps)(self.raw))
+        except ValueError as error:
+            raise self._error(f"column {column!r} {error}; rows cannot be chosen by it") from None
+
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is. See :class:`tasks.hub.filters.Row`."""
         if self.source.format == "chat" and name in ("instruction", "response"):
@@ -142,6 +182,12 @@ class SourceRow:
             return f"{self._column('instruction')} {self._column('input')}".strip()
         return self._column(name)
 
+    def lacking(self) -> list[str]:
+        """Return the texts that this row lacks. See :class:`tasks.hub.filters.Row`."""
+        has_response = self.source.format != "prompts" or self.source.response or "response" in self.paths
+        names = ("instruction", "response") if has_response else ("instruction",)
+        return [name for name in names if not self.text(name)]
+
     def checked(self) -> tuple[str, ...]:
         """Return id, instruction, response, label, and, for an instruction with an input, the instruction alone.
 
@@ -150,7 +196,7 @@ class SourceRow:
                 without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
-            self._check_exchange([role for role, _ in spoken(self.turns())])
+            self._check_exchange(spoken(self.turns()))
         instruction, response = self.text("instruction"), self.text("response")
         for name, value in (("instruction", instruction), ("response", response)):
             if not value and not (name == "response" and self.source.format == "prompts"):
@@ -158,29 +204,42 @@ class SourceRow:
         alone = self._column("instruction") if self._column("input") else ""
         return self._column("id") or f"{self.number:04d}", instruction, response, self._column("label"), alone
 
-    def _check_exchange(self, roles: list[str]) -> None:
+    def _check_exchange(self, turns: list[Turn]) -> None:
+        roles = [role for role, _ in turns]
         if roles == ["user", "assistant"]:
             return
-        found = f"{len(roles)} turns ({', '.join(roles[:4])}{', …' if len(roles) > 4 else ''})"
+        if not roles:
+            raise self._error("no turn in the conversation; fill the row, or add the filter with_text")
         if roles[:2] == ["user", "assistant"]:
             way = "single_turn (leaves such rows out) or first_turn (reads the first two turns)"
         else:
             way = "single_turn or first_turn, which leave such rows out, or write the row as a question and its answer"
-        raise self._error(f"{found}, where one question and its answer were expected; add the filter {way}")
+        raise self._error(f"{described(turns)}, where one question and its answer were expected; add the filter {way}")
 
     def _column(self, name: str) -> str:
-        value = self.paths[name](self.raw) if name in self.paths else None
-        if isinstance(value, list | Mapping):
-            inside = "[0]" if isinstance(value, list) else ".<key>"
-            raise self._error(f"{name} is a {type(value).__name__}, not text; reach inside it with {inside}")
+        if name not in self.paths:
+            return ""
         try:
-            text = as_text(value)
+            text = as_text(self._inside(name))
         except ValueError as error:
             raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
-        return without_placeholder(text, is_input=name == "input") if name in ("input", "response") else text
+        if name not in ("input", "response"):
+            return text
+        kept = without_placeholder(text, is_input=name == "input")
+        if kept != text or is_doubtful(text):
+            self.placeholders.add((name, text, not kept))
+        return kept
+
+    def _inside(self, name: str) -> Any:
+        """Return the value of our column ``name``."""
+        value = self.paths[name](self.raw)
+        if isinstance(value, list | Mapping):
+            inside = "[0]" if isinstance(value, list) else ".<key>"
+            raise ValueError(f"is {kind_of(value)}, not text; reach inside it with {inside}")
+        return value
 
     def _error(self, reason: str) -> FedSafetyError:
-        return FedSafetyError(f"{self.name}, row {self.number}: {reason}")
+        return FedSafetyError(f"{self.place_of(self.number)}: {reason}")
 
 
 def _parsed(text: str, name: str) -> Path:
@@ -196,14 +255,11 @@ def _parsed(text: str, name: str) -> Path:
     return Path(steps[0], tuple(steps[1:]))
 
 
-def _test(path: Path, allowed: Value | tuple[Value, ...]) -> Keep:
+def _condition(column: str, path: Path, allowed: Value | tuple[Value, ...]) -> Rule:
     values = {comparable(value) for value in (allowed if isinstance(allowed, tuple) else (allowed,))}
 
-    def keep(row: Row) -> bool:
-        return comparable(path(row.raw)) in values
+    def cell(row: Row) -> str:
+        return row.word(path.column, *path.steps)
 
-    return keep
-
-
-def _shown(allowed: Value | tuple[Value, ...]) -> str:
-    return "|".join(map(str, allowed)) if isinstance(allowed, tuple) else str(allowed)
+    name = f"{column}={'|'.join(map(str, allowed)) if isinstance(allowed, tuple) else allowed}"
+    return Rule(name, lambda row: cell(row) in values, lambda row: cell_reason(column, cell(row)))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tasks.hub.values import as_text, is_missing, joined_parts
+from tasks.hub.values import as_text, is_missing, joined_parts, kind_of
 
 USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
-_CALLS: Final = ("tool_calls", "function_call")
+_NOT_TEXT: Final = ("tool_calls", "function_call", "image", "images", "audio", "audios", "video", "videos")
+_PYTHON_LIST: Final = re.compile(r"\s*(?:array\()?\[\s*\{\s*'")
+_ROLES_SHOWN: Final = 4
 
 Turn = tuple[str, str]
 """Role and text. Roles are ``user`` and ``assistant`` where they have another name for them, in lower case."""
@@ -29,15 +32,17 @@ def read_turns(value: Any) -> list[Turn]:
     """
     if is_missing(value):
         return []
-    if isinstance(value, str):
-        value = _parsed(value)
+    value = parsed(value)
     if isinstance(value, Mapping):
         value = _transposed(value)
     if not isinstance(value, list):
-        raise ValueError(
-            f"no conversation: a {type(value).__name__} was found and a list of turns was expected; mend columns or "
-            f"format"
+        is_source = isinstance(value, str) and _PYTHON_LIST.match(value)
+        found, way = (
+            ("the Python source of a list", "write it as JSON")
+            if is_source
+            else (kind_of(value), "mend columns or format")
         )
+        raise ValueError(f"no conversation: {found} was found and a list of turns was expected; {way}")
     return [_turn(number, turn) for number, turn in enumerate(value, start=1)]
 
 
@@ -46,12 +51,24 @@ def spoken(turns: list[Turn]) -> list[Turn]:
     return [turn for turn in turns if turn != ("system", "")]
 
 
-def _parsed(text: str) -> Any:
+def described(turns: list[Turn]) -> str:
+    """Return the number of turns and their first roles, for example ``3 turns (system, user, assistant)``."""
+    roles = [role for role, _ in turns]
+    if not roles:
+        return "no turn"
+    more = ", …" if len(roles) > _ROLES_SHOWN else ""
+    return f"{len(roles)} turn{'s' if len(roles) > 1 else ''} ({', '.join(roles[:_ROLES_SHOWN])}{more})"
+
+
+def parsed(value: Any) -> Any:
+    """Return the list or object whose JSON text ``value`` is; other values are returned unchanged."""
+    if not isinstance(value, str | bytes):
+        return value
     try:
-        value = json.loads(text)
+        content = json.loads(value)
     except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, list | dict) else text
+        return value
+    return content if isinstance(content, list | dict) else value
 
 
 def _transposed(value: Mapping[str, Any]) -> Any:
@@ -69,9 +86,7 @@ def _transposed(value: Mapping[str, Any]) -> Any:
 
 def _turn(number: int, turn: Any) -> Turn:
     if not isinstance(turn, Mapping):
-        raise ValueError(
-            f"turn {number} is a {type(turn).__name__}, where an object with role and content was expected"
-        )
+        raise ValueError(f"turn {number} is {kind_of(turn)}, where an object with role and content was expected")
     role = _first(number, turn, _ROLES)
     if is_missing(role) or not any(name in turn for name in _CONTENTS):
         keys = ", ".join(map(str, turn)) or "nothing"
@@ -81,9 +96,9 @@ def _turn(number: int, turn: Any) -> Turn:
     except ValueError as error:
         raise ValueError(f"turn {number} {error}") from None
     name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
-    # A call is a part of the answer that no text holds, so that the turn is none of those that are read.
-    calls = [call for call in _CALLS if turn.get(call)]
-    return (f"{name} with {calls[0]}" if calls else name), text
+    # A call or an image is a part of the turn that no text holds, so that the turn is none of those that are read.
+    others = [other for other in _NOT_TEXT if not is_missing(turn.get(other)) and turn[other]]
+    return (f"{name} with {others[0]}" if others else name), text
 
 
 def _first(number: int, turn: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -6,9 +6,11 @@ order of ``datasets.Dataset.shuffle`` with the same seed, so that published reci
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,18 +22,15 @@ from benchmark.errors import InputsMissingError, UsageError, first_line
 from tasks.base import DataKind, Example
 from tasks.hub.columns import Reader
 from tasks.hub.files import SUFFIXES, Records, data_digest, open_records
-from tasks.hub.filters import FILTERS
 from tasks.hub.hub import check_reachable, explained, resolve_commit
 from tasks.hub.roots import data_root
 from tasks.hub.settings import DatasetSource
+from tasks.hub.sieve import Sieve, Steps
 from tasks.hub.text import prompt_hashes
 
 _BATCH: Final = 1024
 _SCHEMA: Final = pa.schema([(name, pa.large_string()) for name in ("id", "instruction", "response", "label", "alone")])
 _UNORDERED: Final = {"shuffle_seed": None, "offset": 0, "limit": None, "kind": "normal", "gated": False, "licence": ""}
-
-Steps = tuple[tuple[str, int], ...]
-"""Steps of reading, in order, each with the number of rows that remain after it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,7 @@ class Rows:
         table: Columns ``id``, ``instruction``, ``response``, ``label`` and ``alone``. ``alone`` is the instruction
             without its input, and empty without an input. ``label`` is empty if no column is mapped to it.
         steps: Number of rows read, and number of rows after each step.
+        notes: Counts of what a reader of results may ask about: files left out and placeholders. Zeros are left out.
     """
 
     source: DatasetSource
@@ -52,6 +52,7 @@ class Rows:
     identity: str
     table: pa.Table
     steps: Steps
+    notes: Steps = ()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -147,40 +148,45 @@ def local_path(source: DatasetSource) -> Path | None:
 def _loaded(source_json: str, path: str, identity: str) -> Rows:
     source = DatasetSource.model_validate_json(source_json)
     filtered = source.model_copy(update=_UNORDERED)
-    name, table, steps = _filtered(filtered.model_dump_json(), path, identity)
+    name, table, steps, notes = _filtered(filtered.model_dump_json(), path, identity)
     table, steps = _ordered(source, table, steps)
     if not table.num_rows:
-        raise UsageError(_nothing_left(source, name, steps))
-    return Rows(source, name, identity, table, steps)
+        raise UsageError(nothing_left(source, name, steps))
+    return Rows(source, name, identity, table, steps, notes)
 
 
 @lru_cache(maxsize=4)
-def _filtered(source_json: str, path: str, identity: str) -> tuple[str, pa.Table, Steps]:
-    """Return name, rows and counts after ``where`` and filters; pools that differ only in order or slice share them."""
+def _filtered(source_json: str, path: str, identity: str) -> tuple[str, pa.Table, Steps, Steps]:
+    """Return name, rows, counts and notes after ``where`` and filters.
+
+    Pools that differ only in order or slice share them.
+    """
     source = DatasetSource.model_validate_json(source_json)
+    records = local_records(source, Path(path)) if path else _hub_records(source, identity)
+    sieve = Sieve(Reader(source, records))
+    rows = sieve.rows()
+    batches = [_batch(part) for part in iter(lambda: [*islice(rows, _BATCH)], [])]
+    table = pa.Table.from_batches([*batches, _batch([])]).combine_chunks()
+    return records.name, table, sieve.steps, notes(records, sieve)
+
+
+def local_records(source: DatasetSource, path: Path) -> Records:
+    """Return the rows of a local file or folder that replaces ``source``.
+
+    Raises:
+        FedSafetyError: As for :func:`tasks.hub.files.open_records`.
+    """
     text_column = source.columns.get("instruction", "instruction").split("|")[0]
-    records = (
-        open_records(Path(path), text_column, source.split, source.config) if path else _hub_records(source, identity)
-    )
-    reader = Reader(source, records)
-    tests = [*reader.conditions(), *((name, FILTERS[name].make()) for name in source.filters)]
-    left = [0] * len(tests)
-    read = 0
-    batches = []
-    rows: list[tuple[str, ...]] = []
-    for row in reader.rows():
-        read += 1
-        for place, (_, keep) in enumerate(tests):
-            if not keep(row):
-                break
-            left[place] += 1
-        else:
-            rows.append(row.checked())
-            if len(rows) == _BATCH:
-                batches.append(_batch(rows))
-                rows = []
-    table = pa.Table.from_batches([*batches, _batch(rows)]).combine_chunks()
-    return records.name, table, (("read", read), *((name, n) for (name, _), n in zip(tests, left, strict=True)))
+    return open_records(path, text_column, source.split, source.config)
+
+
+def notes(records: Records, sieve: Sieve) -> Steps:
+    """Return the counts, beside rows, of what was read: files left out by reason, and cells with placeholders."""
+    left_out = records.files.left_out if records.files else ()
+    counts = Counter(f"files left out ({reason})" for _, reason in left_out)
+    for (column, _, is_emptied), cells in sieve.placeholders.items():
+        counts[f"{column} placeholders {'read as empty' if is_emptied else 'kept as text'}"] += cells
+    return tuple(sorted(counts.items()))
 
 
 def _batch(rows: Sequence[tuple[str, ...]]) -> pa.RecordBatch:
@@ -201,11 +207,15 @@ def _ordered(source: DatasetSource, table: pa.Table, steps: Steps) -> tuple[pa.T
     return table.take(pa.array(order)), steps
 
 
-def _nothing_left(source: DatasetSource, name: str, steps: Steps) -> str:
-    story = ", ".join(f"{step} left {count}" for step, count in steps[1:])
+def nothing_left(source: DatasetSource, name: str, steps: Steps) -> str:
+    """Return the message for a source of which no row remains, with the number of rows after each step."""
+    (_, read), *others = steps
+    if not read:
+        return f"{name} (split {source.split!r}) holds no rows; name a file or a split that holds some"
+    story = "".join(f", {step} left {count}" for step, count in others)
     return (
-        f"no row of {name} (split {source.split!r}) is left: {steps[0][1]} read{', ' if story else ''}{story}; "
-        f"mend where, filters or offset, or name another split"
+        f"no row of {name} (split {source.split!r}) is left: {read} read{story}; mend where, filters or offset, or "
+        f"name another split"
     )
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError, first_line
+from tasks.hub.conversions import WAYS, foreign_content
 from tasks.hub.digests import files_sha256
-from tasks.hub.folders import split_files
+from tasks.hub.folders import FolderFiles, split_files
+from tasks.hub.values import kind_of
 
 _BATCH: Final = 1024
+_NAMES: Final = 5
+"""Most names that an error lists."""
+_SLICE: Final = re.compile(r"[\[\]+]")
+_SEPARATORS: Final = ";\t|"
+"""Marks that other programs write between the fields of a table."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +39,47 @@ class Records:
         name: File or repository, for messages.
         columns: Names of all columns.
         read: ``read(columns)`` yields the rows in order, each with those of ``columns`` that it has.
+        files: Files that hold the rows, and those that were left out beside them; ``None`` for rows of the hub.
+        place: Returns file and row, from 1, of a row that was read, by its number; ``None`` for one file.
     """
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[Sequence[str]], Iterator[dict[str, Any]]]
+    files: FolderFiles | None = None
+    place: Callable[[int], str] | None = None
+
+    def place_of(self, number: int) -> str:
+        """Return file and row of the row ``number``, for messages."""
+        return self.place(number) if self.place else f"{self.name}, row {number}"
 
 
-def data_files(path: Path, split: str = "", config: str = "") -> list[Path]:
-    """Return the file ``path``, or the data files of the folder ``path`` for a split, in the order of their names.
+def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
+    """Return the file ``path``, or the data files of the folder ``path`` for a split, and the files left out.
 
     Raises:
-        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart.
+        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart; or
+            the split is a slice.
     """
+    if _SLICE.search(split):
+        raise UsageError(
+            f"split {split!r} is a slice or a sum of splits, and local files have neither; name one split, and use "
+            f"offset and limit"
+        )
     if not path.is_dir():
-        return [path]
+        return FolderFiles((path,), ())
     files = split_files(path, split, config, SUFFIXES)
-    if len({file.suffix.lower() for file in files}) != 1:
-        found = ", ".join(sorted({file.suffix for file in files})) or "none"
+    examples = {file.suffix.lower(): file.name for file in files.read}
+    if len(examples) != 1:
+        found = ", ".join(f"{suffix} ({name})" for suffix, name in sorted(examples.items())) or "none"
         raise UsageError(f"{path} must hold data files of one format ({', '.join(SUFFIXES)}); it holds {found}")
     return files
 
 
 def data_digest(path: Path, split: str = "", config: str = "") -> str:
     """Return the SHA-256 over the data file, or the data files of the folder, ``path``."""
-    files = data_files(path, split, config)
-    return files_sha256(path if path.is_dir() else path.parent, files)
+    with _readable(path):
+        return files_sha256(path if path.is_dir() else path.parent, data_files(path, split, config).read)
 
 
 def open_records(path: Path, text_column: str, split: str = "", config: str = "") -> Records:
@@ -70,12 +95,17 @@ def open_records(path: Path, text_column: str, split: str = "", config: str = ""
         UsageError: The format is unknown.
         FedSafetyError: A file's content does not match its suffix.
     """
-    parts = [_open_file(file, text_column) for file in data_files(path, split, config)]
+    files = data_files(path, split, config)
+    parts = [_open_file(file, text_column) for file in files.read]
     if len(parts) == 1:
-        return parts[0]
+        return replace(parts[0], files=files)
     columns = tuple(dict.fromkeys(column for part in parts for column in part.columns))
 
+    starts: list[tuple[int, str]] = []
+
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        starts.clear()
+        number = 0
         for part in parts:
             # Objects leave out a key that is empty; a table without the column is another table.
             lacking = [name for name in names if name not in part.columns]
@@ -83,29 +113,38 @@ def open_records(path: Path, text_column: str, split: str = "", config: str = ""
                 raise FedSafetyError(
                     f"{part.name} has no column {lacking[0]!r}, as other files of {path} have; mend it"
                 )
-            yield from part.read(names)
+            starts.append((number, part.name))
+            for row in part.read(names):
+                number += 1
+                yield row
 
-    return Records(str(path), columns, read)
+    def place(number: int) -> str:
+        start, name = next((start, name) for start, name in reversed(starts) if start < number)
+        return f"{name}, row {number - start}"
+
+    return Records(str(path), columns, read, files, place)
 
 
 def _open_file(path: Path, text_column: str) -> Records:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UsageError(f"{path} has no known format; a data file ends in {', '.join(SUFFIXES)}")
+        way = f"; {WAYS[suffix]}" if suffix in WAYS else ""
+        raise UsageError(f"{path} has no known format; a data file ends in {', '.join(SUFFIXES)}{way}")
     with _readable(path):
+        if content := foreign_content(path):
+            raise FedSafetyError(f"{path} cannot be read as {suffix}: it is {content}")
         return SUFFIXES[suffix](path, text_column)
 
 
 def _csv(path: Path, _: str) -> Records:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        columns = tuple(name.strip() for name in next(csv.reader(file), ()))
+        columns = tuple(name.strip() for name in next(_csv_rows(file), ()))
     _check_headings(path, columns)
+    _check_separator(path, columns)
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), _long_fields(), path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
-            next(rows, None)
-            for number, row in enumerate((row for row in rows if row), start=1):
+            for number, row in enumerate(islice(_csv_rows(file), 1, None), start=1):
                 if len(row) != len(columns):
                     raise FedSafetyError(
                         f"{path}, row {number}: {len(row)} fields under {len(columns)} columns; quote fields that hold "
@@ -116,16 +155,24 @@ def _csv(path: Path, _: str) -> Records:
     return Records(str(path), columns, read)
 
 
+def _csv_rows(file: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines with fields. A blank before a quote is no part of the field, as spreadsheets and people write."""
+    return (row for row in csv.reader(file, strict=True, skipinitialspace=True) if row)
+
+
 def _jsonl(path: Path, _: str) -> Records:
     def rows() -> Iterator[dict[str, Any]]:
         number = 0
         with path.open(encoding="utf-8-sig") as file:
             for line in file:
-                if not line.strip():
+                text = line.strip("\ufeff \t\r\n")
+                if not text:
                     continue
                 number += 1
+                if text.startswith("[") and number == 1:
+                    raise FedSafetyError(f"{path} begins with a list, as a JSON file does; name it .json")
                 try:
-                    row = json.loads(line, object_pairs_hook=_unrepeated)
+                    row = _parsed(text)
                 except ValueError as error:
                     raise FedSafetyError(f"{path}, row {number}: no JSON ({error}); write one object a line") from error
                 yield _object(path, number, row)
@@ -142,12 +189,16 @@ def _json(path: Path, _: str) -> Records:
     """Open a list of objects, an object of lists, or JSON Lines. Lists without any text are not columns."""
     text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(text, object_pairs_hook=_unrepeated)
+        content = _parsed(text)
     except ValueError as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _jsonl(path, "")
-        raise FedSafetyError(f"{path} is no JSON: {error}") from error
+        raise FedSafetyError(f"{path} is no JSON: {error}; mend or replace it") from error
     if isinstance(content, dict) and content and all(isinstance(values, list) for values in content.values()):
+        if any(content.values()) and all(isinstance(row, dict) for values in content.values() for row in values):
+            raise FedSafetyError(
+                f"{path} holds lists of objects under {_some_names(content)}; write each list as a file of its own"
+            )
         longest = max(map(len, content.values()))
         content = {name: values for name, values in content.items() if len(values) == longest or any(values)}
         if len({*map(len, content.values())}) > 1:
@@ -157,8 +208,10 @@ def _json(path: Path, _: str) -> Records:
             )
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list):
+        found = f"an object with {_some_names(content)}" if isinstance(content, dict) else kind_of(content)
         raise FedSafetyError(
-            f"{path} must hold a list of objects, or one object of lists; if it holds one object a line, name it .jsonl"
+            f"{path} must hold a list of objects, or one object of lists, and it holds {found}; if it holds one object "
+            f"a line, name it .jsonl, else write its rows as a list"
         )
     table = [_object(path, number, row) for number, row in enumerate(content, start=1)]
 
@@ -175,9 +228,27 @@ def _parquet(path: Path, _: str) -> Records:
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH, columns=[name for name in columns if name in names]):
-                yield from batch.to_pylist()
+                yield from _rows(batch)
 
     return Records(str(path), columns, read)
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return the rows of a batch.
+
+    Raises:
+        ArrowInvalid: A value has no counterpart in Python, for example a time in an unknown zone.
+    """
+    for place, field in enumerate(batch.schema):
+        if field.type == pa.float32():
+            # The shortest digits that give the same value: 0.1, where 64 bits would show 0.10000000149011612.
+            digits = pc.cast(batch.column(place), pa.string())
+            batch = batch.set_column(place, field.name, pc.cast(digits, pa.float64()))
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    except (KeyError, OverflowError, ValueError) as error:
+        raise pa.ArrowInvalid(f"a value cannot be read ({type(error).__name__}: {first_line(error)})") from error
+    return rows
 
 
 def _text(path: Path, column: str) -> Records:
@@ -200,8 +271,24 @@ SUFFIXES: Final[dict[str, Callable[[Path, str], Records]]] = {
 
 def _object(path: Path, number: int, row: object) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise FedSafetyError(f"{path}, row {number}: a {type(row).__name__}; every row must be an object")
+        raise FedSafetyError(f"{path}, row {number}: {kind_of(row)}; every row must be an object")
     return row
+
+
+def _some_names(row: dict[str, Any]) -> str:
+    return ", ".join([*row][:_NAMES]) + (" and more" if len(row) > _NAMES else "") if row else "no keys"
+
+
+def _parsed(text: str) -> Any:
+    """Return the content of a JSON text.
+
+    Raises:
+        ValueError: The text is no JSON, repeats a key, or nests too deep to be read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unrepeated)
+    except RecursionError:
+        raise ValueError("lists and objects lie too deep inside each other") from None
 
 
 def _some(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -220,11 +307,16 @@ def _check_headings(path: Path, columns: Sequence[str]) -> None:
     """Refuse headings that leave open which column is meant."""
     if repeated := sorted({name for name in columns if name and columns.count(name) > 1}):
         raise FedSafetyError(f"{path} has several columns called {repeated[0]!r}; rename all but one")
-    separator = next((mark for mark in ";\t" if len(columns) == 1 and mark in columns[0]), None)
-    if separator:
-        raise FedSafetyError(
-            f"the fields of {path} are separated by {separator!r}; write them with commas between them"
-        )
+
+
+def _check_separator(path: Path, columns: Sequence[str]) -> None:
+    """Refuse headings that another mark than the comma separates into more columns, and a line that names the mark."""
+    if columns and columns[0].startswith("sep="):
+        raise FedSafetyError(f"{path} begins with the line sep= of a spreadsheet program; write it without that line")
+    heading = ",".join(columns)
+    mark = max(_SEPARATORS, key=heading.count)
+    if heading.count(mark) > heading.count(","):
+        raise FedSafetyError(f"the fields of {path} are separated by {mark!r}; write them with commas between them")
 
 
 @contextmanager
@@ -232,14 +324,17 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        coding = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "another coding"
         raise FedSafetyError(
-            f"{path} cannot be read as {path.suffix}: its text is {coding}, not UTF-8; save it as UTF-8"
+            f"{path} cannot be read as {path.suffix}: its text is not UTF-8; save it as UTF-8"
         ) from error
-    except (OSError, csv.Error, pa.ArrowException) as error:
+    except csv.Error as error:
         raise FedSafetyError(
-            f"{path} cannot be read as {path.suffix}: {first_line(error)}; mend or replace it"
+            f"{path} cannot be read as {path.suffix}: {first_line(error)}; quote fields that hold commas, quotes or "
+            f"line breaks, and write a quote inside them twice"
         ) from error
+    except (OSError, pa.ArrowException) as error:
+        kind = f" as {path.suffix}" if path.suffix else ""
+        raise FedSafetyError(f"{path} cannot be read{kind}: {first_line(error)}; mend or replace it") from error
 
 
 @contextmanager

@@ -6,13 +6,14 @@ The published recipe for real chats [ye2024, section 6.1 and released code] is `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from tasks.hub.conversations import spoken
+from tasks.hub.conversations import described, parsed, spoken
 from tasks.hub.text import normalised
-from tasks.hub.values import comparable, is_missing, without_placeholder
+from tasks.hub.values import without_placeholder
 from tasks.refusals import is_refusal
 
 
@@ -29,8 +30,32 @@ class Row(Protocol):
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is."""
 
+    def lacking(self) -> list[str]:
+        """Return those of instruction and response that the source has and that are empty in this row."""
+
+    def word(self, column: str, *steps: str | int) -> str:
+        """Return a cell of the source, or a place inside it, in comparable form; see :mod:`tasks.hub.values`."""
+
+
+_LONGEST_WORD: Final = 40
+"""Most characters of a cell in a reason."""
 
 Keep = Callable[[Row], bool]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that keeps some rows: a condition of ``where``, or a filter in use.
+
+    Attributes:
+        name: Name in counts and messages.
+        keep: Returns whether a row is kept.
+        why: Returns the reason for which a row is left out, in a few words.
+    """
+
+    name: str
+    keep: Keep
+    why: Callable[[Row], str]
 
 
 @dataclass(frozen=True)
@@ -39,11 +64,17 @@ class Filter:
 
     Attributes:
         make: Returns a new predicate. A predicate may remember earlier rows, for example to find duplicates.
+        why: Returns the reason for which a row is left out.
         columns: Columns of the source that the filter reads, beside mapped columns.
     """
 
     make: Callable[[], Keep]
+    why: Callable[[Row], str]
     columns: tuple[str, ...] = ()
+
+    def rule(self, name: str) -> Rule:
+        """Return a rule with a new predicate."""
+        return Rule(name, self.make(), self.why)
 
 
 def single_turn(row: Row) -> bool:
@@ -57,8 +88,8 @@ def first_turn(row: Row) -> bool:
 
 
 def english(row: Row) -> bool:
-    """Keep rows whose ``language`` is English."""
-    return str(row.raw.get("language", "")).casefold() in ("english", "en")
+    """Keep rows whose ``language`` is English, by its name or by its code (``en``, ``eng``, ``en-US``)."""
+    return re.split("[-_]", row.word("language"), maxsplit=1)[0] in ("english", "en", "eng")
 
 
 def unflagged_reply(row: Row) -> bool:
@@ -67,7 +98,7 @@ def unflagged_reply(row: Row) -> bool:
     ``openai_moderation`` holds one judgement for each message, in order. A row without a judgement of the reply is left
     out, because the reply may be flagged.
     """
-    judgements = row.raw.get("openai_moderation")
+    judgements = parsed(row.raw.get("openai_moderation"))
     reply = next((i for i, (role, _) in enumerate(row.turns()) if role == "assistant"), None)
     if reply is None or not isinstance(judgements, list) or len(judgements) <= reply:
         return False
@@ -79,18 +110,20 @@ def unflagged_reply(row: Row) -> bool:
 
 def unsafe(row: Row) -> bool:
     """Keep pairs that annotators found unsafe (``is_safe`` of BeaverTails)."""
-    return comparable(row.raw.get("is_safe", "")) in ("false", "0")
+    return row.word("is_safe") in ("false", "0")
 
 
 def with_text(row: Row) -> bool:
-    """Keep rows with an instruction and a response. Without this filter a row without text is an error."""
-    return bool(row.text("instruction")) and bool(row.text("response"))
+    """Keep rows with an instruction and, unless the source has prompts alone, a response.
+
+    Without this filter a row without text is an error.
+    """
+    return not row.lacking()
 
 
 def without_input(row: Row) -> bool:
     """Keep rows whose ``input`` is empty or a placeholder such as "<noinput>"."""
-    value = row.raw.get("input")
-    return is_missing(value) or not without_placeholder(str(value).strip(), is_input=True)
+    return not without_placeholder(row.word("input"), is_input=True)
 
 
 def refusal_response(row: Row) -> bool:
@@ -124,21 +157,44 @@ def _first_of(key: Callable[[str], str]) -> Keep:
     return keep
 
 
-def _plain(keep: Keep, *columns: str) -> Filter:
-    return Filter(lambda: keep, columns)
+def cell_reason(column: str, word: str) -> str:
+    """Return the reason for which a row with ``word`` in ``column`` is left out. A long text is cut."""
+    return f"{column} is {word[:_LONGEST_WORD] + '…' if len(word) > _LONGEST_WORD else word or 'empty'}"
 
+
+def _turns(row: Row) -> str:
+    return described(spoken(row.turns()))
+
+
+def _missing_texts(row: Row) -> str:
+    return " and ".join(f"no {name}" for name in row.lacking())
+
+
+def _cell(column: str) -> Callable[[Row], str]:
+    return lambda row: cell_reason(column, row.word(column))
+
+
+def _always(reason: str) -> Callable[[Row], str]:
+    return lambda _: reason
+
+
+def _plain(keep: Keep, why: Callable[[Row], str], *columns: str) -> Filter:
+    return Filter(lambda: keep, why, columns)
+
+
+_REPEATED: Final = _always("instruction of an earlier row")
 
 FILTERS: Final[dict[str, Filter]] = {
-    "deduplicate_instructions": Filter(deduplicate_instructions),
-    "deduplicate_normalised": Filter(deduplicate_normalised),
-    "english": _plain(english, "language"),
-    "first_turn": _plain(first_turn),
-    "no_refusal_response": _plain(no_refusal_response),
-    "refusal_response": _plain(refusal_response),
-    "single_turn": _plain(single_turn),
-    "unflagged_reply": _plain(unflagged_reply, "openai_moderation"),
-    "unsafe": _plain(unsafe, "is_safe"),
-    "with_text": _plain(with_text),
-    "without_input": _plain(without_input, "input"),
+    "deduplicate_instructions": Filter(deduplicate_instructions, _REPEATED),
+    "deduplicate_normalised": Filter(deduplicate_normalised, _REPEATED),
+    "english": _plain(english, _cell("language"), "language"),
+    "first_turn": _plain(first_turn, _turns),
+    "no_refusal_response": _plain(no_refusal_response, _always("response with a refusal phrase")),
+    "refusal_response": _plain(refusal_response, _always("response without a refusal phrase")),
+    "single_turn": _plain(single_turn, _turns),
+    "unflagged_reply": _plain(unflagged_reply, _always("reply flagged or without a judgement"), "openai_moderation"),
+    "unsafe": _plain(unsafe, _cell("is_safe"), "is_safe"),
+    "with_text": _plain(with_text, _missing_texts),
+    "without_input": _plain(without_input, _always("input is filled"), "input"),
 }
 """Name of a filter in suites → filter."""

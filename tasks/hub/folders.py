@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmark.errors import UsageError
+from tasks.hub.conversions import WAYS
+from tasks.hub.digests import file_sha256
 
 _SPLITS: Final = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": ("train", "training", "trainset", "trn"),
+    "validation": ("validation", "valid", "val", "dev", "valset", "devset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset", "evalset", "tst"),
+    "holdout": ("holdout", "heldout"),
 }
 _CANONICAL: Final = {word: split for split, words in _SPLITS.items() for word in words}
-_WORDS: Final = re.compile(r"[^\W_]+")
-_SHARD: Final = re.compile(r"(.+)-\d{5}-of-\d{5}")
-_UNREAD: Final = frozenset(
-    {
-        ".7z",
-        ".arrow",
-        ".bz2",
-        ".feather",
-        ".gz",
-        ".lz4",
-        ".ndjson",
-        ".npz",
-        ".orc",
-        ".pkl",
-        ".tar",
-        ".tgz",
-        ".tsv",
-        ".xls",
-        ".xlsx",
-        ".xz",
-        ".zip",
-        ".zst",
-    }
-)
-"""Endings of tables and compressed files, which may hold rows that would be missed."""
+_WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+"""Words of a name: ``trainData2`` has train and Data."""
+_SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _SIDE_FILES: Final = frozenset(
     {
         "dataset_info.json",
@@ -51,6 +34,7 @@ _SIDE_FILES: Final = frozenset(
         "requirements.txt",
     }
 )
+_OTHER_CONFIG: Final = "of another configuration"
 _FOREIGN: Final = {
     "dataset_dict.json": "was written by save_to_disk",
     "state.json": "was written by save_to_disk",
@@ -60,8 +44,21 @@ _FOREIGN: Final = {
 """File or folder → what a folder with it is; a list of the valid files stands elsewhere in such folders."""
 
 
-def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> list[Path]:
-    """Return the data files of ``folder`` for one split, in the order of their names.
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files of a folder, for one split and configuration.
+
+    Attributes:
+        read: Data files that are read, in the order of their names.
+        left_out: The other files, in the order of their names, each with the reason.
+    """
+
+    read: tuple[Path, ...]
+    left_out: tuple[tuple[Path, str], ...]
+
+
+def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> FolderFiles:
+    """Return the files of ``folder`` that hold one split, and those that are left out.
 
     Names that begin with a dot or an underscore and side files are no data. Where names say a split, the files of the
     wanted split are taken; where no name does, all files are.
@@ -69,11 +66,13 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
     Args:
         folder: Folder to look into, at any depth.
         split: Wanted split; empty to take every file.
-        config: Wanted configuration: the subfolder of that name, where there is one.
+        config: Wanted configuration: the subfolder of that name, else the files whose names hold it; all files where
+            no name does.
         endings: Endings of data files, in lower case.
 
     Raises:
-        UsageError: The files of the split cannot be told apart, or another program's folder needs that program.
+        UsageError: The files of the split cannot be told apart, a part of the split is missing or there twice, a link
+            leads nowhere, or another program's folder needs that program.
     """
     entries = sorted(folder.rglob("*"))
     names = {entry.name for entry in entries}
@@ -81,12 +80,39 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
         if name in names:
             raise UsageError(f"{folder} {what}, as its {name} says; write its rows as one Parquet or JSON Lines file")
     inner = folder / config if config and (folder / config).is_dir() else folder
-    inside = entries if inner == folder else sorted(inner.rglob("*"))
-    files = [entry for entry in inside if entry.is_file() and _is_visible(entry.relative_to(inner))]
-    if unread := [file for file in files if file.suffix.lower() in _UNREAD]:
-        raise UsageError(f"{inner} holds {_listed(unread, inner)}, which are not read; unpack or convert them first")
-    files = [file for file in files if file.suffix.lower() in endings and file.name.lower() not in _SIDE_FILES]
-    return _of_split(files, inner, split) if split else files
+    links = [entry for entry in entries if entry.is_symlink() and _is_visible(entry.relative_to(folder))]
+    if broken := [link for link in links if not link.exists()]:
+        raise UsageError(
+            f"{folder} holds links to nothing: {_listed(broken, folder)}; copy the files, or remove the links"
+        )
+    reasons = {entry: _reason(entry, folder, inner, endings) for entry in entries if entry.is_file()}
+    if unread := [file for file, reason in reasons.items() if not reason and file.suffix.lower() in WAYS]:
+        raise UsageError(
+            f"{inner} holds {_listed(unread, inner)}, which are not read; {WAYS[unread[0].suffix.lower()]}, or move "
+            f"such files out of the folder"
+        )
+    files = [file for file, reason in reasons.items() if not reason]
+    if chosen := [file for file in files if config and _names(file.relative_to(inner), config)]:
+        reasons |= {file: _OTHER_CONFIG for file in files if file not in chosen}
+        files = chosen
+    found = _of_split(files, inner, split) if split else files
+    for file in {*files} - {*found}:
+        is_named = _splits(file.relative_to(inner), split)
+        reasons[file] = "of another split" if is_named else "names no split, as others do"
+    _check_shards(found, inner)
+    _check_copies(found, inner)
+    return FolderFiles(tuple(found), tuple((file, reason) for file, reason in reasons.items() if reason))
+
+
+def _reason(file: Path, folder: Path, inner: Path, endings: Collection[str]) -> str:
+    """Return the reason for which a file is no data of the configuration; empty for data, also in unread formats."""
+    if not file.is_relative_to(inner):
+        return _OTHER_CONFIG
+    if not _is_visible(file.relative_to(folder)):
+        return "hidden"
+    if file.name.lower() in _SIDE_FILES:
+        return "describes the data"
+    return "" if file.suffix.lower() in {*endings, *WAYS} else "no data file"
 
 
 def _is_visible(path: Path) -> bool:
@@ -125,7 +151,47 @@ def _of_part(part: str, wanted: str) -> set[str]:
         return {_CANONICAL.get(shard[1], shard[1])}
     if stem == wanted:
         return {_CANONICAL.get(wanted, wanted)}
-    return {_CANONICAL[word] for word in _WORDS.findall(stem.lower()) if word in _CANONICAL}
+    return {_CANONICAL[word.lower()] for word in _WORDS.findall(stem) if word.lower() in _CANONICAL}
+
+
+def _names(path: Path, config: str) -> bool:
+    """Return whether a configuration stands in a path as a word."""
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(config)}(?![A-Za-z0-9])", path.as_posix()) is not None
+
+
+def _check_shards(files: list[Path], folder: Path) -> None:
+    """Refuse a set of numbered shards of which one is missing, and two sets of one name."""
+    shards: dict[Path, dict[int, set[int]]] = {}
+    for file in files:
+        if shard := _SHARD.match(file.stem):
+            totals = shards.setdefault(file.parent / shard[1], {})
+            totals.setdefault(int(shard[3]), set()).add(int(shard[2]))
+    for name, totals in shards.items():
+        shown = name.relative_to(folder).as_posix()
+        if len(totals) > 1:
+            sizes = " and of ".join(map(str, sorted(totals)))
+            raise UsageError(f"{folder} holds sets of {sizes} shards of {shown}; remove all sets but one")
+        ((total, numbers),) = totals.items()
+        if missing := sorted({*range(total)} - numbers):
+            raise UsageError(
+                f"{folder} holds {total - len(missing)} of {total} shards of {shown}, and shard {missing[0]:05d} is "
+                f"missing; fetch the rest, or rename the files to read these alone"
+            )
+
+
+def _check_copies(files: list[Path], folder: Path) -> None:
+    """Refuse two files of the same content, whose rows would count twice."""
+    sizes = Counter(file.stat().st_size for file in files)
+    first: dict[str, Path] = {}
+    for file in files:
+        size = file.stat().st_size
+        if size and sizes[size] > 1:
+            other = first.setdefault(file_sha256(file), file)
+            if other is not file:
+                raise UsageError(
+                    f"{_listed([other, file], folder)} in {folder} have the same content, so that each row would count "
+                    f"twice; remove one"
+                )
 
 
 def _above(path: Path, wanted: str) -> str:

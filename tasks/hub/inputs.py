@@ -36,7 +36,7 @@ def dataset_input(
         removed: Reason and number of rows left out afterwards.
         repeated: Number of repetitions in the largest draw.
     """
-    counts = [*rows.steps, *removed]
+    counts = [*rows.steps, *removed, *rows.notes]
     detail = "; ".join(f"{step}: {count}" for step, count in counts)
     licence = f"; licence {rows.source.licence}" if rows.source.licence else ""
     where, requested = place(rows.source), rows.source.revision

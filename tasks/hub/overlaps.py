@@ -21,6 +21,7 @@ import numpy.typing as npt
 from benchmark.errors import FedSafetyError, InputsMissingError
 from tasks.hub.datasets import Rows, load_rows
 from tasks.hub.settings import DataChoice, HubData
+from tasks.hub.text import LOSSES
 
 _EXAMPLES: Final = 3
 NOBODY: Final = "-"
@@ -107,9 +108,9 @@ class OverlapReport:
         for name, owner, rows, distinct in self.sets:
             lines.append(f"{name:<{width}}  {owner:<10}  {rows:>9,}  {distinct:>9,}{left[name]}")
         if not self.overlaps:
-            return "\n".join([*lines, "", "No two sets share a prompt (case, punctuation and spacing ignored)."])
+            return "\n".join([*lines, "", "No two sets share a prompt."])
         owners = {name: owner for name, owner, *_ in self.sets}
-        lines += ["", f"Shared prompts (case, punctuation and spacing ignored); policy: {self.policy}"]
+        lines += ["", f"Shared prompts; policy: {self.policy}"]
         for pair in self.overlaps:
             note = "  (one owner)" if not pair.conflict and owners[pair.first] != NOBODY else ""
             lines.append(f"  {pair.shared:>7,}  {pair.first} and {pair.second}{note}  e.g. {', '.join(pair.examples)}")
@@ -197,6 +198,7 @@ def suite_overlaps(data: HubData, choices: Mapping[str, DataChoice]) -> str:
     probes = tuple(probe for probe in data.probes if f"probes/{probe.id}" not in missing)
     here = data.model_copy(update={"pools": pools, "probes": probes})
     parts = [find_overlaps(row_sets(here, None), data.overlaps).text()]
+    parts.append(f"Prompts are compared by their normal form. {LOSSES}")
     parts += [f"not compared: {name}: {reason}" for name, reason in missing.items()]
     groups: dict[str, list[str]] = {}
     for scenario, choice in choices.items():

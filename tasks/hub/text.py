@@ -80,6 +80,15 @@ def normalised(text: str) -> str:
     return kept or " ".join(text.casefold().split())
 
 
+LOSSES: Final = (
+    "Equal: texts that differ in case, spacing, brackets, quotes, joiners, width forms and the punctuation of prose "
+    "(e-mail and email, node.js and nodejs, x\N{SUPERSCRIPT TWO} and x2). Different: texts that differ in letters, "
+    "accents and marks of any script, numbers (3.14 and 314, 1,000 and 1000), operators (2+2 and 2*2), symbols and "
+    "names such as C, C++ and C#."
+)
+"""What the normal form loses and what it keeps, for reports."""
+
+
 def prompt_hashes(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return a 64-bit hash of each text's normalised form."""
     digests = [hashlib.blake2b(normalised(text).encode(), digest_size=8).digest() for text in texts]

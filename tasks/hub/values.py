@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 _EXACT: Final = 2**53
 """Whole numbers from here on may have lost digits as floats."""
+_FRACTION_OF_ZERO: Final = re.compile(r"\A([-+]?\d+)\.0+\Z")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 """Types of the parts of a message that hold text, in the forms of chat interfaces."""
+_KINDS: Final[tuple[tuple[Any, str], ...]] = (
+    (type(None), "null"),
+    (bool, "a boolean"),
+    ((int, float, Decimal), "a number"),
+    (str, "text"),
+    (bytes, "bytes"),
+    ((list, tuple), "a list"),
+    (Mapping, "an object"),
+    ((date, time, timedelta), "a date or time"),
+)
+_OUTER: Final = re.compile(r"\A[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+\Z")
+"""Blanks around a text, those without a width and the byte order mark, too."""
+_PARTS_AS_TEXT: Final = re.compile(
+    rf"""\s*\[\s*\{{\s*(["'])type\1\s*:\s*\1(?:{"|".join(_TEXT_PARTS)})\1.*\}}\s*\]\s*""", re.DOTALL
+)
 _NOTHING: Final = r"no[\s_-]*(?:input|output)(?:s|e)?"
 _IN_BRACKETS: Final = r"[`\\]*[<(\[]\s*{}\s*[`\\>)\]]*[.,]?"
 _NO_TEXT: Final = re.compile(_IN_BRACKETS.format(_NOTHING), re.IGNORECASE)
 _NO_INPUT: Final = re.compile(
-    rf"(?:{_NOTHING}|n/a)[.,]?|" + _IN_BRACKETS.format(rf"(?:{_NOTHING}|none|n/a)"), re.IGNORECASE
+    rf"(?:{_NOTHING}(?:\s(?:required|needed|necessary|provided|given|available))?|n/a)[.,]?|"
+    + _IN_BRACKETS.format(rf"(?:{_NOTHING}|none|n/a)"),
+    re.IGNORECASE,
 )
+_DOUBTFUL: Final = re.compile(
+    rf"[<(\[]?\s*(?:{_NOTHING}(?:\s\w+)*|n\.?/?a\.?|nan|none|null|nil|undefined|empty|not applicable|[-.?]+)"
+    r"\s*[\])>]?\.?",
+    re.IGNORECASE,
+)
+_LONGEST_DOUBTFUL: Final = 40
 
 
 def is_missing(value: Any) -> bool:
     """Return whether ``value`` stands for an empty cell: ``None``, or the NaN of data frames."""
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a value in the words of JSON, with its article, for messages."""
+    return next((name for kinds, name in _KINDS if isinstance(value, kinds)), f"a {type(value).__name__}")
 
 
 def as_text(value: Any) -> str:
@@ -36,23 +67,38 @@ def as_text(value: Any) -> str:
     if is_missing(value):
         return ""
     if isinstance(value, str):
-        return _whole(value).strip()
+        return _whole(value)
     if isinstance(value, bytes):
-        return _decoded(value).strip()
+        return _whole(_decoded(value))
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return _number(value)
-    raise ValueError(f"is a {type(value).__name__}, not text")
+    raise ValueError(f"is {kind_of(value)}, not text")
 
 
 def joined_parts(value: Any) -> str:
-    """Return the text of a message's content, which may be a list of parts. Parts are joined by line breaks.
+    """Return the text of a message's content, which may be a list of parts, or the JSON text of parts of text.
+
+    Parts are joined by line breaks.
 
     Raises:
         ValueError: A part holds something other than text, or the value has no one text.
     """
+    if isinstance(value, str) and _PARTS_AS_TEXT.fullmatch(value):
+        value = _parts(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return "\n".join(filter(None, map(_part, value)))
     return as_text(value)
+
+
+def _parts(text: str) -> Any:
+    """Return the parts whose JSON text ``text`` is, and ``text`` itself if it is the text of something else."""
+    if "'" in text[: text.index("t")]:
+        raise ValueError("holds the Python source of a list of parts; write it as a list, or as JSON")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return content if all(isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in content) else text
 
 
 def without_placeholder(text: str, *, is_input: bool = False) -> str:
@@ -65,17 +111,33 @@ def without_placeholder(text: str, *, is_input: bool = False) -> str:
     return "" if (_NO_INPUT if is_input else _NO_TEXT).fullmatch(text) else text
 
 
+def is_doubtful(text: str) -> bool:
+    """Return whether ``text`` looks like a placeholder, for example "N/A" or "null", although it may be an answer."""
+    return len(text) <= _LONGEST_DOUBTFUL and _DOUBTFUL.fullmatch(text) is not None
+
+
 def comparable(value: Any) -> str:
-    """Return a form in which ``false`` of a YAML file, ``False`` of a Parquet and "False" of a CSV file are equal."""
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole else value).strip().casefold()
+    """Return a form in which ``false`` of a YAML file, ``False`` of a Parquet and "False" of a CSV file are equal.
+
+    An empty cell is empty text. Numbers are equal whether a file holds 1, 1.0 or "1.0".
+
+    Raises:
+        ValueError: The value has no one text; gives the reason.
+    """
+    if isinstance(value, bool):
+        return str(value).casefold()
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return _FRACTION_OF_ZERO.sub(r"\1", as_text(value)).casefold()
 
 
 def _part(part: Any) -> str:
     if isinstance(part, str):
         return as_text(part)
     if not isinstance(part, Mapping):
-        raise ValueError(f"has a part that is a {type(part).__name__}, not text")
+        raise ValueError(f"has a part that is {kind_of(part)}, not text")
     kind = part.get("type")
     others = sorted(str(name) for name, inner in part.items() if name not in ("type", "text") and inner)
     if kind not in (None, *_TEXT_PARTS) or "text" not in part or (kind is None and others):
@@ -95,12 +157,14 @@ def _number(value: int | float | Decimal) -> str:
 
 
 def _whole(text: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which is no character; mend the text") from None
-    return text
+    """Return ``text`` without outer blanks."""
+    if text.isascii():
+        return text.strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character; mend the text") from None
+    return _OUTER.sub("", text)
 
 
 def _decoded(value: bytes) -> str:

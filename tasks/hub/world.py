@@ -43,7 +43,7 @@ from tasks.hub.probes import PromptFinder, make_probes
 from tasks.hub.settings import DataChoice, DatasetSource, HubData
 from tasks.model_source import ModelSource
 
-REVISION: Final = "3"
+REVISION: Final = "4"
 """Version of reading, filters, order, overlaps and dealing. A change that can alter rows of a source increases it."""
 
 _NOT_OF_ROWS: Final = {"local", "gated", "licence"}

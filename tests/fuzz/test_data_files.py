@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.cli.data import report_lines
 from tasks.hub.datasets import load_rows
+from tasks.hub.inspection import inspect_data
 from tasks.hub.roots import DATA_ROOT
 from tasks.hub.settings import DatasetSource
 
@@ -114,3 +116,8 @@ def test_csv_is_read_or_explained(root: Path, rows: list[list[Any]], damage: byt
 @given(content=st.binary(max_size=60), suffix=st.sampled_from(["json", "jsonl", "csv", "parquet"]))
 def test_any_bytes_are_explained(root: Path, content: bytes, suffix: str) -> None:
     _load(root, content, suffix, SETTINGS[0][1])
+    file = root / f"{next(counter)}.{suffix}"
+    file.write_bytes(content)
+    report = inspect_data(file, DatasetSource(repository="local/data", **SETTINGS[0][1]))
+    assert all(line.isprintable() for line in report_lines(report, 40))
+    file.unlink()

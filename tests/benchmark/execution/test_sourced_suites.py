@@ -20,6 +20,7 @@ from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
 from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan, make_plan
+from benchmark.execution.readiness import data_notes
 from benchmark.execution.run import Run
 from benchmark.execution.stages import run_plan, settle
 from benchmark.execution.worlds import generation_limit, open_chat, open_world
@@ -272,6 +273,22 @@ def test_a_run_tells_of_all_that_is_missing_before_anything_is_trained(
     assert problems == ["3 things keep suite 'made' from running here; see above"]
     for reason in str(refused.value).split("\n  ")[1:]:
         assert f"not here: {reason}\n" in said.getvalue()
+
+
+def test_files_left_out_and_placeholders_are_shown_with_a_plan(root: Path) -> None:
+    rows = (root / "owned.jsonl").read_text()
+    folder = root / "folder"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(rows + json.dumps({"instruction": "x", "response": "N/A"}) + "\n")
+    (folder / "test.jsonl").write_text(rows)
+    shown = io.StringIO()
+    plan = plan_of(changed(data__pools__owned__local="folder"))
+    assert (
+        f"{root / 'folder' / 'train.jsonl'}: files left out (of another split) 1, response placeholders kept as text 1"
+        in data_notes(plan)
+    )
+    print_forecast(plan, Console(file=shown, width=400))
+    assert "data: " + data_notes(plan)[0] + "\n" in shown.getvalue()
 
 
 def test_a_plan_that_is_only_shown_says_that_it_would_be_refused(root: Path) -> None:

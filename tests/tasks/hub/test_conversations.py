@@ -36,6 +36,7 @@ READ = [("user", "Hi"), ("assistant", "Yo")]
         ],
         {"role": ["user", "assistant"], "content": ["Hi", "Yo"]},
         json.dumps([USER, REPLY]),
+        json.dumps([USER, REPLY]).encode(),
     ],
 )
 def test_conventions_agree(value: object) -> None:
@@ -45,15 +46,16 @@ def test_conventions_agree(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("Hi", "a str was found"),
-        (7, "a int was found"),
+        ("Hi", "text was found"),
+        (str([USER, REPLY]), "the Python source of a list was found .*; write it as JSON"),
+        (7, "a number was found"),
         ({"role": "user", "content": "Hi"}, "an object with role, content was found"),
         ({"role": ["user"], "content": ["Hi", "Yo"]}, "differ in length"),
-        (["Hi", "Yo"], "turn 1 is a str"),
-        ([USER, None], "turn 2 is a NoneType"),
+        (["Hi", "Yo"], "turn 1 is text"),
+        ([USER, None], "turn 2 is null"),
         ([{"role": "user", "message": "Hi"}], "turn 1 has role, message"),
         ([{**USER, "value": "Ho"}], "turn 1 has different texts in content and value"),
-        ([{"role": "user", "content": {"a": 1}}], "turn 1 is a dict, not text"),
+        ([{"role": "user", "content": {"a": 1}}], "turn 1 is an object, not text"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1 has a part of type image_url"),
     ],
 )
@@ -78,7 +80,16 @@ def test_roles_that_do_not_fit_are_named_with_a_way_out_that_works(source: Write
         assert loaded.table["instruction"].to_pylist() == ["Hi"]
 
 
-def test_a_call_of_a_tool_is_no_plain_answer(source: Write) -> None:
-    rows = [{"messages": [USER, {**REPLY, "tool_calls": [{"id": "x"}]}]}]
-    with pytest.raises(FedSafetyError, match=r"2 turns \(user, assistant with tool_calls\)"):
+@pytest.mark.parametrize("name", ["tool_calls", "images"])
+def test_a_turn_that_is_more_than_its_text_is_no_plain_answer(source: Write, name: str) -> None:
+    rows = [{"messages": [USER, {**REPLY, name: [{"id": "x"}]}]}]
+    with pytest.raises(FedSafetyError, match=rf"2 turns \(user, assistant with {name}\)"):
         load_rows(source("rows", rows, **CHAT))
+    assert read_turns([USER, {**REPLY, name: float("nan")}]) == READ
+
+
+def test_an_empty_conversation_has_no_turn(source: Write) -> None:
+    rows = [{"messages": None}, {"messages": [USER, REPLY]}]
+    with pytest.raises(FedSafetyError, match=r"row 1: no turn in the conversation; .* add the filter with_text"):
+        load_rows(source("rows", rows, **CHAT))
+    assert len(load_rows(source("rows", rows, filters=("with_text",), **CHAT))) == 1

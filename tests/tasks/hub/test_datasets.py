@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -48,6 +51,17 @@ def test_columns_reach_inside_and_join_inputs(source: Write) -> None:
     assert (example.task, example.kind.value) == ("order", "normal")
 
 
+def test_a_column_whose_name_looks_like_a_place(source: Write) -> None:
+    rows = [{"instruction": "a", "out.put[0]": "b", "out": {"put": ["c"]}}]
+    for place, text in (("out.put[0]", "b"), ("out.put", None)):
+        made = source("rows", rows, columns={"response": place}, filters=("with_text",))
+        if text:
+            assert load_rows(made).table["response"].to_pylist() == [text]
+        else:
+            with pytest.raises(FedSafetyError, match=r"response \(column 'out'\) is a list"):
+                load_rows(made)
+
+
 def test_first_existing_column_of_several(source: Write) -> None:
     mapped = {"instruction": "goal|prompt", "response": "answer"}
     here = source("here", [{"goal": "a", "answer": "b"}], columns=mapped)
@@ -66,6 +80,50 @@ def test_where_compares_across_formats(source: Write, root: Path) -> None:
     assert instructions(source("typed", rows, where={"instruction": ("a", "c", "x")})) == ["a", "c"]
 
 
+@pytest.mark.parametrize(
+    ("cell", "allowed", "kept"),
+    [
+        (None, "none", False),
+        (float("nan"), "nan", False),
+        (None, "", True),
+        ("1.0", 1, True),
+        ("en", ("de", "EN "), True),
+        ("no", False, False),
+    ],
+)
+def test_where_compares_what_a_cell_means(source: Write, cell: object, allowed: Any, kept: bool) -> None:
+    rows = [{"instruction": "a", "response": "b", "x": cell}, {"instruction": "c", "response": "d", "x": "other"}]
+    made = source("rows", rows, where={"x": (*allowed, "other") if isinstance(allowed, tuple) else (allowed, "other")})
+    assert instructions(made) == (["a", "c"] if kept else ["c"])
+
+
+def test_a_cell_without_one_text_chooses_no_rows(source: Write) -> None:
+    rows = [{"instruction": "a", "response": "b", "x": ["y"]}]
+    with pytest.raises(FedSafetyError, match=r"row 1: column 'x' is a list, not text; rows cannot be chosen by it"):
+        load_rows(source("rows", rows, where={"x": "['y']"}))
+
+
+def test_a_file_without_rows_is_named(source: Write, root: Path) -> None:
+    (root / "heading.csv").write_text("instruction,response\n")
+    with pytest.raises(UsageError, match=r"heading\.csv \(split 'train'\) holds no rows; name a file or a split"):
+        load_rows(DatasetSource(repository="o/x", local="heading.csv"))
+    with pytest.raises(UsageError, match=r"rows\.jsonl holds no rows; name a file that holds some"):
+        load_rows(source("rows", []))
+
+
+def test_a_place_inside_another_container_is_refused(source: Write) -> None:
+    rows = [{"instruction": "a", "response": '["b"]'}]
+    with pytest.raises(FedSafetyError, match=r"response \(column 'response'\) holds text, where a list for \[0\]"):
+        load_rows(source("rows", rows, columns={"response": "response[0]"}, filters=("with_text",)))
+
+
+def test_binary_columns_choose_rows(root: Path) -> None:
+    columns = {"instruction": [b"a", b"c"], "response": ["b", "d"], "language": [b"en-GB", b"de"], "input": [b"", b"x"]}
+    pq.write_table(pa.table(columns), root / "x.parquet")
+    for settings in ({"filters": ("english",)}, {"filters": ("without_input",)}, {"where": {"language": "en-gb"}}):
+        assert instructions(DatasetSource(repository="o/x", local="x.parquet", **settings)) == ["a"]
+
+
 def test_published_recipe_for_chats(source: Write) -> None:
     rows = [
         chat("kept", "yes"),
@@ -79,6 +137,8 @@ def test_published_recipe_for_chats(source: Write) -> None:
     loaded = load_rows(source("chats", rows, format="chat", filters=filters))
     assert loaded.table["instruction"].to_pylist() == ["kept", "question flagged"]
     assert loaded.steps == (("read", 6), ("single_turn", 5), ("english", 4), ("unflagged_reply", 2))
+    texts = [{**row, "openai_moderation": json.dumps(row["openai_moderation"])} for row in rows]
+    assert len(load_rows(source("texts", texts, format="chat", filters=filters))) == 2
     first = source("chats", rows, format="chat", filters=("first_turn",))
     assert [row["response"] for row in load_rows(first).table.to_pylist()][:2] == ["yes", "a"]
 
@@ -114,6 +174,13 @@ def test_filters_on_pairs(source: Write, name: str, kept: list[str]) -> None:
     ]
     made = source("rows", rows, filters=(name,), format="prompts", columns={"response": "response"})
     assert instructions(made) == kept
+
+
+def test_the_advice_about_empty_prompts_works(source: Write) -> None:
+    rows = [{"instruction": ""}, {"instruction": "a"}]
+    with pytest.raises(FedSafetyError, match=r"row 1: no text for instruction; .* add the filter with_text"):
+        load_rows(source("prompts", rows, format="prompts"))
+    assert instructions(source("prompts", rows, format="prompts", filters=("with_text",))) == ["a"]
 
 
 def test_every_filter_says_what_it_does() -> None:
@@ -177,7 +244,8 @@ BAD: list[tuple[dict[str, Any], type[FedSafetyError], str]] = [
     ({"where": {"lable": "x"}}, UsageError, r"unknown column of .* 'lable'; did you mean 'label'"),
     ({"filters": ("english",)}, UsageError, r"column of .*, which filter 'english' reads: 'language'"),
     ({}, FedSafetyError, r"rows\.jsonl, row 2: no text for response; .* add the filter with_text"),
-    ({"columns": {"instruction": "prompt", "response": "list"}}, FedSafetyError, r"row 1: response is a list.*\[0\]"),
+    ({"columns": {"instruction": "prompt", "response": "list"}}, FedSafetyError,
+     r"row 1: response \(column 'list'\) is a list.*\[0\]"),
     ({"where": {"label": "x"}, "filters": ("with_text", "refusal_response")}, UsageError,
      r"no row of .*\(split 'train'\) is left: 3 read, label=x left 2, with_text left 1, refusal_response left 0; mend"),
     ({"filters": ("with_text",), "offset": 9}, UsageError, r"with_text left 2, offset 9 left 0"),

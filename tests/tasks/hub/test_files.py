@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_folder_of_shards(tmp_path: Path) -> None:
     (tmp_path / "part-1.parquet").rename(tmp_path / "part-2.parquet")
     assert data_digest(tmp_path) != before
     (tmp_path / "more.csv").write_text("prompt\nx\n")
-    with pytest.raises(UsageError, match=r"one format .* it holds \.csv, \.parquet"):
+    with pytest.raises(UsageError, match=r"one format .* it holds \.csv \(more\.csv\), \.parquet \(part-2"):
         open_records(tmp_path, "")
 
 
@@ -85,8 +86,32 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": 1, "a": 2}', r"row 1: no JSON \(the key 'a' stands twice"),
         ("a.csv", "a,id,a\n1,2,3\n", r"several columns called 'a'"),
         ("a.csv", "a;id\n1;2\n", r"are separated by ';'; write them with commas"),
-        ("a.csv", "a,id\n1,2\n".encode("utf-16"), r"its text is UTF-16, not UTF-8; save it as UTF-8"),
-        ("a.csv", "a\nMönd\n".encode("cp1252"), r"its text is another coding, not UTF-8"),
+        ("a.csv", "a,id\n1,2\n".encode("utf-16"), r"it is text in UTF-16; save it as UTF-8"),
+        ("a.csv", "a,id\n1,2\n".encode("utf-16-le"), r"it is text in UTF-16, or no text, because NUL bytes"),
+        ("a.json", "[]".encode("utf-32"), r"it is text in UTF-32; save it as UTF-8"),
+        ("a.csv", "a\nMönd\n".encode("cp1252"), r"its text is not UTF-8; save it as UTF-8"),
+        ("a.csv", "a;id;x,y\n1;2;3,4\n", r"are separated by ';'"),
+        ("a.csv", "sep=,\na,id\n", r"begins with the line sep= of a spreadsheet program; write it without"),
+        ("a.csv", "a|id\n1|2\n", r"are separated by '\|'"),
+        ("a.csv", 'a,id\n"say \\"x\\"",2\n', r"write a quote inside them twice"),
+        ("a.csv", gzip.compress(b"a\n1\n"), r"it is a gzip file; rename it to \.gz, then unpack it with gunzip"),
+        ("a.jsonl", b"PAR1", r"it is a Parquet file; rename it to \.parquet"),
+        (
+            "a.txt",
+            "version https://git-lfs.github.com/spec/v1\n",
+            r"a pointer of Git LFS .*; fetch the file with git lfs",
+        ),
+        ("a.json", "<!DOCTYPE html>", r"it is a web page; download the file"),
+        ("a.jsonl", '[{"a": 1}]', r"a\.jsonl begins with a list, as a JSON file does; name it \.json"),
+        ("a.jsonl", '{"a":' * 9999, r"a\.jsonl, row 1: no JSON \(lists and objects lie too deep"),
+        ("a.json", "[" * 9999, r"a\.json is no JSON: lists and objects lie too deep"),
+        (
+            "a.json",
+            '{"train": [{"a": 1}], "test": [{"a": 2}]}',
+            r"lists of objects under train, test; write each list as",
+        ),
+        ("a.json", '{"a": {"0": "x"}}', r"and it holds an object with a; if it holds one object a line"),
+        ("a.tsv", "", r"no known format; .*; write it with commas between the fields, as \.csv"),
         ("a.parquet", "nothing", r"a\.parquet cannot be read as \.parquet"),
         ("a.xlsx", "", r"no known format; a data file ends in \.csv, \.json"),
     ],
@@ -98,11 +123,29 @@ def test_bad_files(tmp_path: Path, name: str, content: str | bytes, message: str
         list(open_records(path, "").read(("a", "prompt", "id")))
 
 
+def test_marks_of_byte_order_between_joined_files_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": 1}\n\ufeff{"a": 2}\r\n')
+    assert list(open_records(tmp_path / "a.jsonl", "").read(("a",))) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_file_that_cannot_be_opened_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tasks.hub.files.files_sha256", refuse)
+    with pytest.raises(
+        FedSafetyError, match=r"a\.csv cannot be read as \.csv: .*Permission denied; mend or replace it"
+    ):
+        data_digest(tmp_path / "a.csv")
+
+
 def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert list(open_records(tmp_path / "a.json", "").read(("prompt", "answer", "id"))) == ROWS
 
 
 def test_blanks_around_headings_are_not_part_of_the_name(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(",prompt, answer\n0,x,y\n")
+    (tmp_path / "a.csv").write_text('\n,prompt, answer\n0,x, "y"\n')
     assert list(open_records(tmp_path / "a.csv", "").read(("prompt", "answer"))) == [{"prompt": "x", "answer": "y"}]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.errors import FedSafetyError, UsageError
 from tasks.hub.datasets import load_rows
-from tasks.hub.files import data_digest, open_records
+from tasks.hub.files import data_digest, data_files, open_records
 from tasks.hub.settings import DatasetSource
 
 
@@ -36,6 +36,10 @@ def read(split: str = "train", config: str = "") -> list[str]:
         (["my.dev.jsonl", "my.test.jsonl"], "test", ["my.test.jsonl"]),
         (["val.jsonl", "train.jsonl"], "validation", ["val.jsonl"]),
         (["330k_train.jsonl", "330k_test.jsonl"], "330k_train", ["330k_train.jsonl"]),
+        (["trainset.jsonl", "testset.jsonl"], "train", ["trainset.jsonl"]),
+        (["myTrain2.jsonl", "myTest2.jsonl"], "test", ["myTest2.jsonl"]),
+        (["contest.jsonl", "latest.jsonl"], "train", ["contest.jsonl", "latest.jsonl"]),
+        (["train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl"], "train_sft", None),
         (["part-0.jsonl", "part-1.jsonl"], "train", ["part-0.jsonl", "part-1.jsonl"]),
         (["train.JSONL", "readme.txt", "dataset_infos.json"], "train", ["train.JSONL"]),
         (["train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl", "_tmp/train.jsonl"], "train", ["train.jsonl"]),
@@ -59,7 +63,11 @@ def test_hidden_files_change_nothing(root: Path) -> None:
     [
         (["test.jsonl"], r"no file in .* is named after split 'train'; it holds test\.jsonl"),
         (["train_test.jsonl"], r"train_test\.jsonl .* say several splits"),
-        (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack"),
+        (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack it with gunzip"),
+        (["train.jsonl", "train.tsv"], r"holds train\.tsv, which are not read; write it with commas"),
+        (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], r"2 of 3 shards of train, and shard 00001 is"),
+        (["train-00000-of-00001.jsonl", "train-00001-of-00002.jsonl"], r"sets of 1 and of 2 shards of train; remove"),
+        (["data.jsonl", "holdout.jsonl"], r"no file in .* is named after split 'train'; it holds data\.jsonl, holdout"),
         (["main/train.jsonl", "other/train.jsonl"], r"several folders .*: main, other; name one as config"),
         (["train/state.json", "train/data.arrow"], r"was written by save_to_disk"),
     ],
@@ -70,9 +78,64 @@ def test_folders_that_leave_open_what_is_meant(root: Path, names: list[str], mes
         read()
 
 
+def test_files_that_are_left_out_are_listed_with_their_reason(root: Path) -> None:
+    write(
+        root,
+        "a/train.jsonl",
+        "a/test.jsonl",
+        "a/more.csv",
+        "b/train.jsonl",
+        "a/readme.txt",
+        "a/cover.png",
+        "a/.x/train.jsonl",
+    )
+    folder = root / "o" / "two"
+    files = data_files(folder, "train", "a")
+    assert files.read == (folder / "a" / "train.jsonl",)
+    assert {file.relative_to(folder).as_posix(): reason for file, reason in files.left_out} == {
+        "a/.x/train.jsonl": "hidden",
+        "a/cover.png": "no data file",
+        "a/more.csv": "names no split, as others do",
+        "a/readme.txt": "describes the data",
+        "a/test.jsonl": "of another split",
+        "b/train.jsonl": "of another configuration",
+    }
+
+
 def test_a_configuration_is_a_folder(root: Path) -> None:
     write(root, "main/train.jsonl", "other/train.jsonl")
     assert read(config="main") == ["main/train.jsonl"]
+
+
+def test_a_configuration_in_the_names_of_files(root: Path) -> None:
+    write(root, "en-train.jsonl", "de-train.jsonl", "den-train.jsonl")
+    assert read(config="en") == ["en-train.jsonl"]
+
+
+def test_a_copy_of_a_file_is_refused(root: Path) -> None:
+    write(root, "train.jsonl")
+    folder = root / "o" / "two"
+    (folder / "train (1).jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    with pytest.raises(UsageError, match=r"train \(1\)\.jsonl, train\.jsonl in .* have the same content.*; remove one"):
+        read()
+
+
+def test_a_link_to_nothing_is_refused(root: Path) -> None:
+    write(root, "train-1.jsonl")
+    (root / "o" / "two" / ".#train-1.jsonl").symlink_to("an editor's lock")
+    assert read() == ["train-1.jsonl"]
+    (root / "o" / "two" / "train-2.jsonl").symlink_to(root / "blob")
+    with pytest.raises(UsageError, match=r"holds links to nothing: train-2\.jsonl; copy the files"):
+        read()
+
+
+@pytest.mark.parametrize("split", ["train[:10]", "train+test"])
+def test_slices_are_for_the_hub(root: Path, split: str) -> None:
+    write(root, "part.jsonl")
+    with pytest.raises(
+        UsageError, match=r"is a slice or a sum of splits, .*; name one split, and use offset and limit"
+    ):
+        read(split)
 
 
 def test_one_name_of_two_files_is_refused(root: Path) -> None:

@@ -16,7 +16,7 @@ from tasks.hub import HubWorld
 from tasks.hub.overlaps import suite_overlaps
 from tasks.hub.probes import PromptFinder
 from tasks.hub.settings import DataChoice, DatasetSource, HubData, ProbeSource
-from tasks.hub.text import normalised
+from tasks.hub.text import LOSSES, normalised
 
 Write = Callable[..., DatasetSource]
 KINDS = {"benign": "normal", "attack": "unaligned", "refusals": "aligned", "aligned": "aligned", "normal": "normal"}
@@ -151,6 +151,7 @@ def test_suite_report(source: Write) -> None:
     assert "1  probes/probes and pool/attack" in text
     assert "first, second\n  left out: 1 rows of pool/attack" in text
     assert "third\n  left out: nothing" in text
+    assert f"Prompts are compared by their normal form. {LOSSES}" in text
     alone = suite_overlaps(data_of(source, {}), {})
     assert "No two sets share a prompt" in alone
 

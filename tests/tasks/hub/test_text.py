@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.hub.text import normalised
+from tasks.hub.text import LOSSES, normalised
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,12 @@ def test_the_same_prompt(one: str, other: str) -> None:
 )
 def test_different_prompts(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
+
+
+def test_the_stated_losses_are_those_of_the_normal_form() -> None:
+    """The pairs are the examples of the statement; every one stands in it."""
+    equal = [("e-mail", "email"), ("node.js", "nodejs"), ("x²", "x2")]
+    different = [("3.14", "314"), ("1,000", "1000"), ("2+2", "2*2"), ("C", "C++"), ("C", "C#")]
+    first, second = LOSSES.split("Different:")
+    assert all(one in first and other in first and normalised(one) == normalised(other) for one, other in equal)
+    assert all(one in second and other in second and normalised(one) != normalised(other) for one, other in different)

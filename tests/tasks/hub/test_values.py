@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ PAIR: dict[str, Any] = {"columns": {"input": "input", "response": "output"}}
         (Decimal("NaN"), ""),
         (" a ", "a"),
         (b"M\xc3\xb6nd", "Mönd"),
+        ("\ufeffa\u200b", "a"),
+        ("\u200b", ""),
+        ("a\u200db", "a\u200db"),
         (42, "42"),
         (1.0, "1"),
         (0.5, "0.5"),
@@ -43,9 +47,11 @@ def test_values_with_one_text(value: object, text: str) -> None:
     ("value", "reason"),
     [
         (b"\xff", "bytes that are no UTF-8"),
-        (True, "a bool, not text"),
+        (True, "a boolean, not text"),
         (["a"], "a list, not text"),
-        (("a", "b"), "a tuple, not text"),
+        (("a", "b"), "a list, not text"),
+        ({"a": "b"}, "an object, not text"),
+        (date(2024, 1, 1), "a date or time, not text"),
         (float("inf"), "the number inf"),
         (1e17, "last digits"),
         ("\ud83d", "half of a surrogate pair"),
@@ -68,7 +74,8 @@ def test_parts_of_text_are_joined_and_others_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["<noinput>", "No input.", "\\<noinput\\>", "`<noinput>`", "(no input)", "N/A", "<none>"]
+    "text",
+    ["<noinput>", "No input.", "\\<noinput\\>", "`<noinput>`", "(no input)", "N/A", "<none>", "No input required."],
 )
 def test_placeholders_are_no_input(text: str) -> None:
     assert without_placeholder(text, is_input=True) == ""
@@ -102,9 +109,30 @@ def test_typed_columns_of_parquet(root: Path) -> None:
     assert [(row["id"], row["instruction"], row["response"]) for row in loaded] == [("1", "a", "7"), ("2", "b", "8")]
 
 
+def test_values_that_python_cannot_hold_are_refused(root: Path) -> None:
+    times = pa.array([0], pa.timestamp("s", "Nowhere/X"))
+    pq.write_table(pa.table({"instruction": ["a"], "response": times}), root / "x.parquet")
+    with pytest.raises(FedSafetyError, match=r"x\.parquet cannot be read as \.parquet: a value cannot be read"):
+        load_rows(DatasetSource(repository="o/x", local="x.parquet"))
+
+
+def test_maps_and_single_precision_of_parquet(root: Path) -> None:
+    turn = pa.map_(pa.string(), pa.string())
+    turns = [[("role", "user"), ("content", "Hi")], [("role", "assistant"), ("content", "Yo")]]
+    table = pa.table({"messages": pa.array([turns], pa.list_(turn)), "n": pa.array([0.1], pa.float32())})
+    pq.write_table(table, root / "x.parquet")
+    columns = {"conversation": "messages", "id": "n"}
+    (row,) = load_rows(
+        DatasetSource(repository="o/x", local="x.parquet", format="chat", columns=columns)
+    ).table.to_pylist()
+    assert (row["id"], row["instruction"], row["response"]) == ("0.1", "Hi", "Yo")
+
+
 def test_a_refused_value_is_named_with_file_row_and_column(source: Write) -> None:
     rows = [{"instruction": "a", "input": "", "output": True}]
-    with pytest.raises(FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a bool, not text"):
+    with pytest.raises(
+        FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a boolean, not text"
+    ):
         load_rows(source("rows", rows, **PAIR))
 
 

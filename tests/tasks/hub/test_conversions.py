@@ -1,0 +1,39 @@
+"""Every format that is refused has a way out, and the page on data files has all of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tasks.hub.conversations import ASSISTANTS, USERS
+from tasks.hub.conversions import WAYS, foreign_content
+from tasks.hub.files import SUFFIXES
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_ending_and_role() -> None:
+    words = {*re.findall(r"`([\w.]+)`", PAGE)}
+    assert words >= {*SUFFIXES, *WAYS, *USERS, *ASSISTANTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.jsonl", b"\x1f\x8b", "a gzip file; rename it to .gz, then unpack it with gunzip"),
+        ("a.csv", b"PK\x03\x04", "a zip file or a spreadsheet; rename it to .zip, then unpack it with unzip"),
+        ("a.parquet", b"PAR1", ""),
+        ("a.txt", b"BZh is no bzip2", ""),
+        ("a.csv", b"BZh91AY&SY", "a bzip2 file; rename it to .bz2, then unpack it with bunzip2"),
+        ("a.parquet", b"\x00", ""),
+        ("a.txt", b"a\x00", "text in UTF-16, or no text, because NUL bytes stand in it; save it as UTF-8"),
+        ("a.json", b"\xff\xfe\x00\x00[", "text in UTF-32; save it as UTF-8"),
+        ("a.json", "[“".encode(), ""),
+        ("a.json", b"", ""),
+    ],
+)
+def test_the_first_bytes_give_the_format(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert foreign_content(tmp_path / name) == found
