@@ -17,6 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from benchmark.screen import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -40,7 +43,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line above any live display."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Step]:
@@ -53,7 +56,7 @@ class Reporter:
             return
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def _print_error(text: str) -> None:
-    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    errors.say(f"error: {text}", "red")
 
 
 def _print_version(requested: bool) -> None:
     if requested:
-        console.print(f"fedsafetybench {__version__}, protocol {PROTOCOL_VERSION}", highlight=False)
+        console.say(f"fedsafetybench {__version__}, protocol {PROTOCOL_VERSION}")
         raise typer.Exit
 
 
@@ -125,7 +125,7 @@ def judge(
     judging = Judging(world, store, choose_engine(engine), Reporter(console), chosen.compute)
     with resumable():
         done = judge_responses(judging, keys, names)
-    console.print(f"{done} response sets judged; {len(keys) * len(names) - done} had their verdicts already")
+    console.say(f"{done} response sets judged; {len(keys) * len(names) - done} had their verdicts already")
 
 
 for module in (commands, real, check, verify):
@@ -144,9 +144,9 @@ def publish(
     from benchmark.records.store import Store
 
     added = publish_rows(Store(runs), results, suite)
-    console.print(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
+    console.say(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
     if left_out := other_protocols(Store(runs), suite):
-        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
+        console.say(left_out)
 
 
 doctor.register(app)

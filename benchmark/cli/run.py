@@ -24,6 +24,7 @@ from benchmark.cli.shared import (
     resumable,
 )
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.screen import Fitted
 
 if TYPE_CHECKING:
     from benchmark.execution.plan import Plan
@@ -269,7 +270,7 @@ def _carry_out(whole: Run, probes: Sequence[Probe], task_limit: int | None, prob
 def _raise_failures(report: RunReport, problems: Reasons) -> None:
     """Print every failure and raise one error for all of them."""
     for name, reason in (*report.failed_cells, *problems):
-        errors.print(f"failed: {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.say(f"failed: {name}: {reason}", "red")
     if report.failed_cells or problems:
         scores = f" and {len(problems)} task scores" if problems else ""
         raise FedSafetyError(
@@ -300,31 +301,27 @@ def _print_plan(plan: Plan, store: Store) -> None:
     from benchmark.suites.sensitivity import SensitivityScenario
 
     table = Table()
-    for column in ("scenario", "stage"):
-        table.add_column(column, overflow="fold")
-    for column in ("seed", "state"):
-        table.add_column(column, no_wrap=True)
+    for column in ("scenario", "stage", "seed", "state"):
+        table.add_column(column)
     reasons: dict[str, None] = {}
     for cell in plan.cells:
         outcome = recorded_outcome(cell, store)
         if outcome.state is State.NOT_APPLICABLE:
             reasons.setdefault(f"{cell.scenario.id}, {cell.stage.name}: {outcome.reason}")
         table.add_row(cell.scenario.id, cell.stage.name, str(cell.seed), outcome.state.replace("_", " "))
-    console.print(table)
+    console.print(Fitted(table, names=2))
     for reason in reasons:
-        console.print(f"not applicable: {reason}", markup=False, highlight=False)
+        console.say(f"not applicable: {reason}")
     points = sum(1 for cell in plan.cells if isinstance(cell.scenario, SensitivityScenario))
     among = f" ({points} of them sensitivity points)" if points else ""
-    console.print(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings")
+    console.say(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings")
 
 
 def _print_prediction(prediction: Prediction) -> None:
     from benchmark.progress import duration
 
-    console.print(
+    console.say(
         f"about {duration(prediction.seconds)} on this machine: {prediction.trainings} trainings and "
         f"{prediction.adapters} derived adapters {duration(prediction.training_seconds)}, "
-        f"{prediction.response_sets} response sets and their verdicts {duration(prediction.answering_seconds)}",
-        highlight=False,
-        soft_wrap=True,
+        f"{prediction.response_sets} response sets and their verdicts {duration(prediction.answering_seconds)}"
     )

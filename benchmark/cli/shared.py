@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from benchmark.errors import UsageError
+from benchmark.screen import Screen
 
 if TYPE_CHECKING:
     from benchmark.generation.select import EngineChoice
 
-console = Console()
-errors = Console(stderr=True)
+console = Screen()
+errors = Screen(stderr=True)
 
 SuiteOption = Annotated[
     str,
@@ -78,7 +78,7 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
+        errors.say("stopped; what is finished is kept, and the same command resumes", "yellow")
         raise typer.Exit(130) from None
 
 
