@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import sys
@@ -40,7 +41,14 @@ class Screen(Console):
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print a text whose lines the terminal breaks, not this program, so that commands in it can be copied."""
-        self.print(Text(printable(text)), style=style, soft_wrap=True)
+        with contextlib.suppress(OSError) if self.stderr else contextlib.nullcontext():
+            self.print(Text(printable(text)), style=style, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """End the program if no one reads its output; go on without messages if no one reads those."""
+        if not self.stderr:
+            super().on_broken_pipe()
+        self.quiet = True
 
     def say_json(self, content: Any) -> None:
         """Print JSON in ASCII, without colours and with no line broken, so that any program can read it.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.shared import console, errors
+from benchmark.cli.shared import console, resumable
 from benchmark.errors import SandboxUnavailableError
 
 if TYPE_CHECKING:
@@ -80,14 +80,12 @@ def check(
     submission = find_method(method)
     options = Options(sandbox=sandbox, isolation=isolation, workers=workers)
     try:
-        report = check_submission(submission, _scored, Reporter(console), options)
+        with resumable("nothing is left behind"):
+            report = check_submission(submission, _scored, Reporter(console), options)
     except SandboxUnavailableError as error:
         raise SandboxUnavailableError(
             f"{error} To check code that you trust all the same, add --no-sandbox; the report will say so."
         ) from error
-    except KeyboardInterrupt:
-        errors.say("stopped; nothing is left behind", "yellow")
-        raise typer.Exit(130) from None
     print_report(report, console)
     if json_file is not None:
         report.write(json_file)

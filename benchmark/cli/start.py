@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import locale
 import os
+import signal
 import sys
 
 _RESTARTED = "FEDSAFETY_RESTARTED"
@@ -16,6 +17,9 @@ _RESTARTED = "FEDSAFETY_RESTARTED"
 
 def main() -> None:
     """Run the command line; a process that decodes files or arguments otherwise than as UTF-8 first replaces itself."""
+    # The command line installs a handler of its own. Before and after it, Ctrl-C ends the process without a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_standard_streams()
     restarted = os.environ.pop(_RESTARTED, None)
     if not restarted and not _decodes_utf8():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from benchmark.cli.shared import console, errors
+from benchmark.cli.shared import console, errors, resumable
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.screen import Fitted
 
@@ -119,11 +119,8 @@ def verify_command(
         work=work,
         workers=workers or default_workers(),
     )
-    try:
+    with resumable():
         report = verify(bundle, options, Reporter(console))
-    except KeyboardInterrupt:
-        errors.say("stopped; what is finished is kept, and the same command resumes", "yellow")
-        raise typer.Exit(130) from None
     if json_file is not None:
         report.write(json_file)
     _show(report)
