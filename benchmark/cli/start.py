@@ -24,6 +24,10 @@ def main() -> None:
     restarted = os.environ.pop(_RESTARTED, None)
     if not restarted and not _decodes_utf8():
         os.execve(sys.executable, sys.orig_argv, _utf8_environment())  # noqa: S606
+    from benchmark.cli.leftovers import claim_folder, remove_leftovers
+
+    if folder := claim_folder():
+        remove_leftovers(folder.parent)
     from benchmark.cli.main import main as run_command_line
 
     run_command_line()
