@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -171,8 +172,13 @@ class RunRequest:
 
         Args:
             unresolved: Whether the plan is only shown, also where models or data are not available.
+
+        Raises:
+            FedSafetyError: The engine ``auto`` is another one than that of the responses in the folder.
         """
         from benchmark.execution.plan import make_plan
+        from benchmark.execution.stored import check_engine
+        from benchmark.generation.select import ENGINES
         from benchmark.methods.kinds import ATTACK
         from benchmark.methods.source import find_members, find_method
         from benchmark.records.store import Store
@@ -195,15 +201,19 @@ class RunRequest:
             scenarios = scenarios or (() if self.axes else suite.quick.scenarios)
             seeds = seeds or suite.quick.seeds
         store, engine = Store(self.runs), choose_engine(self.engine)
-        plan = make_plan(
+        planned = partial(
+            make_plan,
             suite,
-            engine.name,
             scenarios=scenarios,
             axes=self.axes,
             pipelines=pipelines,
             seeds=seeds,
             unresolved=unresolved,
         )
+        plan = planned(engine.name)
+        if engine.automatic and store.keys("responses"):
+            for name in {*ENGINES} - {engine.name}:
+                check_engine(plan, planned(name), store, engine.reason)
         return PreparedRun(plan, store, engine, strangers)
 
     def _attacked(self, suite: Suite, attack: str) -> tuple[Suite, tuple[str, ...]]:

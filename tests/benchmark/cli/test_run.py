@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmark.cli import run as cli_run
 from benchmark.cli.run import RunRequest
-from benchmark.errors import UsageError
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.generation.select import EngineChoice
 from benchmark.suites.suite import Suite
 
 
@@ -54,8 +57,24 @@ def test_an_attack_replaces_the_one_of_its_base(tmp_path: Path, micro: Suite) ->
     assert attacked[0].twin == micro.scenario("aligned_start").twin
 
 
+def test_a_missing_engine_does_not_change_the_rows_of_a_folder(
+    tmp_path: Path, micro: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = {"scenarios": ("clean",), "defenses": ("fedavg",), "seeds": (11,)}
+    key = request(tmp_path, **choices).prepare(unresolved=False).plan.cells[0].response_key
+    (tmp_path / "runs" / "responses").mkdir(parents=True)
+    (tmp_path / "runs" / "responses" / f"{key}.parquet").touch()
+    today = EngineChoice("vllm", "It fits.", automatic=True)
+    monkeypatch.setattr(cli_run, "choose_engine", lambda name: today)
+    with pytest.raises(FedSafetyError, match="by the engine transformers, but the engine auto is vllm now"):
+        request(tmp_path, **choices).prepare(unresolved=False)
+    monkeypatch.setattr(cli_run, "choose_engine", lambda name: replace(today, automatic=False))
+    assert request(tmp_path, **choices).prepare(unresolved=False).plan.generator == "vllm"
+
+
 STOPPED_IN_A_FINALISER = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from benchmark.cli.main import main
 from benchmark.execution import stages
