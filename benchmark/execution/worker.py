@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from types import TracebackType
@@ -121,9 +122,7 @@ class _Worker:
         self._connection, theirs = context.Pipe()
         arguments = (theirs, dict(os.environ), strangers, known_descriptions())
         self._process = context.Process(target=_serve, args=arguments)
-        # The process that forks this one imports for seconds, in which Ctrl-C would print its traceback.
-        with stops_held_back():
-            self._process.start()
+        self._process.start()
         theirs.close()  # so that the death of the process closes the connection
         self._task = "its start"
 
@@ -165,6 +164,11 @@ def _context() -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.execution.job"])
+    # The server imports for seconds, in which Ctrl-C would print its traceback. The resource tracker starts before it,
+    # because the start of the tracker lets Ctrl-C through again.
+    resource_tracker.ensure_running()
+    with stops_held_back():
+        forkserver.ensure_running()
     return context
 
 
