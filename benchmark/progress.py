@@ -17,15 +17,23 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from benchmark.screen import printable
+from benchmark.stop import check_stop
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Step(Protocol):
-    """One countable step of the work."""
+    """One countable step of the work. Its begin and its units are safe points for a stop."""
 
     def advance(self, count: int = 1) -> None:
-        """Report ``count`` further finished units."""
+        """Report ``count`` further finished units.
+
+        Raises:
+            KeyboardInterrupt: The work is to stop.
+        """
 
 
 class Reporter:
@@ -40,11 +48,12 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line above any live display."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Step]:
         """Show a step of ``total`` units while the context is open; nothing to do is not shown."""
+        check_stop()
         if not total:
             yield _Silent()
             return
@@ -53,7 +62,7 @@ class Reporter:
             return
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -76,6 +85,7 @@ class _Live:
 
     def advance(self, count: int = 1) -> None:
         self._progress.advance(self._task, count)
+        check_stop()
 
 
 class _Lines:
@@ -86,6 +96,7 @@ class _Lines:
         reporter.say(f"{title}: {total} to do")
 
     def advance(self, count: int = 1) -> None:
+        check_stop()
         self._done += count
         now = time.monotonic()
         if self._done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:

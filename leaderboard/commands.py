@@ -6,17 +6,16 @@ that the package is installed from, so that a user in an empty folder sees the p
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from benchmark.screen import Fitted, Screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
     from leaderboard.reproduce import Check
     from leaderboard.rows.rows import Rows
 
-console = Console()
+console = Screen()
+errors = Screen(stderr=True)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 """Where the repository lies, if the package is installed from one."""
@@ -98,7 +98,7 @@ def leaderboard(
 
         checked_version(release)
         folder = write_release(_rows(results, submitted=False), release, out or Path("releases"))
-        _say(
+        console.say(
             f"release {release} written to {folder}; commit it, tag the commit release-{release}, and add the commit "
             f"to {folder.parent / 'commits.json'}"
         )
@@ -110,9 +110,9 @@ def leaderboard(
     report = build([root] if root else [], [runs], out or Path("site"))
     console.print(render_table(report.boards, suite, scenario))
     _note_versions(report.boards)
-    console.print(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}", soft_wrap=True)
+    console.say(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}")
     if root is None:
-        _say("no folder results/ here, so these are your own rows only; name committed ones with --results")
+        console.say("no folder results/ here, so these are your own rows only; name committed ones with --results")
 
 
 def results_folder(results: Path | None) -> Path | None:
@@ -129,16 +129,14 @@ def results_folder(results: Path | None) -> Path | None:
     if not (found.is_dir() and (CHECKOUT / "pyproject.toml").is_file()):
         return None
     # Beside the output, which may be JSON that a machine reads.
-    Console(stderr=True).print(
-        f"committed rows: {found} (no results/ here)", markup=False, highlight=False, soft_wrap=True
-    )
+    errors.say(f"committed rows: {found} (no results/ here)")
     return found
 
 
 def _note_versions(boards: Iterable[Board]) -> None:
     """Print on the error stream which rows are of other versions; the output may be JSON that a machine reads."""
     for notice in dict.fromkeys(notice for board in boards for notice in board.version_notices):
-        Console(stderr=True).print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
+        errors.say(f"note: {notice}")
 
 
 def _no_others(name: str, others: dict[str, object]) -> None:
@@ -167,9 +165,9 @@ def _print_diff(results: Path | None, runs: Path, added: list[Path], defense: st
     _note_versions(after)
     found = diff_boards(before, after)
     if form == "json":
-        console.print_json(json.dumps(as_json(found), allow_nan=False), ensure_ascii=True)
+        console.say_json(as_json(found))
     else:
-        _say(as_markdown(found) if form == "markdown" else as_text(found))
+        console.say(as_markdown(found) if form == "markdown" else as_text(found))
 
 
 def cite_command(
@@ -190,11 +188,11 @@ def cite_command(
     _note_versions([board])
     found = cite_score(board, rows, defense, scenario)
     if as_json:
-        console.print_json(json.dumps(found.as_dict(), allow_nan=False), ensure_ascii=True)
+        console.say_json(found.as_dict())
     elif bibtex:
-        _say(found.bibtex)
+        console.say(found.bibtex)
     else:
-        _say(f"{found.sentence}\n\n{found.bibtex}\n\nTo check it: {found.command}")
+        console.say(f"{found.sentence}\n\n{found.bibtex}\n\nTo check it: {found.command}")
 
 
 def power_command(
@@ -221,18 +219,18 @@ def power_command(
         detectable = "none" if spread.detectable is None else f"{spread.detectable:.1f}"
         table.add_row(Text(spread.name), f"{spread.sd:.1f}", str(spread.alone), str(spread.board), detectable)
     where = scenario or "the mean over the compared scenarios"
-    _say(
+    console.say(
         f"Seeds that separate {found.points:g} points of {found.metric} in {where}: chance {found.power:.0%}, "
         f"error rate {found.alpha:.0%}."
     )
-    console.print(table)
-    _say(
+    console.print(Fitted(table))
+    console.say(
         f"SD: of the paired differences, in points. pair alone: if this is the only comparison. in a board: among all "
         f"pairs of ranked defenses ({found.comparisons}), by Holm's first step, an upper bound. separable by "
         f"{found.seeds}: the least difference in points that the present seeds separate in a board."
     )
     if found.constant:
-        _say(
+        console.say(
             f"{found.constant} pairs do not vary between seeds and are left out; the exact test over probes is theirs."
         )
 
@@ -280,7 +278,7 @@ def reproduce_command(
         _note_versions([board])
         found = cited_digest(board, rows, defense)
         checks = reproduce_score(board, found, defense, scenario, score=score, rank=rank, digest=digest)
-        _say(f"from these rows: {cite_score(board, rows, defense, scenario).sentence}")
+        console.say(f"from these rows: {cite_score(board, rows, defense, scenario).sentence}")
         _report(checks, f"the score of {defense}")
 
 
@@ -302,16 +300,14 @@ def _rows(results: Path | None, *, submitted: bool = True) -> Rows:
 def _report(checks: Sequence[Check], what: str) -> None:
     """Print what was compared; stop with status 1 if something differs."""
     for check in checks:
-        _say(f"{'same   ' if check.same else 'DIFFERS'}  {check.what}: {check.detail}")
+        console.say(f"{'same   ' if check.same else 'DIFFERS'}  {check.what}: {check.detail}")
     different = [check for check in checks if not check.same]
     if not different:
-        _say(f"reproduced: {what}")
+        console.say(f"reproduced: {what}")
         return
     if any(check.what == "rows" for check in different):
-        _say("these are other rows than the cited ones: check out the release or commit that holds the cited ones")
-    _say(f"not reproduced: {what}; {len(different)} of {len(checks)} differ")
+        console.say(
+            "these are other rows than the cited ones: check out the release or commit that holds the cited ones"
+        )
+    console.say(f"not reproduced: {what}; {len(different)} of {len(checks)} differ")
     raise typer.Exit(1)
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.screen import Fitted, printable
 from leaderboard.citation.cite import find_view, of_suite
 from leaderboard.page.formats import DASH, percent
 from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, RANKED, UNRANKED, Board, Standing
@@ -32,7 +33,7 @@ _MEANINGS = {
 }
 
 
-def render_table(boards: Iterable[Board], suite: str, scenario: str = "") -> Table:
+def render_table(boards: Iterable[Board], suite: str, scenario: str = "") -> Fitted:
     """Return the ranking of ``suite``, over all compared scenarios or in one attacked ``scenario``.
 
     Local rows are ranked where nothing is published.
@@ -45,7 +46,7 @@ def render_table(boards: Iterable[Board], suite: str, scenario: str = "") -> Tab
     return board_table(board, scenario)
 
 
-def board_table(board: Board, scenario: str = "") -> Table:
+def board_table(board: Board, scenario: str = "") -> Fitted:
     """Return a ranking of ``board``, compact: percent, with 95 % intervals over seeds."""
     view = scenario or OVERALL
     seeds = f"{len(board.seeds)} seed{'s' if len(board.seeds) != 1 else ''}"
@@ -58,17 +59,18 @@ def board_table(board: Board, scenario: str = "") -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("#", justify="right", style="dim", min_width=2)
-    table.add_column("defense", min_width=18)
+    table.add_column("defense")
     ratings = [str(board.judge_infos[judge]["title"]) for judge in board.ratings]
     worst = ["worst"] if view == OVERALL else []
-    for heading in ("safety", *worst, *_best(board), "clean", "refuses", "utility", *ratings):
+    numbers = ["safety", *worst, *_best(board), "clean", "refuses", "utility", *ratings]
+    for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     lines = [(standing, _line(board, view, standing)) for standing in _shown(board, view)]
-    # The last column holds the origin of a line's rows, so a narrow terminal cuts it last.
-    table.add_column("vs", style="dim", no_wrap=True, min_width=max(len(line[-1]) for _, line in lines))
+    table.add_column("vs", style="dim", no_wrap=True)
     for standing, line in lines:
         table.add_row(*line, style="" if standing.group == RANKED else "dim")
-    return table
+    # The last column holds the origin of a line's rows, so numbers are left out before it.
+    return Fitted(table, names=2, first_out=[*reversed(numbers[1:]), "vs"])
 
 
 def _best(board: Board) -> list[str]:
@@ -134,8 +136,8 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
         *(f"{metrics[name].mean:.2f}" if name in metrics else DASH for name in ratings),
         ", ".join(filter(None, remarks)),
     ]
-    # Not markup: brackets in names stay brackets. Control characters would act on the terminal.
-    return [Text("".join(c if c.isprintable() else " " for c in cell)) for cell in cells]
+    # Text is no markup, so brackets in names stay brackets.
+    return [Text(printable(cell)) for cell in cells]
 
 
 def _interval(value: Estimate | None) -> str:

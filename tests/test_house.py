@@ -111,7 +111,9 @@ class Room:
 
 METHOD_BASES = ("attacks.base", "defenses.base")
 ROOMS = {
-    "benchmark": Room("the ground floor: errors, registry, updates, keys, seeds, settings, progress", ("tasks",)),
+    "benchmark": Room(
+        "the ground floor: errors, registry, updates, keys, seeds, settings, screen, progress", ("tasks",)
+    ),
     "benchmark.suites": Room("suites, scenarios and settings, read from YAML", ("tasks.hub", "attacks.base")),
     "benchmark.methods": Room(
         "kinds of method, pipelines, the files of a method", ("benchmark.suites", "benchmark.records", *METHOD_BASES)
@@ -154,7 +156,7 @@ ROOMS = {
     "leaderboard.ranking": Room("gates, standings and the whole board", ("leaderboard.views",)),
     "leaderboard.citation": Room("sentences, BibTeX, published papers", ("leaderboard.ranking",)),
     "leaderboard.page": Room("the static page", ("leaderboard.citation",)),
-    "leaderboard": Room("commands, releases, comparison, the Python API", ("leaderboard.page",)),
+    "leaderboard": Room("commands, releases, comparison, the Python API", ("leaderboard.page", "benchmark.screen")),
 }
 """Every room. A room imports the rooms and modules that it names and what these may import in turn; the rooms of the
 engine also the ground floor."""

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from benchmark.cli.shared import console, resumable
 from benchmark.errors import SandboxUnavailableError
 
 if TYPE_CHECKING:
     from benchmark.submission.contract.smoke import ScoredCell
     from benchmark.submission.scaffold import Scaffold
-
-console = Console()
-errors = Console(stderr=True)
 
 FolderOption = Annotated[Path, typer.Option("--folder", help="Where the files go; made if missing.")]
 
@@ -83,18 +80,16 @@ def check(
     submission = find_method(method)
     options = Options(sandbox=sandbox, isolation=isolation, workers=workers)
     try:
-        report = check_submission(submission, _scored, Reporter(console), options)
+        with resumable("nothing is left behind"):
+            report = check_submission(submission, _scored, Reporter(console), options)
     except SandboxUnavailableError as error:
         raise SandboxUnavailableError(
             f"{error} To check code that you trust all the same, add --no-sandbox; the report will say so."
         ) from error
-    except KeyboardInterrupt:
-        errors.print("stopped; nothing is left behind", style="yellow")
-        raise typer.Exit(130) from None
     print_report(report, console)
     if json_file is not None:
         report.write(json_file)
-        console.print(f"report for machines: {json_file}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"report for machines: {json_file}")
     if not report.passed:
         raise typer.Exit(1)
 
@@ -110,7 +105,7 @@ def _print_next(files: Scaffold, name: str, base: str) -> None:
     """Tell what was written and which commands come next."""
     here = files.in_project or files.method.parent.resolve() == Path.cwd()
     method = shlex.quote(name if here else str(files.method))
-    console.print(f"wrote {files.method} and {files.test}; next:", highlight=False, markup=False, soft_wrap=True)
+    console.say(f"wrote {files.method} and {files.test}; next:")
     scope = f"--attack {method} --base {base}" if base else f"--defense {method}"
     for command, purpose in (
         (f"{_python()} -m pytest {shlex.quote(str(files.test))}", "its own test; change it with the rule"),
@@ -119,7 +114,7 @@ def _print_next(files: Scaffold, name: str, base: str) -> None:
         ("fedsafety leaderboard --diff", "what they would change on the board"),
         (f"fedsafety submit {method}", "a bundle for verification"),
     ):
-        console.print(f"  {command:<60} {purpose}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"  {command:<60} {purpose}")
 
 
 def _python() -> str:

@@ -80,7 +80,7 @@ def doctor(
     for key, value in {**facts, **packages}.items():
         table.add_row(key.replace("_", " "), str(value) or "unknown")
     console.print(table)
-    console.print(f"\n{chosen}", highlight=False, soft_wrap=True)
+    console.say(f"\n{chosen}")
     for name in task_worlds.names():
         world = task_worlds.get(name).create()
         for role in world.roles:
@@ -89,13 +89,13 @@ def doctor(
             except FedSafetyError as error:
                 problems.append(str(error))
     browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
-    console.print(f"browser for the page's tests: {browser or 'none found'}", highlight=False)
-    console.print(f"isolation of submitted methods: {_isolation()}", highlight=False, soft_wrap=True)
+    console.say(f"browser for the page's tests: {browser or 'none found'}")
+    console.say(f"isolation of submitted methods: {_isolation()}")
     if suite:
         problems += examine_suite(suite, engine, console)
     if problems:
         raise FedSafetyError("; ".join(problems))
-    console.print("everything that a run needs is there", style="green")
+    console.say("everything that a run needs is there", "green")
 
 
 def _isolation() -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmark.errors import FedSafetyError, unknown_name
+from benchmark.screen import Fitted, Screen, printable
 
 KINDS = ("attacks", "defenses", "scenarios", "axes", "suites", "judges", "tasks")
 
@@ -40,22 +39,22 @@ def list_command(
     broken: list[str] = []
     content = {name: _listing(name, broken) for name in ([kind] if kind else KINDS)}
     # A console of this call: its width is the terminal's at this moment.
-    console = Console()
+    console = Screen()
     if as_json:
-        console.print_json(json.dumps(content), ensure_ascii=True)
+        console.say_json(content)
     for name, entries in () if as_json else content.items():
         table = Table(title=name.capitalize(), title_justify="left", title_style="bold", expand=False)
-        table.add_column("id", no_wrap=True)
+        table.add_column("id")
         for column in _COLUMNS[name]:
             table.add_column(column.replace("_", " "))
         for entry in entries:
-            table.add_row(entry["id"], *(str(entry[column]) for column in _COLUMNS[name]))
-        console.print(table)
+            table.add_row(*(printable(str(entry[column])) for column in ("id", *_COLUMNS[name])))
+        console.print(Fitted(table))
     for entry in content[kind] if kind and not as_json else ():
-        console.print(f"\n[bold]{entry['id']}[/bold]", highlight=False)
+        console.say(f"\n{entry['id']}", "bold")
         for key, value in entry.items():
             if key != "id" and value not in ("", None):
-                console.print(f"  [dim]{key.replace('_', ' ')}:[/dim] {escape(str(value))}", highlight=False)
+                console.print(Text.assemble((f"  {key.replace('_', ' ')}: ", "dim"), printable(str(value))))
     if broken:
         raise FedSafetyError("; ".join(broken))
 

@@ -30,6 +30,7 @@ from benchmark.cli.shared import (
     resumable,
 )
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.stop import stop_status, stoppable
 from leaderboard import commands
 
 app = typer.Typer(
@@ -47,32 +48,44 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of committed rows.")]
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of an output that takes no more."""
+
+
 def main() -> None:
     """Run the command line; exits 2 on wrong usage, 1 on failure, 130 on Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack characters of a name
+    with stoppable():
+        failure = _run_app()
+        status = stop_status() or failure
+    sys.exit(status)
+
+
+def _run_app() -> int:
+    """Run the command line and return its exit status."""
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except FedSafetyError as error:
-        _print_error(str(error))
-        sys.exit(error.exit_status)
+        errors.say(f"error: {error}", "red")
+        return error.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             raise
         # Python writes the rest of the output at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _print_error(f"cannot write the output: {error.strerror}; free space and run the same command again")
-        sys.exit(1)
-
-
-def _print_error(text: str) -> None:
-    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+        place = error.filename or "the output"
+        errors.say(f"error: cannot write {place}: {error.strerror}; free space and run the same command again", "red")
+        return 1
+    return 0
 
 
 def _print_version(requested: bool) -> None:
     if requested:
-        console.print(f"fedsafetybench {__version__}, protocol {PROTOCOL_VERSION}", highlight=False)
+        console.say(f"fedsafetybench {__version__}, protocol {PROTOCOL_VERSION}")
         raise typer.Exit
 
 
@@ -125,7 +138,7 @@ def judge(
     judging = Judging(world, store, choose_engine(engine), Reporter(console), chosen.compute)
     with resumable():
         done = judge_responses(judging, keys, names)
-    console.print(f"{done} response sets judged; {len(keys) * len(names) - done} had their verdicts already")
+    console.say(f"{done} response sets judged; {len(keys) * len(names) - done} had their verdicts already")
 
 
 for module in (commands, real, check, verify):
@@ -144,9 +157,9 @@ def publish(
     from benchmark.records.store import Store
 
     added = publish_rows(Store(runs), results, suite)
-    console.print(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
+    console.say(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
     if left_out := other_protocols(Store(runs), suite):
-        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
+        console.say(left_out)
 
 
 doctor.register(app)

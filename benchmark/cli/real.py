@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from benchmark.cli.shared import DataRootOption, Roots
+from benchmark.cli.shared import DataRootOption, Roots, console, errors
 from benchmark.errors import UsageError
+from benchmark.screen import Screen
 
 if TYPE_CHECKING:
     from benchmark.execution.plan import Plan
@@ -34,10 +34,10 @@ def overlaps(
         raise UsageError(f"suite {chosen.id!r} reads no data sets; its world makes its rows, disjoint by construction")
     scenarios = [chosen.scenario(name) for name in scenario] if scenario else chosen.scenarios
     choices = {each.id: each.data for each in scenarios if each.data is not None}
-    _print(Console(), suite_overlaps(chosen.data, choices))
+    console.say(str(suite_overlaps(chosen.data, choices)))
 
 
-def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
+def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:
     """Print settings and cost of a plan on real models, and what keeps any plan from running here; return the latter.
 
     The cost of worlds that bring their own models is measured on samples instead; see
@@ -54,27 +54,27 @@ def print_forecast(plan: Plan, console: Console, workers: int = 0) -> list[str]:
         start = next((cell.scenario.start for cell in plan.cells), "")
         dtype = suite.models[start].dtype if start in suite.models else "float32"
         for line in [*settings_lines(suite), *forecast_lines(predict(plan, device, measure_rate(dtype, device)))]:
-            _print(console, line)
+            screen.say(line)
     problems = list(dict.fromkeys([*plan.missing, *missing_inputs(plan)]))
     for line in data_notes(plan):
         _print(console, f"data: {line}")
     for reason in problems:
-        _print(console, f"not here: {reason}", style="yellow")
+        screen.say(f"not here: {reason}", "yellow")
     try:
-        workers_for(plan, workers, console)
+        workers_for(plan, workers, screen)
     except UsageError as error:
         problems.append(str(error))
-        _print(console, f"would be refused: {error}", style="red")
+        screen.say(f"would be refused: {error}", "red")
     return problems
 
 
-def workers_for(plan: Plan, workers: int, console: Console | None = None) -> int:
+def workers_for(plan: Plan, workers: int, screen: Screen | None = None) -> int:
     """Return the number of training processes at once, and print the reason where memory sets it.
 
     Args:
         plan: The plan.
         workers: The number that the user chose; 0 for one for each processor, or as many as memory holds.
-        console: Where the reason and warnings of judges that do not fit go; by default standard error.
+        screen: Where the reason and warnings of judges that do not fit go; by default standard error.
 
     Raises:
         UsageError: The plan is on real models that do not fit into this machine's memory; gives the numbers and the
@@ -87,39 +87,34 @@ def workers_for(plan: Plan, workers: int, console: Console | None = None) -> int
 
     if not plan.world.models_are_large:
         return workers or default_workers()
-    screen, device = console or Console(stderr=True), this_device()
+    screen, device = screen or errors, this_device()
     forecast, jobs = predict(plan, device), max(1, len(plan.jobs))
     residents = [memory.resident(device) for memory in forecast.training_memory.values()]
     largest = max(residents, default=SMALL_PROCESS_BYTES)
     at_once = min(workers or default_workers(largest), jobs)
     for warning in check_fits(plan.suite, forecast, device, at_once):
-        _print(screen, f"warning: {warning}", style="yellow")
+        screen.say(f"warning: {warning}", "yellow")
     if not workers and device.kind == "cpu" and at_once < min(usable_cores(), jobs):
-        _print(
-            screen,
+        screen.say(
             f"training processes at once: {at_once} on {usable_cores()} processors, because each needs "
             f"{gib(largest)} and {gib(available_memory())} of memory are free",
         )
     return at_once
 
 
-def examine_suite(name: str, engine: str, console: Console) -> list[str]:
+def examine_suite(name: str, engine: str, screen: Screen) -> list[str]:
     """Print what a suite needs; return what keeps it from running here."""
     from benchmark.execution.plan import make_plan
     from benchmark.execution.prompts import check_prompts
     from benchmark.suites.suite import find_suite
 
     plan = make_plan(find_suite(name), engine, unresolved=True)
-    problems = print_forecast(plan, console)
+    problems = print_forecast(plan, screen)
     if not plan.missing:
         try:
             check_prompts(plan)
         except UsageError as error:
             problems.append(str(error))
-            _print(console, f"would be refused: {error}", style="red")
+            screen.say(f"would be refused: {error}", "red")
     # All of them are printed above; an error is one line.
     return [f"{len(problems)} things keep suite {plan.suite.id!r} from running here; see above"] if problems else []
-
-
-def _print(console: Console, line: str, style: str | None = None) -> None:
-    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from benchmark.cli.shared import (
     resumable,
 )
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.screen import Fitted
 
 if TYPE_CHECKING:
     from benchmark.execution.plan import Plan
@@ -170,8 +172,13 @@ class RunRequest:
 
         Args:
             unresolved: Whether the plan is only shown, also where models or data are not available.
+
+        Raises:
+            FedSafetyError: The engine ``auto`` is another one than that of the responses in the folder.
         """
         from benchmark.execution.plan import make_plan
+        from benchmark.execution.stored import check_engine
+        from benchmark.generation.select import ENGINES
         from benchmark.methods.kinds import ATTACK
         from benchmark.methods.source import find_members, find_method
         from benchmark.records.store import Store
@@ -194,15 +201,19 @@ class RunRequest:
             scenarios = scenarios or (() if self.axes else suite.quick.scenarios)
             seeds = seeds or suite.quick.seeds
         store, engine = Store(self.runs), choose_engine(self.engine)
-        plan = make_plan(
+        planned = partial(
+            make_plan,
             suite,
-            engine.name,
             scenarios=scenarios,
             axes=self.axes,
             pipelines=pipelines,
             seeds=seeds,
             unresolved=unresolved,
         )
+        plan = planned(engine.name)
+        if engine.automatic and store.keys("responses"):
+            for name in {*ENGINES} - {engine.name}:
+                check_engine(plan, planned(name), store, engine.reason)
         return PreparedRun(plan, store, engine, strangers)
 
     def _attacked(self, suite: Suite, attack: str) -> tuple[Suite, tuple[str, ...]]:
@@ -269,7 +280,7 @@ def _carry_out(whole: Run, probes: Sequence[Probe], task_limit: int | None, prob
 def _raise_failures(report: RunReport, problems: Reasons) -> None:
     """Print every failure and raise one error for all of them."""
     for name, reason in (*report.failed_cells, *problems):
-        errors.print(f"failed: {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.say(f"failed: {name}: {reason}", "red")
     if report.failed_cells or problems:
         scores = f" and {len(problems)} task scores" if problems else ""
         raise FedSafetyError(
@@ -300,31 +311,27 @@ def _print_plan(plan: Plan, store: Store) -> None:
     from benchmark.suites.sensitivity import SensitivityScenario
 
     table = Table()
-    for column in ("scenario", "stage"):
-        table.add_column(column, overflow="fold")
-    for column in ("seed", "state"):
-        table.add_column(column, no_wrap=True)
+    for column in ("scenario", "stage", "seed", "state"):
+        table.add_column(column)
     reasons: dict[str, None] = {}
     for cell in plan.cells:
         outcome = recorded_outcome(cell, store)
         if outcome.state is State.NOT_APPLICABLE:
             reasons.setdefault(f"{cell.scenario.id}, {cell.stage.name}: {outcome.reason}")
         table.add_row(cell.scenario.id, cell.stage.name, str(cell.seed), outcome.state.replace("_", " "))
-    console.print(table)
+    console.print(Fitted(table, names=2))
     for reason in reasons:
-        console.print(f"not applicable: {reason}", markup=False, highlight=False)
+        console.say(f"not applicable: {reason}")
     points = sum(1 for cell in plan.cells if isinstance(cell.scenario, SensitivityScenario))
     among = f" ({points} of them sensitivity points)" if points else ""
-    console.print(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings")
+    console.say(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings")
 
 
 def _print_prediction(prediction: Prediction) -> None:
     from benchmark.progress import duration
 
-    console.print(
+    console.say(
         f"about {duration(prediction.seconds)} on this machine: {prediction.trainings} trainings and "
         f"{prediction.adapters} derived adapters {duration(prediction.training_seconds)}, "
-        f"{prediction.response_sets} response sets and their verdicts {duration(prediction.answering_seconds)}",
-        highlight=False,
-        soft_wrap=True,
+        f"{prediction.response_sets} response sets and their verdicts {duration(prediction.answering_seconds)}"
     )

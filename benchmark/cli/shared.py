@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from benchmark.errors import UsageError
+from benchmark.screen import Screen
+from benchmark.stop import check_stop, stop_status
 
 if TYPE_CHECKING:
     from benchmark.generation.select import EngineChoice
 
-console = Console()
-errors = Console(stderr=True)
+console = Screen()
+errors = Screen(stderr=True)
 
 SuiteOption = Annotated[
     str,
@@ -73,13 +74,18 @@ class Roots:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Answer Ctrl-C in long work with a note that the same command resumes it."""
+def resumable(note: str = "what is finished is kept, and the same command resumes") -> Iterator[None]:
+    """Answer a stop of long work, also one that no safe point has seen, with a note.
+
+    Args:
+        note: What becomes of the work.
+    """
     try:
         yield
+        check_stop()
     except KeyboardInterrupt:
-        errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
-        raise typer.Exit(130) from None
+        errors.say(f"stopped; {note}", "yellow")
+        raise typer.Exit(stop_status() or 130) from None
 
 
 def choose_engine(name: str) -> EngineChoice:

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmark.cli.shared import console, errors, resumable
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.screen import Fitted
 
 if TYPE_CHECKING:
     from benchmark.submission.verify.report import VerifyReport
-
-console = Console()
-errors = Console(stderr=True)
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="A bundled suite's id, or the path of a suite YAML file.")]
 
@@ -62,14 +60,12 @@ def submit_command(
     )
     manifest = bundle.manifest
     for notice in manifest.notices:
-        errors.print(f"notice: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(
+        errors.say(f"notice: {notice}", "yellow")
+    console.say(
         f"{place}: {manifest.kind} {manifest.id}, {manifest.cells} cells of {len(manifest.scenarios)} scenarios and "
-        f"{len(manifest.seeds)} seeds; bundle {bundle.digest}",
-        highlight=False,
-        soft_wrap=True,
+        f"{len(manifest.seeds)} seeds; bundle {bundle.digest}"
     )
-    console.print(f"try what a verifier does: fedsafety verify {place}", highlight=False, soft_wrap=True)
+    console.say(f"try what a verifier does: fedsafety verify {place}")
 
 
 def verify_command(
@@ -123,11 +119,8 @@ def verify_command(
         work=work,
         workers=workers or default_workers(),
     )
-    try:
+    with resumable():
         report = verify(bundle, options, Reporter(console))
-    except KeyboardInterrupt:
-        errors.print("stopped; what is finished is kept, and the same command resumes", style="yellow")
-        raise typer.Exit(130) from None
     if json_file is not None:
         report.write(json_file)
     _show(report)
@@ -135,9 +128,9 @@ def verify_command(
     if failed is not None:
         raise FedSafetyError(f"{bundle} does not pass the step {failed.step.value!r}: {failed.found}")
     place = out or Path("verified") / report.id
-    console.print(f"{report.kind} {report.id}: {report.rung}; rows are in {place}", highlight=False, soft_wrap=True)
+    console.say(f"{report.kind} {report.id}: {report.rung}; rows are in {place}")
     if report.reason:
-        console.print(f"not higher, since {report.reason}", highlight=False, soft_wrap=True)
+        console.say(f"not higher, since {report.reason}")
 
 
 def _show(report: VerifyReport) -> None:
@@ -146,9 +139,9 @@ def _show(report: VerifyReport) -> None:
         table.add_column(name, no_wrap=True)
     for step in report.steps:
         table.add_row(step.step.value, step.verdict.replace("_", " "), f"{step.seconds:.1f}" if step.seconds else "")
-    console.print(table)
+    console.print(Fitted(table, names=2))
     for test in report.consistency:
         mark = "" if test.passed else "FAILED "
-        console.print(f"{mark}{test.test}: {test.text}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"{mark}{test.test}: {test.text}")
     for notice in report.notices:
-        console.print(f"notice: {notice}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"notice: {notice}")

@@ -44,6 +44,31 @@ def check_stored(plan: Plan, store: Store) -> None:
         raise FedSafetyError("; ".join(problems[:_SHOWN]) + more)
 
 
+def check_engine(plan: Plan, other: Plan, store: Store, reason: str) -> None:
+    """Check that the engine of ``plan`` does not answer again the cells that another engine has answered.
+
+    Args:
+        plan: The plan with the engine that was chosen automatically.
+        other: The same plan with the other engine.
+        store: The store.
+        reason: The reason of the choice, for the message.
+
+    Raises:
+        FedSafetyError: The store holds responses by the other engine where it lacks those of the chosen one.
+    """
+    stored = store.keys("responses")
+    changed = sum(
+        theirs.response_key in stored and ours.response_key not in stored
+        for ours, theirs in zip(plan.cells, other.cells, strict=True)
+    )
+    if changed:
+        raise FedSafetyError(
+            f"{store.root} holds the responses of {changed} of {len(plan.cells)} cells by the engine "
+            f"{other.generator}, but the engine auto is {plan.generator} now ({reason.rstrip('.')}); go on with "
+            f"--engine {other.generator}, or answer the cells again with --engine {plan.generator}"
+        )
+
+
 def check_key(store: Store, table: str, key: str, column: str, value: str) -> int:
     """Check that all rows of a file are of the key that the file is named by; return their number.
 

@@ -11,10 +11,10 @@ import ctypes
 import ctypes.util
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from types import TracebackType
@@ -27,6 +27,7 @@ from benchmark.execution.bench import Bench
 from benchmark.records.environment import TRAINING_THREADS
 from benchmark.sandbox.adopt import Strangers
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
+from benchmark.stop import check_stop, leave_stops_to_parent, stops_held_back
 
 T = TypeVar("T")
 Task = Callable[[Bench], T]
@@ -79,6 +80,7 @@ class Workers:
         for worker, (name, task) in zip(self._workers, waiting, strict=False):
             busy[worker.start(name, task)] = worker
         while busy:
+            check_stop()
             for connection in wait(list(busy), timeout=_POLL_SECONDS):
                 assert isinstance(connection, Connection)
                 worker = busy.pop(connection)
@@ -100,10 +102,16 @@ class Workers:
         return [worker.result() for worker in self._workers]
 
     def _stop(self, *, at_once: bool) -> None:
-        for worker in self._workers:
-            worker.stop(at_once=at_once)
-        for worker in self._workers:
-            worker.join()
+        try:
+            for worker in self._workers:
+                worker.stop(at_once=at_once)
+            for worker in self._workers:
+                worker.join()
+        except BaseException:
+            # A process that waits for a task would keep this one from ending.
+            for worker in self._workers:
+                worker.stop(at_once=True)
+            raise
 
 
 class _Worker:
@@ -156,6 +164,11 @@ def _context() -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.execution.job"])
+    # The server imports for seconds, in which Ctrl-C would print its traceback. The resource tracker starts before it,
+    # because the start of the tracker lets Ctrl-C through again.
+    resource_tracker.ensure_running()
+    with stops_held_back():
+        forkserver.ensure_running()
     return context
 
 
@@ -165,6 +178,7 @@ def _death_reported(task: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, OSError) as error:
+        check_stop()  # a signal to the whole process group has ended the worker
         raise FedSafetyError(
             f"a training process ended without an error message (out of memory, or killed) in {task}; finished work is "
             f"kept: run the same command again, with fewer --workers if memory is short"
@@ -190,7 +204,7 @@ def _serve(
 
 def _prepare(strangers: Strangers, descriptions: Descriptions) -> None:
     """Leave Ctrl-C to the parent process, set the thread count, keep freed memory and adopt the strangers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_stops_to_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(TRAINING_THREADS)
     keep_freed_memory()

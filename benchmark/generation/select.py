@@ -17,7 +17,8 @@ from benchmark.generation.settings import EngineSettings
 if TYPE_CHECKING:
     from benchmark.generation.base import Engine
 
-NAMES = ("auto", "vllm", "transformers")
+ENGINES = ("vllm", "transformers")
+NAMES = ("auto", *ENGINES)
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,23 @@ def choose_engine(name: str = "auto", *, verify: bool = True) -> EngineChoice:
     """Return the engine to use.
 
     Args:
-        name: ``auto`` for vLLM where it works and else transformers, or the name of an engine.
-        verify: Also import vLLM before ``auto`` takes it (seconds, once a process); else read package metadata only.
+        name: ``auto`` for vLLM where a build for this machine is installed and else transformers, or an engine.
+        verify: Also import vLLM (seconds, once a process); else read package metadata only.
 
     Raises:
         UsageError: The engine is unknown.
-        FedSafetyError: ``name`` is vLLM, which cannot work here.
+        FedSafetyError: ``name`` is vLLM, which cannot work here; or vLLM should work here and cannot be imported.
     """
     if name not in NAMES:
         raise unknown_name("generation engine", name, NAMES)
     if name == "transformers":
         return EngineChoice("transformers", "transformers was asked for.")
-    obstacle = _vllm_obstacle(verify=verify)
+    obstacle = _vllm_obstacle()
+    if verify and not obstacle and (problem := _import_problem(_vllm_build())):
+        # Another engine would answer under other keys, so a broken installation must not choose it.
+        raise FedSafetyError(
+            f"vLLM cannot be used here: {problem}; mend or remove the package, or choose --engine transformers"
+        )
     if name == "vllm":
         if obstacle:
             raise FedSafetyError(f"vLLM cannot be used here: {obstacle}; choose the engine auto or transformers")
@@ -101,8 +107,8 @@ def open_engine(choice: EngineChoice, model_path: Path, settings: EngineSettings
     return TransformersEngine(model_path, settings)
 
 
-def _vllm_obstacle(*, verify: bool) -> str | None:
-    """Return why vLLM does not work here, or ``None``."""
+def _vllm_obstacle() -> str | None:
+    """Return the reason why vLLM is not made for this machine, from the metadata of packages, or ``None``."""
     build = _vllm_build()
     if build is None:
         return "it is not installed"
@@ -115,7 +121,7 @@ def _vllm_obstacle(*, verify: bool) -> str | None:
             return f"{build} is a CPU build, but PyTorch {torch_version} is a CUDA build"
     elif not _cuda_works():
         return f"{build} needs a CUDA device and PyTorch {torch_version} sees none"
-    return _import_problem(build) if verify else None
+    return None
 
 
 def _vllm_build() -> str | None:
@@ -155,7 +161,7 @@ def _cuda_works() -> bool:
     return torch.cuda.is_available()
 
 
-def _import_problem(build: str) -> str | None:
+def _import_problem(build: str | None) -> str | None:
     """Return why vLLM cannot be imported, or ``None``."""
     if "vllm" in sys.modules:
         return None

@@ -22,6 +22,7 @@ from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.memory import memory_error
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.memory import out_of_memory
+from benchmark.stop import check_stop
 
 _SCORED_LOGITS = 2**28
 """Logits held at once while sequences are scored: one gibibyte in float32."""
@@ -135,6 +136,7 @@ class TransformersEngine(Engine):
         """
         rest = list(batch)
         while rest:
+            check_stop()
             part = rest[: self._fitting.get(doing, self._max_batch)]
             with self._memory_watched(doing):
                 results = _unless_memory_runs_out(work, part)

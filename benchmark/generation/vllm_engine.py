@@ -38,6 +38,7 @@ from benchmark.generation.rounding import LOAD_FORMAT, register_loader
 from benchmark.generation.settings import LORA_RANKS, EngineSettings, buffer_rank
 from benchmark.models.memory import out_of_memory
 from benchmark.models.sizes import CPU_CACHE_BYTES, config_cache_bytes
+from benchmark.stop import check_stop
 
 _BATCHES_PER_CALL = 4
 """Full batches in a call of vLLM: few enough for a live progress display, enough to keep batches full."""
@@ -240,6 +241,7 @@ class VllmEngine(Engine):
         outputs: list[Any] = [None] * len(prompts)
         try:
             for part in parts:
+                check_stop()
                 with _quietly():
                     answered = self._llm.generate(
                         [{"prompt_token_ids": list(prompts[i])} for i in part],

@@ -10,6 +10,7 @@ from rich.console import Console
 from benchmark.errors import UsageError
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
+from leaderboard.scores.summaries import OVERALL
 from leaderboard.text import render_table
 
 from .synthetic import cell_row, exact_rows, write_tables
@@ -40,7 +41,7 @@ def test_the_table_shows_rank_interval_and_remarks(tmp_path: Path) -> None:
     (median,) = (line for line in lines if "median" in line)
     assert median.split()[0] == "2"
     assert median.split()[-1] == "tied"
-    text = " ".join("".join(lines).split())
+    text = " ".join(" ".join(lines).split())
     assert "dnc: aligned_start: failed: [bold]disk full[/bold]." in text
     assert "equal ranks are ties" in text
 
@@ -56,6 +57,19 @@ def test_the_table_fits_a_terminal_of_80_columns(rows: Rows) -> None:
     lines = printed(rows, width=80).splitlines()
     heading = next(line for line in lines if "defense" in line)
     assert heading.split() == ["#", "defense", "safety", "worst", "clean", "refuses", "utility", "vs"]
+
+
+@pytest.mark.parametrize("width", [60, 40, 20])
+def test_rank_and_name_are_the_last_to_go(rows: Rows, width: int) -> None:
+    names = [line.entry.id for line in boards(rows)[0].standings(OVERALL)]
+    text = printed(rows, width=width)
+    heading = next(line for line in text.splitlines() if "defense" in line)
+    assert heading.split()[:2] == ["#", "defense"]
+    assert "utility" not in heading
+    assert "Not shown: " in text
+    assert "utility" in " ".join(text.split()).rpartition("Not shown: ")[2]
+    folded = "".join(line[4:].strip() for line in text.splitlines()) if width == 20 else text
+    assert all(name in folded for name in names)
 
 
 def test_local_rows_alone_are_called_local(runs: Path) -> None:

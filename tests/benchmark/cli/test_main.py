@@ -220,3 +220,10 @@ def test_a_full_output_is_one_line_of_error() -> None:
     assert done.stderr == (
         b"error: cannot write the output: No space left on device; free space and run the same command again\n"
     )
+
+
+@pytest.mark.parametrize(("redirect", "status"), [("2>/dev/full", 2), ("2>&1 >/dev/null | true", 2)])
+def test_the_status_of_an_error_remains_if_nobody_can_read_its_message(redirect: str, status: int) -> None:
+    command = f'"$@" {redirect}; exit ${{PIPESTATUS[0]}}'
+    words = [sys.executable, "-P", "-m", "benchmark.cli.main", "list", "defence"]
+    assert subprocess.run(["bash", "-c", command, "bash", *words], check=False).returncode == status

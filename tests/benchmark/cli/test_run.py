@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmark.cli import run as cli_run
 from benchmark.cli.run import RunRequest
-from benchmark.errors import UsageError
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.generation.select import EngineChoice
 from benchmark.suites.suite import Suite
 
 
@@ -50,3 +55,53 @@ def test_an_attack_replaces_the_one_of_its_base(tmp_path: Path, micro: Suite) ->
     attacked = [cell.scenario for cell in prepared.plan.cells if cell.scenario.attacked]
     assert [scenario.attack.id for scenario in attacked] == ["generated_data"]
     assert attacked[0].twin == micro.scenario("aligned_start").twin
+
+
+def test_a_missing_engine_does_not_change_the_rows_of_a_folder(
+    tmp_path: Path, micro: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = {"scenarios": ("clean",), "defenses": ("fedavg",), "seeds": (11,)}
+    key = request(tmp_path, **choices).prepare(unresolved=False).plan.cells[0].response_key
+    (tmp_path / "runs" / "responses").mkdir(parents=True)
+    (tmp_path / "runs" / "responses" / f"{key}.parquet").touch()
+    today = EngineChoice("vllm", "It fits.", automatic=True)
+    monkeypatch.setattr(cli_run, "choose_engine", lambda name: today)
+    with pytest.raises(FedSafetyError, match="by the engine transformers, but the engine auto is vllm now"):
+        request(tmp_path, **choices).prepare(unresolved=False)
+    monkeypatch.setattr(cli_run, "choose_engine", lambda name: replace(today, automatic=False))
+    assert request(tmp_path, **choices).prepare(unresolved=False).plan.generator == "vllm"
+
+
+STOPPED_IN_A_FINALISER = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from benchmark.cli.main import main
+from benchmark.execution import stages
+
+train = stages.train
+
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def interrupted(run):
+    Swallows()
+    print("the run goes on", flush=True)
+    return train(run)
+
+stages.train = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = "fedsafety run --engine transformers --scenario clean --defense fedavg --seed 11".split()
+main()
+"""
+
+
+def test_ctrl_c_in_a_finaliser_stops_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", STOPPED_IN_A_FINALISER]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 130
+    assert "the run goes on" in done.stdout
+    assert "Exception ignored in" in done.stderr
+    assert done.stderr.endswith("stopped; what is finished is kept, and the same command resumes\n")
+    assert not list(tmp_path.glob("runs/rounds/*"))

