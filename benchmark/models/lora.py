@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmark.errors import FedSafetyError, UsageError
-from benchmark.models.peft import check_config
+from benchmark.errors import UsageError
+from benchmark.models.peft import CONFIG, WEIGHTS, broken, check_settings, read_tensors
 from benchmark.records.store import scratch_beside, writing
 from benchmark.suites.settings import LoraSettings
 from benchmark.updates import AdapterLayout
@@ -104,8 +103,8 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
         scratch = scratch_beside(folder)
         try:
             scratch.mkdir(parents=True)
-            save_file(tensors, scratch / "adapter_model.safetensors")
-            (scratch / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            save_file(tensors, scratch / WEIGHTS)
+            (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(scratch, folder)
@@ -122,28 +121,24 @@ def import_peft(folder: Path, layout: AdapterLayout, settings: LoraSettings | No
         settings: Settings whose scaling the adapter must have; ``None`` for any scaling.
 
     Raises:
-        FedSafetyError: The file is missing or corrupt, its tensors are not those of ``layout``, or its settings are
-            not those of plain LoRA with this layout and scaling.
+        FedSafetyError: A file is missing or corrupt, a value is not finite, the tensors are not those of ``layout``,
+            or the settings are not those of plain LoRA with this layout and scaling.
     """
-    path = folder / "adapter_model.safetensors"
-    check_config(folder, layout.shapes[0][0], settings.alpha if settings else None)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FedSafetyError(f"cannot read adapter {path}: {error}; delete the folder and run again") from error
-    by_name = {re.sub(r"\.default(?=\.weight$)", "", name): tensor for name, tensor in tensors.items()}
+    check_settings(folder, layout.shapes[0][0], settings.alpha if settings else None)
+    tensors = dict(read_tensors(folder))
     expected = {f"{_PEFT_PREFIX}{name}.weight" for name in layout.names}
-    if by_name.keys() != expected:
-        odd = min(by_name.keys() ^ expected)
-        raise FedSafetyError(
-            f"adapter {path} does not fit the model: tensor {odd!r} is in only one of the two; the adapter has "
-            f"{_targets(by_name)}, but the model needs {_targets(expected)}"
+    if tensors.keys() != expected:
+        odd = min(tensors.keys() ^ expected)
+        raise broken(
+            folder,
+            f"it does not fit the model: tensor {odd!r} is in only one of the two; the adapter has "
+            f"{_targets(tensors)}, but the model needs {_targets(expected)}",
         )
     parts = []
     for name, shape in zip(layout.names, layout.shapes, strict=True):
-        tensor = by_name[f"{_PEFT_PREFIX}{name}.weight"]
+        tensor = tensors[f"{_PEFT_PREFIX}{name}.weight"]
         if tuple(tensor.shape) != shape:
-            raise FedSafetyError(f"adapter {path}: {name} has shape {tuple(tensor.shape)}, the model needs {shape}")
+            raise broken(folder, f"{name} has shape {tuple(tensor.shape)}, the model needs {shape}")
         parts.append(tensor.reshape(-1).to(torch.float32))
     return torch.cat(parts)
 
