@@ -195,7 +195,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         totals = []
         for request in requests:
             self._check_that_the_model_speaks("")
-            ids = list(self.chat.encode(request.args[0]))
+            ids = list(self.chat.encode(self.chat.plain(request.args[0])))
             # Leave two tokens of the model's length free: the prefix, and the token that an engine may generate.
             windows = get_rolling_token_windows(ids, self._prefix, self.max_length - 2, context_len=1)
             pairs = [(tuple(context), tuple(predicted)) for context, predicted in map(make_disjoint_window, windows)]
@@ -248,6 +248,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
 
         Otherwise each is encoded separately, as in training; for example if two words would merge into one token.
         """
+        continuation = self.chat.plain(continuation)
         if not context:
             return (self._prefix,), self.chat.encode(continuation)
         # A space between the two belongs to the continuation, as in lm-evaluation-harness.

@@ -34,8 +34,7 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, n
     Raises:
         UsageError: A named target matches no linear layer of the model, or the model has no linear layer.
     """
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    linear = linear_layers(model)
     if not linear:
         raise UsageError(
             f"{type(model).__name__} has no linear layers that can carry a LoRA adapter; take another model"
@@ -48,6 +47,39 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, n
             names = sorted({name.rpartition(".")[2] for name in linear})
             raise UsageError(f"LoRA target {target!r} matches no linear layer of the model; it has {', '.join(names)}")
     return {name: m for name, m in linear.items() if name.rpartition(".")[2] in targets}
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the linear layers of the language model but its output head, by module path, in model order.
+
+    A model that also reads images or sound has layers for these. No text reaches them, so they carry no adapter.
+
+    Raises:
+        UsageError: The model has further parts, and its language model is not one module.
+    """
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    prefix = _language_prefix(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name.startswith(prefix)
+    }
+
+
+def _language_prefix(model: PreTrainedModel) -> str:
+    """Return the beginning of the module paths of the language model; empty for a model that reads text alone."""
+    config: Any = model.config
+    if config.get_text_config() is config:
+        return ""
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    path = next((name for name, module in model.named_modules() if module is decoder), "")
+    towers = sorted(name for name, module in decoder.named_children() if re.search("vision|audio|image|visual", name))
+    if not path or towers:
+        raise UsageError(
+            f"{type(model).__name__} is no plain language model ({', '.join(towers) or 'several parts'}), and the "
+            f"layers of its text cannot be told from the rest; take a model that reads text alone"
+        )
+    return f"{path}."
 
 
 def adapter_layout(model: PreTrainedModel, settings: LoraSettings) -> AdapterLayout:

@@ -69,6 +69,15 @@ def test_the_end_that_training_puts_ends_answers_too(tiny: TinyModel, without_pa
     assert read_checkpoint(without_pad).end_ids == {2, 9}
 
 
+def test_the_end_that_the_template_writes_ends_answers_too(without_pad: Path) -> None:
+    (without_pad / "generation_config.json").unlink()
+    turns = "{% for m in messages %}{{ m['content'] }} <a>{% endfor %}"
+    (without_pad / "chat_template.jinja").write_text(turns)
+    path = without_pad / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "extra_special_tokens": ["<a>"]}))
+    assert read_checkpoint(without_pad).end_ids == {2, 9, 4}
+
+
 class Full:
     """Stands for a model whose memory runs out."""
 
