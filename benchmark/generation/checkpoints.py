@@ -23,7 +23,7 @@ class Checkpoint:
         linear_layers: Module path → (in features, out features) of every linear layer of the language model but the
             output head.
         end_ids: Token ids that end an answer: those of the model's configuration, the tokenizer's, which training
-            puts at the end of every response, and the one that the tokenizer's chat template writes behind an answer.
+            puts at the end of every response, and the one that the chat template writes behind an answer.
         max_length: Longest sequence that the model supports, in tokens.
     """
 
@@ -34,8 +34,12 @@ class Checkpoint:
     max_length: int
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, template: str | None = None) -> Checkpoint:
     """Return the description of the model in ``folder`` without loading the weights.
+
+    Args:
+        folder: Folder of the checkpoint.
+        template: Chat template in the place of the tokenizer's own.
 
     Raises:
         UsageError: The folder is not a causal language model in Hugging Face format with safetensors weights, or a file
@@ -49,21 +53,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(folder)
     layers = linear_layers(empty_model(folder, config))
     sizes = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
-    return Checkpoint(folder, config, sizes, _end_ids(folder, config), max_length(folder, config))
+    return Checkpoint(folder, config, sizes, _end_ids(folder, config, template), max_length(folder, config))
 
 
-def _end_ids(folder: Path, config: Any) -> frozenset[int]:
+def _end_ids(folder: Path, config: Any, template: str | None) -> frozenset[int]:
     """Return the ids that end an answer.
 
     The generation configuration overrides the model's, as in transformers. The tokenizer's end, which training uses,
     and the token that the chat template writes behind an answer are added.
     """
     tokenizer = read_tokenizer(folder)
-    template = tokenizer.chat_template
+    template = tokenizer.chat_template if template is None else template
     named = _configured_ends(folder, config)
     named.append(tokenizer.eos_token_id)
     if isinstance(template, str):
-        named.append(turn_end(tokenizer, ControlTokens(tokenizer, template)))
+        named.append(turn_end(tokenizer, ControlTokens(tokenizer, template), template))
     ends = frozenset(number for number in named if number is not None)
     if not ends:
         raise UsageError(

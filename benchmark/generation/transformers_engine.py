@@ -57,9 +57,9 @@ class TransformersEngine(Engine):
 
         hub: Any = transformers
         hub.utils.logging.disable_progress_bar()
-        self._checkpoint = read_checkpoint(model_path)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         settings = settings or EngineSettings()
+        self._checkpoint = read_checkpoint(model_path, settings.template)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._max_batch = settings.max_batch
         self._fitting: dict[str, int] = {}
         self.max_length = min(settings.max_length or self._checkpoint.max_length, self._checkpoint.max_length)

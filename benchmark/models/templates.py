@@ -96,12 +96,18 @@ def _unusable(place: str, problem: str) -> UsageError:
     return UsageError(f"the {place} {problem}; mend it, or name another template in the suite's models")
 
 
-def turn_end(tokenizer: Any, control: ControlTokens) -> int | None:
-    """Return the control token that the tokenizer's template writes behind an answer, or ``None`` without one."""
+def turn_end(tokenizer: Any, control: ControlTokens, template: str | None = None) -> int | None:
+    """Return the control token that a template writes behind an answer, or ``None`` without one.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        control: Its control tokens.
+        template: Chat template in the place of the tokenizer's own.
+    """
     answer = _SAMPLE.format(5, 5)
     turns = [{"role": "user", "content": _SAMPLE.format(4, 4)}, {"role": "assistant", "content": answer}]
     try:
-        _, found, behind = render(tokenizer, turns, end="closed").rpartition(answer)
+        _, found, behind = render(tokenizer, turns, template, end="closed").rpartition(answer)
     except TemplateError:  # a template without a place for answers
         return None
     ids: list[int] = tokenizer.encode(behind, add_special_tokens=False) if found else []
