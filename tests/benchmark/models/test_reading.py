@@ -101,6 +101,12 @@ def test_a_damaged_configuration_is_one_error(reader: str, content: str, folder:
         READERS[reader](folder)
 
 
+def test_a_tokenizer_that_fails_on_its_first_text_is_one_error(folder: Path) -> None:
+    change(folder, "tokenizer_config.json", model_max_length=[])
+    with pytest.raises(UsageError, match=f"the tokenizer in {folder} cannot be read"):
+        ChatFormat(folder)
+
+
 @pytest.mark.parametrize("limit", [0, -1, True])
 def test_a_length_that_is_none_is_named(limit: object, folder: Path) -> None:
     change(folder, "config.json", max_position_embeddings=limit)
