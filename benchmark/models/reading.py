@@ -102,7 +102,9 @@ def reading(folder: Path, part: str) -> Iterator[None]:
     except FedSafetyError:
         raise
     except Exception as error:  # a damaged file may raise any kind of error
-        raise UsageError(f"the {part} in {folder} cannot be read: {reason(error)}; restore the folder") from error
+        raise UsageError(
+            f"the {part} in {folder} cannot be read: {reason(error)}; restore it, or give the folder of a checkpoint"
+        ) from error
 
 
 def reason(error: BaseException) -> str:
