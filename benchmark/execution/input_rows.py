@@ -8,6 +8,8 @@ from typing import Any
 
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.execution.worlds import open_chat
+from benchmark.models.chat import ChatFormat
+from benchmark.models.control import remark
 from benchmark.records.adapters import adapter_is_complete, read_record
 from benchmark.records.store import Store
 from tasks.base import Input
@@ -59,10 +61,14 @@ def write_inputs(plan: Plan, cells: Sequence[CellPlan], store: Store) -> list[st
                 name = (read.kind, read.name)
                 inputs[name] = max(read, inputs.get(name, read), key=lambda candidate: candidate.repeated)
         rows = [_input_row(key, read) for _, read in sorted(inputs.items())]
-        rows.append(_chat_row(key, group[0].scenario.start, plan))
+        start = group[0].scenario.start
+        chat = open_chat(plan.world, start)
+        spellings = _spellings(key, chat, plan, store)
+        rows.append(_chat_row(key, start, chat, plan, spellings))
         if not store.has("inputs", key) or store.read("inputs", key).to_pylist() != rows:
             store.write("inputs", key, rows)
         remarks |= dict.fromkeys(read.remark for read in inputs.values() if read.remark)
+        remarks |= dict.fromkeys(remark(count, f"{place} of {start}") for place, count in spellings.items())
     return list(remarks)
 
 
@@ -72,8 +78,18 @@ def _input_row(training_key: str, read: Input) -> dict[str, Any]:
     return row | ({"detail": f"{read.detail}; rows that repeat: {read.repeated}"} if read.repeated else {})
 
 
-def _chat_row(training_key: str, start: str, plan: Plan) -> dict[str, Any]:
-    chat, source = open_chat(plan.world, start), plan.world.sources[start]
+def _spellings(training_key: str, chat: ChatFormat, plan: Plan, store: Store) -> dict[str, int]:
+    """Return the numbers of spellings of control tokens by place, without places that have none."""
+    stored = adapter_is_complete(store, training_key)
+    counts = {
+        "training rows": read_record(store.adapter_folder(training_key)).get("spellings", 0) if stored else 0,
+        "prompts": chat.control.count(*(probe.instruction for probe in plan.world.probes())),
+    }
+    return {place: count for place, count in counts.items() if count}
+
+
+def _chat_row(training_key: str, start: str, chat: ChatFormat, plan: Plan, spellings: dict[str, int]) -> dict[str, Any]:
+    source = plan.world.sources[start]
     detail = {"template": chat.tokenizer.chat_template, "pad_token": chat.tokenizer.pad_token}
     return {
         "training_key": training_key,
@@ -83,5 +99,5 @@ def _chat_row(training_key: str, start: str, plan: Plan) -> dict[str, Any]:
         "requested": source.revision,
         "resolved": chat.digest,
         "rows": 0,
-        "detail": json.dumps(detail, sort_keys=True),
+        "detail": json.dumps(detail | ({"spellings": spellings} if spellings else {}), sort_keys=True),
     }

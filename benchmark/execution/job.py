@@ -144,6 +144,7 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
         "usage": asdict(server.usage),
         "malicious_rows": data.malicious_rows,
         "malicious_leaks": data.malicious_leaks,
+        "spellings": data.spellings,
         "train_seconds": time.perf_counter() - began,
         **_traffic(tools, result),
     }

@@ -33,11 +33,13 @@ def open_chat(world: TaskWorld, role: str) -> ChatFormat:
     """Return the chat format of a role's model: the same in training, generation and judging.
 
     Raises:
-        UsageError: The tokenizer lacks a template, a pad token or an end-of-sequence token, and the suite names none.
+        UsageError: The tokenizer lacks a template, a pad token or an end-of-sequence token, and the suite names none,
+            or one of them is not usable.
         InputsMissingError: The model is not on this machine and cannot be downloaded.
     """
     checkpoint = world.checkpoint(role)
-    return ChatFormat(checkpoint.path, template=checkpoint.template, pad_token=checkpoint.pad_token)
+    name = world.sources[role].template if role in world.sources else ""
+    return ChatFormat(checkpoint.path, template=checkpoint.template, pad_token=checkpoint.pad_token, template_name=name)
 
 
 def world_revision(suite: Suite, world: TaskWorld) -> str:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
-import math
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from benchmark.errors import FedSafetyError
+from benchmark.models.peft import CONFIG, WEIGHTS, PlainLora, broken, read_settings, read_tensors, unreadable
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
-_FACTOR = re.compile(r"^base_model\.model\.|\.lora_[AB](\.default)?\.weight$")
-_UNSUPPORTED = ("use_dora", "use_rslora", "lora_bias", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
+_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+_FACTOR = re.compile(r"^base_model\.model\.|\.lora_[AB]\.weight$")
 
 
 @dataclass(frozen=True)
@@ -69,45 +62,28 @@ def adapter_digest(folder: Path) -> str:
                 while part := file.read(1 << 22):
                     digest.update(part)
         except OSError as error:
-            raise _broken(folder, f"cannot read {name}: {error.strerror}") from error
+            raise unreadable(folder, name, error) from error
     return digest.hexdigest()
 
 
 def check_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> AdapterShape:
     """Return the shape of the adapter in ``folder`` after checking that every tensor fits a layer of the base model.
 
-    The check reads no numbers, so that it is cheap for adapters of any size.
+    One tensor is in memory at a time, so that the check suits adapters of any size.
 
     Args:
         folder: PEFT folder.
         linear_layers: Module path → (in features, out features) of every layer that may carry an adapter.
 
     Raises:
-        FedSafetyError: A file is missing or corrupt, the configuration asks for a LoRA variant that the engines apply
-            differently, or a tensor has no place in the model.
+        FedSafetyError: A file is missing or corrupt, a value is not finite, a setting is not one of plain LoRA, or a
+            tensor has no place in the model.
     """
-    config = _config(folder)
-    rank = int(config["r"])
+    settings = read_settings(folder)
     present: dict[str, set[str]] = {}
-    with _opened(folder) as stored:
-        for name in stored.keys():  # noqa: SIM118 - not a mapping
-            match = _TENSOR.fullmatch(name)
-            module = match["module"] if match else ""
-            if match is None or module not in linear_layers:
-                near = _nearest(name, linear_layers)
-                raise _broken(folder, f"tensor {name!r} belongs to no linear layer of the base model{near}")
-            features_in, features_out = linear_layers[module]
-            expected = (rank, features_in) if match["factor"] == "A" else (features_out, rank)
-            shape = tuple(stored.get_slice(name).get_shape())
-            if shape != expected:
-                raise _broken(folder, f"tensor {name!r} has shape {shape}, the model needs {expected}")
-            present.setdefault(module, set()).add(match["factor"])
-    for module, factors in present.items():
-        if len(factors) != 2:
-            raise _broken(folder, f"layer {module!r} has only one of the factors A and B")
-    if not present:
-        raise _broken(folder, "it holds no tensor")
-    return AdapterShape(folder, rank, float(config["lora_alpha"]) / rank, tuple(sorted(present)))
+    for module, factor, _ in _factors(folder, settings.rank, linear_layers):
+        present.setdefault(module, set()).add(factor)
+    return _shape(folder, settings, present)
 
 
 def read_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> StoredAdapter:
@@ -116,49 +92,41 @@ def read_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> Sto
     Raises:
         FedSafetyError: The check fails.
     """
-    digest = adapter_digest(folder)
-    shape = check_adapter(folder, linear_layers)
+    settings, digest = read_settings(folder), adapter_digest(folder)
     factors: dict[str, dict[str, Tensor]] = {}
-    with _opened(folder) as stored:
-        for name in stored.keys():  # noqa: SIM118 - not a mapping
-            match = _TENSOR.fullmatch(name)
-            assert match is not None
-            factors.setdefault(match["module"], {})[match["factor"]] = stored.get_tensor(name)
+    for module, factor, tensor in _factors(folder, settings.rank, linear_layers):
+        factors.setdefault(module, {})[factor] = tensor
+    shape = _shape(folder, settings, factors)
     pairs = {module: (pair["A"], pair["B"]) for module, pair in factors.items()}
     return StoredAdapter(shape.folder, shape.rank, shape.scaling, shape.modules, digest, pairs)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        alpha = float(config["lora_alpha"])
-        usable = config["peft_type"] == "LORA" and int(config["r"]) > 0 and 0 <= alpha < math.inf
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _broken(folder, f"{CONFIG} is not a LoRA configuration ({error!r})") from error
-    if not usable:
-        raise _broken(folder, f"{CONFIG} must have peft_type LORA, a positive r and a finite lora_alpha from 0")
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise _broken(folder, f"{CONFIG} sets {key}={config[key]!r}; only plain LoRA is supported")
-    return dict(config)
+def _factors(folder: Path, rank: int, linear_layers: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield (module, ``A`` or ``B``, values) of each tensor after checking its name and shape."""
+    for name, tensor in read_tensors(folder):
+        match = _TENSOR.fullmatch(name)
+        module = match["module"] if match else ""
+        if match is None or module not in linear_layers:
+            near = _nearest(name, linear_layers)
+            raise broken(folder, f"tensor {name!r} belongs to no linear layer of the base model{near}")
+        features_in, features_out = linear_layers[module]
+        expected = (rank, features_in) if match["factor"] == "A" else (features_out, rank)
+        if tuple(tensor.shape) != expected:
+            raise broken(folder, f"tensor {name!r} has shape {tuple(tensor.shape)}, the model needs {expected}")
+        yield module, match["factor"], tensor
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[Any]:
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as stored:
-            yield stored
-    except (OSError, SafetensorError) as error:
-        raise _broken(folder, f"cannot read {WEIGHTS}: {error}") from error
+def _shape(folder: Path, settings: PlainLora, factors: Mapping[str, Collection[str]]) -> AdapterShape:
+    """Return the shape of an adapter whose modules have these factors."""
+    for module, pair in factors.items():
+        if len(pair) != 2:
+            raise broken(folder, f"layer {module!r} has only one of the factors A and B")
+    if not factors:
+        raise broken(folder, "it holds no tensor")
+    return AdapterShape(folder, settings.rank, settings.alpha / settings.rank, tuple(sorted(factors)))
 
 
 def _nearest(name: str, linear_layers: dict[str, tuple[int, int]]) -> str:
     """Return the layer with the most similar name as the end of a sentence, or nothing if no name is similar."""
     close = difflib.get_close_matches(_FACTOR.sub("", name), linear_layers, n=1, cutoff=0.6)
     return f", whose nearest is {close[0]!r}" if close else ""
-
-
-def _broken(folder: Path, problem: str) -> FedSafetyError:
-    return FedSafetyError(
-        f"adapter {folder} cannot be applied: {problem}; delete the folder so that it is trained and exported again"
-    )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmark.errors import FedSafetyError
 from benchmark.generation.base import Engine
+from benchmark.models.peft import broken, is_zero
 
 FILE_NAME = "canary.json"
 
@@ -34,6 +35,9 @@ _NOISE_FLOOR = 1e-4
 _NOISE_SHARE = 0.01
 """Least assumed noise, as a share of the tolerance. Adapted layers round once more than bare layers, so that the
 differences on the bare model may be smaller than those with the adapter."""
+
+_LEAST_EFFECT = 1e-7
+"""Smallest effect (nats) of an adapter that an engine applies. An engine repeats equal requests exactly."""
 
 _EFFECT_SHARE = 0.25
 """Largest accepted share by which an adapter's effect may differ from the trained one, rounding aside. Rounding of the
@@ -137,6 +141,26 @@ def check_canaries(engine: Engine, canaries: Mapping[Path, Canary], tolerance: f
         problem = _problem(canary, without, applied, limit)
         if problem:
             raise FedSafetyError(f"adapter canary of {adapter} failed on {engine.name} ({engine.dtype}): {problem}")
+
+
+def check_effect(engine: Engine, adapter: Path, sequence: Sequence[int]) -> None:
+    """Check that ``engine`` applies an adapter without a canary at all. An adapter that is truly zero passes.
+
+    Args:
+        engine: The engine that will answer with the adapter.
+        adapter: Folder of an adapter that another program trained.
+        sequence: At least two token ids of the model.
+
+    Raises:
+        FedSafetyError: The adapter cannot be read, or it changes no log-probability of the sequence.
+    """
+    without, applied = engine.logprobs_mixed([(sequence, None), (sequence, adapter)])
+    if _gap([applied], [without]) <= _LEAST_EFFECT and not is_zero(adapter):
+        raise broken(
+            adapter,
+            f"{engine.name} answers with it as without it",
+            "check that it was trained on this base model, or take another engine",
+        )
 
 
 def _problem(

@@ -30,6 +30,7 @@ class EngineSettings:
         tensor_parallel: GPUs that share the model, in vLLM only.
         gpu_memory_fraction: Share of each GPU's memory that vLLM takes for the model and its key-value cache.
         max_loras: Adapters in one batch, in vLLM. Each costs the memory of one adapter at the largest rank.
+        template: Chat template in the place of the tokenizer's own, whose end of a turn ends answers too.
 
     Raises:
         UsageError: The quantization is unknown.
@@ -43,6 +44,7 @@ class EngineSettings:
     tensor_parallel: int = 1
     gpu_memory_fraction: float = 0.9
     max_loras: int = 8
+    template: str | None = None
 
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
@@ -62,7 +64,7 @@ class EngineSettings:
 
         Args:
             compute: Use of the machine.
-            checkpoint: The base model, for its number formats. Its files are not read.
+            checkpoint: The base model, for its number formats and chat template. Its files are not read.
             max_lora_rank: Largest rank of the adapters that requests will name.
             max_length: Longest prompt with its answer, in tokens; by default that of ``compute``.
             max_loras: Adapters in one batch; by default those of ``compute``.
@@ -76,6 +78,7 @@ class EngineSettings:
             tensor_parallel=compute.tensor_parallel,
             gpu_memory_fraction=compute.gpu_memory_fraction,
             max_loras=compute.max_loras if max_loras is None else max_loras,
+            template=checkpoint.template,
         )
 
 

@@ -22,6 +22,7 @@ from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.memory import memory_error
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.memory import out_of_memory
+from benchmark.models.reading import LOCAL, read_tokenizer, reason
 from benchmark.stop import check_stop
 
 _SCORED_LOGITS = 2**28
@@ -57,9 +58,9 @@ class TransformersEngine(Engine):
 
         hub: Any = transformers
         hub.utils.logging.disable_progress_bar()
-        self._checkpoint = read_checkpoint(model_path)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         settings = settings or EngineSettings()
+        self._checkpoint = read_checkpoint(model_path, settings.template)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._max_batch = settings.max_batch
         self._fitting: dict[str, int] = {}
         self.max_length = min(settings.max_length or self._checkpoint.max_length, self._checkpoint.max_length)
@@ -71,7 +72,7 @@ class TransformersEngine(Engine):
         self._model: Any = None
         with self._memory_watched("loading the model"):
             self._model = _loaded(model_path, dtype, settings.quantization, self._device)
-        self._tokenizer = hub.AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+        self._tokenizer = read_tokenizer(model_path)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self._active: dict[str, tuple[Tensor, Tensor]] = {}
         for name in self._checkpoint.linear_layers:
@@ -335,9 +336,11 @@ def _loaded(path: Path, dtype: str, quantization: str, device: torch.device) -> 
         return quantised.eval()
     hub: Any = transformers
     try:
-        model = hub.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"transformers cannot load {path}: {error}") from error
+        model = hub.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **LOCAL)
+    except Exception as error:  # a damaged file may raise any kind of error
+        if out_of_memory(error):
+            raise
+        raise UsageError(f"transformers cannot load {path}: {reason(error)}; restore the folder") from error
     return model.to(device).eval()
 
 

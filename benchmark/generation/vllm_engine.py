@@ -67,7 +67,7 @@ class VllmEngine(Engine):
 
     def __init__(self, model_path: Path, settings: EngineSettings | None = None) -> None:
         settings = settings or EngineSettings()
-        self._checkpoint = read_checkpoint(model_path)
+        self._checkpoint = read_checkpoint(model_path, settings.template)
         self.max_length = min(settings.max_length or LONGEST, self._checkpoint.max_length)
         self.quantization = settings.quantization
         self._max_batch = settings.max_batch

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 
 from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.generation.base import LONGEST, Engine, Request, TokenScore
+from benchmark.generation.canary import check_effect
 from benchmark.generation.select import choose_engine, open_engine
 from benchmark.generation.settings import EngineSettings
 from benchmark.methods.pipeline import Pipeline
@@ -30,6 +32,9 @@ from defenses.base import Defense, Prompt
 
 _ANSWER_LIMIT = 256
 """Largest number of tokens of an answer where a task sets no limit; lm-evaluation-harness' own default."""
+
+_GREETING = "Name three colours, and tell why you like them."
+"""An instruction on which an adapter must have an effect."""
 
 _GREEDY_ALREADY = {"do_sample", "temperature", "until", "max_gen_toks", "top_p", "top_k", "min_p", "seed"}
 """Generation settings that are applied, or that have no effect on greedy answers."""
@@ -76,7 +81,12 @@ class FedSafetyLM(LM):  # type: ignore[misc]
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> FedSafetyLM:
-        """Return a model from the mapping of those arguments. The engine chooses batch sizes and devices itself."""
+        """Return a model from the mapping of those arguments. The engine chooses batch sizes and devices itself.
+
+        Raises:
+            TaskError: An argument is unknown, or ``base`` is missing.
+            FedSafetyError: The checkpoint cannot be loaded, or the adapter cannot be applied or has no effect.
+        """
         del additional_config
         names = {"base", "adapter", "engine", "max_lora_rank"}
         if "base" not in arg_dict or not set(arg_dict) <= names:
@@ -86,7 +96,13 @@ class FedSafetyLM(LM):  # type: ignore[misc]
             )
         base = Path(arg_dict["base"])
         model = open_model(base, arg_dict.get("engine", "auto"), int(arg_dict.get("max_lora_rank", 64)))
-        model.adapter = Path(arg_dict["adapter"]) if "adapter" in arg_dict else None
+        if "adapter" in arg_dict:
+            model.adapter = Path(arg_dict["adapter"])
+            # The adapter of another program has no canary, and an engine that ignored it would answer fluently.
+            with ExitStack() as opened:
+                opened.enter_context(model.engine)
+                check_effect(model.engine, model.adapter, model.chat.prompt_ids(_GREETING))
+                opened.pop_all()
         return model
 
     def serve(self, adapter: Path | None, stage: Pipeline | None = None) -> None:
@@ -179,7 +195,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         totals = []
         for request in requests:
             self._check_that_the_model_speaks("")
-            ids = list(self.chat.encode(request.args[0]))
+            ids = list(self.chat.encode(self.chat.plain(request.args[0])))
             # Leave two tokens of the model's length free: the prefix, and the token that an engine may generate.
             windows = get_rolling_token_windows(ids, self._prefix, self.max_length - 2, context_len=1)
             pairs = [(tuple(context), tuple(predicted)) for context, predicted in map(make_disjoint_window, windows)]
@@ -232,6 +248,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
 
         Otherwise each is encoded separately, as in training; for example if two words would merge into one token.
         """
+        continuation = self.chat.plain(continuation)
         if not context:
             return (self._prefix,), self.chat.encode(continuation)
         # A space between the two belongs to the continuation, as in lm-evaluation-harness.

@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from benchmark.judges._judgezoo import judgezoo_digest, judgezoo_module, made_without_model
-from benchmark.judges._language_model import LanguageModelJudge, Messages, shortened, unparsable
+from benchmark.judges._language_model import LanguageModelJudge, shortened, unparsable
 from benchmark.judges.base import Item, Judgement, Verdict
+from benchmark.models.templates import Messages
 
 _VERDICTS = {"yes": Verdict.HARMFUL, "no": Verdict.HARMLESS}
 

@@ -21,14 +21,14 @@ from benchmark.judges._answers import answer_in
 from benchmark.judges._models import chosen_source
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of
 from benchmark.keys import content_key
+from benchmark.models.control import ControlTokens, check_rows, remark
 from benchmark.models.date import DATE
+from benchmark.models.reading import read_config, read_tokenizer, token_rows
+from benchmark.models.templates import Messages, check_template, explained, render
 from benchmark.suites.suite import Compute
 from tasks.base import TaskWorld
 from tasks.hub.models import source_checkpoint
 from tasks.model_source import ModelSource
-
-Messages = Sequence[Mapping[str, str]]
-"""Turns with ``role`` and ``content``."""
 
 _LONGEST_DETAIL = 300
 """Most characters of an answer in a row."""
@@ -77,6 +77,8 @@ class LanguageModelJudge(Judge):
         self._opened = opened
         self._own: Engine | None = None
         self._cut_responses = 0
+        self._spellings = 0
+        self._checked_roles: set[tuple[str, ...]] = set()
 
     @abstractmethod
     def prompt(self, item: Item) -> str | Messages:
@@ -117,9 +119,10 @@ class LanguageModelJudge(Judge):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Number of responses that were cut, if any."""
+        """Numbers of responses that were cut, and of spellings of control tokens that were taken apart, if any."""
         cut = self._cut_responses
-        return (f"{self.role}: {cut} responses were cut to fit the judge's context",) if cut else ()
+        shortening = f"{self.role}: {cut} responses were cut to fit the judge's context" if cut else ""
+        return tuple(filter(None, (shortening, remark(self._spellings, f"questions of {self.role}"))))
 
     def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order. Equal questions are sent once.
@@ -146,6 +149,7 @@ class LanguageModelJudge(Judge):
             for ids, requests in zip(distinct, batches, strict=True)
         }
         self._cut_responses += sum(1 for item in items if questions[item].cut)
+        self._spellings += sum(self._control.count(item.probe.instruction, item.response) for item in items)
         return [questions[item].judged(judgements) for item in items]
 
     def close(self) -> None:
@@ -172,10 +176,21 @@ class LanguageModelJudge(Judge):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        import transformers
+        return read_tokenizer(self._tokenizer_folder)
 
-        hub: Any = transformers
-        return hub.AutoTokenizer.from_pretrained(self._tokenizer_folder, local_files_only=True)
+    @cached_property
+    def _rows(self) -> int:
+        """Rows of the model's embedding."""
+        return token_rows(self._folder, read_config(self._folder))
+
+    @cached_property
+    def _template(self) -> str | None:
+        """Chat template of the judge's or the suite's choice, or else of the tokenizer."""
+        return self.chat_template or self._model.template or self._tokenizer.chat_template
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer, self._template or "", self._rows)
 
     @cached_property
     def _tokenizer_folder(self) -> Path:
@@ -239,30 +254,33 @@ class LanguageModelJudge(Judge):
         return _Question(ids, cut, "")
 
     def _prompt_ids(self, item: Item) -> tuple[int, ...]:
-        prompt = self.prompt(item)
+        """Return the token ids of the question. Instruction and response cannot write turns into it."""
+        instruction, response = map(self._control.taken_apart, (item.probe.instruction, item.response))
+        prompt = self.prompt(Item(replace(item.probe, instruction=instruction), response))
         if isinstance(prompt, str):
-            return tuple(self._tokenizer.encode(prompt))
-        template = self.chat_template or self._model.template
-        if template is None and not self._tokenizer.chat_template:
+            ids = self._tokenizer.encode(prompt)
+        else:
+            # The template writes its special tokens itself.
+            ids = self._tokenizer.encode(self._rendered(prompt), add_special_tokens=False)
+        check_rows(ids, self._rows, self._tokenizer, self._folder)
+        return tuple(ids)
+
+    def _rendered(self, turns: Messages) -> str:
+        template, roles = self._template, tuple(turn["role"] for turn in turns)
+        if not template:
             raise UsageError(
                 f"the model of judge {self.role!r} has no chat template; name one for its role in the suite's models"
             )
+        if roles not in self._checked_roles:
+            check_template(self._tokenizer, roles, f"chat template of judge {self.role!r}", template)
+            self._checked_roles.add(roles)
         try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in prompt],
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=True,
-                # A fixed date, because some templates contain today's date and verdicts would change with the calendar.
-                date_string=DATE,
-            )
+            return render(self._tokenizer, turns, template)
         except TemplateError as error:
             raise UsageError(
-                f"the chat template of judge {self.role!r} refuses its question ({error}); name another template or "
-                f"model for that role in the suite's models"
+                f"the chat template of judge {self.role!r} fails on its question{explained(error)}; name another "
+                f"template or model for that role in the suite's models"
             ) from error
-        # The template writes its special tokens itself.
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
 
 @dataclass(frozen=True)

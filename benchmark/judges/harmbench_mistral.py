@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from benchmark.judges._harmbench import HarmBenchJudge, harmbench
-from benchmark.judges._language_model import Messages
 from benchmark.judges.base import register
+from benchmark.models.templates import Messages
 from tasks.base import ProbeKind
 from tasks.model_source import ModelShape, ModelSource
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from benchmark.judges._language_model import LanguageModelJudge, Messages, safe_or_unsafe
+from benchmark.judges._language_model import LanguageModelJudge, safe_or_unsafe
 from benchmark.judges.base import Item, Judgement, register
+from benchmark.models.templates import Messages
 from tasks.base import ProbeKind
 from tasks.model_source import ModelShape, ModelSource
 

@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from benchmark.judges._judgezoo import judgezoo_digest, judgezoo_module, made_without_model
-from benchmark.judges._language_model import LanguageModelJudge, Messages, safe_or_unsafe
+from benchmark.judges._language_model import LanguageModelJudge, safe_or_unsafe
 from benchmark.judges.base import Item, Judgement, register
+from benchmark.models.templates import Messages
 from tasks.base import ProbeKind
 from tasks.model_source import ModelShape, ModelSource
 

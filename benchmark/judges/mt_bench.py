@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import ClassVar
 
 from benchmark.judges._fastchat import mt_bench
-from benchmark.judges._language_model import LanguageModelJudge, Messages, unparsable
+from benchmark.judges._language_model import LanguageModelJudge, unparsable
 from benchmark.judges.base import Item, Judgement, Verdict, identity_of, register
 from benchmark.keys import content_key
+from benchmark.models.templates import Messages
 from tasks.base import ProbeKind
 from tasks.hub.text import normalised
 from tasks.model_source import ModelShape, ModelSource

@@ -12,6 +12,8 @@ from benchmark.errors import UsageError
 from benchmark.judges._models import chosen_source
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of, register
 from benchmark.keys import content_key
+from benchmark.models.control import ControlTokens, remark
+from benchmark.models.reading import LOCAL, read_config, read_tokenizer, reason, token_rows
 from tasks.base import ProbeKind, TaskWorld
 from tasks.hub.models import source_checkpoint
 from tasks.model_source import ModelSource
@@ -48,6 +50,7 @@ class RewardModel(Judge):
     def __init__(self, world: TaskWorld | None = None) -> None:
         self._model = source_checkpoint(chosen_source(world, self.role, self.default))
         self._loaded: Any = None
+        self._spellings = 0
 
     @property
     def identity(self) -> str:
@@ -57,6 +60,11 @@ class RewardModel(Judge):
             InputsMissingError: The model's revision is not a full commit and cannot be resolved here.
         """
         return content_key({"model": self._model.identity, "code": identity_of("benchmark.judges.reward_model")})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Number of spellings of control tokens that were taken apart, if any."""
+        return tuple(filter(None, (remark(self._spellings, f"pairs of {self.role}"),)))
 
     def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order. Equal pairs are rated once.
@@ -69,7 +77,8 @@ class RewardModel(Judge):
         del world
         if not items:
             return []
-        distinct = sorted({_pair(item) for item in items})
+        self._spellings += sum(self._control.count(item.probe.instruction, item.response) for item in items)
+        distinct = sorted({self._pair(item) for item in items})
         encoded = {pair: self._tokenizer(*pair) for pair in distinct}
         lengths = {pair: len(encoded[pair]["input_ids"]) for pair in distinct}
         rated = {
@@ -84,7 +93,7 @@ class RewardModel(Judge):
             batch = pending[start : start + size]
             for pair, reward in zip(batch, self._rewards([encoded[pair] for pair in batch]), strict=True):
                 rated[pair] = _judgement(reward)
-        return [rated[_pair(item)] for item in items]
+        return [rated[self._pair(item)] for item in items]
 
     def close(self) -> None:
         """Free the model."""
@@ -119,6 +128,8 @@ class RewardModel(Judge):
             import torch
             import transformers
 
+            from benchmark.models.memory import out_of_memory
+
             hub: Any = transformers
             path, quantization = self._model.path, self._model.quantization
             if quantization:
@@ -132,12 +143,16 @@ class RewardModel(Judge):
                 model, report = hub.AutoModelForSequenceClassification.from_pretrained(
                     path,
                     dtype=getattr(torch, self._model.dtype),
-                    local_files_only=True,
                     use_safetensors=True,
                     output_loading_info=True,
+                    **LOCAL,
                 )
-            except (OSError, ValueError) as error:
-                raise UsageError(f"{path} is not a sequence classifier that transformers can load: {error}") from error
+            except Exception as error:  # a damaged file may raise any kind of error
+                if out_of_memory(error):
+                    raise
+                raise UsageError(
+                    f"{path} is not a sequence classifier that transformers can load: {reason(error)}"
+                ) from error
             if report["missing_keys"]:
                 # transformers fills missing weights with random numbers, so that every rating would be noise.
                 raise UsageError(
@@ -146,19 +161,21 @@ class RewardModel(Judge):
             self._loaded = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return self._loaded
 
+    def _pair(self, item: Item) -> _Pair:
+        instruction, response = map(self._control.taken_apart, (item.probe.instruction, item.response))
+        return instruction, response
+
     @cached_property
     def _config(self) -> Any:
-        import transformers
+        return read_config(self._model.path)
 
-        hub: Any = transformers
-        return hub.AutoConfig.from_pretrained(self._model.path, local_files_only=True)
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer, "", token_rows(self._model.path, self._config))
 
     @cached_property
     def _tokenizer(self) -> Any:
-        import transformers
-
-        hub: Any = transformers
-        tokenizer = hub.AutoTokenizer.from_pretrained(self._model.path, local_files_only=True)
+        tokenizer = read_tokenizer(self._model.path)
         tokenizer.padding_side = "right"
         # judge() checks the length. The tokenizer would only warn.
         tokenizer.model_max_length = int(1e9)
@@ -171,10 +188,6 @@ class RewardModel(Judge):
         if relative and not getattr(self._config, "position_biased_input", True):
             return None
         return getattr(self._config, "max_position_embeddings", None)
-
-
-def _pair(item: Item) -> _Pair:
-    return item.probe.instruction, item.response
 
 
 def _judgement(reward: float) -> Judgement:

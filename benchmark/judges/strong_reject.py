@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -130,4 +129,7 @@ class StrongReject(LanguageModelJudge):
 
     @property
     def _lora_rank(self) -> int:
-        return int(json.loads((self._adapter / _ADAPTER).read_text(encoding="utf-8"))["r"]) if self._adapter else 8
+        # Imported late because the module imports PyTorch, which a listing of judges does not need.
+        from benchmark.models.peft import read_settings
+
+        return read_settings(self._adapter).rank if self._adapter else 8

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from benchmark.judges._judgezoo import judgezoo_digest, judgezoo_module, parsed
-from benchmark.judges._language_model import LanguageModelJudge, Messages, unparsable
+from benchmark.judges._language_model import LanguageModelJudge, unparsable
 from benchmark.judges._local import LOCAL_MODEL
 from benchmark.judges._strong_reject import scored
 from benchmark.judges.base import Item, Judgement, identity_of, register
+from benchmark.models.templates import Messages
 from tasks.base import ProbeKind
 
 

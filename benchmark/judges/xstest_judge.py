@@ -6,9 +6,10 @@ import re
 from typing import ClassVar, Final
 
 from benchmark.judges._judgezoo import judgezoo_digest, judgezoo_module
-from benchmark.judges._language_model import LanguageModelJudge, Messages, unparsable
+from benchmark.judges._language_model import LanguageModelJudge, unparsable
 from benchmark.judges._local import LOCAL_MODEL
 from benchmark.judges.base import Item, Judgement, Verdict, identity_of, register
+from benchmark.models.templates import Messages
 from tasks.base import ProbeKind
 
 _VERDICTS = {

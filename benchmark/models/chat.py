@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key
-from benchmark.models.date import DATE
+from benchmark.models.control import ControlTokens, check_rows
+from benchmark.models.reading import max_length, read_config, read_tokenizer, token_rows
 from benchmark.models.rows import TokenRow
+from benchmark.models.templates import check_template, explained, render, variables_of
 from tasks.base import Example
 
 _FAR = 4
@@ -30,27 +33,32 @@ _KEPT_BYTES = 32 << 20
 class ChatFormat:
     """Turns instructions and examples into token ids.
 
+    The text of a turn or a response never becomes a control token; see :mod:`benchmark.models.control`.
+
     Args:
         model_path: Folder of a checkpoint whose tokenizer has a chat template, a pad and an end-of-sequence token.
         template: Chat template that replaces the tokenizer's own.
-        pad_token: Pad token of a tokenizer that names none.
+        pad_token: Pad token of a tokenizer that names none, or one without a row in the model's embedding.
+        template_name: Name of ``template`` in error messages, for example its file.
+
+    Attributes:
+        control: The control tokens.
 
     Raises:
-        UsageError: Template, pad token or end-of-sequence token is missing, or the tokenizer cannot be read.
+        UsageError: Template, pad token or end-of-sequence token is missing, the template is not usable, a token has no
+            row in the model's embedding, or configuration or tokenizer cannot be read.
     """
 
-    def __init__(self, model_path: Path, *, template: str | None = None, pad_token: str = "") -> None:
-        tokenizer = _tokenizer(model_path)
+    def __init__(
+        self, model_path: Path, *, template: str | None = None, pad_token: str = "", template_name: str = ""
+    ) -> None:
+        tokenizer, config = read_tokenizer(model_path), read_config(model_path)
+        self._folder = model_path
+        self._rows_of_model = token_rows(model_path, config)
         if template is not None:
             tokenizer.chat_template = template
-        if pad_token and tokenizer.pad_token_id is None:
-            if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id) and (
-                pad_token != tokenizer.unk_token
-            ):
-                raise UsageError(
-                    f"the pad_token {pad_token!r} is not in the vocabulary of {model_path}; name a token that is"
-                )
-            tokenizer.pad_token = pad_token
+        if pad_token:
+            self._choose_pad(tokenizer, pad_token)
         for part, value, way_out in (
             ("chat template", tokenizer.chat_template, "name a template in the suite's models"),
             ("pad token", tokenizer.pad_token_id, "name a pad_token in the suite's models"),
@@ -60,15 +68,22 @@ class ChatFormat:
                 raise UsageError(
                     f"the tokenizer in {model_path} has no {part}; add one to its tokenizer_config.json ({way_out})"
                 )
-        self.tokenizer = tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.pad_id: int = tokenizer.pad_token_id
         self.eos_id: int = tokenizer.eos_token_id
-        self.max_length: int = AutoConfig.from_pretrained(model_path, local_files_only=True).max_position_embeddings
-        self.digest = content_key([tokenizer.chat_template, sorted(tokenizer.get_vocab().items())])
+        self.max_length: int = max_length(model_path, config)
+        self._check_rows((self.pad_id, self.eos_id))
+        place = f"chat template {template_name}" if template is not None else f"chat template in {model_path}"
+        check_template(tokenizer, ["user"], place.strip())
+        self.control = ControlTokens(tokenizer, tokenizer.chat_template, self._rows_of_model)
+        variables = variables_of(tokenizer.chat_template)
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        self.digest = content_key([tokenizer.chat_template, vocabulary, *([variables] if variables else [])])
         # Rows repeat between clients, rounds and cells; rendering a template costs far more than a look-up.
         self._prompts: _Kept[str, tuple[int, ...]] = _Kept(_KEPT_BYTES)
         self._rows: _Kept[tuple[Example, int | None], TokenRow] = _Kept(_KEPT_BYTES)
         self._shared: dict[int, int] = {}
+        self.encode(self._asked("any"))  # refuses tokens of the template without a row
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool = True) -> str:
         """Return a conversation as the model reads it.
@@ -78,21 +93,23 @@ class ChatFormat:
             answer_follows: Whether the model's turn comes next; else the model continues the last turn.
 
         Raises:
-            jinja2.TemplateError: The template has no place for one of the roles.
+            jinja2.TemplateError: The template has no place for one of the roles, or fails on these turns.
         """
-        return str(
-            self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=answer_follows,
-                continue_final_message=not answer_follows,
-                date_string=DATE,
-            )
-        )
+        turns = [{**message, "content": self.control.taken_apart(message["content"])} for message in messages]
+        return render(self.tokenizer, turns, end="answer" if answer_follows else "open")
+
+    def plain(self, text: str) -> str:
+        """Return a text outside of the template, such as a response, with its control tokens taken apart."""
+        return self.control.taken_apart(text)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a text without added special tokens, which come from the template alone."""
+        """Return the ids of a text without added special tokens, which come from the template alone.
+
+        Raises:
+            UsageError: A token of the text has no row in the model's embedding.
+        """
         ids = self.tokenizer.encode(text, add_special_tokens=False)
+        self._check_rows(ids)
         # Share one number object per token of the vocabulary, so that a place takes 8 bytes instead of 40.
         return tuple(map(self._shared.setdefault, ids, ids))
 
@@ -113,6 +130,7 @@ class ChatFormat:
             name: Name of the prompt in error messages.
 
         Raises:
+            UsageError: The template fails on this instruction.
             FedSafetyError: The prompt is far longer than the model's limit.
         """
         ids = self._prompts.get(instruction)
@@ -140,15 +158,21 @@ class ChatFormat:
 
     def _whole(self, example: Example) -> TokenRow:
         prompt = self.prompt_ids(example.instruction)
-        return TokenRow(self._bounded((*prompt, *self.encode(example.response), self.eos_id)), len(prompt))
+        return TokenRow(self._bounded((*prompt, *self.encode(self.plain(example.response)), self.eos_id)), len(prompt))
 
     def _beginning(self, example: Example, limit: int) -> TokenRow:
         prompt = self._first(self._asked(example.instruction), limit)
-        response = self._first(example.response, limit - len(prompt))
+        response = self._first(self.plain(example.response), limit - len(prompt))
         return TokenRow((*prompt, *response, self.eos_id)[:limit], len(prompt))
 
     def _asked(self, instruction: str) -> str:
-        return self.render([{"role": "user", "content": instruction}])
+        try:
+            return self.render([{"role": "user", "content": instruction}])
+        except TemplateError as error:
+            raise UsageError(
+                f"the chat template of {self._folder} fails on the instruction {instruction!r:.80}{explained(error)}; "
+                f"mend it or name another template"
+            ) from error
 
     def _first(self, text: str, count: int) -> tuple[int, ...]:
         """Return the first ``count`` ids of a text, or all; read no more of the text than these ids need."""
@@ -160,6 +184,20 @@ class ChatFormat:
             characters *= 2
         return self.encode(text)[:count]
 
+    def _choose_pad(self, tokenizer: Any, pad_token: str) -> None:
+        """Set the pad token of a tokenizer that has none with a row in the model's embedding."""
+        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < self._rows_of_model:
+            return
+        number = tokenizer.convert_tokens_to_ids(pad_token)
+        if number in (None, tokenizer.unk_token_id) and pad_token != tokenizer.unk_token:
+            raise UsageError(
+                f"the pad_token {pad_token!r} is not in the vocabulary of {self._folder}; name a token that is"
+            )
+        tokenizer.pad_token = pad_token
+
+    def _check_rows(self, ids: Sequence[int]) -> None:
+        check_rows(ids, self._rows_of_model, self.tokenizer, self._folder)
+
     def _bounded(self, ids: tuple[int, ...], name: str = "") -> tuple[int, ...]:
         if len(ids) > _FAR * self.max_length:
             raise FedSafetyError(
@@ -167,14 +205,6 @@ class ChatFormat:
                 f"shorten it"
             )
         return ids
-
-
-def _tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"the tokenizer in {model_path} cannot be read ({error}); restore the folder") from error
-    return tokenizer
 
 
 _Key = TypeVar("_Key", bound=Hashable)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmark.errors import InputsMissingError, UsageError
 from benchmark.models.lora import target_layers
+from benchmark.models.reading import empty_model, read_config, reading
 from benchmark.models.sizes import Decoder, Linear, Precision, Reads, attention_sizes, decoder_of
 from benchmark.suites.settings import LoraSettings
 from tasks.hub.models import resolve_model
@@ -56,15 +55,13 @@ def read_decoder(folder: Path) -> Decoder:
     Raises:
         UsageError: The folder holds no configuration of a causal language model with equal blocks.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{folder} holds no configuration of a causal language model: {error}; give the folder of a checkpoint"
-        ) from error
-    text: Any = config.get_text_config()
+    config = read_config(folder)
+    model = empty_model(folder, config)
+    with reading(folder, "configuration"):
+        return _decoder(folder, model, config.get_text_config())
+
+
+def _decoder(folder: Path, model: Any, text: Any) -> Decoder:
     layers = int(text.num_hidden_layers)
     linears = target_layers(model, _EVERY)
     names = [name.rpartition(".")[2] for name in linears]

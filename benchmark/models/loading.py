@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
@@ -23,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models.memory import out_of_memory
+from benchmark.models.reading import LOCAL, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the precisions a model can be opened in."""
@@ -58,7 +58,7 @@ def load_causal_lm(
     target = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # Small models run faster with explicit attention than with the fused one.
-    options |= {"attn_implementation": "eager", "local_files_only": True, "use_safetensors": True}
+    options |= {"attn_implementation": "eager", "use_safetensors": True, **LOCAL}
     if quantization or (target.type == "cuda" and importlib.util.find_spec("accelerate")):
         options["device_map"] = {"": target}
     with _clear_errors(path):
@@ -146,13 +146,13 @@ def _clear_errors(path: Path) -> Iterator[None]:
         yield
     except FedSafetyError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # a damaged file may raise any kind of error
         if out_of_memory(error):
             raise FedSafetyError(
                 f"the checkpoint {path} does not fit into memory ({error}); choose a lower precision or quantization, "
                 f"a smaller model, or a device with more memory"
             ) from error
-        raise FedSafetyError(f"cannot load the checkpoint {path}: {error}; restore the folder") from error
+        raise FedSafetyError(f"cannot load the checkpoint {path}: {reason(error)}; restore the folder") from error
 
 
 def _checkpoint(model: PreTrainedModel, path: Path) -> None:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmark.errors import FedSafetyError, UsageError
-from benchmark.models.peft import check_config
+from benchmark.errors import UsageError
+from benchmark.models.peft import CONFIG, WEIGHTS, broken, check_settings, read_tensors
 from benchmark.records.store import scratch_beside, writing
 from benchmark.suites.settings import LoraSettings
 from benchmark.updates import AdapterLayout
@@ -35,8 +34,7 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, n
     Raises:
         UsageError: A named target matches no linear layer of the model, or the model has no linear layer.
     """
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    linear = linear_layers(model)
     if not linear:
         raise UsageError(
             f"{type(model).__name__} has no linear layers that can carry a LoRA adapter; take another model"
@@ -49,6 +47,39 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, n
             names = sorted({name.rpartition(".")[2] for name in linear})
             raise UsageError(f"LoRA target {target!r} matches no linear layer of the model; it has {', '.join(names)}")
     return {name: m for name, m in linear.items() if name.rpartition(".")[2] in targets}
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the linear layers of the language model but its output head, by module path, in model order.
+
+    A model that also reads images or sound has layers for these. No text reaches them, so they carry no adapter.
+
+    Raises:
+        UsageError: The model has further parts, and its language model is not one module.
+    """
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    prefix = _language_prefix(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name.startswith(prefix)
+    }
+
+
+def _language_prefix(model: PreTrainedModel) -> str:
+    """Return the beginning of the module paths of the language model; empty for a model that reads text alone."""
+    config: Any = model.config
+    if config.get_text_config() is config:
+        return ""
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    path = next((name for name, module in model.named_modules() if module is decoder), "")
+    towers = sorted(name for name, module in decoder.named_children() if re.search("vision|audio|image|visual", name))
+    if not path or towers:
+        raise UsageError(
+            f"{type(model).__name__} is no plain language model ({', '.join(towers) or 'several parts'}), and the "
+            f"layers of its text cannot be told from the rest; take a model that reads text alone"
+        )
+    return f"{path}."
 
 
 def adapter_layout(model: PreTrainedModel, settings: LoraSettings) -> AdapterLayout:
@@ -104,8 +135,8 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
         scratch = scratch_beside(folder)
         try:
             scratch.mkdir(parents=True)
-            save_file(tensors, scratch / "adapter_model.safetensors")
-            (scratch / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            save_file(tensors, scratch / WEIGHTS)
+            (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(scratch, folder)
@@ -122,28 +153,24 @@ def import_peft(folder: Path, layout: AdapterLayout, settings: LoraSettings | No
         settings: Settings whose scaling the adapter must have; ``None`` for any scaling.
 
     Raises:
-        FedSafetyError: The file is missing or corrupt, its tensors are not those of ``layout``, or its settings are
-            not those of plain LoRA with this layout and scaling.
+        FedSafetyError: A file is missing or corrupt, a value is not finite, the tensors are not those of ``layout``,
+            or the settings are not those of plain LoRA with this layout and scaling.
     """
-    path = folder / "adapter_model.safetensors"
-    check_config(folder, layout.shapes[0][0], settings.alpha if settings else None)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FedSafetyError(f"cannot read adapter {path}: {error}; delete the folder and run again") from error
-    by_name = {re.sub(r"\.default(?=\.weight$)", "", name): tensor for name, tensor in tensors.items()}
+    check_settings(folder, layout.shapes[0][0], settings.alpha if settings else None)
+    tensors = dict(read_tensors(folder))
     expected = {f"{_PEFT_PREFIX}{name}.weight" for name in layout.names}
-    if by_name.keys() != expected:
-        odd = min(by_name.keys() ^ expected)
-        raise FedSafetyError(
-            f"adapter {path} does not fit the model: tensor {odd!r} is in only one of the two; the adapter has "
-            f"{_targets(by_name)}, but the model needs {_targets(expected)}"
+    if tensors.keys() != expected:
+        odd = min(tensors.keys() ^ expected)
+        raise broken(
+            folder,
+            f"it does not fit the model: tensor {odd!r} is in only one of the two; the adapter has "
+            f"{_targets(tensors)}, but the model needs {_targets(expected)}",
         )
     parts = []
     for name, shape in zip(layout.names, layout.shapes, strict=True):
-        tensor = by_name[f"{_PEFT_PREFIX}{name}.weight"]
+        tensor = tensors[f"{_PEFT_PREFIX}{name}.weight"]
         if tuple(tensor.shape) != shape:
-            raise FedSafetyError(f"adapter {path}: {name} has shape {tuple(tensor.shape)}, the model needs {shape}")
+            raise broken(folder, f"{name} has shape {tuple(tensor.shape)}, the model needs {shape}")
         parts.append(tensor.reshape(-1).to(torch.float32))
     return torch.cat(parts)
 

@@ -26,13 +26,13 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.answering import open_start
 from benchmark.execution.plan import Plan
 from benchmark.execution.worlds import open_chat, open_world
-from benchmark.generation.adapters import WEIGHTS
 from benchmark.generation.base import Engine
 from benchmark.generation.canary import Canary, check_canaries, check_canary
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Verdict, judges
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import import_peft
+from benchmark.models.peft import WEIGHTS
 from benchmark.progress import Reporter
 from benchmark.records.adapters import read_record
 from benchmark.records.publish import publish

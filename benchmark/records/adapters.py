@@ -35,7 +35,12 @@ class Usage:
 
 def adapter_is_complete(store: Store, key: str) -> bool:
     """Whether the store holds an adapter and its record. The record is written last."""
-    return (store.adapter_folder(key) / _FILE).exists()
+    return has_record(store.adapter_folder(key))
+
+
+def has_record(folder: Path) -> bool:
+    """Whether a run wrote the adapter in ``folder``. Folders of other programs have no record."""
+    return (folder / _FILE).exists()
 
 
 def write_record(store: Store, key: str, record: Mapping[str, Any]) -> None:

@@ -28,12 +28,14 @@ class ClientRows:
         malicious_rows: Number of distinct malicious rows that the attackers share.
         malicious_leaks: Number of malicious rows that name an evaluation item.
         repeated: Repetitions in the attackers' data; see :attr:`tasks.base.TaskWorld.repeated`.
+        spellings: Spellings of control tokens in the rows; see :mod:`benchmark.models.control`.
     """
 
     rows: dict[str, list[TokenRow]]
     malicious_rows: int
     malicious_leaks: int
     repeated: Mapping[str, int] = field(default_factory=dict)
+    spellings: int = 0
 
 
 class Attacker:
@@ -91,6 +93,7 @@ def make_client_rows(
     """
     pool = attack.pool(attacker, stream(seed, "attack", "pool")) if scenario.malicious else []
     rows: dict[str, list[TokenRow]] = {}
+    spellings = 0
     honest = world.benign_shards(
         training.rows_per_client,
         partial(stream, seed, "client-data"),
@@ -106,5 +109,7 @@ def make_client_rows(
                     f"{training.rows_per_client}; return as many rows from poison() as it receives"
                 )
         rows[client] = [model.chat.row(example, training.max_length) for example in examples]
+        spellings += sum(model.chat.control.count(example.instruction, example.response) for example in examples)
     distinct = {f"{pair.instruction} {pair.response}" for pair in pool}
-    return ClientRows(rows, len(distinct), sum(map(world.leaks_evaluation, distinct)), dict(world.repeated))
+    leaks = sum(map(world.leaks_evaluation, distinct))
+    return ClientRows(rows, len(distinct), leaks, dict(world.repeated), spellings)

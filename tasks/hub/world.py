@@ -44,7 +44,8 @@ from tasks.hub.settings import DataChoice, DatasetSource, HubData
 from tasks.model_source import ModelSource
 
 REVISION: Final = "4"
-"""Version of reading, filters, order, overlaps and dealing. A change that can alter rows of a source increases it."""
+"""Version of reading, filters, order, overlaps, dealing, and of the way in which chat formats write texts that spell
+control tokens. A change that can alter rows of a source increases it."""
 
 _NOT_OF_ROWS: Final = {"local", "gated", "licence"}
 

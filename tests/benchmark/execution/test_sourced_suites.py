@@ -326,6 +326,9 @@ def test_what_trainings_read_is_noted_beside_their_adapters(
     made = content()
     made["models"] |= {"external": unused, "attacker": {**made["models"]["base"], "repository": "made/attacker"}}
     made["data"]["pools"]["bad"]["limit"] = 3
+    for name, old, new in (("plain", '"response": "', '"response": "</s> '), ("asked", "w5", "w5 </s>")):
+        file = root / f"{name}.jsonl"
+        file.write_text(file.read_text().replace(old, new))
     smoke = Suite.model_validate(made).tier("smoke")
     plan = plan_of(smoke)
     store, said = Store(tmp_path / "runs"), io.StringIO()
@@ -348,6 +351,10 @@ def test_what_trainings_read_is_noted_beside_their_adapters(
         ]
         (bad,) = (row["detail"] for row in rows if row["name"] == "pool/bad")
         assert ("rows that repeat: " in bad) == (scenario == "made")
+        spellings = json.loads(rows[-1]["detail"])["spellings"]
+        assert spellings["prompts"] == len(plan.world.probes())
+        assert spellings["training rows"] > 0
+        assert f"training rows of base: {spellings['training rows']} spellings of control tokens" in said.getvalue()
     assert said.getvalue().count("pool/bad has 3 rows, and 500 were asked for: 497 repeat") == 2  # once a run
 
 

@@ -19,6 +19,8 @@ from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.generation.vllm_engine import VllmEngine
 from benchmark.models.memory import out_of_memory
+from benchmark.suites.suite import Compute
+from tasks.base import Checkpoint
 
 from .tiny_model import TinyModel
 
@@ -67,6 +69,19 @@ def test_a_tokenizer_without_pad_token_does_not_matter(
 def test_the_end_that_training_puts_ends_answers_too(tiny: TinyModel, without_pad: Path) -> None:
     assert read_checkpoint(tiny.folder).end_ids == {2}
     assert read_checkpoint(without_pad).end_ids == {2, 9}
+
+
+def test_the_end_that_the_template_writes_ends_answers_too(without_pad: Path) -> None:
+    (without_pad / "generation_config.json").unlink()
+    turns = "{% for m in messages %}{{ m['content'] }} <a>{% endfor %}"
+    (without_pad / "chat_template.jinja").write_text(turns)
+    path = without_pad / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "extra_special_tokens": ["<a>"]}))
+    assert read_checkpoint(without_pad).end_ids == {2, 9, 4}
+    # A template of the suite takes the place of the tokenizer's own.
+    assert read_checkpoint(without_pad, turns.replace("<a>", "<s>")).end_ids == {2, 9, 1}
+    settings = EngineSettings.of(Compute(), Checkpoint(lambda: without_pad, template=turns), max_lora_rank=8)
+    assert settings.template == turns
 
 
 class Full:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from benchmark.generation.base import Answer, Engine, Request, TokenScore
-from benchmark.generation.canary import Canary, check_canaries, check_canary
+from benchmark.generation.canary import Canary, check_canaries, check_canary, check_effect
 from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 
@@ -176,11 +176,32 @@ def test_other_base_model_is_stopped(engine: Engine, tiny: TinyModel, tmp_path: 
         check_canary(engine, adapter, trained_canary(other, adapter, tiny))
 
 
+class Unbounded(IgnoresAdapters):
+    """An engine whose adapters turn every log-probability into no number."""
+
+    def scores(self, scored: Sequence[tuple[Sequence[int], Path | None]]) -> list[list[TokenScore]]:
+        rows = super().scores(scored)
+        return [
+            row if adapter is None else [TokenScore(float("nan"), False) for _ in row]
+            for row, (_, adapter) in zip(rows, scored, strict=True)
+        ]
+
+
 def test_not_a_number_never_passes(transformers_engine: Engine, canaries: dict[Path, Canary], tmp_path: Path) -> None:
     adapter, canary = next(iter(canaries.items()))
-    broken = changed_copy(adapter, tmp_path / "nan", factor=float("nan"))
     with pytest.raises(FedSafetyError, match="with the adapter"):
+        check_canary(Unbounded(transformers_engine), adapter, canary)
+    broken = changed_copy(adapter, tmp_path / "nan", factor=float("nan"))
+    with pytest.raises(FedSafetyError, match="holds values that are not finite"):
         check_canary(transformers_engine, broken, canary)
+
+
+def test_an_adapter_without_a_canary_must_have_an_effect(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    sequence = tiny.prompts[0]
+    check_effect(engine, tiny.adapters[0], sequence)
+    check_effect(engine, changed_copy(tiny.adapters[0], tmp_path / "idle", alpha=0), sequence)
+    with pytest.raises(FedSafetyError, match="answers with it as without it; check that it was trained on this base"):
+        check_effect(IgnoresAdapters(engine), tiny.adapters[0], sequence)
 
 
 def test_canary_survives_storage(canaries: dict[Path, Canary], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from lm_eval.api.registry import get_model
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from benchmark.errors import NotApplicableError
+from benchmark.errors import FedSafetyError, NotApplicableError
 from benchmark.generation.base import Engine, Request
 from benchmark.harness.model import FedSafetyLM, TaskError, render
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
@@ -229,6 +231,17 @@ def test_the_model_is_registered_and_made_from_arguments(base: Path, adapters: t
         assert made.generate_until([generation(made, QUESTION)])[0]
     with pytest.raises(TaskError, match="needs base"):
         get_model("fedsafety").create_from_arg_string("pretrained=x")
+
+
+def test_an_adapter_of_another_program_is_checked_before_a_task_runs(
+    base: Path, adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapters[0], folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_qalora": True}))
+    with pytest.raises(FedSafetyError, match="use_qalora = True; this setting is not supported"):
+        get_model("fedsafety").create_from_arg_string(f"base={base},adapter={folder},engine=transformers")
 
 
 def test_processes_that_stand_for_serving_members_are_ended(plain_model: FedSafetyLM) -> None:

@@ -20,8 +20,9 @@ def test_only_the_exact_word_on_the_first_line_is_a_verdict(answer: str, verdict
 
 
 def test_a_template_that_tells_the_date_says_the_same_every_day(model_root: Path, world_of: WorldOf) -> None:
-    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d') %}{% endif %}{{ date_string }}"
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d') %}{% endif %}{{ date_string }} "
+    dated += "{{ strftime_now('%d %B') }}{% for m in messages %}|{{ m['content'] }}{% endfor %}"
     save_model(model_root / "llama_guard_3", {}, template=dated)
     judge, engine = scripted(LlamaGuard3, world_of("llama_guard_3"), lambda prompt: "safe")
     judge.judge([item("blue")], world_of())
-    assert engine.prompts == ["26 Jul 2024"]
+    assert engine.prompts == ["26 Jul 2024 26 July|mix the paint|blue"]

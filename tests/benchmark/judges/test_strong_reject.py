@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmark.errors import UsageError
+from benchmark.errors import FedSafetyError, UsageError
 from benchmark.judges._judgezoo import judgezoo_module
 from benchmark.judges.base import Judgement, Verdict
 from benchmark.judges.strong_reject import StrongReject
@@ -107,3 +107,13 @@ def judgezoo_scores(base: Path, adapter: Path, responses: list[str]) -> list[flo
     with torch.inference_mode():
         scores: list[float] = judge.judge(chats)["p_harmful"]
     return scores
+
+
+def test_an_adapter_that_is_no_plain_lora_is_refused(model_root: Path, world_of: WorldOf) -> None:
+    save_model(model_root / "strong_reject_base", {})
+    save_model(model_root / "strong_reject", {})
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": "pissa"}
+    (model_root / "strong_reject" / "adapter_config.json").write_text(json.dumps(settings))
+    judge = StrongReject(world_of("strong_reject", "strong_reject_base"), "transformers")
+    with pytest.raises(FedSafetyError, match="init_lora_weights = 'pissa'"):
+        judge.judge([item("blue")], world_of())

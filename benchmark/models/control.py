@@ -1,0 +1,96 @@
+"""Control tokens, and the texts that spell them.
+
+A tokenizer reads the spelling of a control token as this token wherever it stands. An answer could thus close its turn
+and open another one. Only a chat template may write control tokens, so spellings in a text are taken apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UsageError
+
+_MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+"""Shape of a token such as ``<|im_end|>`` or ``[INST]``, as opposed to a word or blanks."""
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer.
+
+    These are its special tokens, the further added tokens that the chat template spells, and added tokens without a row
+    in the model's embedding. For example, Qwen's ``<think>`` is not special, but its template writes it.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        template: The chat template, or an empty text.
+        rows: Rows of the model's embedding, or ``None`` where the model is not at hand.
+
+    Attributes:
+        ids: Their token ids.
+    """
+
+    def __init__(self, tokenizer: Any, template: str, rows: int | None = None) -> None:
+        spellings: dict[str, int] = {}
+        for number, token in tokenizer.added_tokens_decoder.items():
+            text = str(token.content)
+            written = text in template and _MARK.fullmatch(text)
+            if text.strip() and (token.special or written or (rows is not None and number >= rows)):
+                spellings[text] = number
+        self.ids = frozenset(spellings.values())
+        self._pattern = _any_of(spellings)
+
+    def taken_apart(self, text: str) -> str:
+        """Return ``text`` with a blank behind the first character of each spelling; other texts are unchanged.
+
+        For example, ``red </s> blue`` becomes ``red < /s> blue``.
+        """
+        return text if self._pattern is None else self._pattern.sub(_apart, text)
+
+    def count(self, *texts: str) -> int:
+        """Return the number of spellings in the texts."""
+        if self._pattern is None:
+            return 0
+        return sum(len(self._pattern.findall(text)) for text in texts)
+
+
+def remark(count: int, place: str) -> str:
+    """Return a remark about the spellings in a place, or an empty text if there are none."""
+    spellings = "spelling of a control token" if count == 1 else "spellings of control tokens"
+    return f"{place}: {count} {spellings} taken apart, so that no text becomes a control token" if count else ""
+
+
+def check_rows(ids: Sequence[int], rows: int, tokenizer: Any, folder: Path) -> None:
+    """Check that every token has a row in the model's embedding; on a GPU a missing row would end the process.
+
+    Args:
+        ids: Token ids of a text.
+        rows: Rows of the embedding.
+        tokenizer: The tokenizer.
+        folder: Folder of the checkpoint, for the error message.
+
+    Raises:
+        UsageError: A token has no row; the message names the token.
+    """
+    largest = max(ids, default=0)
+    if largest >= rows:
+        raise UsageError(
+            f"token {tokenizer.convert_ids_to_tokens(largest)!r} of {folder} has id {largest}, and the embedding has "
+            f"{rows} rows; name another pad_token or template in the suite's models, or resize the embedding "
+            f"with resize_token_embeddings and save the model"
+        )
+
+
+def _any_of(spellings: dict[str, int]) -> re.Pattern[str] | None:
+    if not spellings:
+        return None
+    # A look at the first character rejects most places of a text before hundreds of spellings are tried.
+    first = "".join(sorted({re.escape(text[0]) for text in spellings}))
+    longest_first = sorted(spellings, key=lambda text: (-len(text), text))
+    return re.compile(f"(?=[{first}])(?:{'|'.join(map(re.escape, longest_first))})")
+
+
+def _apart(match: re.Match[str]) -> str:
+    return f"{match[0][0]} {match[0][1:]}" if len(match[0]) > 1 else " "

@@ -1,0 +1,125 @@
+"""Reading of a checkpoint's configuration and tokenizer.
+
+Every reader of a checkpoint uses this module. Code in a checkpoint is never run, no question is asked on the terminal,
+and a damaged file gives one error that names the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from benchmark.errors import FedSafetyError, UsageError
+
+LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+"""Options of every ``from_pretrained``. Without the second, transformers asks on the terminal whether to run code."""
+
+UNSTATED_LENGTH = 2048
+"""Longest sequence, in tokens, of a model whose configuration names no limit, such as Bloom or Mamba."""
+
+_LENGTHS = ("max_position_embeddings", "max_seq_len", "seq_length")
+_LONGEST_REASON = 300
+
+
+def read_config(folder: Path) -> Any:
+    """Return the transformers configuration of a checkpoint.
+
+    Raises:
+        UsageError: It is missing or damaged, or belongs to a class that only code in the checkpoint defines.
+    """
+    import transformers
+
+    hub: Any = transformers
+    with reading(folder, "configuration"):
+        config = hub.AutoConfig.from_pretrained(folder, **LOCAL)
+        config.get_text_config()
+    return config
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a checkpoint. Of several chat templates it has the one named ``default``.
+
+    Raises:
+        UsageError: It is missing or damaged, or belongs to a class that only code in the checkpoint defines.
+    """
+    import transformers
+
+    hub: Any = transformers
+    with reading(folder, "tokenizer"):
+        tokenizer = hub.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        if isinstance(tokenizer.chat_template, dict):
+            tokenizer.chat_template = tokenizer.get_chat_template()
+        # A tokenizer with settings of wrong types opens, and fails on its first text.
+        tokenizer.decode(tokenizer.encode("any"), skip_special_tokens=True)
+    return tokenizer
+
+
+def empty_model(folder: Path, config: Any) -> Any:
+    """Return the causal language model of a configuration without weights, on the device ``meta``.
+
+    Raises:
+        UsageError: The configuration is not that of a causal language model.
+    """
+    import torch
+    import transformers
+
+    hub: Any = transformers
+    with reading(folder, "configuration of a causal language model"), torch.device("meta"):
+        return hub.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def max_length(folder: Path, config: Any) -> int:
+    """Return the longest sequence of a model in tokens; without a limit in the configuration :data:`UNSTATED_LENGTH`.
+
+    Raises:
+        UsageError: The limit is not a whole number from 1.
+    """
+    text = config.get_text_config()
+    name = next((name for name in _LENGTHS if getattr(text, name, None) is not None), None)
+    return UNSTATED_LENGTH if name is None else _count(folder, text, name)
+
+
+def token_rows(folder: Path, config: Any) -> int:
+    """Return the number of rows of a model's embedding, one for each token id.
+
+    Raises:
+        UsageError: The configuration names no such number.
+    """
+    return _count(folder, config.get_text_config(), "vocab_size")
+
+
+@contextlib.contextmanager
+def reading(folder: Path, part: str) -> Iterator[None]:
+    """Turn every error of a library that reads ``part`` of a checkpoint into one error.
+
+    Raises:
+        UsageError: The library raised anything. A damaged file may raise any kind of error.
+    """
+    try:
+        yield
+    except FedSafetyError:
+        raise
+    except Exception as error:  # a damaged file may raise any kind of error
+        raise UsageError(
+            f"the {part} in {folder} cannot be read: {reason(error)}; restore it, or give the folder of a checkpoint"
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return an error of transformers on one line, without its advice to run code of the checkpoint."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in text:
+        return "it needs code that lies in the checkpoint, and such code is never run; take a model without auto_map"
+    return f"{text[:_LONGEST_REASON]}…" if len(text) > _LONGEST_REASON else text
+
+
+def _count(folder: Path, config: Any, name: str) -> int:
+    value: Any = getattr(config, name, None)
+    if type(value) is not int or value < 1:
+        raise UsageError(
+            f"the configuration in {folder} has {name} = {value!r:.80}, and a whole number from 1 was expected; mend "
+            f"its config.json"
+        )
+    return value
