@@ -29,7 +29,7 @@ from defenses.base import Defense, defenses
 from tasks.base import task_worlds
 
 PRACTICE_SEED = 1
-"""A development seed: no scored row uses it."""
+"""Development seed, which no scored row uses."""
 
 _POSTHOC = PosthocSettings(examples=32, steps=4, batch_size=8, learning_rate=1e-3)
 _NEW_TOKENS = 24
@@ -146,7 +146,7 @@ def practice_server(
 
     Args:
         seed: Run seed of the server's data and of generated data.
-        owner: Name of the defense in its seed streams.
+        owner: Name of the defense in the names of seed streams.
         observed: Set to which the server adds a trait for each model that generates.
     """
     suite = find_suite("micro")

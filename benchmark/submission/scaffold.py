@@ -48,8 +48,8 @@ def new_defense(name: str, folder: Path, stages: Sequence[str] = ("aggregate",))
 
     Args:
         name: Registry id, which is also the name of the file.
-        folder: Folder of both files. It is made if it does not exist. For the folder ``defenses`` of a checkout, the
-            file of tests goes to ``tests/defenses`` instead.
+        folder: Folder of both files. The function makes a missing folder. For the folder ``defenses`` of a checkout,
+            the file of tests goes to ``tests/defenses`` instead.
         stages: Moments at which the defense acts. The file gets one hook for each of them.
 
     Raises:
@@ -80,7 +80,7 @@ def new_attack(name: str, folder: Path) -> Scaffold:
 
     Args:
         name: Registry id, which is also the name of the file.
-        folder: Folder of both files. It is made if it does not exist. For the folder ``attacks`` of a checkout, the
+        folder: Folder of both files. The function makes a missing folder. For the folder ``attacks`` of a checkout, the
             file of tests goes to ``tests/attacks`` instead.
 
     Raises:
@@ -108,7 +108,7 @@ def _write(kind: Kind, name: str, folder: Path, values: Mapping[str, object]) ->
 
 
 def _check_title(kind: Kind, name: str, title: str) -> None:
-    """Raise a :class:`UsageError` if ``fedsafety check`` would refuse the words of an id or of its title."""
+    """Raise a :class:`UsageError` if ``fedsafety check`` would refuse the id or the title."""
     if len(name) > LONGEST_ID:
         raise UsageError(f"{name[:40]!r}… has {len(name)} characters; an id has at most {LONGEST_ID}; shorten it")
     info = Info(id=name, title=title, description="Description of a new method.")
@@ -183,7 +183,7 @@ def _rendered(template: str, values: Mapping[str, object]) -> str:
 
 
 def _create(files: Mapping[Path, str]) -> None:
-    """Write all files, or none if one of them exists or cannot be written."""
+    """Write all files, or none if a file exists or cannot be written."""
     existing = [path for path in files if path.exists() or path.is_symlink()]
     if existing:
         raise UsageError(f"{existing[0]} exists and is not overwritten; choose another id or --folder")

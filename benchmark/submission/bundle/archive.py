@@ -1,7 +1,7 @@
 """Zip archives: safe reading of a stranger's archive, and writing in which equal content gives equal bytes.
 
-The reader accepts only relative names that stay inside the archive. It refuses links, devices and repeated names. It
-holds no more bytes in memory than the bounds below allow. It does not interpret the files.
+The reader accepts only relative names that stay inside the archive, refuses links, devices and repeated names, and
+holds no more bytes in memory than the bounds below allow. The reader does not interpret the files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bundle of a submission: the source of a method, its rows, and a manifest with the digests of all files.
 
-A bundle is a zip archive, or the folder that the archive unpacks to. It holds:
+A bundle is a zip archive, or the folder that the archive unpacks to. The archive holds:
 
 - ``manifest.json``: the :class:`Manifest`.
 - ``source/``: the files of the method.
@@ -122,7 +122,7 @@ class Manifest(_Model):
     schema_version: int
     """Version of the schemas of the tables."""
     package_version: str = Field(max_length=64)
-    """Version of this distribution that wrote the bundle."""
+    """Version of the distribution that wrote the bundle."""
     attack_params: dict[str, float | int | str | bool] = {}
     """Parameters of a submitted attack."""
     generator: Literal["vllm", "transformers"]
@@ -147,7 +147,7 @@ class Bundle:
 
     Attributes:
         name: Name of the file or folder.
-        digest: SHA-256 of the manifest. It covers all files because the manifest holds their digests.
+        digest: SHA-256 of the manifest, which covers all files because the manifest holds their digests.
         manifest: Manifest of the bundle.
         content: Bytes of every file by the file's name inside.
     """
@@ -284,7 +284,7 @@ def _place(module: str, path: Path) -> str:
 
 
 def _rows_bytes(name: str, rows: pa.Table) -> bytes:
-    """Return rows as a Parquet file. Its bytes depend neither on the order nor on the encoding of the rows."""
+    """Return rows as a Parquet file, whose bytes depend neither on the order nor on the encoding of the rows."""
     plain = pa.schema(
         [field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in TABLES[name]]
     )

@@ -40,8 +40,8 @@ def submit(
         licence: Licence of the source, or empty.
 
     Raises:
-        UsageError: The method is built in, has no finished rows, or has rows or a report of another version of its
-            source. Or a text is too long or cannot be shown.
+        UsageError: The method is built in or has no finished rows. The rows or the report are of another version of
+            the method. The author or the licence is too long or not printable.
         FedSafetyError: The archive cannot be written.
     """
     if submission.origin == BUILT_IN:
