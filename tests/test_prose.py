@@ -65,10 +65,10 @@ def rate(pattern: str) -> float:
 @pytest.mark.parametrize(
     ("name", "pattern", "ceiling"),
     [
-        ("semicolons", r";", 12.5),
-        ("programs that say, tell or know", r"\b(says?|said|tells?|told|knows?|knew)\b", 0.65),
-        ("nobody and whoever", r"\b(nobody|whoever|whatever|whichever)\b", 0.15),
-        ("is no X", r"\b(is|are|was|were) no [a-z]", 0.5),
+        ("semicolons", r";", 12.0),
+        ("programs that say, tell or know", r"\b(says?|said|tells?|told|knows?|knew)\b", 0.55),
+        ("nobody and whoever", r"\b(nobody|whoever|whatever|whichever)\b", 0.12),
+        ("is no X", r"\b(is|are|was|were) no [a-z]", 0.45),
     ],
 )
 def test_habits_of_the_old_prose_stay_below_their_ceiling(name: str, pattern: str, ceiling: float) -> None:
@@ -83,7 +83,7 @@ def test_a_module_begins_with_a_noun() -> None:
             r"(What|How|Which|Whose|Whether|Where|When|Why) ", ast.get_docstring(ast.parse(path.read_text())) or ""
         )
     ]
-    assert len(clauses) <= 6, clauses
+    assert len(clauses) <= 4, clauses
 
 
 def test_variables_are_nouns() -> None:
@@ -93,4 +93,4 @@ def test_variables_are_nouns() -> None:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 names[node.id] += 1
     count = sum(names[name] for name in PARTICIPLES)
-    assert count <= 0.025 * names.total(), {name: names[name] for name in sorted(PARTICIPLES) if names[name]}
+    assert count <= 0.02 * names.total(), {name: names[name] for name in sorted(PARTICIPLES) if names[name]}

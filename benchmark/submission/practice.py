@@ -1,6 +1,7 @@
-"""Fixtures for a method's own tests: the method from its file, a small round, a server, an attacker's resources.
+"""Fixtures for the tests of a method: its instance, one small round, a server and the resources of an attacker.
 
-Server and resources are the real ones, on the embedded `micro` world with few training steps.
+The server and the resources have the classes that a run uses. Both act on the embedded world ``micro``. The server
+trains with few steps.
 """
 
 from __future__ import annotations
@@ -28,30 +29,36 @@ from defenses.base import Defense, defenses
 from tasks.base import task_worlds
 
 PRACTICE_SEED = 1
-"""A development seed: no scored row uses it."""
+"""Development seed, which no scored row uses."""
 
 _POSTHOC = PosthocSettings(examples=32, steps=4, batch_size=8, learning_rate=1e-3)
 _NEW_TOKENS = 24
 
 
-def load_defense(which: Path | str) -> Defense:
-    """Return a fresh instance of the defense in a file, or of a registered one.
+def load_defense(method: Path | str) -> Defense:
+    """Return a new instance of a defense.
+
+    Args:
+        method: File of the defense, or its registry id.
 
     Raises:
-        UsageError: The defense is unknown, or it cannot be imported.
+        UsageError: The defense is unknown or cannot be imported.
     """
-    submission = find_method(str(which), DEFENSE)
+    submission = find_method(str(method), DEFENSE)
     adopt((submission,), isolated=False)
     return defenses.get(submission.id).create()
 
 
-def load_attack(which: Path | str) -> Attack:
-    """Return a fresh instance of the attack in a file, or of a registered one.
+def load_attack(method: Path | str) -> Attack:
+    """Return a new instance of an attack.
+
+    Args:
+        method: File of the attack, or its registry id.
 
     Raises:
-        UsageError: The attack is unknown, or it cannot be imported.
+        UsageError: The attack is unknown or cannot be imported.
     """
-    submission = find_method(str(which), ATTACK)
+    submission = find_method(str(method), ATTACK)
     adopt((submission,), isolated=False)
     return attacks.get(submission.id).create()
 
@@ -63,13 +70,13 @@ def one_round(
     counts: Sequence[float] | None = None,
     seed: int = 0,
 ) -> tuple[Updates, RoundContext]:
-    """Return the updates and the context of a run of one round.
+    """Return the updates and the context of the first round of a run that has one round.
 
     Args:
-        rows: One update per client, ``[n][d]``.
-        declared_malicious: The declared bound f.
-        counts: Training rows that the clients report; all 1 by default.
-        seed: Seed of the defense's own stream.
+        rows: Updates of the clients, ``[n][d]``.
+        declared_malicious: Declared bound f on the number of malicious clients.
+        counts: Number of training rows that each client reports. The default is 1 for every client.
+        seed: Seed of the generator in the context.
     """
     matrix = torch.as_tensor(rows, dtype=torch.float32)
     participants, dimension = matrix.shape
@@ -90,10 +97,10 @@ def one_round(
 
 
 class PracticeServer(MeteredServer):
-    """A metered server that records which of its models generate.
+    """Metered server that records which of its models generate.
 
     Args:
-        observed: Set that receives the trait of each call, for example ``Trait.GENERATES``.
+        observed: Set to which the server adds the trait of each call, for example ``Trait.GENERATES``.
         *arguments: Arguments of :class:`MeteredServer`.
     """
 
@@ -102,21 +109,21 @@ class PracticeServer(MeteredServer):
         self._observed = observed
 
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+        """Return the answers of the global model with ``adapter`` (``[d]``), or of the starting model for ``None``."""
         self._observed.add(Trait.GENERATES)
         return super().generate(prompts, adapter=adapter, temperature=temperature)
 
     def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
-        """Return answers of the external model."""
+        """Return the answers of the external model."""
         self._observed.add(Trait.GENERATES_EXTERNAL)
         return super().generate_external(prompts, temperature=temperature)
 
 
 class PracticeAttacker(Attacker):
-    """An attacker's resources that record whether the attacker's model generates.
+    """Resources of an attacker that record whether the attacker's model generates.
 
     Args:
-        observed: Set that receives ``Trait.GENERATES``.
+        observed: Set to which a call of the model adds ``Trait.GENERATES``.
         *arguments: Arguments of :class:`Attacker`.
     """
 
@@ -125,7 +132,7 @@ class PracticeAttacker(Attacker):
         self._observed = observed
 
     def generate(self, prompts: list[str], rng: np.random.Generator, *, temperature: float) -> list[str]:
-        """Return answers of the attacker's model; temperature 0 is greedy."""
+        """Return the answers of the attacker's model, decoded greedily at temperature 0."""
         self._observed.add(Trait.GENERATES)
         return super().generate(prompts, rng, temperature=temperature)
 
@@ -133,12 +140,14 @@ class PracticeAttacker(Attacker):
 def practice_server(
     seed: int = PRACTICE_SEED, owner: str = "practice", observed: set[Trait] | None = None
 ) -> PracticeServer:
-    """Return a server with the micro world's data and models; its ``usage`` counts what a method uses.
+    """Return a server with the data and the models of the world ``micro``.
+
+    The server's attribute ``usage`` counts the data and the model calls that a method uses.
 
     Args:
         seed: Run seed of the server's data and of generated data.
-        owner: Name of the defense's own streams.
-        observed: Set that receives a trait for each model that generates.
+        owner: Name of the defense in the names of seed streams.
+        observed: Set to which the server adds a trait for each model that generates.
     """
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()
@@ -156,10 +165,10 @@ def practice_server(
 
 
 def practice_resources(observed: set[Trait] | None = None) -> PracticeAttacker:
-    """Return the resources of malicious clients in the micro world.
+    """Return the resources of the malicious clients in the world ``micro``.
 
     Args:
-        observed: Set that receives a trait if the attacker's model generates.
+        observed: Set to which the resources add ``Trait.GENERATES`` if the attacker's model generates.
     """
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()

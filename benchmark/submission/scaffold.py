@@ -1,4 +1,7 @@
-"""First file of a new method, with its test; it runs at once and behaves like the simplest method."""
+"""First file of a new method and first file of its tests.
+
+The new method runs without an edit. A new defense behaves like ``fedavg``, a new attack like ``unaligned_data``.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.errors import UsageError, unknown_name
 from benchmark.methods.kinds import ATTACK, DEFENSE, Kind
-from benchmark.methods.source import ID_PATTERN
+from benchmark.methods.source import BUILT_IN, ID_PATTERN
 from benchmark.methods.wording import claim_in, holder_of_title
 from benchmark.registry import Info
 from defenses.base import Stage
 
 LONGEST_ID = Info.longest["title"]
-"""Most characters of a new id: its words are the first title."""
+"""Most characters of a new id. The bound is that of titles because the words of the id become the first title."""
 STAGES = tuple(stage.value for stage in Stage)
-"""The moments at which a defense may act, in their order."""
+"""Names of the moments at which a defense may act, in the order of a run."""
 
 
 @dataclass(frozen=True)
 class Scaffold:
-    """What was written.
+    """Files of a new method.
 
     Attributes:
-        method: The method's file.
-        test: Its test's file.
-        in_project: Whether both lie in the project's own folders.
+        method: File of the method.
+        test: File of the method's tests.
+        in_project: Whether the files lie in the folders of a checkout of the project.
     """
 
     method: Path
@@ -41,47 +44,47 @@ class Scaffold:
 
 
 def new_defense(name: str, folder: Path, stages: Sequence[str] = ("aggregate",)) -> Scaffold:
-    """Write a defense that behaves as FedAvg, and its test.
+    """Write a defense that behaves like FedAvg, and its tests.
 
     Args:
-        name: Registry id, which becomes the file's name.
-        folder: Where to; made if missing. The project's own ``defenses`` folder takes the defense, and the folder of
-            its tests the test.
-        stages: When it acts; each gives a hook to fill.
+        name: Registry id, which is also the name of the file.
+        folder: Folder of both files. The function makes a missing folder. For the folder ``defenses`` of a checkout,
+            the file of tests goes to ``tests/defenses`` instead.
+        stages: Moments at which the defense acts. The file gets one hook for each of them.
 
     Raises:
-        UsageError: The id cannot be one or is taken, a stage is unknown, or a file is there already.
+        UsageError: The id is invalid or taken, a stage is unknown, or one of the files exists.
     """
     for stage in stages:
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
-    chosen = tuple(stage for stage in STAGES if stage in stages)
-    if not chosen:
-        raise UsageError(f"a defense acts at one moment at least; name one of {', '.join(STAGES)}")
+    stages = tuple(stage for stage in STAGES if stage in stages)
+    if not stages:
+        raise UsageError(f"the defense has no stage, but a defense acts at least once; name one of {', '.join(STAGES)}")
     imports = {"Defense", "Knowledge", "Stage", "register"}
-    imports |= {"Server"} if {"prepare", "finalize"} & set(chosen) else set()
-    imports |= {"Prompt"} if "serve" in chosen else set()
-    practice = {"load_defense"}
-    practice |= {"one_round"} if "aggregate" in chosen else set()
-    practice |= {"practice_server"} if {"prepare", "finalize"} & set(chosen) else set()
+    imports |= {"Server"} if {"prepare", "finalize"} & set(stages) else set()
+    imports |= {"Prompt"} if "serve" in stages else set()
+    fixtures = {"load_defense"}
+    fixtures |= {"one_round"} if "aggregate" in stages else set()
+    fixtures |= {"practice_server"} if {"prepare", "finalize"} & set(stages) else set()
     return _write(
         DEFENSE,
         name,
         folder,
-        {"stages": chosen, "imports": _import_list(imports), "practice": ", ".join(sorted(practice))},
+        {"stages": stages, "imports": _import_list(imports), "fixtures": ", ".join(sorted(fixtures))},
     )
 
 
 def new_attack(name: str, folder: Path) -> Scaffold:
-    """Write an attack that behaves as ``unaligned_data``, and its test.
+    """Write an attack that behaves like ``unaligned_data``, and its tests.
 
     Args:
-        name: Registry id, which becomes the file's name.
-        folder: Where to; made if missing. The project's own ``attacks`` folder takes the attack, and the folder of its
-            tests the test.
+        name: Registry id, which is also the name of the file.
+        folder: Folder of both files. The function makes a missing folder. For the folder ``attacks`` of a checkout, the
+            file of tests goes to ``tests/attacks`` instead.
 
     Raises:
-        UsageError: The id cannot be one or is taken, or a file is there already.
+        UsageError: The id is invalid or taken, or one of the files exists.
     """
     return _write(ATTACK, name, folder, {})
 
@@ -91,8 +94,7 @@ def _write(kind: Kind, name: str, folder: Path, values: Mapping[str, object]) ->
     in_project = _is_project_folder(kind, folder)
     tests = folder.resolve().parent / "tests" / kind.package if in_project else folder
     files = Scaffold(folder / f"{name}.py", tests / f"test_{name}.py", in_project)
-    words = name.replace("_", " ").strip()
-    title = " ".join(words.split()).capitalize()
+    title = " ".join(name.replace("_", " ").split()).capitalize()
     _check_title(kind, name, title)
     class_name = "".join(part.capitalize() for part in name.split("_"))
     values = {**values, "id": name, "title": title, "name": class_name, "in_project": in_project}
@@ -106,32 +108,32 @@ def _write(kind: Kind, name: str, folder: Path, values: Mapping[str, object]) ->
 
 
 def _check_title(kind: Kind, name: str, title: str) -> None:
-    """Raise a :class:`UsageError` if a check would refuse the words of an id or the title that it gives."""
+    """Raise a :class:`UsageError` if ``fedsafety check`` would refuse the id or the title."""
     if len(name) > LONGEST_ID:
         raise UsageError(f"{name[:40]!r}… has {len(name)} characters; an id has at most {LONGEST_ID}; shorten it")
-    info = Info(id=name, title=title, description="What every new file begins with.")
+    info = Info(id=name, title=title, description="Description of a new method.")
     if claim := claim_in(info):
-        raise UsageError(f"{claim}, which only the benchmark gives to a method; choose an id without it")
+        raise UsageError(f"{claim}, which only the benchmark gives to a method; choose an id without this word")
     if holder := holder_of_title(title, kind.name, name):
-        raise UsageError(f"{name!r} gives the title {title!r}, which is that of {holder}; try 'my_{name}'")
+        raise UsageError(f"the id {name!r} gives the title {title!r}, which {holder} has; try 'my_{name}'")
 
 
 def _check_id(kind: Kind, name: str) -> None:
-    """Raise a :class:`UsageError` unless a method may be called ``name``."""
+    """Raise a :class:`UsageError` unless ``name`` may be the id of a new method."""
     if not ID_PATTERN.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be an id: ids are made of lower-case letters, digits and underscores and begin with a "
+            f"{name!r} cannot be an id: an id consists of lower-case letters, digits and underscores and begins with a "
             f"letter{_suggestion(name)}"
         )
     if keyword.iskeyword(name):
-        raise UsageError(f"{name!r} is a word of the Python language and cannot name a module; try 'my_{name}'")
+        raise UsageError(f"{name!r} is a keyword of Python and cannot name a module; try 'my_{name}'")
     if name.startswith("test_"):
         raise UsageError(
-            f"{name!r} begins with 'test_', by which pytest knows tests; try {name.removeprefix('test_') or 'mine'!r}"
+            f"{name!r} begins with 'test_', by which pytest finds tests; try {name.removeprefix('test_') or 'mine'!r}"
         )
     if name in kind.registry.names():
         _, origin = kind.registry.holder(name)
-        raise UsageError(f"{kind} {name!r} is taken: it is {_holder(origin)}; try 'my_{name}'")
+        raise UsageError(f"{kind} {name!r} exists and is {_provenance(origin)}; try 'my_{name}'")
     package = kind.package
     if importlib.util.find_spec(f"{package}.{name}") is not None:
         raise UsageError(f"{name!r} is taken by a module of the project, {package}/{name}.py; try 'my_{name}'")
@@ -142,18 +144,20 @@ def _check_id(kind: Kind, name: str) -> None:
 
 
 def _suggestion(name: str) -> str:
-    """Return the words that propose an id made from ``name``; none if nothing is left of it."""
+    """Return the part of a message that proposes an id, or an empty text if ``name`` gives no valid id."""
     letters = "".join(c if c.isascii() and c.isalnum() else "_" for c in name.lower())
-    proposed = "_".join(filter(None, letters.split("_"))).lstrip("0123456789_")
-    return f"; try {proposed!r}" if ID_PATTERN.fullmatch(proposed) and not keyword.iskeyword(proposed) else ""
+    proposal = "_".join(filter(None, letters.split("_"))).lstrip("0123456789_")
+    return f"; try {proposal!r}" if ID_PATTERN.fullmatch(proposal) and not keyword.iskeyword(proposal) else ""
 
 
-def _holder(origin: str) -> str:
-    return origin if origin == "built-in" or origin.startswith("file ") else f"offered by the package {origin!r}"
+def _provenance(origin: str) -> str:
+    if origin == BUILT_IN:
+        return origin
+    return f"defined in {origin}" if origin.startswith("file ") else f"offered by the package {origin!r}"
 
 
 def _is_project_folder(kind: Kind, folder: Path) -> bool:
-    """Whether ``folder`` is the package of a checkout whose modules are the built-in methods, tests beside it."""
+    """Return whether ``folder`` is the package of the built-in methods in a checkout that has tests of them."""
     resolved = folder.resolve()
     return (
         resolved.name == kind.package
@@ -173,16 +177,16 @@ def _rendered(template: str, values: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Python, not HTML; every value is checked to be an identifier or a known word
+        autoescape=False,  # noqa: S701 - the text is Python and not HTML, and every value consists of checked names
     )
     return environment.get_template(template).render(values)
 
 
 def _create(files: Mapping[Path, str]) -> None:
-    """Write all files, or none. What exists is never written to."""
-    there = [path for path in files if path.exists() or path.is_symlink()]
-    if there:
-        raise UsageError(f"{there[0]} exists and is not overwritten; choose another id or --folder")
+    """Write all files, or none if a file exists or cannot be written."""
+    existing = [path for path in files if path.exists() or path.is_symlink()]
+    if existing:
+        raise UsageError(f"{existing[0]} exists and is not overwritten; choose another id or --folder")
     with ExitStack() as undo:
         try:
             for path, text in files.items():

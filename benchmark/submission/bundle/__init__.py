@@ -1,1 +1,1 @@
-"""Bundles: one file with a method's source, its rows and digests of both, made and read."""
+"""Bundles, each of which holds the source of a method, the rows of the method, and digests of both."""

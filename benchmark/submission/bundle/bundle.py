@@ -1,8 +1,13 @@
-"""One file that holds a submission: its source, its rows, what they were made from, and digests of all of it.
+"""Bundle of a submission: the source of a method, its rows, and a manifest with the digests of all files.
 
-A bundle is a zip archive, or the folder that one unpacks to, with ``manifest.json``, the method's own files under
-``source/``, tables of rows under ``rows/`` and, where there is one, the report of ``fedsafety check`` as
-``check.json``. The same rows and the same source give the same bytes. The manifest's SHA-256 names the bundle.
+A bundle is a zip archive, or the folder that the archive unpacks to. The archive holds:
+
+- ``manifest.json``: the :class:`Manifest`.
+- ``source/``: the files of the method.
+- ``rows/``: one Parquet file for each table of :data:`BUNDLED`.
+- ``check.json``: the report of ``fedsafety check``, if the author adds the report.
+
+Equal rows and equal source give equal bytes. The SHA-256 of the manifest names the bundle.
 """
 
 from __future__ import annotations
@@ -34,16 +39,19 @@ MANIFEST, CHECK, SOURCE, ROWS = "manifest.json", "check.json", "source", "rows"
 BUNDLED = ("catalog", "cells", "probes", "responses", "rounds", "verdicts")
 """Tables that a bundle holds."""
 MAX_ROWS = {"cells": 20_000, "catalog": 2_000, "probes": 100_000}
+"""Most rows of a table."""
 MAX_ROWS_OF_OTHERS = 10_000_000
+"""Most rows of a table that :data:`MAX_ROWS` does not name."""
 MAX_TABLE_BYTES = 1024**3
-"""Bytes of one table in memory."""
+"""Most bytes of one table in memory."""
 LONGEST_AUTHOR, LONGEST_LICENCE = 500, 200
 """Most characters of the author's name and of the licence."""
 MAX_MANIFEST_BYTES = 1024**2
+"""Most bytes of the manifest."""
 MAX_SOURCE_BYTES = 512 * 1024
-"""Bytes of one source file. Reading a program takes a thousand times its size in memory."""
+"""Most bytes of one source file. The bound is low because parsing takes a thousand times the file's size in memory."""
 MAX_SOURCES_BYTES = 4 * MAX_SOURCE_BYTES
-"""Bytes of all source files."""
+"""Most bytes of all source files together."""
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _ORDER = {
@@ -54,6 +62,7 @@ _ORDER = {
     "probes": ("probe_set", "probe_id"),
     "catalog": ("kind", "id", "settings"),
 }
+"""Columns by which :func:`pack` sorts the rows of each table, so that equal rows give equal bytes."""
 
 
 class _Model(BaseModel):
@@ -75,51 +84,51 @@ class PackedFile(_Model):
     """One file of a bundle."""
 
     path: str
-    """Name inside the bundle."""
+    """Name of the file inside the bundle."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of its bytes."""
+    """SHA-256 of the file."""
     size: int = Field(ge=0)
-    """Bytes."""
+    """Number of bytes of the file."""
 
 
 class Manifest(_Model):
-    """Manifest of a bundle, written by its author."""
+    """Manifest of a bundle, as the bundle's author wrote it."""
 
     bundle_version: Literal[1] = 1
     """Version of this format."""
     kind: Annotated[str, AfterValidator(_kind)]
-    """What is submitted."""
+    """Kind of the method."""
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
-    """Registry id."""
+    """Registry id of the method."""
     module: str = Field(pattern=f"^{_MODULE.pattern}$", max_length=150)
-    """Module that registers it."""
+    """Module that registers the method."""
     modules: dict[str, str] = Field(min_length=1)
-    """File inside the bundle by the name of the module it is."""
+    """Name of each module's file inside the bundle, by module name."""
     source_digest: str = Field(pattern=r"^[0-9a-f]{32}$")
-    """Digest of the normalised source; part of the keys of all rows."""
+    """Digest of the normalised source. The keys of all rows depend on the digest."""
     info: dict[str, Any]
-    """Metadata of the method as it registered itself."""
+    """Metadata with which the method registers itself."""
     author: Annotated[str, AfterValidator(_one_line)] = Field(default="", max_length=LONGEST_AUTHOR)
-    """Name of the author; may be empty."""
+    """Name of the author, or empty."""
     licence: Annotated[str, AfterValidator(_one_line)] = Field(default="", max_length=LONGEST_LICENCE)
-    """Licence of the source; may be empty."""
-    # An id and never a path, so that a bundle cannot name a file of the verifier.
+    """Licence of the source, or empty."""
+    # The pattern admits ids and no paths, so that a bundle cannot name a file on the verifier's machine.
     suite: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
-    """Suite id."""
+    """Id of the suite."""
     suite_version: str = Field(max_length=64)
-    """Suite version."""
+    """Version of the suite."""
     protocol_version: str = Field(max_length=64)
-    """Protocol version."""
+    """Version of the protocol."""
     schema_version: int
-    """Version of the rows' columns."""
+    """Version of the schemas of the tables."""
     package_version: str = Field(max_length=64)
-    """Version of this package."""
+    """Version of the distribution that wrote the bundle."""
     attack_params: dict[str, float | int | str | bool] = {}
     """Parameters of a submitted attack."""
     generator: Literal["vllm", "transformers"]
     """Kind of engine that answered the probes."""
     environments: tuple[dict[str, Any], ...]
-    """Where rows were made: the environments that occur in the cells."""
+    """Distinct environments of the cells."""
     scenarios: tuple[str, ...]
     """Scenarios of the cells."""
     seeds: tuple[int, ...]
@@ -127,20 +136,20 @@ class Manifest(_Model):
     cells: int
     """Number of cells."""
     notices: tuple[Annotated[str, Field(max_length=LONGEST_NOTICE)], ...] = Field(default=(), max_length=MOST_NOTICES)
-    """What is missing or failed, in words."""
+    """Sentences about failed cells and about scenarios and seeds that the bundle lacks."""
     files: tuple[PackedFile, ...]
-    """Every file but this one."""
+    """All files of the bundle but the manifest."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read: every file is known and has its digest.
+    """A bundle in memory. The manifest lists every other file with its digest.
 
     Attributes:
-        name: File or folder name.
-        digest: SHA-256 of the manifest; it covers everything, since that has the digests of all files.
-        manifest: What the bundle says of itself.
-        content: Bytes of every file by its name inside.
+        name: Name of the file or folder.
+        digest: SHA-256 of the manifest, which covers all files because the manifest holds their digests.
+        manifest: Manifest of the bundle.
+        content: Bytes of every file by the file's name inside.
     """
 
     name: str
@@ -152,13 +161,13 @@ class Bundle:
         """Return the rows of one table.
 
         Raises:
-            FedSafetyError: The file is not Parquet of that table and schema version, is too large, lacks values,
-                or holds values that cannot be right.
+            FedSafetyError: The file is not a Parquet file of this table and of the present schema version, is too
+                large, lacks values, or holds impossible values.
         """
         return _read_rows(name, self.content[f"{ROWS}/{name}.parquet"])
 
     def unpack_source(self, folder: Path) -> MethodSource:
-        """Write the method's files below ``folder`` and return the source; nothing of the method is imported."""
+        """Write the files of the method below ``folder`` and return the source. No code of the method runs."""
         files = []
         for module, path in sorted(self.manifest.modules.items()):
             place = folder / Path(path).relative_to(SOURCE)
@@ -172,15 +181,15 @@ class Bundle:
 
 
 def pack(
-    manifest: Mapping[str, Any], source: MethodSource, tables: Mapping[str, pa.Table], check: bytes | None
+    fields: Mapping[str, Any], source: MethodSource, tables: Mapping[str, pa.Table], check: bytes | None
 ) -> Bundle:
     """Return a bundle of a method's files and rows.
 
     Args:
-        manifest: The fields of :class:`Manifest` but those about files.
+        fields: Fields of :class:`Manifest` except ``modules`` and ``files``.
         source: The method.
         tables: Rows of each table of :data:`BUNDLED`.
-        check: Report of ``fedsafety check``.
+        check: JSON report of ``fedsafety check``, or ``None``.
     """
     modules = {module: f"{SOURCE}/{_place(module, path)}" for module, path in source.files}
     content = {modules[module]: path.read_bytes() for module, path in source.files}
@@ -191,13 +200,17 @@ def pack(
         PackedFile(path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         for name, data in sorted(content.items())
     ]
-    made = Manifest(**manifest, modules=modules, files=tuple(files))
-    text = json.dumps(made.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
-    return Bundle(made.id, hashlib.sha256(text).hexdigest(), made, content | {MANIFEST: text})
+    manifest = Manifest(**fields, modules=modules, files=tuple(files))
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
+    return Bundle(manifest.id, hashlib.sha256(text).hexdigest(), manifest, content | {MANIFEST: text})
 
 
 def write_bundle(bundle: Bundle, path: Path) -> None:
-    """Write a bundle as a zip archive, in one step."""
+    """Write a bundle as a zip archive in one step.
+
+    Raises:
+        FedSafetyError: The archive cannot be written.
+    """
     write_archive(path, bundle.content)
 
 
@@ -206,19 +219,20 @@ def read_bundle(path: Path) -> Bundle:
 
     Raises:
         UsageError: The file or folder does not exist.
-        FedSafetyError: It is not a bundle of this format, breaks a bound, or a file does not have its digest.
+        FedSafetyError: The file or folder is not a bundle of this format, breaks a bound, or holds a file that does
+            not have the digest in the manifest.
     """
     content = read_archive(path)
     if MANIFEST not in content:
-        raise ArchiveError(f"it holds no {MANIFEST}; make bundles with `fedsafety submit`")
+        raise ArchiveError(f"the bundle holds no {MANIFEST}; write bundles with `fedsafety submit`")
     if len(content[MANIFEST]) > MAX_MANIFEST_BYTES:
-        raise ArchiveError(f"its {MANIFEST} has {len(content[MANIFEST])} bytes; {MAX_MANIFEST_BYTES} are allowed")
+        raise ArchiveError(f"{MANIFEST} has {len(content[MANIFEST])} bytes; {MAX_MANIFEST_BYTES} are allowed")
     try:
         manifest = Manifest.model_validate_json(content[MANIFEST])
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or MANIFEST
-        raise ArchiveError(f"its {MANIFEST} is not one of this format: {where}: {problem['msg']}") from error
+        raise ArchiveError(f"{MANIFEST} breaks the format of bundles: {where}: {problem['msg']}") from error
     _check_files(manifest, content)
     _check_modules(manifest)
     return Bundle(path.name, hashlib.sha256(content[MANIFEST]).hexdigest(), manifest, content)
@@ -231,35 +245,35 @@ def _check_files(manifest: Manifest, content: Mapping[str, bytes]) -> None:
         raise ArchiveError(f"{name!r} {rule}; a bundle holds exactly the files that it lists")
     for name, file in sorted(listed.items()):
         if hashlib.sha256(content[name]).hexdigest() != file.sha256 or len(content[name]) != file.size:
-            raise ArchiveError(f"{name!r} is not the file that was packed: its digest is another")
-    known = {f"{ROWS}/{name}.parquet" for name in BUNDLED} | set(manifest.modules.values())
-    if missing := sorted(known - listed.keys()):
-        raise ArchiveError(f"it lacks {missing[0]!r}")
-    if foreign := sorted(listed.keys() - known - {CHECK}):
-        raise ArchiveError(f"{foreign[0]!r} has no place in a bundle")
+            raise ArchiveError(f"{name!r} is not the file that was packed: its digest or size differs")
+    required = {f"{ROWS}/{name}.parquet" for name in BUNDLED} | set(manifest.modules.values())
+    if missing := sorted(required - listed.keys()):
+        raise ArchiveError(f"the bundle lacks {missing[0]!r}")
+    if surplus := sorted(listed.keys() - required - {CHECK}):
+        raise ArchiveError(f"{surplus[0]!r} has no place in a bundle")
 
 
 def _check_modules(manifest: Manifest) -> None:
-    """Refuse modules that are another's, or that could hide another's: only the method's own code is brought."""
+    """Raise an :class:`ArchiveError` for a module that could hide a module of the benchmark or of another package."""
     package = manifest.module.partition(".")[0]
-    own = f"{KINDS[manifest.kind].package}.{manifest.id}"
-    if package in OWN_PACKAGES and (manifest.module != own or set(manifest.modules) != {own}):
+    file_module = f"{KINDS[manifest.kind].package}.{manifest.id}"
+    if package in OWN_PACKAGES and (manifest.module != file_module or set(manifest.modules) != {file_module}):
         raise ArchiveError(
-            f"module {manifest.module!r} would stand in a package of the benchmark; a {manifest.kind} in one file is "
-            f"{own!r} and brings no other module"
+            f"module {manifest.module!r} would stand in a package of the benchmark; a method in one file has the "
+            f"module {file_module!r} and brings no other module"
         )
     sizes = {file.path: file.size for file in manifest.files}
     total = sum(sizes[path] for path in manifest.modules.values())
     if total > MAX_SOURCES_BYTES or any(sizes[path] > MAX_SOURCE_BYTES for path in manifest.modules.values()):
         raise ArchiveError(
-            f"its source has {total} bytes; {MAX_SOURCE_BYTES} a file and {MAX_SOURCES_BYTES} together are allowed"
+            f"the source has {total} bytes; {MAX_SOURCE_BYTES} a file and {MAX_SOURCES_BYTES} together are allowed"
         )
     for module, path in manifest.modules.items():
         if not _MODULE.fullmatch(module) or module.partition(".")[0] != package:
-            raise ArchiveError(f"module {module!r} does not belong to the package {package!r} that is submitted")
+            raise ArchiveError(f"module {module!r} does not belong to the package {package!r} of the method")
         place = module.replace(".", "/")
         if path not in (f"{SOURCE}/{place}.py", f"{SOURCE}/{place}/__init__.py"):
-            raise ArchiveError(f"module {module!r} cannot be the file {path!r}")
+            raise ArchiveError(f"the file {path!r} cannot hold the module {module!r}")
     if manifest.module not in manifest.modules or not ID_PATTERN.fullmatch(manifest.id):
         raise ArchiveError(f"the module {manifest.module!r} that registers {manifest.id!r} is not in the bundle")
 
@@ -270,7 +284,7 @@ def _place(module: str, path: Path) -> str:
 
 
 def _rows_bytes(name: str, rows: pa.Table) -> bytes:
-    """Return rows as a Parquet file whose bytes depend on nothing but the rows."""
+    """Return rows as a Parquet file, whose bytes depend neither on the order nor on the encoding of the rows."""
     plain = pa.schema(
         [field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in TABLES[name]]
     )
@@ -283,15 +297,15 @@ def _rows_bytes(name: str, rows: pa.Table) -> bytes:
 def _read_rows(name: str, data: bytes) -> pa.Table:
     schema = TABLES[name]
     batches: list[pa.RecordBatch] = []
-    held = 0
+    size = 0
     try:
         with pq.ParquetFile(io.BytesIO(data), pre_buffer=False) as file:
             _check_schema(name, file.schema_arrow)
             if file.metadata.num_rows > MAX_ROWS.get(name, MAX_ROWS_OF_OTHERS):
                 raise FedSafetyError(f"table {name!r} has {file.metadata.num_rows} rows, more than any suite makes")
             for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), use_threads=False):
-                held += batch.nbytes
-                if held > MAX_TABLE_BYTES:
+                size += batch.nbytes
+                if size > MAX_TABLE_BYTES:
                     raise FedSafetyError(f"table {name!r} unpacks to more than {MAX_TABLE_BYTES} bytes")
                 batches.append(batch)
             rows = pa.Table.from_batches(batches, file.schema_arrow).unify_dictionaries().combine_chunks()
@@ -305,7 +319,7 @@ def _read_rows(name: str, data: bytes) -> pa.Table:
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
-    """Return how many rows to read at once: few where a single value may be large, since each row may repeat it."""
+    """Return the number of rows to read at once. Large values give few rows, because each row may repeat the value."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     chunks: list[int] = [group.column(j).total_uncompressed_size for group in groups for j in range(group.num_columns)]
     return max(1, min(4096, MAX_TABLE_BYTES // 4 // max([1, *chunks])))
@@ -313,19 +327,21 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
 
 def _check_schema(name: str, schema: pa.Schema) -> None:
     metadata = schema.metadata or {}
-    found = metadata.get(b"fedsafety.table", b"").decode(errors="replace")
+    table = metadata.get(b"fedsafety.table", b"").decode(errors="replace")
     version = metadata.get(b"fedsafety.schema_version", b"none").decode(errors="replace")
-    if found != name or version != str(SCHEMA_VERSION):
+    if table != name or version != str(SCHEMA_VERSION):
         raise FedSafetyError(
-            f"the rows of table {name!r} call themselves {found!r} of schema version {version}; this release reads "
-            f"version {SCHEMA_VERSION}"
+            f"the file of table {name!r} holds table {table!r} of schema version {version}; this release reads version "
+            f"{SCHEMA_VERSION}"
         )
     if schema.names != TABLES[name].names:
-        odd = sorted(set(schema.names) ^ set(TABLES[name].names)) or ["the order"]
-        raise FedSafetyError(f"table {name!r} has other columns than schema version {SCHEMA_VERSION}: {odd[0]}")
+        differences = sorted(set(schema.names) ^ set(TABLES[name].names)) or ["the order"]
+        raise FedSafetyError(f"table {name!r} has other columns than schema version {SCHEMA_VERSION}: {differences[0]}")
     for field in TABLES[name]:
-        found_type = schema.field(field.name).type
-        # Parquet has no seconds: a timestamp comes back in milliseconds.
-        both_times = pa.types.is_timestamp(found_type) and pa.types.is_timestamp(field.type)
-        if found_type != field.type and not both_times:
-            raise FedSafetyError(f"column {field.name!r} of table {name!r} is {found_type}, must be {field.type}")
+        column_type = schema.field(field.name).type
+        # Parquet has no unit of seconds, so that a timestamp in seconds is read in milliseconds.
+        are_times = pa.types.is_timestamp(column_type) and pa.types.is_timestamp(field.type)
+        if column_type != field.type and not are_times:
+            raise FedSafetyError(
+                f"column {field.name!r} of table {name!r} has type {column_type}; the schema requires {field.type}"
+            )

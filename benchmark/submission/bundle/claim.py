@@ -1,10 +1,10 @@
-"""Claim of a submission: its own cells in a folder of runs, and the plan that they belong to."""
+"""Claim of a submission: the method's cells in a folder of runs, and the plan of these cells."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,19 +22,21 @@ from benchmark.records.store import Store
 from benchmark.suites.suite import Suite
 
 GENERATORS = ("vllm", "transformers")
+"""Kinds of engines that can have answered the probes."""
 MOST_NOTICES, LONGEST_NOTICE = 100, 1000
+"""Most notices of a claim, and most characters of a notice."""
 _NAME = ("scenario", "defense", "stage", "seed")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The cells that a submission claims, with all rows that belong to them.
+    """Cells that a submission claims, with all rows of these cells.
 
     Attributes:
-        plan: Just these cells, as the present code makes them.
+        plan: Plan of the claimed cells only, made by this release and the present source of the method.
         params: Parameters of a submitted attack.
-        tables: Their rows by table.
-        notices: What is missing or failed, in words.
+        tables: Rows of the claimed cells, by table.
+        notices: Sentences about failed cells and about scenarios and seeds that the claim lacks.
     """
 
     plan: Plan
@@ -44,28 +46,29 @@ class Claim:
 
 
 def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
-    """Return the claim that the rows of a store make for a registered method.
+    """Return the claim of a registered method from the rows in a store.
 
     Raises:
-        UsageError: There are no finished rows of it, rows are of another version of it, or verdicts are missing.
+        UsageError: The store holds no finished row of the method, rows of another version of the method, or no
+            verdicts of a finished cell.
     """
-    every = [
+    stored = [
         row
         for row in store.read_all("cells").to_pylist()
         if row["suite"] == suite.id and submission.kind.owns(row, submission.id)
     ]
-    rows = [row for row in every if row["seed"] in seeds_of(suite)]
-    others = sorted({row["seed"] for row in every} - {row["seed"] for row in rows})
-    command = submission.kind.command(submission.id, suite, (row["scenario"] for row in every))
-    if others and not rows:
+    rows = [row for row in stored if row["seed"] in seeds_of(suite)]
+    foreign_seeds = sorted({row["seed"] for row in stored} - {row["seed"] for row in rows})
+    command = submission.kind.command(submission.id, suite, (row["scenario"] for row in stored))
+    if foreign_seeds and not rows:
         raise UsageError(
-            f"{store.root} holds rows of {submission.id!r} for seeds only that suite {suite.id!r} does not have "
-            f"({', '.join(map(str, others[:10]))}); run `{command}`"
+            f"all rows of {submission.id!r} in {store.root} have seeds that suite {suite.id!r} does not have "
+            f"({', '.join(map(str, foreign_seeds[:10]))}); run `{command}`"
         )
     if not rows:
         raise UsageError(
-            f"{store.root} holds no rows of {submission.kind} {submission.id!r} in suite {suite.id!r}; make some with "
-            f"`{command}`, or name the folder with --runs"
+            f"{store.root} holds no rows of {submission.kind} {submission.id!r} in suite {suite.id!r}; run "
+            f"`{command}`, or name another folder with --runs"
         )
     protocols = {row["protocol_version"] for row in rows}
     if PROTOCOL_VERSION not in protocols:
@@ -74,56 +77,55 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
             f"release submits protocol {PROTOCOL_VERSION}; run `{command}` again"
         )
     catalog = store.read_all("catalog").to_pylist()
-    ways = [(kind, params) for kind in GENERATORS for params in submission.kind.params(submission.id, catalog)]
-    plans = [(plan_of(submission, suite, rows, kind, params), params) for kind, params in ways]
-    plan, params = max(plans, key=lambda each: _count(each[0], rows))
-    planned = {cell.cell_key: cell for cell in plan.cells}
-    held = {row["cell_key"]: row for row in rows if row["cell_key"] in planned}
-    present = {tuple(row[name] for name in _NAME) for row in held.values()}
-    stale = sorted({tuple(row[name] for name in _NAME) for row in rows} - present, key=str)
+    choices = [(kind, params) for kind in GENERATORS for params in submission.kind.params(submission.id, catalog)]
+    plans = [(plan_of(submission, suite, rows, kind, params), params) for kind, params in choices]
+    plan, params = max(plans, key=lambda candidate: _count(candidate[0], rows))
+    cells_by_key = {cell.cell_key: cell for cell in plan.cells}
+    rows_by_key = {row["cell_key"]: row for row in rows if row["cell_key"] in cells_by_key}
+    current = {tuple(row[name] for name in _NAME) for row in rows_by_key.values()}
+    stale = sorted({tuple(row[name] for name in _NAME) for row in rows} - current, key=str)
     if stale:
         raise UsageError(
-            f"rows of {len(stale)} cells, such as {' / '.join(map(str, stale[0]))}, were not made by {submission.id!r} "
-            f"as it is now, or under another protocol, engine or version of the suite; run `{command}` again: only "
-            f"they are repeated"
+            f"rows of {len(stale)} cells, such as {' / '.join(map(str, stale[0]))}, come from another version of "
+            f"{submission.id!r}, or from another protocol, engine or version of the suite; run `{command}` again, "
+            f"which repeats only these cells"
         )
-    done = [planned[key] for key, row in held.items() if row["status"] == STATUS_DONE]
-    if not done:
-        raise UsageError(f"no cell of {submission.id!r} is finished; run `{command}` and mend what it reports")
-    claimed = replace(plan, cells=tuple(cell for cell in plan.cells if cell.cell_key in held))
+    finished = [cells_by_key[key] for key, row in rows_by_key.items() if row["status"] == STATUS_DONE]
+    if not finished:
+        raise UsageError(f"no cell of {submission.id!r} is finished; run `{command}` and mend the reported errors")
+    plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.cell_key in rows_by_key))
     tables = {
-        "cells": pa.Table.from_pylist([held[cell.cell_key] for cell in claimed.cells], schema=TABLES["cells"]),
-        "rounds": _rows(store, "rounds", {cell.training_key for cell in done}, command),
-        "responses": _rows(store, "responses", {cell.response_key for cell in done}, command),
-        "verdicts": _verdicts(store, suite, {cell.response_key for cell in done}),
+        "cells": pa.Table.from_pylist([rows_by_key[cell.cell_key] for cell in plan.cells], schema=TABLES["cells"]),
+        "rounds": _rows(store, "rounds", {cell.training_key for cell in finished}, command),
+        "responses": _rows(store, "responses", {cell.response_key for cell in finished}, command),
+        "verdicts": _verdicts(store, suite, {cell.response_key for cell in finished}),
         "probes": _rows(store, "probes", {plan.probe_set}, command),
-        "catalog": own_catalog(submission, claimed),
+        "catalog": own_catalog(submission, plan),
     }
-    failed = [row for row in held.values() if row["status"] == STATUS_FAILED]
-    left_out = [f"rows of seeds that the suite does not have are left out: {', '.join(map(str, others[:20]))}"]
-    notices = [*(left_out if others else []), *_failures(failed), *_gaps(submission, claimed, suite)]
-    return Claim(claimed, params, tables, tuple(notice[:LONGEST_NOTICE] for notice in notices[:MOST_NOTICES]))
+    failures = [row for row in rows_by_key.values() if row["status"] == STATUS_FAILED]
+    notices = [*_foreign_seeds(foreign_seeds), *_failures(failures), *_gaps(submission, plan, suite)]
+    return Claim(plan, params, tables, tuple(notice[:LONGEST_NOTICE] for notice in notices[:MOST_NOTICES]))
 
 
 def seeds_of(suite: Suite) -> frozenset[int]:
-    """Return the run seeds of a suite's scenarios and sensitivity points; rows of other seeds count for no score."""
+    """Return the run seeds of a suite's scenarios and sensitivity points. Only rows of these seeds enter a score."""
     return frozenset(suite.seeds) | {seed for point in suite.points for seed in point.seeds}
 
 
 def plan_of(
     submission: MethodSource, suite: Suite, rows: Iterable[Mapping[str, Any]], generator: str, params: Params
 ) -> Plan:
-    """Return a plan that has every cell that ``rows`` of table ``cells`` can be of; it may have more.
+    """Return a plan with every cell to which a row can belong, and possibly with further cells.
 
     Args:
         submission: A registered method.
         suite: The suite.
         rows: Rows of table ``cells``.
-        generator: Kind of engine that answered.
+        generator: Kind of engine that answered the probes.
         params: Parameters of a submitted attack.
 
     Raises:
-        UsageError: A row names a scenario or a defense that there is not.
+        UsageError: A row names an unknown scenario or an unknown defense.
     """
     rows = list(rows)
     scenarios = sorted({row["scenario"] for row in rows})
@@ -137,67 +139,76 @@ def plan_of(
 
 
 def own_catalog(submission: MethodSource, plan: Plan) -> pa.Table:
-    """Return the catalog rows that describe what is submitted: the method and, of an attack, its scenarios."""
-    own = submission.kind.described(submission.id, (cell.scenario.id for cell in plan.cells))
-    rows = [row for row in catalog_rows(plan) if (row["kind"], row["id"]) in own]
+    """Return the catalog rows of a submission: the method and, for an attack, the attack's scenarios."""
+    identities = submission.kind.described(submission.id, (cell.scenario.id for cell in plan.cells))
+    rows = [row for row in catalog_rows(plan) if (row["kind"], row["id"]) in identities]
     return pa.Table.from_pylist(rows, schema=TABLES["catalog"])
 
 
 def _count(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> int:
-    planned = {cell.cell_key for cell in plan.cells}
-    return sum(row["cell_key"] in planned for row in rows)
+    """Return how many rows belong to a cell of the plan."""
+    keys = {cell.cell_key for cell in plan.cells}
+    return sum(row["cell_key"] in keys for row in rows)
 
 
 def _rows(store: Store, table: str, keys: Collection[str], command: str) -> pa.Table:
     missing = sorted(key for key in keys if not store.has(table, key))
     if missing:
-        raise UsageError(f"{store.root} lacks {table} of {len(missing)} finished cells; run `{command}` again")
+        raise UsageError(
+            f"{store.root} lacks {len(missing)} files of table {table!r} for finished cells; run `{command}` again"
+        )
     return pa.concat_tables([store.read(table, key) for key in sorted(keys)]).unify_dictionaries()
 
 
 def _verdicts(store: Store, suite: Suite, response_keys: Collection[str]) -> pa.Table:
-    """Return the verdicts of the suite's judges; a board shows no verdicts of other judges."""
+    """Return the verdicts of the suite's judges. A board shows only these verdicts."""
     tables = []
-    judged: dict[str, set[str]] = defaultdict(set)
+    judges: dict[str, set[str]] = defaultdict(set)
     for key in sorted(store.keys("verdicts")):
         response_key, _, rest = key.partition("-")
         judge = rest.rpartition("-")[0]
         if response_key in response_keys and judge in suite.judges:
-            judged[response_key].add(judge)
+            judges[response_key].add(judge)
             tables.append(store.read("verdicts", key))
-    if any(judged[key] != set(suite.judges) for key in response_keys):
-        raise UsageError(
-            f"{store.root} lacks verdicts of finished cells; make them with `fedsafety judge --suite {suite.id}`"
-        )
+    if any(judges[key] != set(suite.judges) for key in response_keys):
+        raise UsageError(f"{store.root} lacks verdicts of finished cells; run `fedsafety judge --suite {suite.id}`")
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def _failures(failed: Collection[Mapping[str, Any]]) -> tuple[str, ...]:
-    if not failed:
+def _foreign_seeds(seeds: Sequence[int]) -> tuple[str, ...]:
+    """Return the notice about rows of seeds that the suite does not have."""
+    if not seeds:
         return ()
-    first = min(failed, key=lambda row: [str(row[name]) for name in _NAME])
-    where = " / ".join(str(first[name]) for name in _NAME)
-    return (f"{len(failed)} cells failed and keep it from being ranked, such as {where}: {first['reason'][:200]}",)
+    return (f"the bundle leaves out rows of seeds that the suite does not have: {', '.join(map(str, seeds[:20]))}",)
+
+
+def _failures(rows: Collection[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the notice about the rows of failed cells."""
+    if not rows:
+        return ()
+    first = min(rows, key=lambda row: [str(row[name]) for name in _NAME])
+    cell = " / ".join(str(first[name]) for name in _NAME)
+    return (f"{len(rows)} cells failed and keep the method from a rank, such as {cell}: {first['reason'][:200]}",)
 
 
 def _gaps(submission: MethodSource, plan: Plan, suite: Suite) -> tuple[str, ...]:
-    """Return which scenarios and seeds of the suite a claim lacks."""
+    """Return the notices about scenarios and seeds of the suite that a claim lacks."""
     pipelines = sorted({cell.pipeline.name for cell in plan.cells})
-    have = {(cell.scenario.id, cell.pipeline.name, cell.seed) for cell in plan.cells}
+    cells = {(cell.scenario.id, cell.pipeline.name, cell.seed) for cell in plan.cells}
     scenarios = submission.kind.complete(suite, {cell.scenario.id for cell in plan.cells})
     gaps = []
     for pipeline in pipelines:
-        lacking: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        scenarios_by_gap: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for scenario in scenarios:
-            seeds = tuple(seed for seed in suite.seeds if (scenario, pipeline, seed) not in have)
-            lacking[seeds].append(scenario)
-        lacking.pop((), None)
-        for seeds, names in sorted(lacking.items()):
-            which = "all seeds" if len(seeds) == len(suite.seeds) else f"seeds {', '.join(map(str, seeds))}"
-            gaps.append(f"{pipeline} lacks {which} of {', '.join(names)}: a ranked row needs all of them")
+            seeds = tuple(seed for seed in suite.seeds if (scenario, pipeline, seed) not in cells)
+            scenarios_by_gap[seeds].append(scenario)
+        scenarios_by_gap.pop((), None)
+        for seeds, names in sorted(scenarios_by_gap.items()):
+            listing = "all seeds" if len(seeds) == len(suite.seeds) else f"seeds {', '.join(map(str, seeds))}"
+            gaps.append(f"{pipeline} lacks {listing} of {', '.join(names)}: a ranked row needs every seed")
     return tuple(gaps)
 
 
 def environments(cells: pa.Table) -> tuple[dict[str, Any], ...]:
-    """Return the different environments in which cells were made."""
+    """Return the distinct environments of cells, each as it stands in table ``cells``."""
     return tuple(json.loads(text) for text in sorted(pc.unique(cells.column("environment")).to_pylist()))

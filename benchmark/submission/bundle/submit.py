@@ -1,4 +1,4 @@
-"""Making a bundle of a method and of the rows that its author has run."""
+"""Submission of a method: a bundle of the source and of the rows that the author's runs made."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def submit(
     author: str = "",
     licence: str = "",
 ) -> Bundle:
-    """Write one bundle of a method's source and its rows of a suite, and return it.
+    """Write a bundle of a method's source and of the method's rows in a suite, and return the bundle.
 
     Args:
-        submission: The method; its code is imported here, where its author runs it anyway.
+        submission: The method. This process imports the method's code, because the author runs that code anyway.
         suite: The suite.
-        store: The author's own runs.
-        out: The zip archive to write.
-        check_report: JSON file of ``fedsafety check``.
-        author: Who made it.
-        licence: Under what licence the source may be used.
+        store: Rows of the author's runs.
+        out: Zip archive to write.
+        check_report: JSON report of ``fedsafety check``.
+        author: Name of the author, or empty.
+        licence: Licence of the source, or empty.
 
     Raises:
-        UsageError: The method is built in, has no finished rows, has rows of another version of itself, or the report
-            is of another version.
-        FedSafetyError: The file cannot be written.
+        UsageError: The method is built in or has no finished rows. The rows or the report are of another version of
+            the method. The author or the licence is too long or not printable.
+        FedSafetyError: The archive cannot be written.
     """
     if submission.origin == BUILT_IN:
         raise UsageError(
-            f"{submission.kind} {submission.id!r} is built in, and its rows are the project's own; submit a method of "
-            f"yours"
+            f"{submission.kind} {submission.id!r} is built in, and the project publishes its rows; submit a method of "
+            f"your own"
         )
     for name, value, longest in (("author", author, LONGEST_AUTHOR), ("licence", licence, LONGEST_LICENCE)):
         try:
             check_shown(value, longest)
         except ValueError as error:
             raise UsageError(f"--{name}: {error}") from error
-    check = _checked(check_report, submission) if check_report else None
+    check = _report_of(submission, check_report) if check_report else None
     adopt([submission], isolated=False)
     claim = collect(submission, suite, store)
     info = submission.kind.registry.get(submission.id).info
@@ -87,20 +87,19 @@ def submit(
 
 
 def _check_words(info: Info, submission: MethodSource) -> None:
-    """Raise a :class:`UsageError` for words of the metadata that no verifier accepts."""
+    """Raise a :class:`UsageError` if a verifier would refuse the words of the metadata."""
     if claim := claim_in(info):
-        raise UsageError(
-            f"{claim}, which only the benchmark gives to a method; say what the method does, in other words"
-        )
+        raise UsageError(f"{claim}, which only the benchmark gives to a method; describe the method in other words")
     if holder := holder_of_title(info.title, submission.kind.name, submission.id):
-        raise UsageError(f"the title {info.title!r} is that of {holder}; give the method a title of its own")
+        raise UsageError(f"{holder} has the title {info.title!r}; give the method another title")
 
 
-def _checked(path: Path, submission: MethodSource) -> bytes:
+def _report_of(submission: MethodSource, path: Path) -> bytes:
+    """Return the bytes of the report ``path``, after a check that the report is about the method's present source."""
     report = read_report(path)
     if (report.kind, report.id, report.source_digest) != (submission.kind.name, submission.id, submission.digest):
         raise UsageError(
-            f"the report {path} is of {report.kind} {report.id!r} in another version than its source has now; run "
-            f"`fedsafety check` again"
+            f"the report {path} of {report.kind} {report.id!r} is not about the present source of {submission.kind} "
+            f"{submission.id!r}; run `fedsafety check` again"
         )
     return path.read_bytes()

@@ -108,31 +108,31 @@ def test_in_the_project_the_test_goes_where_tests_are(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("My-Defense", "'My-Defense' cannot be an id.*try 'my_defense'"),
-        ("2fast", "begin with a letter; try 'fast'"),
+        ("2fast", "begins with a letter; try 'fast'"),
         ("", "cannot be an id"),
         ("a/b", "try 'a_b'"),
-        ("class", "a word of the Python language"),
-        ("test_mine", "by which pytest knows tests; try 'mine'"),
-        ("krum", "defense 'krum' is taken: it is built-in; try 'my_krum'"),
+        ("class", "a keyword of Python"),
+        ("test_mine", "by which pytest finds tests; try 'mine'"),
+        ("krum", "defense 'krum' exists and is built-in; try 'my_krum'"),
         ("base", "a module of the project, defenses/base.py"),
         ("torch", "would hide"),
-        ("verified_rule", "id 'verified_rule' has the word 'verified'.*choose an id without it"),
-        ("fed_avg", "gives the title 'Fed avg', which is that of defense 'fedavg' .'FedAvg'.; try 'my_fed_avg'"),
+        ("verified_rule", "id 'verified_rule' has the word 'verified'.*choose an id without this word"),
+        ("fed_avg", "gives the title 'Fed avg', which defense 'fedavg' .'FedAvg'. has; try 'my_fed_avg'"),
         ("a" * 61, "has 61 characters; an id has at most 60; shorten it"),
         ("statistics", "would hide"),
     ],
 )
-def test_ids_that_cannot_be_are_refused_with_a_way_out(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_ids_that_cannot_be_are_refused_with_a_way_out(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         new_defense(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_attack_may_not_take_an_attack_s_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="attack 'boosted_data' is taken"):
+    with pytest.raises(UsageError, match="attack 'boosted_data' exists and is built-in"):
         new_attack("boosted_data", tmp_path)
 
 

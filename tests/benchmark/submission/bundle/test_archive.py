@@ -74,7 +74,7 @@ def test_links_in_a_folder_are_refused_and_not_followed(tmp_path: Path) -> None:
 def test_a_file_that_unpacks_to_far_more_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     bomb = zipped(tmp_path / "x.zip", {"rows/cells.parquet": bytes(50 * 1024 * 1024)}, zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 100_000
-    with pytest.raises(ArchiveError, match="times its size"):
+    with pytest.raises(ArchiveError, match="times its packed size"):
         read_archive(bomb)
 
 
@@ -114,19 +114,19 @@ def test_one_name_for_two_files_is_refused(tmp_path: Path, names: tuple[str, str
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as made:
         for name in names:
             made.writestr(name, name)
-    with pytest.raises(ArchiveError, match="there twice"):
+    with pytest.raises(ArchiveError, match="occurs twice"):
         read_archive(tmp_path / "x.zip")
 
 
 def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("not a zip")
-    with pytest.raises(ArchiveError, match="no zip archive"):
+    with pytest.raises(ArchiveError, match="not a readable zip archive"):
         read_archive(tmp_path / "text.zip")
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as made:
         made.writestr("a", bytes(1000))
     (tmp_path / "cut.zip").write_bytes(whole.getvalue()[:-40])
-    with pytest.raises(ArchiveError, match="no zip archive"):
+    with pytest.raises(ArchiveError, match="not a readable zip archive"):
         read_archive(tmp_path / "cut.zip")
     with pytest.raises(UsageError, match="there is no bundle"):
         read_archive(tmp_path / "none.zip")

@@ -181,10 +181,10 @@ def test_rows_that_are_not_of_the_schema_are_refused(tmp_path: Path) -> None:
     cases = [
         (b"no parquet", "cannot be read"),
         (parquet(later), "schema version 2"),
-        (parquet(rows.replace_schema_metadata({**metadata, b"fedsafety.table": b"cells"})), "call themselves 'cells'"),
+        (parquet(rows.replace_schema_metadata({**metadata, b"fedsafety.table": b"cells"})), "holds table 'cells'"),
         (parquet(rows.drop_columns(["reference"])), "other columns"),
         (parquet(odd), "kind is 'poetry'"),
-        (parquet(text), "column 'kind' of table 'probes' is string"),
+        (parquet(text), "column 'kind' of table 'probes' has type string"),
         (parquet(rows.set_column(5, "instruction", nothing)), "null values to non-nullable"),
     ]
     for data, problem in cases:

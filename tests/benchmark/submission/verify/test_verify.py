@@ -264,7 +264,7 @@ def test_failed_cells_and_missing_seeds_are_said(work: Path, suite_file: Path, t
     first, second = made.manifest.notices
     assert "1 cells failed" in first
     assert "no luck" in first
-    assert second == "my_mean lacks seeds 2 of attacked: a ranked row needs all of them"
+    assert second == "my_mean lacks seeds 2 of attacked: a ranked row needs every seed"
     for row in rows:
         store.write("cells", row["cell_key"], [row | {"status": "failed", "reason": "no luck"}])
     with pytest.raises(UsageError, match="no cell of 'my_mean' is finished"):
