@@ -57,7 +57,7 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:
             screen.say(line)
     problems = list(dict.fromkeys([*plan.missing, *missing_inputs(plan)]))
     for line in data_notes(plan):
-        _print(console, f"data: {line}")
+        screen.say(f"data: {line}")
     for reason in problems:
         screen.say(f"not here: {reason}", "yellow")
     try:

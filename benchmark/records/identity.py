@@ -31,7 +31,6 @@ COVERED = (
 _OF_A_TRAINING = (
     "protocol_version",
     "attack",
-    "seed",
     "clients",
     "participants",
     "malicious",
@@ -39,7 +38,7 @@ _OF_A_TRAINING = (
     "start_model",
     "start_digest",
 )
-"""Columns that a training's key covers, so that all cells of one training have one value."""
+"""Columns that a training's key covers and a cell's does not, so that all cells of one training have one value."""
 
 
 def cell_key(row: Mapping[str, Any]) -> str:

@@ -266,6 +266,11 @@ def _load_root(root: Path, apart: Sequence[Path] = ()) -> Loaded:
     with ThreadPoolExecutor(max_workers=2) as pool:
         for name, table in pool.map(_load_file, paths):
             loaded[name].append(table)
+    contradiction = find_divided_training(pa.concat_tables(loaded["cells"])) if loaded["cells"] else ""
+    if contradiction:
+        raise FedSafetyError(
+            f"{str(root)!r} cannot be right: {contradiction}; delete the file of the changed cell and run again"
+        )
     return loaded
 
 
@@ -358,6 +363,4 @@ def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
                 f"outdated file and run the command that wrote it again"
             )
 
-    if name == "cells" and (contradiction := find_divided_training(table)):
-        raise FedSafetyError(f"{contradiction}; delete the file of the changed cell and make its row again")
     return canonical_table(table, _KEYS[name], None if name == "rounds" else refuse_repeat)

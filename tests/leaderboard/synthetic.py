@@ -168,7 +168,7 @@ def cell_row(**changes: Any) -> dict[str, Any]:
     }
     row.setdefault("stage", row["defense"])
     identity = (row["suite"], row["scenario"], row["defense"], row["stage"], row["seed"])
-    row.setdefault("training_key", _key("training", *identity))
+    row.setdefault("training_key", _key("training", *identity, row["protocol_version"]))
     row.setdefault("adapter_key", _key("adapter", *identity))
     row.setdefault("response_key", _key("response", *identity))
     row.setdefault("cell_key", cell_key(row))
