@@ -69,8 +69,8 @@ def boards(rows: Rows) -> list[Board]:
 def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board | None:
     sources = Sources(rows.rungs)
     version = shown_version(cells, sources)
-    versions = version_notices(suite, cells, version)
     current, notices = current_cells(cells, sources, version)
+    versions = version_notices(suite, cells, current, version)
     local = sources.of(current, OWN)
     published = [cell for name in (COMMITTED, REPRODUCED) for cell in sources.of(current, name)]
     shown, left_out = beside_committed(current, sources)

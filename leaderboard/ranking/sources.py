@@ -79,8 +79,15 @@ def shown_version(cells: Sequence[CellScore], sources: Sources) -> Version:
     return Version.of(max(deciding, key=lambda cell: (Version.of(cell).protocol == PROTOCOL_VERSION, *_newest(cell))))
 
 
-def version_notices(suite: str, cells: Sequence[CellScore], shown: Version) -> list[str]:
-    """Return which cells of a suite are left out because of their version, and that the shown protocol is another."""
+def version_notices(suite: str, cells: Sequence[CellScore], current: Sequence[CellScore], shown: Version) -> list[str]:
+    """Return which cells of a suite are left out because of their version, and that the shown protocol is another.
+
+    Args:
+        suite: The suite.
+        cells: All its cells.
+        current: The newest row of each cell, of versions comparable with ``shown``.
+        shown: The version whose cells are shown.
+    """
     versions = Counter(map(Version.of, cells))
     left_out = Counter({version: count for version, count in versions.items() if not version.comparable(shown)})
     notices = []
@@ -90,8 +97,9 @@ def version_notices(suite: str, cells: Sequence[CellScore], shown: Version) -> l
             f"{left_out.total()} cells are stored but not shown, because their scores cannot be compared with those of "
             f"{shown}: {parts}. Run them again with this release, or read them with the release that made them."
         )
-    earlier = Counter({v.protocol: count for v, count in versions.items() if v.protocol in COMPARABLE_PROTOCOLS})
-    if earlier and shown.protocol in {PROTOCOL_VERSION, *COMPARABLE_PROTOCOLS}:
+    protocols = (Version.of(cell).protocol for cell in current)
+    earlier = Counter(protocol for protocol in protocols if protocol in COMPARABLE_PROTOCOLS)
+    if earlier:
         parts = ", ".join(f"{count} of protocol {protocol}" for protocol, count in sorted(earlier.items()))
         notices.append(
             f"{earlier.total()} cells of suite {suite} are of an earlier protocol ({parts}), whose scores are those of "

@@ -123,3 +123,4 @@ def test_of_one_cell_in_comparable_protocols_the_newest_row_counts(tmp_path: Pat
     ]
     board = board_of(tmp_path, FEDAVG + old)
     assert standing(board, "fedavg").metrics["safety"].mean == pytest.approx(0.1)
+    assert board.version_notices == ()

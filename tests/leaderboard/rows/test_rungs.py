@@ -153,6 +153,8 @@ def hostile(draw: st.DrawFn) -> tuple[str, list[Cell], str, str]:
                 row = cell_row(**(told | {"cell_key": key, "response_key": f"r-{key}"} | changes))
                 if defense == "fedavg":
                     row["attack"] = id_
+                # Cells of one training that contradict each other are refused when they are read.
+                row["training_key"] += f"-{row['protocol_version']}-{row['participants']}-{row['attack']}"
                 made.append((row, {"safety": draw(SHARES), "utility": draw(SHARES), "over_refusal": draw(SHARES)}))
     return id_, made, draw(st.sampled_from(PENDING)), draw(TEXTS)
 
