@@ -17,7 +17,7 @@ from scipy.special import stdtrit  # scipy.stats takes most of a second to impor
 
 from benchmark.records.schemas import STATUS_DONE
 from leaderboard.page.formats import MINUS, percent
-from leaderboard.ranking.board import GROUPS, RANKED, Board, Standing
+from leaderboard.ranking.board import GROUPS, NOT_REPRODUCED, RANKED, Board, Standing
 from leaderboard.ranking.gates import REFUSAL_FLAG
 from leaderboard.scores.stats import ALPHA, EXACT, NEAR, Bools, Estimate, compare_all
 from leaderboard.scores.summaries import OVERALL, Entry
@@ -52,7 +52,11 @@ def page_data(
     data = {
         "suite": board.suite,
         "seeds": list(board.seeds),
-        "groups": [[name, group.label] for name, group in GROUPS.items()],
+        "groups": [
+            [name, group.label]
+            for name, group in GROUPS.items()
+            if name != NOT_REPRODUCED or any(entry.pending for entry in board.entries)
+        ],
         "shares": list(shares),
         "costs": list(costs),
         "axes": [list(axis) for axis in axes],
