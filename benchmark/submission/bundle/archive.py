@@ -40,6 +40,19 @@ class ArchiveError(FedSafetyError):
     """An archive or a bundle breaks a rule of its format."""
 
 
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""Errors of a damaged archive. A name that is not UTF-8 raises a ValueError."""
+
+
 def read_archive(path: Path) -> dict[str, bytes]:
     """Return the content of every file of a zip archive or of an unpacked folder, by the file's name inside.
 
@@ -65,15 +78,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             return _read_zip(archive)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        RuntimeError,
-    ) as error:
+    except _UNREADABLE as error:
         raise ArchiveError(f"{path.name} is not a readable zip archive: {error}") from error
 
 
@@ -119,9 +124,6 @@ def _check_directory(path: Path) -> None:
             raise ArchiveError(f"the table of contents has {size} bytes, more than {MAX_FILES} files need")
 
 
-_UNREADABLE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, OSError, RuntimeError, ValueError,
-)  # fmt: skip
 _END_RECORD = 22
 """Bytes of the end record of a zip archive, without the comment of the archive."""
 _MAX_ENTRY = 1024
