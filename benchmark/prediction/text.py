@@ -36,7 +36,7 @@ def forecast_lines(forecast: Forecast) -> list[str]:
     lines += list(_memory(forecast))
     if forecast.rate is not None:
         rate = forecast.rate
-        lines.append(f"  in all: {duration(forecast.total_seconds)} on {rate.device}")
+        lines.append(f"  in all: {rough_duration(forecast.total_seconds)} on {rate.device}")
         lines.append(
             f"  measured here just now ({rate.dtype}): {_rate(rate.operations)}, {rate.bandwidth / 1e9:.0f} GB/s "
             f"copied; assumed share of both: {forecast.share:.0%}"
@@ -74,8 +74,8 @@ def settings_lines(suite: Suite) -> list[str]:
     return lines
 
 
-def duration(seconds: float) -> str:
-    """Return a time for the reader, with two digits."""
+def rough_duration(seconds: float) -> str:
+    """Return a predicted time in its largest unit, with two digits, because a prediction has no more."""
     for unit, size in (("years", 365 * 86_400), ("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.2g} {unit}" if seconds < 100 * size else f"{seconds / size:,.0f} {unit}"
@@ -116,12 +116,12 @@ def _memory(forecast: Forecast) -> Iterator[str]:
 
 def _work(forecast: Forecast, operations: Operations) -> str:
     again = f" and {_count(operations.recomputed)} recomputed" if operations.recomputed else ""
-    time = f", {duration(forecast.seconds(operations.executed))}" if forecast.rate is not None else ""
+    time = f", {rough_duration(forecast.seconds(operations.executed))}" if forecast.rate is not None else ""
     return f"{_count(operations.useful)}{again}{time}"
 
 
 def _reading(forecast: Forecast, reading: Reading) -> str:
-    time = f", {duration(forecast.seconds(reading.operations, reading.traffic))}" if forecast.rate is not None else ""
+    time = f", {rough_duration(forecast.seconds(reading.operations, reading.traffic))}" if forecast.rate is not None else ""
     return f"{reading.passes:,} with {reading.written:,} new tokens, {_count(reading.operations)}{time}"
 
 

@@ -27,7 +27,7 @@ from benchmark.models.rows import TokenRow
 from benchmark.models.sizes import decoder_of
 from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.step import Step, training_operations
-from benchmark.prediction.text import duration
+from benchmark.prediction.text import rough_duration
 from benchmark.records.environment import package_versions
 from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
 from benchmark.suites.settings import LoraSettings
@@ -217,7 +217,7 @@ def table_lines(work: Work, rates: Sequence[Rate], measured: Sequence[Measured])
         ratio = "" if peer is None or line.mode == _PEER else f"{peer / line.seconds:.2f} x"
         lines.append(
             f"| {line.weights} | {line.mode} | {line.seconds:.4g} | {line.tokens_per_second:,.0f} | {line.share:.1%} | "
-            f"{memory} | {ratio} | {duration(_ROUNDS_OF_A_CELL * line.seconds)} |"
+            f"{memory} | {ratio} | {rough_duration(_ROUNDS_OF_A_CELL * line.seconds)} |"
         )
     return lines
 
