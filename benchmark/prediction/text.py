@@ -121,7 +121,8 @@ def _work(forecast: Forecast, operations: Operations) -> str:
 
 
 def _reading(forecast: Forecast, reading: Reading) -> str:
-    time = f", {rough_duration(forecast.seconds(reading.operations, reading.traffic))}" if forecast.rate is not None else ""
+    seconds = forecast.seconds(reading.operations, reading.traffic) if forecast.rate is not None else None
+    time = "" if seconds is None else f", {rough_duration(seconds)}"
     return f"{reading.passes:,} with {reading.written:,} new tokens, {_count(reading.operations)}{time}"
 
 
