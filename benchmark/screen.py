@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -28,10 +28,12 @@ class Screen(Console):
 
     Args:
         stderr: Whether it prints on the error stream.
+        file: Stream to print on; the output stream by default.
+        width: Columns of the layout; those of the terminal by default.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
+    def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, file=file, width=width, markup=False, highlight=False, emoji=False)
 
     @property  # type: ignore[misc]  # the setter of the base class is not used
     def size(self) -> ConsoleDimensions:

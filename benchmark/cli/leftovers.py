@@ -25,7 +25,7 @@ def claim_folder() -> Path | None:
     """Direct temporary files of this process and its workers to a new folder, which goes when the process ends.
 
     Returns:
-        The folder. ``None`` if there is no place for temporary files, or its path is too long for sockets.
+        The folder. ``None`` if temporary files have no place, or if its path is too long for sockets.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))

@@ -147,7 +147,7 @@ class ChatFormat:
             limit: Largest number of tokens. A longer row loses its end, and the rest of its response keeps its loss.
 
         Raises:
-            FedSafetyError: There is no limit and the row is far longer than the model's limit.
+            FedSafetyError: No limit is given and the row is far longer than the model's limit.
         """
         key = (example, limit)
         row = self._rows.get(key)

@@ -1,4 +1,4 @@
-"""What a cell's key covers of the cell's own row, so that a row can be checked against the key that the row claims."""
+"""Columns of a cell's row that the cell's key covers, and the check of a row against the key that the row claims."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def read_turns(value: Any) -> list[Turn]:
     has a role (``role`` or ``from``) and a text (``content``, ``value`` or ``text``); the first that is filled counts.
 
     Raises:
-        ValueError: The value is no conversation; says what was found.
+        ValueError: The value does not hold a conversation; the message names what it holds.
     """
     if is_missing(value):
         return []

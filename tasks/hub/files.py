@@ -156,7 +156,7 @@ def _csv(path: Path, _: str) -> Records:
 
 
 def _csv_rows(file: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the lines with fields. A blank before a quote is no part of the field, as spreadsheets and people write."""
+    """Yield the lines with fields. The field begins at its quote: spreadsheets and people write a blank before it."""
     return (row for row in csv.reader(file, strict=True, skipinitialspace=True) if row)
 
 

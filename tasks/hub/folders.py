@@ -60,8 +60,8 @@ class FolderFiles:
 def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> FolderFiles:
     """Return the files of ``folder`` that hold one split, and those that are left out.
 
-    Names that begin with a dot or an underscore and side files are no data. Where names say a split, the files of the
-    wanted split are taken; where no name does, all files are.
+    Names that begin with a dot or an underscore and side files do not count as data. Where names say a split, the files
+    of the wanted split are taken; where no name does, all files are.
 
     Args:
         folder: Folder to look into, at any depth.
@@ -105,7 +105,7 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
 
 
 def _reason(file: Path, folder: Path, inner: Path, endings: Collection[str]) -> str:
-    """Return the reason for which a file is no data of the configuration; empty for data, also in unread formats."""
+    """Return why a file does not belong to the configuration; empty for data, also in unread formats."""
     if not file.is_relative_to(inner):
         return _OTHER_CONFIG
     if not _is_visible(file.relative_to(folder)):

@@ -134,7 +134,7 @@ class HubWorld(TaskWorld):
             shares: Client id → share of each pool among its other rows; ``None`` for the shares of the choice.
 
         Raises:
-            UsageError: A share is out of range or of an unknown pool, or there is no pool of refusals.
+            UsageError: A share is out of range or of an unknown pool, or the pool of refusals is missing.
             FedSafetyError: A pool has fewer rows than the clients need together.
         """
         return dict(zip(shares, self._dealt(count, streams(), refusal_share, list(shares.values())), strict=True))

@@ -19,6 +19,7 @@ import os, signal, sys, time
 from benchmark.stop import check_stop, stop_status, stoppable, leave_stops_to_parent
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent that was started with nohup ignores it
 
 class Swallows:
     def __init__(self, number=signal.SIGINT):

@@ -28,8 +28,9 @@ def matrices(draw, smallest=5, largest=9):
     """Integer updates in general position: no ties, and exact in float32 and float64."""
     participants = draw(st.integers(smallest, largest))
     dimension = draw(st.integers(2, 6))
-    seed = draw(st.integers(0, 10_000))
-    return torch.randint(-999, 1000, (participants, dimension), generator=torch.Generator().manual_seed(seed)).float()
+    chance = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    columns = [torch.randperm(1999, generator=chance)[:participants] - 999 for _ in range(dimension)]
+    return torch.stack(columns, dim=1).float()
 
 
 @pytest.mark.parametrize("rule", ALL)

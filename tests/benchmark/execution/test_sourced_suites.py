@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from rich.console import Console
 
 from benchmark.cli.real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
@@ -29,6 +28,7 @@ from benchmark.models.chat import ChatFormat, cut
 from benchmark.models.rows import TokenRow
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
+from benchmark.screen import Screen
 from benchmark.suites.scenario import PosthocSettings, TrainingSettings
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite, find_suite, read_suite
@@ -269,7 +269,7 @@ def test_a_run_tells_of_all_that_is_missing_before_anything_is_trained(
     assert not list(store.root.rglob("*.parquet"))
     (root / "made.yaml").write_text(yaml.safe_dump(other.model_dump(mode="json", exclude_defaults=True)))
     said = io.StringIO()
-    problems = examine_suite(str(root / "made.yaml"), "transformers", Console(file=said, width=400))
+    problems = examine_suite(str(root / "made.yaml"), "transformers", Screen(file=said, width=400))
     assert problems == ["3 things keep suite 'made' from running here; see above"]
     for reason in str(refused.value).split("\n  ")[1:]:
         assert f"not here: {reason}\n" in said.getvalue()
@@ -287,7 +287,7 @@ def test_files_left_out_and_placeholders_are_shown_with_a_plan(root: Path) -> No
         f"{root / 'folder' / 'train.jsonl'}: files left out (of another split) 1, response placeholders kept as text 1"
         in data_notes(plan)
     )
-    print_forecast(plan, Console(file=shown, width=400))
+    print_forecast(plan, Screen(file=shown, width=400))
     assert "data: " + data_notes(plan)[0] + "\n" in shown.getvalue()
 
 
@@ -296,7 +296,7 @@ def test_a_plan_that_is_only_shown_says_that_it_would_be_refused(root: Path) -> 
     model = {"repository": "made/absent", "revision": "3" * 40, "local": "absent", "shape": shape}
     said = io.StringIO()
     plan = plan_of(changed(models__base=model), unresolved=True)
-    print_forecast(plan, Console(file=said, width=400))
+    print_forecast(plan, Screen(file=said, width=400))
     assert "would be refused: " in said.getvalue()
     assert "not here: model made/absent is not below the model root" in said.getvalue()
 
@@ -316,7 +316,7 @@ def test_what_local_files_lack_is_found_before_anything_is_trained(
 
 
 def reporter(said: io.StringIO) -> Reporter:
-    return Reporter(Console(file=said, width=200))
+    return Reporter(Screen(file=said, width=200))
 
 
 def test_what_trainings_read_is_noted_beside_their_adapters(

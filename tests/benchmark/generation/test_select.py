@@ -120,5 +120,5 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no safetensors weights"):
         open_engine(choose_engine("transformers"), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="not a causal language model"):
+    with pytest.raises(UsageError, match="cannot be read: Unrecognized model"):
         open_engine(choose_engine("transformers"), tmp_path)

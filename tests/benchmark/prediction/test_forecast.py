@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from transformers import LlamaConfig
 
 from benchmark.cli.real import workers_for
@@ -24,6 +23,7 @@ from benchmark.prediction.forecast import Forecast, check_fits, predict
 from benchmark.prediction.memory import training_memory
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
+from benchmark.screen import Screen
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Suite, find_suite
 from tasks.hub import HubWorld
@@ -226,7 +226,7 @@ def test_a_judge_that_is_too_large_refuses_nothing_and_is_named(monkeypatch: pyt
     monkeypatch.setattr(needs, "this_device", lambda: device)
     screen = io.StringIO()
     plan = replace(plan_of(suite), world=HubWorld(models=suite.models))
-    workers_for(plan, 0, Console(file=screen, width=80))
+    workers_for(plan, 0, Screen(file=screen, width=80))
     assert screen.getvalue() == f"warning: {warning}\n"
 
 
@@ -243,14 +243,14 @@ def test_the_number_of_processes_follows_from_memory(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run, "available_memory", lambda: 64 * GIB)
     monkeypatch.setattr(run, "usable_cores", lambda: 16)
     screen = io.StringIO()
-    assert workers_for(plan, 0, Console(file=screen)) == 3
+    assert workers_for(plan, 0, Screen(file=screen)) == 3
     assert screen.getvalue() == (
         f"training processes at once: 3 on 16 processors, because each needs {gib(each)} and 64.0 GiB of memory are "
         f"free\n"
     )
-    assert workers_for(plan, 5, Console(file=screen)) == 5
+    assert workers_for(plan, 5, Screen(file=screen)) == 5
     with pytest.raises(UsageError, match=r"in each of 8 processes .* the process and holes in its heap \d"):
-        workers_for(plan, 8, Console(file=screen))
+        workers_for(plan, 8, Screen(file=screen))
 
 
 @pytest.mark.slow

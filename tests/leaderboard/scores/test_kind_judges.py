@@ -185,7 +185,7 @@ def test_every_bundled_tier_ranks_by_its_own_judges(tmp_path: Path, name: str) -
     assert ("Over-refusal was not measured" in said) == ("over_refusal" not in kinds)
     primary = {kind.value for kind in judges.get(suite.primary_judge).info.judges}
     assert ("Not scored by the primary judge" in said) == bool(kinds - primary)
-    assert board_table(board).row_count
+    assert board_table(board).table.row_count
     rows = load_rows([tmp_path])
     assert all(notice[:20] in render(environment(), board, rows, []) for notice in board.notices)
 

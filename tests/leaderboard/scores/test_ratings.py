@@ -184,9 +184,9 @@ def test_ratings_are_shown_by_their_judges_titles(rows: Rows, board: Board) -> N
     fedavg = next(standing for standing in board.overall if standing.entry.id == "fedavg")
     rating = fedavg.metrics["rating:mt"].mean
     assert 3 < rating < 9.5
-    headings = [str(column.header) for column in board_table(board).columns]
+    headings = [str(column.header) for column in board_table(board).table.columns]
     assert headings[-3:-1] == ["MT-1", "RM"]
-    assert f"{rating:.2f}" in [str(cell) for cell in board_table(board).columns[headings.index("MT-1")].cells]
+    assert f"{rating:.2f}" in [str(cell) for cell in board_table(board).table.columns[headings.index("MT-1")].cells]
     (row,) = [row for row in view_rows(board) if row["defense"] == "fedavg"]
     assert row["rating:mt"] == rating
     assert b"rating:rm" in view_csv(board).split(b"\n")[0]
