@@ -110,7 +110,7 @@ def leaderboard(
     report = build([root] if root else [], [runs], out or Path("site"))
     console.print(render_table(report.boards, suite, scenario))
     _note_versions(report.boards)
-    console.say(f"{report.cells} cells, page built in {report.seconds:.1f} s: {report.page}")
+    console.say(f"{report.cells} rows of cells read, page built in {report.seconds:.1f} s: {report.page}")
     if root is None:
         console.say("no folder results/ here, so these are your own rows only; name committed ones with --results")
 

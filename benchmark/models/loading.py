@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,23 +179,19 @@ def _steady_products(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+@cache
 def _weight_only(base: type) -> type:
     """Return a subclass of bitsandbytes' 8-bit layer (so that PEFT accepts it) that rounds weights, not inputs."""
-    if base not in _subclasses:
 
-        def forward(layer: Any, x: Tensor) -> Tensor:
-            if layer.weight.CB is not None:
-                layer.init_8bit_state()
-                layer.weight.data = layer.state.CB
-            bias = None if layer.bias is None else layer.bias.to(x.dtype)
-            y: Tensor = _ScaledBack.apply(x, layer.state.CB, layer.state.SCB)  # type: ignore[no-untyped-call]
-            return y if bias is None else y + bias
+    def forward(layer: Any, x: Tensor) -> Tensor:
+        if layer.weight.CB is not None:
+            layer.init_8bit_state()
+            layer.weight.data = layer.state.CB
+        bias = None if layer.bias is None else layer.bias.to(x.dtype)
+        y: Tensor = _ScaledBack.apply(x, layer.state.CB, layer.state.SCB)  # type: ignore[no-untyped-call]
+        return y if bias is None else y + bias
 
-        _subclasses[base] = type(base.__name__, (base,), {"forward": forward})
-    return _subclasses[base]
-
-
-_subclasses: dict[type, type] = {}
+    return type(base.__name__, (base,), {"forward": forward})
 
 
 class _ScaledBack(torch.autograd.Function):
