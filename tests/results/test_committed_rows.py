@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -122,3 +123,23 @@ def test_the_rows_are_those_of_the_present_methods_settings_and_models(cells: li
     assert {identity(cell) for cell in cells} <= planned.keys()
     keys = {identity(cell): cell["cell_key"] for cell in cells if cell["protocol_version"] == PROTOCOL_VERSION}
     assert {name: planned[name] for name in keys} == keys
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.rglob("*.parquet")), ids=lambda path: f"{path.parent.name}/{path.stem[:8]}"
+)
+def test_a_flipped_bit_in_any_column_of_a_committed_file_is_refused(path: Path) -> None:
+    """A page without a checksum would be read as other values."""
+    content = bytearray(path.read_bytes())
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    for index in range(group.num_columns):
+        column = group.column(index)
+        start = column.dictionary_page_offset or column.data_page_offset
+        last = start + column.total_compressed_size - 1
+        content[last] ^= 1
+        with (
+            pq.ParquetFile(io.BytesIO(bytes(content)), page_checksum_verification=True) as file,
+            pytest.raises(OSError, match="CRC"),
+        ):
+            file.read_row_group(0, columns=[column.path_in_schema.partition(".")[0]])
+        content[last] ^= 1
