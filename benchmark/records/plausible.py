@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,6 +30,7 @@ _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "verdicts": {"verdict": VERDICT_WORDS},
     "probes": {"kind": ("harmful", "over_refusal", "utility")},
+    "catalog": {"kind": ("suite", "scenario", KIND_ATTACK, KIND_DEFENSE, "judge")},
     "verifications": {"kind": (KIND_DEFENSE, KIND_ATTACK), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
 }
 _NAMED = {
@@ -36,6 +38,8 @@ _NAMED = {
     "verifications": ("cell_key", "bundle", "id", "suite"),
 }
 _LAST_YEAR = 9000
+_SIGNED = {"task_scores": ("value", "stderr")}
+"""Columns whose numbers may be negative."""
 
 
 def find_problem(name: str, table: pa.Table) -> str:
@@ -47,12 +51,18 @@ def find_problem(name: str, table: pa.Table) -> str:
     for column in _NAMED.get(name, ()):
         if table.num_rows and pc.any(pc.equal(table.column(column).cast(pa.string()), "")).as_py():
             return f"{column} is empty, every row names one"
-    for field in table.schema if name in ("cells", "task_scores") else ():
+    for field in table.schema if name in ("cells", "rounds", "responses", "task_scores") else ():
         number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
-        problem = _number_problem(field.name, table.column(field.name), name == "task_scores") if number else ""
-        if problem:
+        signed = field.name in _SIGNED.get(name, ())
+        if number and (problem := _number_problem(field.name, table.column(field.name), signed)):
             return problem
-    return _privilege_problem(table) or find_foreign_key(table) if name == "cells" and table.num_rows else ""
+    if not table.num_rows:
+        return ""
+    if name == "cells":
+        return _privilege_problem(table) or find_foreign_key(table) or _state_problem(table)
+    if name == "responses" and len(shares := table.column("soft_refusal").drop_null()) and pc.max(shares).as_py() > 1:
+        return f"soft_refusal is {pc.max(shares).as_py():g}, must be from 0 to 1"
+    return _judge_problem(table) if name == "verdicts" else ""
 
 
 def _number_problem(name: str, column: pa.ChunkedArray, signed: bool) -> str:
@@ -61,6 +71,31 @@ def _number_problem(name: str, column: pa.ChunkedArray, signed: bool) -> str:
         return f"{name} is not finite, numbers are"
     if not signed and len(values) and pc.min(values).as_py() < 0:
         return f"{name} is {pc.min(values).as_py()}, must not be negative"
+    return ""
+
+
+def _state_problem(cells: pa.Table) -> str:
+    """Return the first contradiction among a cell's state, reason and stage."""
+    for row in cells.select(["status", "reason", "final", "stage", "defense"]).to_pylist():
+        if row["status"] != STATUS_DONE and not row["reason"]:
+            return f"status is {row['status']!r} without a reason, every cell that is not done has a reason"
+        if row["final"] != (row["stage"] == row["defense"]):
+            return f"final is {row['final']} for stage {row['stage']!r} of {row['defense']!r}, the last stage is final"
+    return ""
+
+
+def _judge_problem(verdicts: pa.Table) -> str:
+    """Return the first response set of which one judge gave verdicts under two identities."""
+    keys, judge_ids, identities = (
+        verdicts.column(name).unify_dictionaries().combine_chunks()
+        for name in ("response_key", "judge", "judge_identity")
+    )
+    pairs = keys.indices.to_numpy().astype(np.int64) * len(judge_ids.dictionary) + judge_ids.indices.to_numpy()
+    whole = np.unique(pairs * len(identities.dictionary) + identities.indices.to_numpy())
+    owners, counts = np.unique(whole // len(identities.dictionary), return_counts=True)
+    for pair in owners[counts > 1]:
+        key, judge = divmod(int(pair), len(judge_ids.dictionary))
+        return f"judge {judge_ids.dictionary[judge]} has two identities in the response set {keys.dictionary[key]}"
     return ""
 
 

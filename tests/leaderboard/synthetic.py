@@ -132,7 +132,6 @@ def cell_row(**changes: Any) -> dict[str, Any]:
         "twin": "clean",
         "attack": "unaligned_data",
         "defense": "fedavg",
-        "final": True,
         "seed": 0,
         "status": "done",
         "reason": "",
@@ -167,6 +166,7 @@ def cell_row(**changes: Any) -> dict[str, Any]:
         **changes,
     }
     row.setdefault("stage", row["defense"])
+    row.setdefault("final", row["stage"] == row["defense"])
     identity = (row["suite"], row["scenario"], row["defense"], row["stage"], row["seed"])
     row.setdefault("training_key", _key("training", *identity, row["protocol_version"]))
     row.setdefault("adapter_key", _key("adapter", *identity))

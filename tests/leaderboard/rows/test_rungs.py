@@ -144,13 +144,15 @@ def hostile(draw: st.DrawFn) -> tuple[str, list[Cell], str, str]:
                             "response_key": st.sampled_from(["shared", "r"]),
                             "training_key": st.sampled_from(["shared", "t"]),
                             "stage": st.sampled_from(["fedavg", "krum"]),
-                            "final": st.booleans(),
                         },
                     )
                 )
                 told = {"scenario": scenario, "twin": "clean", "attack": attack, "defense": defense, "seed": seed}
                 key = f"{id_}-{len(made)}"
                 row = cell_row(**(told | {"cell_key": key, "response_key": f"r-{key}"} | changes))
+                # A cell that contradicts itself is refused when it is read.
+                row["reason"] = "" if row["status"] == "done" else row["reason"] or "no reason"
+                row["final"] = row["stage"] == row["defense"]
                 if defense == "fedavg":
                     row["attack"] = id_
                 # Cells of one training that contradict each other are refused when they are read.
