@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 _AS_TABLE: Final = "write its rows as Parquet or JSON Lines"
+AS_COMMAS: Final = "write it with commas between the fields, as .csv; docs/data.md has a command"
 WAYS: Final[dict[str, str]] = {
     ".7z": "unpack it with 7z x",
     ".arrow": _AS_TABLE,
@@ -29,11 +30,11 @@ WAYS: Final[dict[str, str]] = {
     ".pkl": _AS_TABLE,
     ".rar": "unpack it with unrar x",
     ".sqlite": _AS_TABLE,
-    ".tab": "write it with commas between the fields, as .csv",
+    ".tab": AS_COMMAS,
     ".tar": "unpack it with tar -xf",
     ".tfrecord": _AS_TABLE,
     ".tgz": "unpack it with tar -xf",
-    ".tsv": "write it with commas between the fields, as .csv",
+    ".tsv": AS_COMMAS,
     ".xls": "save it as CSV in UTF-8",
     ".xlsx": "save it as CSV in UTF-8",
     ".xz": "unpack it with unxz",

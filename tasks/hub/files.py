@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError, first_line
-from tasks.hub.conversions import WAYS, foreign_content
+from tasks.hub.conversions import AS_COMMAS, WAYS, foreign_content
 from tasks.hub.digests import files_sha256
 from tasks.hub.folders import FolderFiles, split_files
 from tasks.hub.values import kind_of
@@ -316,7 +316,7 @@ def _check_separator(path: Path, columns: Sequence[str]) -> None:
     heading = ",".join(columns)
     mark = max(_SEPARATORS, key=heading.count)
     if heading.count(mark) > heading.count(","):
-        raise FedSafetyError(f"the fields of {path} are separated by {mark!r}; write them with commas between them")
+        raise FedSafetyError(f"the fields of {path} are separated by {mark!r}; {AS_COMMAS}")
 
 
 @contextmanager
