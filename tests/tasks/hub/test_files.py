@@ -6,7 +6,9 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,3 +151,32 @@ def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
 def test_blanks_around_headings_are_not_part_of_the_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('\n,prompt, answer\n0,x, "y"\n')
     assert list(open_records(tmp_path / "a.csv", "").read(("prompt", "answer"))) == [{"prompt": "x", "answer": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "found"),
+    [
+        (pa.float32(), [0.1, None], [0.1, None]),
+        (pa.float16(), [np.float16(0.1), None], [0.1, None]),
+        (pa.list_(pa.float16()), [[np.float16(0.1)], None], [[0.1], None]),
+        (pa.list_(pa.float32(), 1), [[0.1], None], [[0.1], None]),
+        (pa.struct({"a": pa.list_(pa.float32())}), [{"a": [0.1]}, None], [{"a": [0.1]}, None]),
+        (pa.map_(pa.string(), pa.float32()), [[("a", 0.1)], None], [{"a": 0.1}, None]),
+    ],
+)
+def test_short_floats_have_the_shortest_digits(
+    tmp_path: Path, kind: pa.DataType, written: list[Any], found: list[Any]
+) -> None:
+    pq.write_table(pa.table({"a": pa.array(written, kind)}), tmp_path / "a.parquet")
+    assert [row["a"] for row in open_records(tmp_path / "a.parquet", "").read(("a",))] == found
+
+
+@pytest.mark.parametrize(("kind", "limit"), [(pa.float32(), np.float32(2**24)), (pa.float16(), np.float16(2**11))])
+def test_short_floats_that_may_have_lost_digits_are_refused(tmp_path: Path, kind: pa.DataType, limit: Any) -> None:
+    pq.write_table(pa.table({"a": pa.array([-limit + 1], kind)}), tmp_path / "a.parquet")
+    assert [row["a"] for row in open_records(tmp_path / "a.parquet", "").read(("a",))] == [1 - float(limit)]
+    pq.write_table(pa.table({"a": pa.array([-limit], kind)}), tmp_path / "a.parquet")
+    with pytest.raises(
+        FedSafetyError, match=r"the number -\d+\.0 has the type .* lost its last digits; write it as text"
+    ):
+        list(open_records(tmp_path / "a.parquet", "").read(("a",)))
