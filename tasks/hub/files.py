@@ -61,8 +61,8 @@ def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
     """Return the file ``path``, or the data files of the folder ``path`` for a split, and the files left out.
 
     Raises:
-        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart; or
-            the split is a slice.
+        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart; the
+            path is a pipe or a device; or the split is a slice.
     """
     if _SLICE.search(split):
         raise UsageError(
@@ -70,6 +70,10 @@ def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
             f"offset and limit"
         )
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise UsageError(
+                f"{path} is no file but a pipe or a device; write its content to a file, and name that file"
+            )
         return FolderFiles((path,), ())
     files = split_files(path, split, config, SUFFIXES)
     examples = {file.suffix.lower(): file.name for file in files.read}
@@ -172,7 +176,7 @@ def _jsonl(path: Path, _: str) -> Records:
                 if not text:
                     continue
                 number += 1
-                if text.startswith("[") and number == 1:
+                if text.startswith("[") and number == 1 and _is_json(path):
                     raise FedSafetyError(f"{path} begins with a list, as a JSON file does; name it .json")
                 try:
                     row = _parsed(text)
@@ -186,6 +190,14 @@ def _jsonl(path: Path, _: str) -> Records:
                 yield _some(row, names)
 
     return Records(str(path), tuple(dict.fromkeys(name for row in rows() for name in row)), read)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        _parsed(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        return False
+    return True
 
 
 def _json(path: Path, _: str) -> Records:

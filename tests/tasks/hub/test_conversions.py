@@ -64,6 +64,11 @@ def test_the_command_for_tables_changes_nothing_silently(
         ("a.txt", b"BZh is no bzip2", ""),
         ("a.csv", b"BZh91AY&SY", "a bzip2 file; rename it to .bz2, then unpack it with bunzip2"),
         ("a.parquet", b"\x00", ""),
+        (
+            "a.jsonl",
+            b"\xff\xff\xff\xff\x10\x00",
+            f"an Arrow stream; rename it to .arrow, then {WAYS['.arrow']}",
+        ),
         ("a.txt", b"a\x00", "text in UTF-16, or no text, because NUL bytes stand in it; save it as UTF-8"),
         ("a.json", b"\xff\xfe\x00\x00[", "text in UTF-32; save it as UTF-8"),
         ("a.json", "[“".encode(), ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ),
         ("a.json", "<!DOCTYPE html>", r"it is a web page; download the file"),
         ("a.jsonl", '[{"a": 1}]', r"a\.jsonl begins with a list, as a JSON file does; name it \.json"),
+        ("a.jsonl", '[\n{"a": 1}\n]', r"a\.jsonl begins with a list, as a JSON file does; name it \.json"),
+        ("a.jsonl", '["a", "b"]\n["x", "y"]', r"a\.jsonl, row 1: a list; every row must be an object"),
         ("a.jsonl", '{"a":' * 9999, r"a\.jsonl, row 1: no JSON \(lists and objects lie too deep"),
         ("a.json", "[" * 9999, r"a\.json is no JSON: lists and objects lie too deep"),
         (
@@ -123,6 +126,15 @@ def test_bad_files(tmp_path: Path, name: str, content: str | bytes, message: str
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FedSafetyError, match=message):
         list(open_records(path, "").read(("a", "prompt", "id")))
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    for read in (data_digest, lambda path: open_records(path, "")):
+        with pytest.raises(
+            UsageError, match=r"a\.jsonl is no file but a pipe or a device; write its content to a file"
+        ):
+            read(tmp_path / "a.jsonl")
 
 
 def test_marks_of_byte_order_between_joined_files_are_no_text(tmp_path: Path) -> None:
