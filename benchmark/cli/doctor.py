@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    context: typer.Context,
     engine: EngineOption = "auto",
     suite: Annotated[
         str, typer.Option("--suite", help="Also tell what a suite's models and data need here: time, memory, consent.")
@@ -49,8 +50,7 @@ def doctor(
 ) -> None:
     """Tell what is installed, which generation engine will be used, and why; or show how data are read (--data)."""
     if data is not None:
-        if suite:
-            raise UsageError("--data shows one file or folder without a suite; leave out --suite or --data")
+        _check_data_alone(context)
         source = data_source(form, column or (), where or (), filters or (), split, config)
         show_data(data, source, Console(), as_json=as_json)
         return
@@ -96,6 +96,20 @@ def doctor(
     if problems:
         raise FedSafetyError("; ".join(problems))
     console.say("everything that a run needs is there", "green")
+
+
+def _check_data_alone(context: typer.Context) -> None:
+    """Refuse ``--data`` beside options that belong to the state of the machine."""
+    used = [
+        f"--{name.replace('_', '-')}"
+        for name in ("suite", "engine", "data_root", "model_root")
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if used:
+        raise UsageError(
+            f"--data shows one file or folder and does not use {', '.join(used)}; leave out {' and '.join(used)} or "
+            f"--data"
+        )
 
 
 def _isolation() -> str:

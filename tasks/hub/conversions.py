@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import Final
 
 _AS_TABLE: Final = "write its rows as Parquet or JSON Lines"
+_ARROW: Final = f"{_AS_TABLE}; docs/data.md has a command"
+AS_COMMAS: Final = "write it with commas between the fields, as .csv; docs/data.md has a command"
 WAYS: Final[dict[str, str]] = {
+    ".001": "join its parts with cat, then unpack the file",
     ".7z": "unpack it with 7z x",
-    ".arrow": _AS_TABLE,
+    ".arrow": _ARROW,
+    ".arrows": _ARROW,
     ".avro": _AS_TABLE,
+    ".br": "unpack it with brotli -d",
     ".bz2": "unpack it with bunzip2",
     ".db": _AS_TABLE,
+    ".dta": _AS_TABLE,
     ".feather": _AS_TABLE,
     ".gz": "unpack it with gunzip",
     ".h5": _AS_TABLE,
     ".hdf5": _AS_TABLE,
+    ".ipc": _AS_TABLE,
     ".jl": "rename it to .jsonl",
+    ".json5": "write its rows as JSON Lines",
     ".jsonlines": "rename it to .jsonl",
     ".lz4": "unpack it with unlz4",
+    ".lzma": "unpack it with unlzma",
+    ".msgpack": _AS_TABLE,
     ".ndjson": "rename it to .jsonl",
     ".npy": _AS_TABLE,
     ".npz": _AS_TABLE,
@@ -29,14 +39,21 @@ WAYS: Final[dict[str, str]] = {
     ".pkl": _AS_TABLE,
     ".rar": "unpack it with unrar x",
     ".sqlite": _AS_TABLE,
-    ".tab": "write it with commas between the fields, as .csv",
+    ".sqlite3": _AS_TABLE,
+    ".tab": AS_COMMAS,
     ".tar": "unpack it with tar -xf",
     ".tfrecord": _AS_TABLE,
     ".tgz": "unpack it with tar -xf",
-    ".tsv": "write it with commas between the fields, as .csv",
+    ".tsv": AS_COMMAS,
     ".xls": "save it as CSV in UTF-8",
+    ".xlsb": "save it as CSV in UTF-8",
+    ".xlsm": "save it as CSV in UTF-8",
     ".xlsx": "save it as CSV in UTF-8",
     ".xz": "unpack it with unxz",
+    ".yaml": "write its rows as JSON Lines",
+    ".yml": "write its rows as JSON Lines",
+    ".z": "unpack it with gunzip",
+    ".z01": "join its parts with zip -s 0, then unpack the file",
     ".zip": "unpack it with unzip",
     ".zst": "unpack it with unzstd",
 }
@@ -50,6 +67,7 @@ _STARTS: Final = (
     (rb"PK\x03\x04", "a zip file or a spreadsheet", ".zip"),
     (rb"PAR1", "a Parquet file", ".parquet"),
     (rb"ARROW1\x00\x00", "an Arrow file", ".arrow"),
+    (rb"\xff\xff\xff\xff", "an Arrow stream", ".arrow"),
 )
 """Pattern of the first bytes of a file, its format, and the ending of that format."""
 _TEXTS: Final = (

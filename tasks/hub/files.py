@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.errors import FedSafetyError, UsageError, first_line
-from tasks.hub.conversions import WAYS, foreign_content
+from tasks.hub.conversions import AS_COMMAS, WAYS, foreign_content
 from tasks.hub.digests import files_sha256
 from tasks.hub.folders import FolderFiles, split_files
 from tasks.hub.values import kind_of
@@ -26,6 +27,8 @@ from tasks.hub.values import kind_of
 _BATCH: Final = 1024
 _NAMES: Final = 5
 """Most names that an error lists."""
+_SHORT: Final = {pa.float16(): (np.float16, 2**11), pa.float32(): (np.float32, 2**24)}
+"""Short float → its type in NumPy, and the whole number from which on it may have lost digits."""
 _SLICE: Final = re.compile(r"[\[\]+]")
 _SEPARATORS: Final = ";\t|"
 """Marks that other programs write between the fields of a table."""
@@ -58,8 +61,8 @@ def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
     """Return the file ``path``, or the data files of the folder ``path`` for a split, and the files left out.
 
     Raises:
-        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart; or
-            the split is a slice.
+        UsageError: The folder holds no data file, or files of several formats, or its splits cannot be told apart; the
+            path is a pipe or a device; or the split is a slice.
     """
     if _SLICE.search(split):
         raise UsageError(
@@ -67,6 +70,10 @@ def data_files(path: Path, split: str = "", config: str = "") -> FolderFiles:
             f"offset and limit"
         )
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise UsageError(
+                f"{path} is no file but a pipe or a device; write its content to a file, and name that file"
+            )
         return FolderFiles((path,), ())
     files = split_files(path, split, config, SUFFIXES)
     examples = {file.suffix.lower(): file.name for file in files.read}
@@ -169,7 +176,7 @@ def _jsonl(path: Path, _: str) -> Records:
                 if not text:
                     continue
                 number += 1
-                if text.startswith("[") and number == 1:
+                if text.startswith("[") and number == 1 and _is_json(path):
                     raise FedSafetyError(f"{path} begins with a list, as a JSON file does; name it .json")
                 try:
                     row = _parsed(text)
@@ -183,6 +190,14 @@ def _jsonl(path: Path, _: str) -> Records:
                 yield _some(row, names)
 
     return Records(str(path), tuple(dict.fromkeys(name for row in rows() for name in row)), read)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        _parsed(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        return False
+    return True
 
 
 def _json(path: Path, _: str) -> Records:
@@ -237,18 +252,42 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Return the rows of a batch.
 
     Raises:
-        ArrowInvalid: A value has no counterpart in Python, for example a time in an unknown zone.
+        ArrowInvalid: A value has no counterpart in Python, for example a time in an unknown zone, or is a number whose
+            last digits a short float may have lost.
     """
-    for place, field in enumerate(batch.schema):
-        if field.type == pa.float32():
-            # The shortest digits that give the same value: 0.1, where 64 bits would show 0.10000000149011612.
-            digits = pc.cast(batch.column(place), pa.string())
-            batch = batch.set_column(place, field.name, pc.cast(digits, pa.float64()))
     try:
         rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     except (KeyError, OverflowError, ValueError) as error:
         raise pa.ArrowInvalid(f"a value cannot be read ({type(error).__name__}: {first_line(error)})") from error
+    short = {field.name: field.type for field in batch.schema if "float" in str(field.type)}
+    for row in rows:
+        row.update({name: _shortest(row[name], kind) for name, kind in short.items()})
     return rows
+
+
+def _shortest(value: Any, kind: pa.DataType) -> Any:
+    """Return a value of the type ``kind``, in which each short float has the shortest digits that give the same value.
+
+    These are 0.1, where 64 bits of the same value would show 0.10000000149011612.
+
+    Raises:
+        ArrowInvalid: A short float is so large that its last digits may be lost.
+    """
+    if isinstance(value, list):
+        return [_shortest(inner, kind.value_type) for inner in value]
+    if isinstance(value, dict):
+        is_map = pa.types.is_map(kind)
+        return {
+            name: _shortest(inner, kind.item_type if is_map else kind.field(name).type) for name, inner in value.items()
+        }
+    if value is None or kind not in _SHORT:
+        return value
+    number, limit = _SHORT[kind]
+    if math.isfinite(value) and abs(value) >= limit:
+        raise pa.ArrowInvalid(
+            f"the number {value} has the type {kind}, which may have lost its last digits; write it as text"
+        )
+    return float(str(number(value)))
 
 
 def _text(path: Path, column: str) -> Records:
@@ -316,7 +355,7 @@ def _check_separator(path: Path, columns: Sequence[str]) -> None:
     heading = ",".join(columns)
     mark = max(_SEPARATORS, key=heading.count)
     if heading.count(mark) > heading.count(","):
-        raise FedSafetyError(f"the fields of {path} are separated by {mark!r}; write them with commas between them")
+        raise FedSafetyError(f"the fields of {path} are separated by {mark!r}; {AS_COMMAS}")
 
 
 @contextmanager

@@ -20,6 +20,9 @@ _SPLITS: Final = {
     "holdout": ("holdout", "heldout"),
 }
 _CANONICAL: Final = {word: split for split, words in _SPLITS.items() for word in words}
+_GLUED: Final = _CANONICAL | {"tr": "train", "te": "test", "va": "validation"}
+_LONG: Final = 4
+"""Least letters of a word that other words seldom begin or end with."""
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 """Words of a name: ``trainData2`` has train and Data."""
 _SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
@@ -34,6 +37,7 @@ _SIDE_FILES: Final = frozenset(
         "requirements.txt",
     }
 )
+_SYSTEM_FILES: Final = frozenset({"desktop.ini", "ehthumbs.db", "thumbs.db"})
 _OTHER_CONFIG: Final = "of another configuration"
 _FOREIGN: Final = {
     "dataset_dict.json": "was written by save_to_disk",
@@ -60,31 +64,28 @@ class FolderFiles:
 def split_files(folder: Path, split: str, config: str, endings: Collection[str]) -> FolderFiles:
     """Return the files of ``folder`` that hold one split, and those that are left out.
 
-    Names that begin with a dot or an underscore and side files do not count as data. Where names say a split, the files
-    of the wanted split are taken; where no name does, all files are.
+    Hidden files and side files do not count as data. Hidden are names that begin with a dot, an underscore or ``~$``,
+    and the files that Windows adds to a folder. Where names say a split, the files of the wanted split are taken; where
+    no name does, all files are.
 
     Args:
         folder: Folder to look into, at any depth.
         split: Wanted split; empty to take every file.
-        config: Wanted configuration: the subfolder of that name, else the files whose names hold it; all files where
-            no name does.
+        config: Wanted configuration, in any case: the subfolder of that name, else the files whose names hold it. Where
+            no name does, the split must be one file or one set of shards.
         endings: Endings of data files, in lower case.
 
     Raises:
-        UsageError: The files of the split cannot be told apart, a part of the split is missing or there twice, a link
-            leads nowhere, or another program's folder needs that program.
+        UsageError: The files of the split or configuration cannot be told apart, a part of the split is missing or
+            there twice, a link leads nowhere or to a folder, or another program's folder needs that program.
     """
     entries = sorted(folder.rglob("*"))
     names = {entry.name for entry in entries}
     for name, what in _FOREIGN.items():
         if name in names:
             raise UsageError(f"{folder} {what}, as its {name} says; write its rows as one Parquet or JSON Lines file")
-    inner = folder / config if config and (folder / config).is_dir() else folder
-    links = [entry for entry in entries if entry.is_symlink() and _is_visible(entry.relative_to(folder))]
-    if broken := [link for link in links if not link.exists()]:
-        raise UsageError(
-            f"{folder} holds links to nothing: {_listed(broken, folder)}; copy the files, or remove the links"
-        )
+    inner = _inner(entries, folder, config)
+    _check_links(entries, folder, inner)
     reasons = {entry: _reason(entry, folder, inner, endings) for entry in entries if entry.is_file()}
     if unread := [file for file, reason in reasons.items() if not reason and file.suffix.lower() in WAYS]:
         raise UsageError(
@@ -92,16 +93,54 @@ def split_files(folder: Path, split: str, config: str, endings: Collection[str])
             f"such files out of the folder"
         )
     files = [file for file, reason in reasons.items() if not reason]
-    if chosen := [file for file in files if config and _names(file.relative_to(inner), config)]:
+    chosen = [file for file in files if config and _names(file.relative_to(inner), config)]
+    if chosen:
         reasons |= {file: _OTHER_CONFIG for file in files if file not in chosen}
         files = chosen
     found = _of_split(files, inner, split) if split else files
+    if config and inner == folder and not chosen and len({_without_number(file) for file in found}) > 1:
+        raise UsageError(
+            f"no file or subfolder of {folder} is named after configuration {config!r}; it holds "
+            f"{_listed(found, folder)}; name another configuration, leave it out to read all, or name one file as local"
+        )
     for file in {*files} - {*found}:
         is_named = _splits(file.relative_to(inner), split)
         reasons[file] = "of another split" if is_named else "names no split, as others do"
     _check_shards(found, inner)
     _check_copies(found, inner)
     return FolderFiles(tuple(found), tuple((file, reason) for file, reason in reasons.items() if reason))
+
+
+def _inner(entries: list[Path], folder: Path, config: str) -> Path:
+    """Return the subfolder of a configuration; ``folder`` if there is none, or several differ in case alone."""
+    if not config:
+        return folder
+    if (folder / config).is_dir():
+        return folder / config
+    wanted = Path(config).as_posix().casefold()
+    found = [entry for entry in entries if entry.relative_to(folder).as_posix().casefold() == wanted and entry.is_dir()]
+    return found[0] if len(found) == 1 else folder
+
+
+def _check_links(entries: list[Path], folder: Path, inner: Path) -> None:
+    """Refuse links to nothing, and links to folders at, above or below ``inner``."""
+    links = [entry for entry in entries if entry.is_symlink() and _is_visible(entry.relative_to(folder))]
+    if broken := [link for link in links if not link.exists()]:
+        raise UsageError(
+            f"{folder} holds links to nothing: {_listed(broken, folder)}; copy the files, or remove the links"
+        )
+    folders = [link for link in links if link.is_dir() and (link.is_relative_to(inner) or inner.is_relative_to(link))]
+    if folders:
+        raise UsageError(
+            f"{folder} holds links to folders, which are not followed: {_listed(folders, folder)}; copy the folders, "
+            f"or remove the links"
+        )
+
+
+def _without_number(file: Path) -> Path:
+    """Return the path of a file, without the number of a shard."""
+    shard = _SHARD.match(file.stem)
+    return file.with_name(shard[1] if shard else file.name)
 
 
 def _reason(file: Path, folder: Path, inner: Path, endings: Collection[str]) -> str:
@@ -116,12 +155,17 @@ def _reason(file: Path, folder: Path, inner: Path, endings: Collection[str]) -> 
 
 
 def _is_visible(path: Path) -> bool:
-    return not any(part.startswith((".", "_")) for part in path.parts)
+    return not any(part.startswith((".", "_", "~$")) or part.lower() in _SYSTEM_FILES for part in path.parts)
 
 
 def _of_split(files: list[Path], folder: Path, split: str) -> list[Path]:
     named = {file: _splits(file.relative_to(folder), split) for file in files}
     if not any(named.values()):
+        if len(files) > 1 and _may_say_splits(files, folder):
+            raise UsageError(
+                f"the names of {_listed(files, folder)} in {folder} may say splits; write each split as a word of its "
+                f"own, such as data-train, or name one file as local"
+            )
         return files
     wanted = _CANONICAL.get(split, split)
     if doubtful := [file for file, splits in named.items() if wanted in splits and len(splits) > 1]:
@@ -154,9 +198,25 @@ def _of_part(part: str, wanted: str) -> set[str]:
     return {_CANONICAL[word.lower()] for word in _WORDS.findall(stem) if word.lower() in _CANONICAL}
 
 
+def _may_say_splits(files: list[Path], folder: Path) -> bool:
+    """Return whether names begin or end with words of two splits.
+
+    A short word counts only where its rest is the rest of another split, as in ``valrows`` and ``trainrows``.
+    """
+    splits: dict[str, set[str]] = {}
+    for part in {part for file in files for part in file.relative_to(folder).with_suffix("").parts}:
+        name = part.lower().rstrip("-_. 0123456789")
+        for word, split in _GLUED.items():
+            for rest in {name.removeprefix(word), name.removesuffix(word)} - {name}:
+                for key in (rest, "any") if len(word) >= _LONG else (rest,):
+                    splits.setdefault(key, set()).add(split)
+    return any(len(found) > 1 for found in splits.values())
+
+
 def _names(path: Path, config: str) -> bool:
-    """Return whether a configuration stands in a path as a word."""
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(config)}(?![A-Za-z0-9])", path.as_posix()) is not None
+    """Return whether a configuration stands in a path as a word, in any case."""
+    pattern = rf"(?<![A-Za-z0-9]){re.escape(config)}(?![A-Za-z0-9])"
+    return re.search(pattern, path.as_posix(), re.IGNORECASE) is not None
 
 
 def _check_shards(files: list[Path], folder: Path) -> None:

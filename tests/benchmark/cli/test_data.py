@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -115,10 +116,20 @@ def test_options_of_data_need_data(options: Sequence[str]) -> None:
     assert "belong to --data; add --data PATH, or leave them out" in str(error)
 
 
-def test_data_are_shown_without_a_suite(path: Path) -> None:
-    error = doctor("--data", path, "--suite", "small").exception
+@pytest.mark.parametrize(
+    ("option", "value"), [("--suite", "small"), ("--engine", "vllm"), ("--data-root", "."), ("--model-root", ".")]
+)
+def test_data_are_shown_without_other_options(path: Path, option: str, value: str) -> None:
+    error = doctor("--data", path, option, value).exception
     assert isinstance(error, UsageError)
-    assert "leave out --suite or --data" in str(error)
+    assert f"does not use {option}; leave out {option} or --data" in str(error)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    error = doctor("--data", tmp_path / "a.jsonl").exception
+    assert isinstance(error, UsageError)
+    assert "is no file but a pipe or a device" in str(error)
 
 
 def test_values_of_where_are_any_of_those_named() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmark.errors import FedSafetyError
 from tasks.hub.conversations import ASSISTANTS, USERS
 from tasks.hub.conversions import WAYS, foreign_content
-from tasks.hub.files import SUFFIXES
+from tasks.hub.files import SUFFIXES, open_records
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -17,6 +20,39 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(enco
 def test_the_page_lists_every_ending_and_role() -> None:
     words = {*re.findall(r"`([\w.]+)`", PAGE)}
     assert words >= {*SUFFIXES, *WAYS, *USERS, *ASSISTANTS}
+
+
+def command(comment: str) -> str:
+    """Return the Python source of the command of the page that follows a comment."""
+    found = re.search(rf"# {re.escape(comment)}.*?-c '(.*?)'\n", PAGE, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a\tb\n1,2\t"3\t4"\n', ""),
+        ("a\tb\n1\t2\t3\n", "row 1: 3 fields under 2 columns"),
+        ("a\tb\n1\n", "row 1: 1 fields under 2 columns"),
+        ('a\tb\n"1\t2\n3\t4\n', "unexpected end of data"),
+    ],
+)
+def test_the_command_for_tables_changes_nothing_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.tsv").write_text(rows, encoding="utf-8-sig")
+
+    def convert() -> list[dict[str, Any]]:
+        exec(command("A table with another separator"), {})
+        return list(open_records(tmp_path / "new.csv", "").read(("a", "b")))
+
+    if message:
+        with pytest.raises((FedSafetyError, csv.Error), match=message):
+            convert()
+    else:
+        assert convert() == [{"a": "1,2", "b": "3\t4"}]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +64,11 @@ def test_the_page_lists_every_ending_and_role() -> None:
         ("a.txt", b"BZh is no bzip2", ""),
         ("a.csv", b"BZh91AY&SY", "a bzip2 file; rename it to .bz2, then unpack it with bunzip2"),
         ("a.parquet", b"\x00", ""),
+        (
+            "a.jsonl",
+            b"\xff\xff\xff\xff\x10\x00",
+            f"an Arrow stream; rename it to .arrow, then {WAYS['.arrow']}",
+        ),
         ("a.txt", b"a\x00", "text in UTF-16, or no text, because NUL bytes stand in it; save it as UTF-8"),
         ("a.json", b"\xff\xfe\x00\x00[", "text in UTF-32; save it as UTF-8"),
         ("a.json", "[“".encode(), ""),

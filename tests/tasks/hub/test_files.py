@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -85,7 +88,7 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ("a.json", '{"a": ["x"], "id": ["1", "2"]}', r"lists of different lengths \(a 1, id 2\)"),
         ("a.jsonl", '{"a": 1, "a": 2}', r"row 1: no JSON \(the key 'a' stands twice"),
         ("a.csv", "a,id,a\n1,2,3\n", r"several columns called 'a'"),
-        ("a.csv", "a;id\n1;2\n", r"are separated by ';'; write them with commas"),
+        ("a.csv", "a;id\n1;2\n", r"are separated by ';'; write it with commas .*; docs/data\.md has"),
         ("a.csv", "a,id\n1,2\n".encode("utf-16"), r"it is text in UTF-16; save it as UTF-8"),
         ("a.csv", "a,id\n1,2\n".encode("utf-16-le"), r"it is text in UTF-16, or no text, because NUL bytes"),
         ("a.json", "[]".encode("utf-32"), r"it is text in UTF-32; save it as UTF-8"),
@@ -103,6 +106,8 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ),
         ("a.json", "<!DOCTYPE html>", r"it is a web page; download the file"),
         ("a.jsonl", '[{"a": 1}]', r"a\.jsonl begins with a list, as a JSON file does; name it \.json"),
+        ("a.jsonl", '[\n{"a": 1}\n]', r"a\.jsonl begins with a list, as a JSON file does; name it \.json"),
+        ("a.jsonl", '["a", "b"]\n["x", "y"]', r"a\.jsonl, row 1: a list; every row must be an object"),
         ("a.jsonl", '{"a":' * 9999, r"a\.jsonl, row 1: no JSON \(lists and objects lie too deep"),
         ("a.json", "[" * 9999, r"a\.json is no JSON: lists and objects lie too deep"),
         (
@@ -121,6 +126,15 @@ def test_bad_files(tmp_path: Path, name: str, content: str | bytes, message: str
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FedSafetyError, match=message):
         list(open_records(path, "").read(("a", "prompt", "id")))
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    for read in (data_digest, lambda path: open_records(path, "")):
+        with pytest.raises(
+            UsageError, match=r"a\.jsonl is no file but a pipe or a device; write its content to a file"
+        ):
+            read(tmp_path / "a.jsonl")
 
 
 def test_marks_of_byte_order_between_joined_files_are_no_text(tmp_path: Path) -> None:
@@ -149,3 +163,32 @@ def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
 def test_blanks_around_headings_are_not_part_of_the_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('\n,prompt, answer\n0,x, "y"\n')
     assert list(open_records(tmp_path / "a.csv", "").read(("prompt", "answer"))) == [{"prompt": "x", "answer": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "found"),
+    [
+        (pa.float32(), [0.1, None], [0.1, None]),
+        (pa.float16(), [np.float16(0.1), None], [0.1, None]),
+        (pa.list_(pa.float16()), [[np.float16(0.1)], None], [[0.1], None]),
+        (pa.list_(pa.float32(), 1), [[0.1], None], [[0.1], None]),
+        (pa.struct({"a": pa.list_(pa.float32())}), [{"a": [0.1]}, None], [{"a": [0.1]}, None]),
+        (pa.map_(pa.string(), pa.float32()), [[("a", 0.1)], None], [{"a": 0.1}, None]),
+    ],
+)
+def test_short_floats_have_the_shortest_digits(
+    tmp_path: Path, kind: pa.DataType, written: list[Any], found: list[Any]
+) -> None:
+    pq.write_table(pa.table({"a": pa.array(written, kind)}), tmp_path / "a.parquet")
+    assert [row["a"] for row in open_records(tmp_path / "a.parquet", "").read(("a",))] == found
+
+
+@pytest.mark.parametrize(("kind", "limit"), [(pa.float32(), np.float32(2**24)), (pa.float16(), np.float16(2**11))])
+def test_short_floats_that_may_have_lost_digits_are_refused(tmp_path: Path, kind: pa.DataType, limit: Any) -> None:
+    pq.write_table(pa.table({"a": pa.array([-limit + 1], kind)}), tmp_path / "a.parquet")
+    assert [row["a"] for row in open_records(tmp_path / "a.parquet", "").read(("a",))] == [1 - float(limit)]
+    pq.write_table(pa.table({"a": pa.array([-limit], kind)}), tmp_path / "a.parquet")
+    with pytest.raises(
+        FedSafetyError, match=r"the number -\d+\.0 has the type .* lost its last digits; write it as text"
+    ):
+        list(open_records(tmp_path / "a.parquet", "").read(("a",)))

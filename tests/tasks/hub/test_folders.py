@@ -41,6 +41,8 @@ def read(split: str = "train", config: str = "") -> list[str]:
         (["contest.jsonl", "latest.jsonl"], "train", ["contest.jsonl", "latest.jsonl"]),
         (["train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl"], "train_sft", None),
         (["part-0.jsonl", "part-1.jsonl"], "train", ["part-0.jsonl", "part-1.jsonl"]),
+        (["values.jsonl", "contest.jsonl"], "train", ["contest.jsonl", "values.jsonl"]),
+        (["train.jsonl", "Thumbs.db", "desktop.ini", "~$train.xlsx"], "train", ["train.jsonl"]),
         (["train.JSONL", "readme.txt", "dataset_infos.json"], "train", ["train.JSONL"]),
         (["train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl", "_tmp/train.jsonl"], "train", ["train.jsonl"]),
     ],
@@ -64,11 +66,21 @@ def test_hidden_files_change_nothing(root: Path) -> None:
         (["test.jsonl"], r"no file in .* is named after split 'train'; it holds test\.jsonl"),
         (["train_test.jsonl"], r"train_test\.jsonl .* say several splits"),
         (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack it with gunzip"),
+        (["train.jsonl", "more.zip.001", "more.zip.002"], r"holds more\.zip\.001, which are not read; join its parts"),
+        (["train.jsonl", "more.Z"], r"holds more\.Z, which are not read; unpack it with gunzip"),
         (["train.jsonl", "train.tsv"], r"holds train\.tsv, which are not read; write it with commas"),
         (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], r"2 of 3 shards of train, and shard 00001 is"),
         (["train-00000-of-00001.jsonl", "train-00001-of-00002.jsonl"], r"sets of 1 and of 2 shards of train; remove"),
         (["data.jsonl", "holdout.jsonl"], r"no file in .* is named after split 'train'; it holds data\.jsonl, holdout"),
         (["main/train.jsonl", "other/train.jsonl"], r"several folders .*: main, other; name one as config"),
+        (
+            ["traindata.jsonl", "testdata.jsonl"],
+            r"names of testdata\.jsonl, traindata\.jsonl in .* may say splits",
+        ),
+        (["gsm8ktrain.jsonl", "gsm8ktest.jsonl"], "may say splits"),
+        (["trains/a.jsonl", "tests/b.jsonl"], "may say splits"),
+        (["rowsval1.jsonl", "rowstrain1.jsonl"], "may say splits"),
+        (["tr.jsonl", "te.jsonl"], "may say splits"),
         (["train/state.json", "train/data.arrow"], r"was written by save_to_disk"),
     ],
 )
@@ -112,6 +124,21 @@ def test_a_configuration_in_the_names_of_files(root: Path) -> None:
     assert read(config="en") == ["en-train.jsonl"]
 
 
+def test_a_configuration_is_compared_without_case(root: Path) -> None:
+    write(root, "EN-train.jsonl", "de-train.jsonl", "Fr/train.jsonl")
+    assert read(config="en") == ["EN-train.jsonl"]
+    assert read(config="fr") == ["Fr/train.jsonl"]
+
+
+def test_a_configuration_that_no_name_holds_is_refused(root: Path) -> None:
+    write(root, "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl")
+    assert len(read(config="default")) == 2
+    write(root, "de-train.jsonl")
+    message = r"named after configuration 'fr'; it holds de-train\.jsonl, train-00000.*; name another configuration"
+    with pytest.raises(UsageError, match=message):
+        read(config="fr")
+
+
 def test_a_copy_of_a_file_is_refused(root: Path) -> None:
     write(root, "train.jsonl")
     folder = root / "o" / "two"
@@ -127,6 +154,15 @@ def test_a_link_to_nothing_is_refused(root: Path) -> None:
     (root / "o" / "two" / "train-2.jsonl").symlink_to(root / "blob")
     with pytest.raises(UsageError, match=r"holds links to nothing: train-2\.jsonl; copy the files"):
         read()
+
+
+def test_a_link_to_a_folder_is_refused(root: Path) -> None:
+    write(root, "a/train.jsonl", "../more/train.jsonl")
+    (root / "o" / "two" / "b").symlink_to(root / "o" / "more")
+    assert read(config="a") == ["a/train.jsonl"]
+    for config in ("", "b"):
+        with pytest.raises(UsageError, match=r"holds links to folders, which are not followed: b; copy the folders"):
+            read(config=config)
 
 
 @pytest.mark.parametrize("split", ["train[:10]", "train+test"])

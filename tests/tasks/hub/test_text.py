@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from tasks.hub.text import LOSSES, normalised
@@ -23,6 +25,14 @@ from tasks.hub.text import LOSSES, normalised
         ("COVID-19", "Covid 19"),
         ("2 * 2", "2*2"),
         ("a / b", "a/b"),
+        ("x - y", "x-y"),
+        ("10 - x", "10-x"),
+        ("2 * (3 + 4)", "2*(3+4)"),
+        ("3 ( 4 )", "3(4)"),
+        ("a three-year plan - for you", "a three year plan for you"),
+        ("- a\n- b", "a b"),
+        ("50\u066a", "50%"),
+        ("50\uff05", "50%"),
         ("❤️", "❤"),
     ],
 )
@@ -46,6 +56,20 @@ def test_the_same_prompt(one: str, other: str) -> None:
         ("What is -5 squared", "What is 5 squared"),
         ("x - 1", "x 1"),
         ("10 - x", "10 x"),
+        ("Room 5 , 6", "Room 56"),
+        ("12\n\n3", "123"),
+        ("x = -y", "x = y"),
+        ("x = - y", "x = y"),
+        ("solve x - y = 3", "solve xy = 3"),
+        ("x - -1", "x - 1"),
+        ("10 - -1", "10 - 1"),
+        ("-(a + b)", "(a + b)"),
+        ("(a + b) - (c + d)", "(a + b) (c + d)"),
+        ("a - (b + c)", "(a - b) + c"),
+        (".5 + .5", "5 + 5"),
+        ("$.50", "$50"),
+        ("50\u066a", "50"),
+        ("50\u2030", "50"),
         ("(a+b)*c", "a+(b*c)"),
         ("a*b", "a/b"),
         ("a != b", "a = b"),
@@ -62,10 +86,18 @@ def test_different_prompts(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
 
 
+def test_no_mark_joins_two_numbers() -> None:
+    """Quotes, which include the accents that stand alone, and marks without a width are no breaks."""
+    kinds = {"Pc", "Pd", "Ps", "Pe", "Po", "Sm", "Sc", "So", "Zs", "Zl", "Zp"}
+    marks = [char for char in map(chr, range(0x3100)) if unicodedata.category(char) in kinds and char not in "\"'"]
+    joined = [char for char in marks for text in (f"1{char}2", f"1 {char} 2") if normalised(text) == "12"]
+    assert not joined
+
+
 def test_the_stated_losses_are_those_of_the_normal_form() -> None:
     """The pairs are the examples of the statement; every one stands in it."""
-    equal = [("e-mail", "email"), ("node.js", "nodejs"), ("x²", "x2")]
-    different = [("3.14", "314"), ("1,000", "1000"), ("2+2", "2*2"), ("C", "C++"), ("C", "C#")]
+    equal = [("e-mail", "email"), ("node.js", "nodejs"), ("5!", "5"), ("10²", "102"), ("f'(x)", "f(x)")]
+    different = [("3.14", "314"), ("1,000", "1000"), ("2+2", "2*2"), ("x - y", "x y"), ("C", "C++"), ("C", "C#")]
     first, second = LOSSES.split("Different:")
     assert all(one in first and other in first and normalised(one) == normalised(other) for one, other in equal)
     assert all(one in second and other in second and normalised(one) != normalised(other) for one, other in different)
