@@ -13,7 +13,15 @@ from tasks.hub.conversations import Turn, described, read_turns, spoken
 from tasks.hub.files import Records
 from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
-from tasks.hub.values import as_text, comparable, is_doubtful, is_missing, kind_of, without_placeholder
+from tasks.hub.values import (
+    are_parts,
+    comparable,
+    is_doubtful,
+    is_missing,
+    joined_parts,
+    kind_of,
+    without_placeholder,
+)
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
@@ -220,7 +228,7 @@ class SourceRow:
         if name not in self.paths:
             return ""
         try:
-            text = as_text(self._inside(name))
+            text = joined_parts(self._inside(name))
         except ValueError as error:
             raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
         if name not in ("input", "response"):
@@ -231,9 +239,9 @@ class SourceRow:
         return kept
 
     def _inside(self, name: str) -> Any:
-        """Return the value of our column ``name``."""
+        """Return the value of our column ``name``: a single value, or the parts of a message."""
         value = self.paths[name](self.raw)
-        if isinstance(value, list | Mapping):
+        if isinstance(value, list | Mapping) and not are_parts(value):
             inside = "[0]" if isinstance(value, list) else ".<key>"
             raise ValueError(f"is {kind_of(value)}, not text; reach inside it with {inside}")
         return value

@@ -27,8 +27,16 @@ _KINDS: Final[tuple[tuple[Any, str], ...]] = (
 )
 _OUTER: Final = re.compile(r"\A[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+\Z")
 """Blanks around a text, those without a width and the byte order mark, too."""
-_PARTS_AS_TEXT: Final = re.compile(
-    rf"""\s*\[\s*\{{\s*(["'])type\1\s*:\s*\1(?:{"|".join(_TEXT_PARTS)})\1.*\}}\s*\]\s*""", re.DOTALL
+_OTHER_PARTS: Final = (
+    *("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "file"),
+    *("input_file", "document", "thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result", "tool_call"),
+)
+"""Types of the parts of a message that hold no text, or text that is not part of the answer."""
+_OBJECTS_AS_TEXT: Final = re.compile(r"\s*(?:array\()?\[\s*\{")
+_PYTHON_PARTS: Final = re.compile(
+    rf"""(?=.*'type'\s*:\s*'(?:{"|".join(_OTHER_PARTS)})'|(?=.*'type'\s*:\s*'(?:{"|".join(_TEXT_PARTS)})').*'text'\s*:)"""
+    r".*\}\s*\](?:,\s*dtype=object\))?\s*",
+    re.DOTALL,
 )
 _NOTHING: Final = r"no[\s_-]*(?:input|output)(?:s|e)?"
 _IN_BRACKETS: Final = r"[`\\]*[<(\[]\s*{}\s*[`\\>)\]]*[.,]?"
@@ -76,29 +84,40 @@ def as_text(value: Any) -> str:
 
 
 def joined_parts(value: Any) -> str:
-    """Return the text of a message's content, which may be a list of parts, or the JSON text of parts of text.
+    """Return the text of a message's content, which may be a list of parts, or the JSON text of such a list.
 
     Parts are joined by line breaks.
 
     Raises:
         ValueError: A part holds something other than text, or the value has no one text.
     """
-    if isinstance(value, str) and _PARTS_AS_TEXT.fullmatch(value):
-        value = _parts(value)
+    if isinstance(value, str):
+        value = _parsed_parts(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return "\n".join(filter(None, map(_part, value)))
     return as_text(value)
 
 
-def _parts(text: str) -> Any:
+def are_parts(value: Any) -> bool:
+    """Return whether ``value`` is a list of a message's parts: objects with a type, of which some are known."""
+    return (
+        isinstance(value, list)
+        and all(isinstance(part, Mapping) and "type" in part for part in value)
+        and any(part["type"] in _OTHER_PARTS or (part["type"] in _TEXT_PARTS and "text" in part) for part in value)
+    )
+
+
+def _parsed_parts(text: str) -> Any:
     """Return the parts whose JSON text ``text`` is, and ``text`` itself if it is the text of something else."""
-    if "'" in text[: text.index("t")]:
-        raise ValueError("holds the Python source of a list of parts; write it as a list, or as JSON")
+    if not _OBJECTS_AS_TEXT.match(text):
+        return text
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
+        if _PYTHON_PARTS.fullmatch(text):
+            raise ValueError("holds the Python source of a list of parts; write it as a list, or as JSON") from None
         return text
-    return content if all(isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in content) else text
+    return content if are_parts(content) else text
 
 
 def without_placeholder(text: str, *, is_input: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -71,6 +72,51 @@ def test_parts_of_text_are_joined_and_others_refused() -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             joined_parts([part])
+
+
+PARTS = [{"text": "Hi", "type": "text"}, {"type": "text", "text": "you"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize("value", [PARTS, json.dumps(PARTS)])
+def test_parts_are_joined_in_every_format(source: Write, value: object) -> None:
+    turns = [{"role": "user", "content": value}, {"role": "assistant", "content": value}]
+    row = {"instruction": value, "input": "", "output": value, "conversation": turns}
+    for settings in (PAIR, {"format": "prompts"}, {"format": "chat"}):
+        (read,) = load_rows(source("rows", [row], **settings)).table.to_pylist()
+        assert read["instruction"] == "Hi\nyou"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (str(PARTS), "the Python source of a list of parts"),
+        (str(PARTS[:1]), "the Python source of a list of parts"),
+        (str(PARTS).replace("}, {", "}\n {"), "the Python source of a list of parts"),
+        (str([IMAGE]), "the Python source of a list of parts"),
+        ([IMAGE, *PARTS], "a part of type image_url"),
+        (json.dumps([IMAGE, *PARTS]), "a part of type image_url"),
+        (json.dumps([*PARTS, {"type": "unheard_of"}]), "a part of type unheard_of"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused_in_every_format(source: Write, value: object, reason: str) -> None:
+    for row in ({"instruction": value, "response": "a"}, {"instruction": "a", "response": value}):
+        with pytest.raises(FedSafetyError, match=reason):
+            load_rows(source("rows", [row]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"type": "circle", "r": 1}]',
+        '[{"type": "text", "label": "Name"}]',
+        "[{'type': 'text', 'label': 'Name'}]",
+        '[{"text": "Hi"}]',
+        '[{"type": "text", "text": "Hi"}] is a list',
+    ],
+)
+def test_answers_in_code_are_text(text: str) -> None:
+    assert joined_parts(text) == text
 
 
 @pytest.mark.parametrize(
