@@ -26,6 +26,8 @@ from tasks.hub.values import (
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
 _NEEDED: Final = {"pairs": ("instruction", "response"), "chat": ("conversation",), "prompts": ("instruction",)}
+_OPTIONAL: Final = {"pairs": ("input",), "chat": (), "prompts": ("input", "response")}
+"""Format → names that it may read beside the needed ones, ``id`` and ``label``."""
 _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -77,13 +79,15 @@ class Reader:
         columns: Columns that are read: mapped ones, and those of conditions and filters.
 
     Raises:
-        UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest).
+        UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest), or the mapping
+            has a name that the format does not read.
     """
 
     def __init__(self, source: DatasetSource, records: Records) -> None:
         for name in source.columns:
             if name not in NAMES:
                 raise unknown_name(f"name of a column of {records.name}", name, NAMES)
+        _check_names(source)
         if not records.columns:
             raise UsageError(f"{records.name} holds no rows; name a file that holds some")
         self.source, self.records = source, records
@@ -248,6 +252,18 @@ class SourceRow:
 
     def _error(self, reason: str) -> FedSafetyError:
         return FedSafetyError(f"{self.place_of(self.number)}: {reason}")
+
+
+def _check_names(source: DatasetSource) -> None:
+    """Refuse a mapping to names that are not read, because the report would show them as read."""
+    if source.response and "response" in source.columns:
+        raise UsageError("response gives every row the same answer, and columns maps response, too; leave one out")
+    names = (*_NEEDED[source.format], *_OPTIONAL[source.format], "id", "label")
+    if unread := [name for name in source.columns if name not in names]:
+        raise UsageError(
+            f"format {source.format!r} does not read {unread[0]!r}, to which {source.columns[unread[0]]!r} is mapped; "
+            f"it reads {', '.join(names)}; leave the mapping out, or mend format"
+        )
 
 
 def _parsed(text: str, name: str) -> Path:

@@ -81,3 +81,19 @@ def test_nothing_there_and_nothing_left(tmp_path: Path) -> None:
     assert isinstance(report.error, FedSafetyError)
     assert "is left: 1 read, english left 0" in str(report.error)
     assert report.dropped == {"english": {"language is de": 1}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"format": "chat", "columns": {"instruction": "q"}},
+            "format 'chat' does not read 'instruction', to which 'q'",
+        ),
+        ({"columns": {"conversation": "q"}}, "format 'pairs' does not read 'conversation'"),
+        ({"format": "prompts", "response": "x", "columns": {"response": "q"}}, "leave one out"),
+    ],
+)
+def test_mapped_columns_are_read_or_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    rows = [{"conversation": [], "instruction": "a", "response": "b", "q": "c"}]
+    assert message in str(report_on(tmp_path / "a.jsonl", rows, **settings).error)
