@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tasks.hub.values import as_text, is_missing, joined_parts, kind_of
+from tasks.hub.values import as_text, is_missing, joined_parts, kind_of, other_keys
 
 USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
-_NOT_TEXT: Final = ("tool_calls", "function_call", "image", "images", "audio", "audios", "video", "videos")
 _PYTHON_LIST: Final = re.compile(r"\s*(?:array\()?\[\s*\{\s*'")
 _ROLES_SHOWN: Final = 4
 
@@ -96,8 +95,8 @@ def _turn(number: int, turn: Any) -> Turn:
     except ValueError as error:
         raise ValueError(f"turn {number} {error}") from None
     name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
-    # A call or an image is a part of the turn that no text holds, so that the turn is none of those that are read.
-    others = [other for other in _NOT_TEXT if not is_missing(turn.get(other)) and turn[other]]
+    # The text of a turn does not hold its calls, images or reasoning, so that the turn is none of those that are read.
+    others = other_keys(turn)
     return (f"{name} with {others[0]}" if others else name), text
 
 

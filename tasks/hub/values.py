@@ -32,6 +32,11 @@ _OTHER_PARTS: Final = (
     *("input_file", "document", "thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result", "tool_call"),
 )
 """Types of the parts of a message that hold no text, or text that is not part of the answer."""
+_OTHER_KEYS: Final = re.compile(
+    r"(?:input_|output_)?(?:image|audio|video|file|attachment|reasoning|thinking)|tool_calls?$|function_call$",
+    re.IGNORECASE,
+)
+"""Keys, beside the text, under which turns and parts hold more than their text, or reasoning before an answer."""
 _OBJECTS_AS_TEXT: Final = re.compile(r"\s*(?:array\()?\[\s*\{")
 _PYTHON_PARTS: Final = re.compile(
     rf"""(?=.*'type'\s*:\s*'(?:{"|".join(_OTHER_PARTS)})'|(?=.*'type'\s*:\s*'(?:{"|".join(_TEXT_PARTS)})').*'text'\s*:)"""
@@ -120,6 +125,11 @@ def _parsed_parts(text: str) -> Any:
     return content if are_parts(content) else text
 
 
+def other_keys(value: Mapping[str, Any]) -> list[str]:
+    """Return the keys under which a turn or a part holds an image, a file, a call of a tool or reasoning."""
+    return [str(name) for name, inner in value.items() if _OTHER_KEYS.match(str(name)) and _is_filled(inner)]
+
+
 def without_placeholder(text: str, *, is_input: bool = False) -> str:
     """Return ``text``, or empty text if it is a placeholder such as "<noinput>".
 
@@ -158,11 +168,25 @@ def _part(part: Any) -> str:
     if not isinstance(part, Mapping):
         raise ValueError(f"has a part that is {kind_of(part)}, not text")
     kind = part.get("type")
-    others = sorted(str(name) for name, inner in part.items() if name not in ("type", "text") and inner)
-    if kind not in (None, *_TEXT_PARTS) or "text" not in part or (kind is None and others):
-        found = kind or ", ".join(others) or "unknown"
+    if kind in _TEXT_PARTS:
+        others = other_keys(part)
+    elif kind is None:
+        others = sorted(str(name) for name, inner in part.items() if name not in ("type", "text") and inner)
+    else:
+        others = [str(kind)]
+    if others or "text" not in part:
+        found = ", ".join(others) or kind or "unknown"
         raise ValueError(f"has a part of type {found}, of which only parts of text can be read; leave the row out")
     return as_text(part["text"])
+
+
+def _is_filled(value: Any) -> bool:
+    """Return whether a value holds anything: Parquet keeps the keys of an empty image, without values."""
+    if isinstance(value, Mapping):
+        return any(map(_is_filled, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_filled, value))
+    return not is_missing(value) and bool(value)
 
 
 def _number(value: int | float | Decimal) -> str:

@@ -80,7 +80,9 @@ def test_roles_that_do_not_fit_are_named_with_a_way_out_that_works(source: Write
         assert loaded.table["instruction"].to_pylist() == ["Hi"]
 
 
-@pytest.mark.parametrize("name", ["tool_calls", "images"])
+@pytest.mark.parametrize(
+    "name", ["tool_calls", "images", "input_audio", "attachments", "reasoning_content", "thinking"]
+)
 def test_a_turn_that_is_more_than_its_text_is_no_plain_answer(source: Write, name: str) -> None:
     rows = [{"messages": [USER, {**REPLY, name: [{"id": "x"}]}]}]
     with pytest.raises(FedSafetyError, match=rf"2 turns \(user, assistant with {name}\)"):

@@ -69,6 +69,9 @@ def test_parts_of_text_are_joined_and_others_refused() -> None:
         ({"type": "image_url", "image_url": {"url": "x"}}, "image_url"),
         ({"text": "see", "image": "x"}, "image"),
         (["Hi"], "a list"),
+        ({"type": "text", "text": "q", "image": "x.png"}, "image"),
+        ({"type": "text", "text": "q", "attachments": [{"id": "x"}]}, "attachments"),
+        ({"type": "output_text", "text": "a", "reasoning_content": "hm"}, "reasoning_content"),
     ):
         with pytest.raises(ValueError, match=reason):
             joined_parts([part])
@@ -117,6 +120,11 @@ def test_parts_that_are_no_text_are_refused_in_every_format(source: Write, value
 )
 def test_answers_in_code_are_text(text: str) -> None:
     assert joined_parts(text) == text
+
+
+def test_empty_keys_and_notes_of_a_part_are_nothing_more() -> None:
+    part = {"type": "text", "text": "q", "image": {"bytes": None, "path": None}, "annotations": ["x"], "files": []}
+    assert joined_parts([part]) == "q"
 
 
 @pytest.mark.parametrize(
