@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.hub.conversations import Turn, described, read_turns, spoken
+from tasks.hub.conversations import Turn, described, opening, read_turns, spoken
 from tasks.hub.files import Records
 from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
@@ -154,22 +154,22 @@ class SourceRow:
     place_of: Callable[[int], str]
     placeholders: set[tuple[str, str, bool]] = field(default_factory=set)
 
-    def turns(self) -> list[Turn]:
-        """Return (role, text) of every turn of the conversation.
+    def turns(self) -> Iterator[Turn]:
+        """Yield (role, text) of every turn of the conversation.
 
         Raises:
             FedSafetyError: The row holds no conversation; see :func:`tasks.hub.conversations.read_turns`.
         """
-        return self._turns
-
-    @cached_property
-    def _turns(self) -> list[Turn]:
         if "conversation" not in self.paths:
             raise self._error("no conversation: no column is mapped to it; mend columns or format")
         try:
-            return read_turns(self.paths["conversation"](self.raw))
+            yield from read_turns(self.paths["conversation"](self.raw))
         except ValueError as error:
             raise self._error(str(error)) from None
+
+    @cached_property
+    def _opening(self) -> list[Turn]:
+        return opening(self.turns())
 
     def word(self, column: str, *steps: str | int) -> str:
         """Return a cell, or a place inside it, in comparable form. See :class:`tasks.hub.filters.Row`.
@@ -186,7 +186,7 @@ class SourceRow:
         """Return the text of our column ``name``; empty if the column is. See :class:`tasks.hub.filters.Row`."""
         if self.source.format == "chat" and name in ("instruction", "response"):
             role = "user" if name == "instruction" else "assistant"
-            return next((text for speaker, text in spoken(self.turns())[:2] if speaker == role), "")
+            return next((text for speaker, text in self._opening if speaker == role), "")
         if self.source.format == "prompts" and name == "response" and self.source.response:
             return self.source.response
         if name == "instruction":
@@ -208,7 +208,7 @@ class SourceRow:
                 without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
-            self._check_exchange(spoken(self.turns()))
+            self._check_exchange([*spoken(self.turns())])
         instruction, response = self.text("instruction"), self.text("response")
         for name, value in (("instruction", instruction), ("response", response)):
             if not value and not (name == "response" and self.source.format == "prompts"):

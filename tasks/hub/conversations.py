@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
-from tasks.hub.values import as_text, is_missing, joined_parts, kind_of, other_keys
+from tasks.hub.values import as_text, is_missing, kind_of, other_keys, split_parts
 
 USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
@@ -20,8 +21,8 @@ Turn = tuple[str, str]
 """Role and text. Roles are ``user`` and ``assistant`` where they have another name for them, in lower case."""
 
 
-def read_turns(value: Any) -> list[Turn]:
-    """Return the turns of a conversation; an empty cell has none.
+def read_turns(value: Any) -> Iterator[Turn]:
+    """Yield the turns of a conversation; an empty cell has none. A turn is checked when it is read.
 
     A conversation is a list of objects, an object of lists of equal length, or the JSON text of one of them. A turn
     has a role (``role`` or ``from``) and a text (``content``, ``value`` or ``text``); the first that is filled counts.
@@ -30,7 +31,7 @@ def read_turns(value: Any) -> list[Turn]:
         ValueError: The value does not hold a conversation; the message names what it holds.
     """
     if is_missing(value):
-        return []
+        return
     value = parsed(value)
     if isinstance(value, Mapping):
         value = _transposed(value)
@@ -42,15 +43,21 @@ def read_turns(value: Any) -> list[Turn]:
             else (kind_of(value), "mend columns or format")
         )
         raise ValueError(f"no conversation: {found} was found and a list of turns was expected; {way}")
-    return [_turn(number, turn) for number, turn in enumerate(value, start=1)]
+    for number, turn in enumerate(value, start=1):
+        yield _turn(number, turn)
 
 
-def spoken(turns: list[Turn]) -> list[Turn]:
-    """Return ``turns`` without system turns that say nothing."""
-    return [turn for turn in turns if turn != ("system", "")]
+def spoken(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield ``turns`` without system turns that are empty."""
+    return (turn for turn in turns if turn != ("system", ""))
 
 
-def described(turns: list[Turn]) -> str:
+def opening(turns: Iterable[Turn]) -> list[Turn]:
+    """Return the first two turns beside empty system turns. Later turns are not read."""
+    return [*islice(spoken(turns), 2)]
+
+
+def described(turns: Iterable[Turn]) -> str:
     """Return the number of turns and their first roles, for example ``3 turns (system, user, assistant)``."""
     roles = [role for role, _ in turns]
     if not roles:
@@ -91,12 +98,13 @@ def _turn(number: int, turn: Any) -> Turn:
         keys = ", ".join(map(str, turn)) or "nothing"
         raise ValueError(f"a turn without role and content (or from and value): turn {number} has {keys}")
     try:
-        name, text = as_text(role).casefold(), joined_parts(_first(number, turn, _CONTENTS))
+        name = as_text(role).casefold()
+        text, others = split_parts(_first(number, turn, _CONTENTS))
     except ValueError as error:
         raise ValueError(f"turn {number} {error}") from None
     name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
     # The text of a turn does not hold its calls, images or reasoning, so that the turn is none of those that are read.
-    others = other_keys(turn)
+    others += other_keys(turn)
     return (f"{name} with {others[0]}" if others else name), text
 
 

@@ -96,11 +96,24 @@ def joined_parts(value: Any) -> str:
     Raises:
         ValueError: A part holds something other than text, or the value has no one text.
     """
+    text, others = split_parts(value)
+    if others:
+        raise ValueError(f"has a part of type {others[0]}, of which only parts of text can be read; leave the row out")
+    return text
+
+
+def split_parts(value: Any) -> tuple[str, list[str]]:
+    """Return the text of a message's content, and the types of its parts that hold something other than text.
+
+    Raises:
+        ValueError: The value, or the text of a part, has no one text.
+    """
     if isinstance(value, str):
         value = _parsed_parts(value)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return "\n".join(filter(None, map(_part, value)))
-    return as_text(value)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return as_text(value), []
+    parts = [*map(_part, value)]
+    return "\n".join(filter(None, (text for text, _ in parts))), [other for _, other in parts if other]
 
 
 def are_parts(value: Any) -> bool:
@@ -162,9 +175,10 @@ def comparable(value: Any) -> str:
     return _FRACTION_OF_ZERO.sub(r"\1", as_text(value)).casefold()
 
 
-def _part(part: Any) -> str:
+def _part(part: Any) -> tuple[str, str]:
+    """Return the text of a part and no type, or no text and the type of a part of another kind."""
     if isinstance(part, str):
-        return as_text(part)
+        return as_text(part), ""
     if not isinstance(part, Mapping):
         raise ValueError(f"has a part that is {kind_of(part)}, not text")
     kind = part.get("type")
@@ -175,9 +189,8 @@ def _part(part: Any) -> str:
     else:
         others = [str(kind)]
     if others or "text" not in part:
-        found = ", ".join(others) or kind or "unknown"
-        raise ValueError(f"has a part of type {found}, of which only parts of text can be read; leave the row out")
-    return as_text(part["text"])
+        return "", ", ".join(others) or str(kind or "unknown")
+    return as_text(part["text"]), ""
 
 
 def _is_filled(value: Any) -> bool:
