@@ -7,10 +7,11 @@ The published recipe for real chats [ye2024, section 6.1 and released code] is `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from benchmark.errors import UsageError, unknown_name
 from tasks.hub.conversations import described, opening, parsed, spoken
 from tasks.hub.text import normalised
 from tasks.hub.values import without_placeholder
@@ -202,3 +203,16 @@ FILTERS: Final[dict[str, Filter]] = {
     "without_input": _plain(without_input, _always("input is filled"), "input"),
 }
 """Name of a filter in suites → filter."""
+
+
+def check_filters(names: Sequence[str]) -> None:
+    """Check the names of filters.
+
+    Raises:
+        UsageError: A name is unknown (suggests the nearest), or stands twice.
+    """
+    for place, name in enumerate(names):
+        if name not in FILTERS:
+            raise unknown_name("filter of rows", name, FILTERS)
+        if name in names[:place]:
+            raise UsageError(f"the filter {name!r} is named twice; name each filter once")
