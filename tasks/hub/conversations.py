@@ -93,19 +93,28 @@ def _transposed(value: Mapping[str, Any]) -> Any:
 def _turn(number: int, turn: Any) -> Turn:
     if not isinstance(turn, Mapping):
         raise ValueError(f"turn {number} is {kind_of(turn)}, where an object with role and content was expected")
-    role = _first(number, turn, _ROLES)
+    role, content = _first(number, turn, _ROLES), _first(number, turn, _CONTENTS)
     if is_missing(role) or not any(name in turn for name in _CONTENTS):
         keys = ", ".join(map(str, turn)) or "nothing"
         raise ValueError(f"a turn without role and content (or from and value): turn {number} has {keys}")
     try:
         name = as_text(role).casefold()
-        text, others = split_parts(_first(number, turn, _CONTENTS))
     except ValueError as error:
-        raise ValueError(f"turn {number} {error}") from None
+        raise ValueError(f"the role of turn {number} {_with_way(error, 'write it as text')}") from None
+    try:
+        text, others = split_parts(content)
+    except ValueError as error:
+        reason = _with_way(error, "write it as text or as a list of parts of text")
+        raise ValueError(f"the content of turn {number} {reason}") from None
     name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
     # The text of a turn does not hold its calls, images or reasoning, so that the turn is none of those that are read.
     others += other_keys(turn)
     return (f"{name} with {others[0]}" if others else name), text
+
+
+def _with_way(error: ValueError, way: str) -> str:
+    """Return the message of ``error``, with ``way`` as the way out if it has none."""
+    return str(error) if ";" in str(error) else f"{error}; {way}"
 
 
 def _first(number: int, turn: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -54,9 +54,17 @@ def test_conventions_agree(value: object) -> None:
         (["Hi", "Yo"], "turn 1 is text"),
         ([USER, None], "turn 2 is null"),
         ([{"role": "user", "message": "Hi"}], "turn 1 has role, message"),
-        ([{**USER, "value": "Ho"}], "turn 1 has different texts in content and value"),
-        ([{"role": "user", "content": {"a": 1}}], "turn 1 is an object, not text"),
-        ([{"role": "user", "content": [7]}], "turn 1 has a part that is a number"),
+        ([{**USER, "value": "Ho"}], "^turn 1 has different texts in content and value; keep"),
+        ([{**USER, "from": "gpt"}], "^turn 1 has different texts in role and from; keep"),
+        (
+            [{"role": "user", "content": {"a": 1}}],
+            "^the content of turn 1 is an object, not text; write it as text or as a ",
+        ),
+        ([{"role": ["x"], "content": "Hi"}], "^the role of turn 1 is a list, not text; write it as text$"),
+        (
+            [{"role": "user", "content": [7]}],
+            "the content of turn 1 has a part that is a number, not text; write it as",
+        ),
     ],
 )
 def test_what_is_no_conversation_says_what_was_found(value: object, reason: str) -> None:
