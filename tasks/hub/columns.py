@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.hub.conversations import Turn, described, opening, read_turns, spoken
+from tasks.hub.conversations import ASSISTANTS, USERS, Turn, described, opening, read_turns, spoken, unknown_roles
 from tasks.hub.files import Records
 from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
@@ -226,6 +226,8 @@ class SourceRow:
             way = "single_turn (leaves such rows out) or first_turn (reads the first two turns)"
         else:
             way = "single_turn or first_turn, which leave such rows out, or write the row as a question and its answer"
+        if unknown_roles(turns):
+            way += f"; known roles are {', '.join(USERS)} for the question and {', '.join(ASSISTANTS)} for the answer"
         raise self._error(f"{described(turns)}, where one question and its answer were expected; add the filter {way}")
 
     def _column(self, name: str) -> str:

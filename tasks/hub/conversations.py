@@ -12,6 +12,9 @@ from tasks.hub.values import as_text, is_missing, kind_of, other_keys, split_par
 
 USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
+SYSTEMS: Final = ("system", "developer")
+_NAMED: Final = (*SYSTEMS, "tool", "function")
+"""Roles beside users and assistants that conversations are known to have."""
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
 _PYTHON_LIST: Final = re.compile(r"\s*(?:array\()?\[\s*\{\s*'")
@@ -49,7 +52,7 @@ def read_turns(value: Any) -> Iterator[Turn]:
 
 def spoken(turns: Iterable[Turn]) -> Iterator[Turn]:
     """Yield ``turns`` without system turns that are empty."""
-    return (turn for turn in turns if turn != ("system", ""))
+    return (turn for turn in turns if turn[1] or turn[0] not in SYSTEMS)
 
 
 def opening(turns: Iterable[Turn]) -> list[Turn]:
@@ -64,6 +67,12 @@ def described(turns: Iterable[Turn]) -> str:
         return "no turn"
     more = ", …" if len(roles) > _ROLES_SHOWN else ""
     return f"{len(roles)} turn{'s' if len(roles) > 1 else ''} ({', '.join(roles[:_ROLES_SHOWN])}{more})"
+
+
+def unknown_roles(turns: Iterable[Turn]) -> list[str]:
+    """Return the roles that stand for neither a user, an assistant, a system nor a tool, without repeats."""
+    roles = (role.partition(" with ")[0] for role, _ in turns)
+    return [*dict.fromkeys(role for role in roles if role not in (*USERS, *ASSISTANTS, *_NAMED))]
 
 
 def parsed(value: Any) -> Any:

@@ -72,8 +72,9 @@ def test_what_is_no_conversation_says_what_was_found(value: object, reason: str)
         list(read_turns(value))
 
 
-def test_an_empty_system_turn_is_no_turn(source: Write) -> None:
-    rows = [{"messages": [{"role": "system", "content": ""}, USER, REPLY]}]
+@pytest.mark.parametrize("role", ["system", "developer", "Developer"])
+def test_an_empty_system_turn_is_no_turn(source: Write, role: str) -> None:
+    rows = [{"messages": [{"role": role, "content": ""}, USER, REPLY]}]
     for filters in ((), ("first_turn",), ("single_turn",)):
         (row,) = load_rows(source("rows", rows, filters=filters, **CHAT)).table.to_pylist()
         assert (row["instruction"], row["response"]) == ("Hi", "Yo")
@@ -123,3 +124,11 @@ def test_first_turn_reads_no_later_turn(source: Write) -> None:
         assert len(load_rows(source("rows", rows, filters=filters, **CHAT))) == 1
     with pytest.raises(FedSafetyError, match="row 1: turn 3"):
         load_rows(source("rows", rows, **CHAT))
+
+
+def test_known_roles_are_listed_where_a_role_is_unknown(source: Write) -> None:
+    known = r"; known roles are user, human, prompter for the question and assistant, gpt, .* for the answer"
+    with pytest.raises(FedSafetyError, match=rf"2 turns \(user, sage\).*{known}"):
+        load_rows(source("rows", [{"messages": [USER, {"role": "sage", "content": "Yo"}]}], **CHAT))
+    with pytest.raises(FedSafetyError, match=r"its answer$"):
+        load_rows(source("rows", [{"messages": [{"role": "developer", "content": "Be kind"}, USER, REPLY]}], **CHAT))
