@@ -12,6 +12,8 @@ from typing import Any, Final
 
 _EXACT: Final = 2**53
 """Whole numbers from here on may have lost digits as floats."""
+_MOST_DIGITS: Final = 100
+"""Most digits before or after the point of a number that is read as text."""
 _FRACTION_OF_ZERO: Final = re.compile(r"\A([-+]?\d+)\.0+\Z")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 """Types of the parts of a message that hold text, in the forms of chat interfaces."""
@@ -203,13 +205,17 @@ def _is_filled(value: Any) -> bool:
 
 
 def _number(value: int | float | Decimal) -> str:
-    if isinstance(value, int):
-        return str(value)
-    if not math.isfinite(value):
+    """Return the digits of a number, without an exponent."""
+    # The shortest digits that give the same float: 0.1, where its exact value has 55 digits.
+    exact = Decimal(float.__repr__(value)) if isinstance(value, float) else Decimal(value)
+    if not exact.is_finite():
         raise ValueError(f"is the number {value}, which stands for no text")
     if isinstance(value, float) and abs(value) >= _EXACT:
         raise ValueError(f"is the number {value}, whose last digits a float may have lost; write it as text")
-    return str(int(value)) if value == int(value) else str(value)
+    exponent = exact.as_tuple().exponent
+    if exact.adjusted() >= _MOST_DIGITS or (isinstance(exponent, int) and -exponent > _MOST_DIGITS):
+        raise ValueError(f"is a number of more than {_MOST_DIGITS} digits; write it as text")
+    return str(int(exact)) if exact == int(exact) else format(exact, "f")
 
 
 def _whole(text: str) -> str:

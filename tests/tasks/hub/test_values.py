@@ -38,6 +38,13 @@ PAIR: dict[str, Any] = {"columns": {"input": "input", "response": "output"}}
         (1.0, "1"),
         (0.5, "0.5"),
         (Decimal("2.50"), "2.50"),
+        (0.00001, "0.00001"),
+        (-0.0, "0"),
+        (-2.0, "-2"),
+        (Decimal("1E-7"), "0.0000001"),
+        (Decimal("1E+3"), "1000"),
+        (2**53 + 1, "9007199254740993"),
+        (10**40 + 1, "1" + 39 * "0" + "1"),
     ],
 )
 def test_values_with_one_text(value: object, text: str) -> None:
@@ -55,6 +62,9 @@ def test_values_with_one_text(value: object, text: str) -> None:
         (date(2024, 1, 1), "a date or time, not text"),
         (float("inf"), "the number inf"),
         (1e17, "last digits"),
+        (1e-300, "a number of more than 100 digits; write it as text"),
+        (10**200, "a number of more than 100 digits; write it as text"),
+        (Decimal("1E+1000000"), "a number of more than 100 digits; write it as text"),
         ("\ud83d", "half of a surrogate pair"),
     ],
 )
@@ -188,6 +198,14 @@ def test_a_refused_value_is_named_with_file_row_and_column(source: Write) -> Non
         FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a boolean, not text"
     ):
         load_rows(source("rows", rows, **PAIR))
+
+
+def test_a_number_that_is_too_long_is_named(root: Path) -> None:
+    (root / "x.jsonl").write_text('{"instruction": ' + 5000 * "1" + "}\n")
+    with pytest.raises(
+        FedSafetyError, match=r"row 1: no JSON \(a number of 5,000 digits is too long; write it as text"
+    ):
+        load_rows(DatasetSource(repository="o/x", local="x.jsonl"))
 
 
 def test_unsafe_rows_are_found_in_columns_of_floats(source: Write) -> None:
