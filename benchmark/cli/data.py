@@ -57,14 +57,18 @@ def data_source(
     """Return the settings that the options stand for.
 
     Raises:
-        UsageError: An option is no ``name=value``, or names an unknown format or filter.
+        UsageError: An option is no ``name=value``, names an unknown format or filter, or names a column or a filter
+            that an earlier option names.
     """
-    from tasks.hub.filters import FILTERS
+    from tasks.hub.filters import check_filters
     from tasks.hub.settings import DatasetSource
 
-    for name in filters:
-        if name not in FILTERS:
-            raise unknown_name("filter of rows", name, FILTERS)
+    check_filters(filters)
+    mapping: dict[str, str] = {}
+    for name, column in (_pair("--column", text) for text in columns):
+        if name in mapping:
+            raise UsageError(f"--column maps {name!r} to {mapping[name]!r} and to {column!r}; leave one out")
+        mapping[name] = column
     kept: dict[str, list[str]] = {}
     for column, value in (_pair("--where", text) for text in where):
         kept.setdefault(column, []).append(value)
@@ -72,7 +76,7 @@ def data_source(
         return DatasetSource(
             repository="local/data",
             format=form,  # type: ignore[arg-type]
-            columns=dict(_pair("--column", text) for text in columns),
+            columns=mapping,
             where={column: tuple(values) if len(values) > 1 else values[0] for column, values in kept.items()},
             filters=tuple(filters),
             split=split,

@@ -9,15 +9,25 @@ from functools import cached_property
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.hub.conversations import Turn, described, read_turns, spoken
+from tasks.hub.conversations import ASSISTANTS, USERS, Turn, described, opening, read_turns, spoken, unknown_roles
 from tasks.hub.files import Records
 from tasks.hub.filters import FILTERS, Row, Rule, cell_reason
 from tasks.hub.settings import DatasetSource, Value
-from tasks.hub.values import as_text, comparable, is_doubtful, is_missing, kind_of, without_placeholder
+from tasks.hub.values import (
+    are_parts,
+    comparable,
+    is_doubtful,
+    is_missing,
+    joined_parts,
+    kind_of,
+    without_placeholder,
+)
 
 NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
 """Our names of columns."""
 _NEEDED: Final = {"pairs": ("instruction", "response"), "chat": ("conversation",), "prompts": ("instruction",)}
+_OPTIONAL: Final = {"pairs": ("input",), "chat": (), "prompts": ("input", "response")}
+"""Format → names that it may read beside the needed ones, ``id`` and ``label``."""
 _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -69,13 +79,15 @@ class Reader:
         columns: Columns that are read: mapped ones, and those of conditions and filters.
 
     Raises:
-        UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest).
+        UsageError: The mapping or ``where`` names a column that does not exist (suggests the nearest), or the mapping
+            has a name that the format does not read.
     """
 
     def __init__(self, source: DatasetSource, records: Records) -> None:
         for name in source.columns:
             if name not in NAMES:
                 raise unknown_name(f"name of a column of {records.name}", name, NAMES)
+        _check_names(source)
         if not records.columns:
             raise UsageError(f"{records.name} holds no rows; name a file that holds some")
         self.source, self.records = source, records
@@ -142,22 +154,22 @@ class SourceRow:
     place_of: Callable[[int], str]
     placeholders: set[tuple[str, str, bool]] = field(default_factory=set)
 
-    def turns(self) -> list[Turn]:
-        """Return (role, text) of every turn of the conversation.
+    def turns(self) -> Iterator[Turn]:
+        """Yield (role, text) of every turn of the conversation.
 
         Raises:
             FedSafetyError: The row holds no conversation; see :func:`tasks.hub.conversations.read_turns`.
         """
-        return self._turns
-
-    @cached_property
-    def _turns(self) -> list[Turn]:
         if "conversation" not in self.paths:
             raise self._error("no conversation: no column is mapped to it; mend columns or format")
         try:
-            return read_turns(self.paths["conversation"](self.raw))
+            yield from read_turns(self.paths["conversation"](self.raw))
         except ValueError as error:
             raise self._error(str(error)) from None
+
+    @cached_property
+    def _opening(self) -> list[Turn]:
+        return opening(self.turns())
 
     def word(self, column: str, *steps: str | int) -> str:
         """Return a cell, or a place inside it, in comparable form. See :class:`tasks.hub.filters.Row`.
@@ -174,7 +186,7 @@ class SourceRow:
         """Return the text of our column ``name``; empty if the column is. See :class:`tasks.hub.filters.Row`."""
         if self.source.format == "chat" and name in ("instruction", "response"):
             role = "user" if name == "instruction" else "assistant"
-            return next((text for speaker, text in spoken(self.turns())[:2] if speaker == role), "")
+            return next((text for speaker, text in self._opening if speaker == role), "")
         if self.source.format == "prompts" and name == "response" and self.source.response:
             return self.source.response
         if name == "instruction":
@@ -196,7 +208,7 @@ class SourceRow:
                 without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
-            self._check_exchange(spoken(self.turns()))
+            self._check_exchange([*spoken(self.turns())])
         instruction, response = self.text("instruction"), self.text("response")
         for name, value in (("instruction", instruction), ("response", response)):
             if not value and not (name == "response" and self.source.format == "prompts"):
@@ -214,13 +226,15 @@ class SourceRow:
             way = "single_turn (leaves such rows out) or first_turn (reads the first two turns)"
         else:
             way = "single_turn or first_turn, which leave such rows out, or write the row as a question and its answer"
+        if unknown_roles(turns):
+            way += f"; known roles are {', '.join(USERS)} for the question and {', '.join(ASSISTANTS)} for the answer"
         raise self._error(f"{described(turns)}, where one question and its answer were expected; add the filter {way}")
 
     def _column(self, name: str) -> str:
         if name not in self.paths:
             return ""
         try:
-            text = as_text(self._inside(name))
+            text = joined_parts(self._inside(name))
         except ValueError as error:
             raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
         if name not in ("input", "response"):
@@ -231,15 +245,27 @@ class SourceRow:
         return kept
 
     def _inside(self, name: str) -> Any:
-        """Return the value of our column ``name``."""
+        """Return the value of our column ``name``: a single value, or the parts of a message."""
         value = self.paths[name](self.raw)
-        if isinstance(value, list | Mapping):
+        if isinstance(value, list | Mapping) and not are_parts(value):
             inside = "[0]" if isinstance(value, list) else ".<key>"
             raise ValueError(f"is {kind_of(value)}, not text; reach inside it with {inside}")
         return value
 
     def _error(self, reason: str) -> FedSafetyError:
         return FedSafetyError(f"{self.place_of(self.number)}: {reason}")
+
+
+def _check_names(source: DatasetSource) -> None:
+    """Refuse a mapping to names that are not read, because the report would show them as read."""
+    if source.response and "response" in source.columns:
+        raise UsageError("response gives every row the same answer, and columns maps response, too; leave one out")
+    names = (*_NEEDED[source.format], *_OPTIONAL[source.format], "id", "label")
+    if unread := [name for name in source.columns if name not in names]:
+        raise UsageError(
+            f"format {source.format!r} does not read {unread[0]!r}, to which {source.columns[unread[0]]!r} is mapped; "
+            f"it reads {', '.join(names)}; leave the mapping out, or mend format"
+        )
 
 
 def _parsed(text: str, name: str) -> Path:

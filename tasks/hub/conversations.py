@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
-from tasks.hub.values import as_text, is_missing, joined_parts, kind_of
+from tasks.hub.values import as_text, is_missing, kind_of, other_keys, split_parts
 
 USERS: Final = ("user", "human", "prompter")
 ASSISTANTS: Final = ("assistant", "gpt", "chatgpt", "model", "bing", "bard", "bot", "chatbot", "ai")
+SYSTEMS: Final = ("system", "developer")
+_NAMED: Final = (*SYSTEMS, "tool", "function")
+"""Roles beside users and assistants that conversations are known to have."""
 _ROLES: Final = ("role", "from")
 _CONTENTS: Final = ("content", "value", "text")
-_NOT_TEXT: Final = ("tool_calls", "function_call", "image", "images", "audio", "audios", "video", "videos")
 _PYTHON_LIST: Final = re.compile(r"\s*(?:array\()?\[\s*\{\s*'")
 _ROLES_SHOWN: Final = 4
 
@@ -21,8 +24,8 @@ Turn = tuple[str, str]
 """Role and text. Roles are ``user`` and ``assistant`` where they have another name for them, in lower case."""
 
 
-def read_turns(value: Any) -> list[Turn]:
-    """Return the turns of a conversation; an empty cell has none.
+def read_turns(value: Any) -> Iterator[Turn]:
+    """Yield the turns of a conversation; an empty cell has none. A turn is checked when it is read.
 
     A conversation is a list of objects, an object of lists of equal length, or the JSON text of one of them. A turn
     has a role (``role`` or ``from``) and a text (``content``, ``value`` or ``text``); the first that is filled counts.
@@ -31,7 +34,7 @@ def read_turns(value: Any) -> list[Turn]:
         ValueError: The value does not hold a conversation; the message names what it holds.
     """
     if is_missing(value):
-        return []
+        return
     value = parsed(value)
     if isinstance(value, Mapping):
         value = _transposed(value)
@@ -43,21 +46,33 @@ def read_turns(value: Any) -> list[Turn]:
             else (kind_of(value), "mend columns or format")
         )
         raise ValueError(f"no conversation: {found} was found and a list of turns was expected; {way}")
-    return [_turn(number, turn) for number, turn in enumerate(value, start=1)]
+    for number, turn in enumerate(value, start=1):
+        yield _turn(number, turn)
 
 
-def spoken(turns: list[Turn]) -> list[Turn]:
-    """Return ``turns`` without system turns that say nothing."""
-    return [turn for turn in turns if turn != ("system", "")]
+def spoken(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield ``turns`` without system turns that are empty."""
+    return (turn for turn in turns if turn[1] or turn[0] not in SYSTEMS)
 
 
-def described(turns: list[Turn]) -> str:
+def opening(turns: Iterable[Turn]) -> list[Turn]:
+    """Return the first two turns beside empty system turns. Later turns are not read."""
+    return [*islice(spoken(turns), 2)]
+
+
+def described(turns: Iterable[Turn]) -> str:
     """Return the number of turns and their first roles, for example ``3 turns (system, user, assistant)``."""
     roles = [role for role, _ in turns]
     if not roles:
         return "no turn"
     more = ", …" if len(roles) > _ROLES_SHOWN else ""
     return f"{len(roles)} turn{'s' if len(roles) > 1 else ''} ({', '.join(roles[:_ROLES_SHOWN])}{more})"
+
+
+def unknown_roles(turns: Iterable[Turn]) -> list[str]:
+    """Return the roles that stand for neither a user, an assistant, a system nor a tool, without repeats."""
+    roles = (role.partition(" with ")[0] for role, _ in turns)
+    return [*dict.fromkeys(role for role in roles if role not in (*USERS, *ASSISTANTS, *_NAMED))]
 
 
 def parsed(value: Any) -> Any:
@@ -87,18 +102,28 @@ def _transposed(value: Mapping[str, Any]) -> Any:
 def _turn(number: int, turn: Any) -> Turn:
     if not isinstance(turn, Mapping):
         raise ValueError(f"turn {number} is {kind_of(turn)}, where an object with role and content was expected")
-    role = _first(number, turn, _ROLES)
+    role, content = _first(number, turn, _ROLES), _first(number, turn, _CONTENTS)
     if is_missing(role) or not any(name in turn for name in _CONTENTS):
         keys = ", ".join(map(str, turn)) or "nothing"
         raise ValueError(f"a turn without role and content (or from and value): turn {number} has {keys}")
     try:
-        name, text = as_text(role).casefold(), joined_parts(_first(number, turn, _CONTENTS))
+        name = as_text(role).casefold()
     except ValueError as error:
-        raise ValueError(f"turn {number} {error}") from None
+        raise ValueError(f"the role of turn {number} {_with_way(error, 'write it as text')}") from None
+    try:
+        text, others = split_parts(content)
+    except ValueError as error:
+        reason = _with_way(error, "write it as text or as a list of parts of text")
+        raise ValueError(f"the content of turn {number} {reason}") from None
     name = "user" if name in USERS else "assistant" if name in ASSISTANTS else name
-    # A call or an image is a part of the turn that no text holds, so that the turn is none of those that are read.
-    others = [other for other in _NOT_TEXT if not is_missing(turn.get(other)) and turn[other]]
+    # The text of a turn does not hold its calls, images or reasoning, so that the turn is none of those that are read.
+    others += other_keys(turn)
     return (f"{name} with {others[0]}" if others else name), text
+
+
+def _with_way(error: ValueError, way: str) -> str:
+    """Return the message of ``error``, with ``way`` as the way out if it has none."""
+    return str(error) if ";" in str(error) else f"{error}; {way}"
 
 
 def _first(number: int, turn: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -322,12 +322,19 @@ def _parsed(text: str) -> Any:
     """Return the content of a JSON text.
 
     Raises:
-        ValueError: The text is no JSON, repeats a key, or nests too deep to be read.
+        ValueError: The text is no JSON, repeats a key, nests too deep, or holds a number that is too long to be read.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unrepeated)
+        return json.loads(text, object_pairs_hook=_unrepeated, parse_int=_integer)
     except RecursionError:
         raise ValueError("lists and objects lie too deep inside each other") from None
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise ValueError(f"a number of {len(digits):,} digits is too long; write it as text") from None
 
 
 def _some(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ The published recipe for real chats [ye2024, section 6.1 and released code] is `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from tasks.hub.conversations import described, parsed, spoken
+from benchmark.errors import UsageError, unknown_name
+from tasks.hub.conversations import described, opening, parsed, spoken
 from tasks.hub.text import normalised
 from tasks.hub.values import without_placeholder
 from tasks.refusals import is_refusal
@@ -24,8 +25,8 @@ class Row(Protocol):
     def raw(self) -> Mapping[str, Any]:
         """Row in the form of the source."""
 
-    def turns(self) -> list[tuple[str, str]]:
-        """Return (role, text) of every turn of its conversation."""
+    def turns(self) -> Iterator[tuple[str, str]]:
+        """Yield (role, text) of every turn of its conversation."""
 
     def text(self, name: str) -> str:
         """Return the text of our column ``name``; empty if the column is."""
@@ -84,7 +85,7 @@ def single_turn(row: Row) -> bool:
 
 def first_turn(row: Row) -> bool:
     """Keep conversations that begin with a question and its answer. Later turns are not read."""
-    return [role for role, _ in spoken(row.turns())[:2]] == ["user", "assistant"]
+    return [role for role, _ in opening(row.turns())] == ["user", "assistant"]
 
 
 def english(row: Row) -> bool:
@@ -166,6 +167,10 @@ def _turns(row: Row) -> str:
     return described(spoken(row.turns()))
 
 
+def _first_turns(row: Row) -> str:
+    return "begins with " + (", ".join(role for role, _ in opening(row.turns())) or "no turn")
+
+
 def _missing_texts(row: Row) -> str:
     return " and ".join(f"no {name}" for name in row.lacking())
 
@@ -188,7 +193,7 @@ FILTERS: Final[dict[str, Filter]] = {
     "deduplicate_instructions": Filter(deduplicate_instructions, _REPEATED),
     "deduplicate_normalised": Filter(deduplicate_normalised, _REPEATED),
     "english": _plain(english, _cell("language"), "language"),
-    "first_turn": _plain(first_turn, _turns),
+    "first_turn": _plain(first_turn, _first_turns),
     "no_refusal_response": _plain(no_refusal_response, _always("response with a refusal phrase")),
     "refusal_response": _plain(refusal_response, _always("response without a refusal phrase")),
     "single_turn": _plain(single_turn, _turns),
@@ -198,3 +203,16 @@ FILTERS: Final[dict[str, Filter]] = {
     "without_input": _plain(without_input, _always("input is filled"), "input"),
 }
 """Name of a filter in suites → filter."""
+
+
+def check_filters(names: Sequence[str]) -> None:
+    """Check the names of filters.
+
+    Raises:
+        UsageError: A name is unknown (suggests the nearest), or stands twice.
+    """
+    for place, name in enumerate(names):
+        if name not in FILTERS:
+            raise unknown_name("filter of rows", name, FILTERS)
+        if name in names[:place]:
+            raise UsageError(f"the filter {name!r} is named twice; name each filter once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ _COMMON: Final = {
 """Our name of a column → names of columns that public data sets give it."""
 _NAMES_OF: Final = {"pairs": ("instruction", "response"), "chat": ("conversation",), "prompts": ("instruction",)}
 """Form of the rows → our names of the columns that it needs, in the order in which forms are tried."""
+_FILTERS_TRIED: Final[tuple[tuple[str, ...], ...]] = ((), ("with_text",))
 
 
 @dataclass
@@ -85,18 +87,21 @@ def inspect_data(path: Path, source: DatasetSource) -> DataReport:
 
 
 def _advice(records: Records, source: DatasetSource) -> str:
-    """Return the options with which the first row can be read, from the common names; empty if there are none."""
+    """Return the options with which all rows can be read, from the common names; empty if there are none."""
     found = {name: next((each for each in names if each in records.columns), "") for name, names in _COMMON.items()}
-    for form, names in _NAMES_OF.items():
+    for (form, names), filters in product(_NAMES_OF.items(), _FILTERS_TRIED):
         columns = {name: found[name] for name in names if found[name]}
         if "input" in records.columns and form != "chat":
             columns["input"] = "input"
-        settings = {"format": form, "columns": columns, "where": {}, "filters": ()}
+        settings = {"format": form, "columns": columns, "where": {}, "filters": filters}
         try:
-            next(Sieve(Reader(source.model_copy(update=settings), records)).rows(), None)
+            count = sum(1 for _ in Sieve(Reader(source.model_copy(update=settings), records)).rows())
         except FedSafetyError:
             continue
+        if not count:
+            continue
         options = [f"--column {name}={column}" for name, column in columns.items() if name == "input" or name != column]
+        options += [f"--filter {name}" for name in filters]
         return " ".join([*([] if form == "pairs" else [f"--format {form}"]), *options])
     return ""
 

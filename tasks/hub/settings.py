@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from benchmark.errors import unknown_name
+from benchmark.errors import UsageError
 from benchmark.settings import Settings
 from tasks.base import ProbeKind
-from tasks.hub.filters import FILTERS
+from tasks.hub.filters import check_filters
 from tasks.model_source import Repository
 
 Value = bool | int | float | str
@@ -54,9 +54,10 @@ class DatasetSource(Settings):
 
     @model_validator(mode="after")
     def _filters_are_known(self) -> Self:
-        for name in self.filters:
-            if name not in FILTERS:
-                raise ValueError(str(unknown_name("filter of rows", name, FILTERS)))
+        try:
+            check_filters(self.filters)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")

@@ -100,6 +100,11 @@ def test_json_has_the_report_and_the_error(path: Path) -> None:
         (("--column", "response"), "--column is 'response'; write a name, an equals sign and a value"),
         (("--format", "chats"), "unknown format 'chats'; did you mean 'chat'?"),
         (("--filter", "inglish"), "unknown filter of rows 'inglish'; did you mean 'english'?"),
+        (
+            ("--column", "response=output", "--column", "response=input"),
+            "--column maps 'response' to 'output' and to 'input'; leave one out",
+        ),
+        (("--filter", "with_text", "--filter", "with_text"), "the filter 'with_text' is named twice"),
         (("--column", "reply=output"), "unknown name of a column of a[1].jsonl 'reply'"),
     ],
 )

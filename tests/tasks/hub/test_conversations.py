@@ -40,7 +40,7 @@ READ = [("user", "Hi"), ("assistant", "Yo")]
     ],
 )
 def test_conventions_agree(value: object) -> None:
-    assert read_turns(value) == READ
+    assert [*read_turns(value)] == READ
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,27 @@ def test_conventions_agree(value: object) -> None:
         (["Hi", "Yo"], "turn 1 is text"),
         ([USER, None], "turn 2 is null"),
         ([{"role": "user", "message": "Hi"}], "turn 1 has role, message"),
-        ([{**USER, "value": "Ho"}], "turn 1 has different texts in content and value"),
-        ([{"role": "user", "content": {"a": 1}}], "turn 1 is an object, not text"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1 has a part of type image_url"),
+        ([{**USER, "value": "Ho"}], "^turn 1 has different texts in content and value; keep"),
+        ([{**USER, "from": "gpt"}], "^turn 1 has different texts in role and from; keep"),
+        (
+            [{"role": "user", "content": {"a": 1}}],
+            "^the content of turn 1 is an object, not text; write it as text or as a ",
+        ),
+        ([{"role": ["x"], "content": "Hi"}], "^the role of turn 1 is a list, not text; write it as text$"),
+        (
+            [{"role": "user", "content": [7]}],
+            "the content of turn 1 has a part that is a number, not text; write it as",
+        ),
     ],
 )
 def test_what_is_no_conversation_says_what_was_found(value: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        read_turns(value)
+        list(read_turns(value))
 
 
-def test_an_empty_system_turn_is_no_turn(source: Write) -> None:
-    rows = [{"messages": [{"role": "system", "content": ""}, USER, REPLY]}]
+@pytest.mark.parametrize("role", ["system", "developer", "Developer"])
+def test_an_empty_system_turn_is_no_turn(source: Write, role: str) -> None:
+    rows = [{"messages": [{"role": role, "content": ""}, USER, REPLY]}]
     for filters in ((), ("first_turn",), ("single_turn",)):
         (row,) = load_rows(source("rows", rows, filters=filters, **CHAT)).table.to_pylist()
         assert (row["instruction"], row["response"]) == ("Hi", "Yo")
@@ -80,12 +89,14 @@ def test_roles_that_do_not_fit_are_named_with_a_way_out_that_works(source: Write
         assert loaded.table["instruction"].to_pylist() == ["Hi"]
 
 
-@pytest.mark.parametrize("name", ["tool_calls", "images"])
+@pytest.mark.parametrize(
+    "name", ["tool_calls", "images", "input_audio", "attachments", "reasoning_content", "thinking"]
+)
 def test_a_turn_that_is_more_than_its_text_is_no_plain_answer(source: Write, name: str) -> None:
     rows = [{"messages": [USER, {**REPLY, name: [{"id": "x"}]}]}]
     with pytest.raises(FedSafetyError, match=rf"2 turns \(user, assistant with {name}\)"):
         load_rows(source("rows", rows, **CHAT))
-    assert read_turns([USER, {**REPLY, name: float("nan")}]) == READ
+    assert [*read_turns([USER, {**REPLY, name: float("nan")}])] == READ
 
 
 def test_an_empty_conversation_has_no_turn(source: Write) -> None:
@@ -93,3 +104,31 @@ def test_an_empty_conversation_has_no_turn(source: Write) -> None:
     with pytest.raises(FedSafetyError, match=r"row 1: no turn in the conversation; .* add the filter with_text"):
         load_rows(source("rows", rows, **CHAT))
     assert len(load_rows(source("rows", rows, filters=("with_text",), **CHAT))) == 1
+
+
+@pytest.mark.parametrize("part", [{"type": "image_url", "image_url": "x"}, {"type": "thinking", "thinking": "x"}])
+def test_a_filter_leaves_out_turns_with_parts_that_hold_no_text(source: Write, part: dict[str, Any]) -> None:
+    kind = part["type"]
+    text = {"type": "text", "text": "Yo"}
+    rows = [{"messages": [USER, {"role": "assistant", "content": [part, text]}]}, {"messages": [USER, REPLY]}]
+    with pytest.raises(FedSafetyError, match=rf"row 1: 2 turns \(user, assistant with {kind}\).*leave such rows out"):
+        load_rows(source("rows", rows, **CHAT))
+    for name in ("single_turn", "first_turn"):
+        assert len(load_rows(source("rows", rows, filters=(name,), **CHAT))) == 1
+
+
+def test_first_turn_reads_no_later_turn(source: Write) -> None:
+    later = [{"role": "user", "content": "a", "value": "b"}]
+    rows = [{"messages": [USER, REPLY, *later], "openai_moderation": [{}, {"categories": {}}]}]
+    for filters in (("first_turn",), ("with_text", "first_turn", "unflagged_reply")):
+        assert len(load_rows(source("rows", rows, filters=filters, **CHAT))) == 1
+    with pytest.raises(FedSafetyError, match="row 1: turn 3"):
+        load_rows(source("rows", rows, **CHAT))
+
+
+def test_known_roles_are_listed_where_a_role_is_unknown(source: Write) -> None:
+    known = r"; known roles are user, human, prompter for the question and assistant, gpt, .* for the answer"
+    with pytest.raises(FedSafetyError, match=rf"2 turns \(user, sage\).*{known}"):
+        load_rows(source("rows", [{"messages": [USER, {"role": "sage", "content": "Yo"}]}], **CHAT))
+    with pytest.raises(FedSafetyError, match=r"its answer$"):
+        load_rows(source("rows", [{"messages": [{"role": "developer", "content": "Be kind"}, USER, REPLY]}], **CHAT))

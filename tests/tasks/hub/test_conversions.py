@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +81,28 @@ def test_the_command_for_tables_changes_nothing_silently(
 def test_the_first_bytes_give_the_format(tmp_path: Path, name: str, content: bytes, found: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert foreign_content(tmp_path / name) == found
+
+
+@pytest.mark.parametrize(
+    ("title", "table"),
+    [
+        ("An object for each column", {"q": {"1": "a", "2": "b"}, "r": {"2": "d", "1": "c"}}),
+        ("An object for each row", {"1": {"q": "a", "r": "c"}, "2": {"q": "b", "r": "d"}}),
+    ],
+)
+def test_commands_for_tables_of_pandas_keep_rows_together(tmp_path: Path, title: str, table: object) -> None:
+    assert run_command(tmp_path, title, table) == 0
+    assert json.loads((tmp_path / "new.json").read_text()) == [{"q": "a", "r": "c"}, {"q": "b", "r": "d"}]
+
+
+def test_columns_with_other_keys_are_not_cut(tmp_path: Path) -> None:
+    assert run_command(tmp_path, "An object for each column", {"q": {"1": "a"}, "r": {"1": "c", "2": "d"}}) == 1
+    assert not (tmp_path / "new.json").exists()
+
+
+def run_command(folder: Path, title: str, table: object) -> int:
+    """Run the command of the page under ``title`` on ``table`` and return its status."""
+    match = re.search(rf"# {title}.*\n\.venv/bin/python -c '([^']*)'\n", PAGE)
+    assert match
+    (folder / "old.json").write_text(json.dumps(table))
+    return subprocess.run([sys.executable, "-c", match[1]], cwd=folder, check=False, capture_output=True).returncode

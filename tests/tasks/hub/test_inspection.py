@@ -73,6 +73,19 @@ def test_columns_of_common_names_get_an_advice_that_works(tmp_path: Path, row: d
     assert report.advice == advice
 
 
+@pytest.mark.parametrize(
+    ("answers", "advice"),
+    [
+        (["b", ""], "--column instruction=question --column response=answer --filter with_text"),
+        (["b", True], "--format prompts --column instruction=question"),
+        (["", ""], "--format prompts --column instruction=question"),
+    ],
+)
+def test_an_advice_works_for_all_rows(tmp_path: Path, answers: list[object], advice: str) -> None:
+    path = tmp_path / "a.jsonl"
+    assert report_on(path, [{"question": "a", "answer": answer} for answer in answers]).advice == advice
+
+
 def test_nothing_there_and_nothing_left(tmp_path: Path) -> None:
     for name in ("none", "x" * 300, "a\0b"):
         assert "there is no file or folder" in str(report_on(tmp_path / name).error)
@@ -81,3 +94,19 @@ def test_nothing_there_and_nothing_left(tmp_path: Path) -> None:
     assert isinstance(report.error, FedSafetyError)
     assert "is left: 1 read, english left 0" in str(report.error)
     assert report.dropped == {"english": {"language is de": 1}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"format": "chat", "columns": {"instruction": "q"}},
+            "format 'chat' does not read 'instruction', to which 'q'",
+        ),
+        ({"columns": {"conversation": "q"}}, "format 'pairs' does not read 'conversation'"),
+        ({"format": "prompts", "response": "x", "columns": {"response": "q"}}, "leave one out"),
+    ],
+)
+def test_mapped_columns_are_read_or_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    rows = [{"conversation": [], "instruction": "a", "response": "b", "q": "c"}]
+    assert message in str(report_on(tmp_path / "a.jsonl", rows, **settings).error)

@@ -58,7 +58,7 @@ def test_placeholders_of_the_cells_that_were_read_are_counted(source: Write) -> 
     ("name", "row", "reason"),
     [
         ("single_turn", {"messages": [{"role": "system", "content": "x"}]}, "1 turn (system)"),
-        ("first_turn", {"messages": []}, "no turn"),
+        ("first_turn", {"messages": []}, "begins with no turn"),
         ("english", {"language": None}, "language is empty"),
         ("unsafe", {"is_safe": True}, "is_safe is true"),
         ("unflagged_reply", {"openai_moderation": []}, "reply flagged or without a judgement"),

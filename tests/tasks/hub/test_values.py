@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -37,6 +38,13 @@ PAIR: dict[str, Any] = {"columns": {"input": "input", "response": "output"}}
         (1.0, "1"),
         (0.5, "0.5"),
         (Decimal("2.50"), "2.50"),
+        (0.00001, "0.00001"),
+        (-0.0, "0"),
+        (-2.0, "-2"),
+        (Decimal("1E-7"), "0.0000001"),
+        (Decimal("1E+3"), "1000"),
+        (2**53 + 1, "9007199254740993"),
+        (10**40 + 1, "1" + 39 * "0" + "1"),
     ],
 )
 def test_values_with_one_text(value: object, text: str) -> None:
@@ -54,6 +62,9 @@ def test_values_with_one_text(value: object, text: str) -> None:
         (date(2024, 1, 1), "a date or time, not text"),
         (float("inf"), "the number inf"),
         (1e17, "last digits"),
+        (1e-300, "a number of more than 100 digits; write it as text"),
+        (10**200, "a number of more than 100 digits; write it as text"),
+        (Decimal("1E+1000000"), "a number of more than 100 digits; write it as text"),
         ("\ud83d", "half of a surrogate pair"),
     ],
 )
@@ -68,9 +79,62 @@ def test_parts_of_text_are_joined_and_others_refused() -> None:
         ({"type": "image_url", "image_url": {"url": "x"}}, "image_url"),
         ({"text": "see", "image": "x"}, "image"),
         (["Hi"], "a list"),
+        ({"type": "text", "text": "q", "image": "x.png"}, "image"),
+        ({"type": "text", "text": "q", "attachments": [{"id": "x"}]}, "attachments"),
+        ({"type": "output_text", "text": "a", "reasoning_content": "hm"}, "reasoning_content"),
     ):
         with pytest.raises(ValueError, match=reason):
             joined_parts([part])
+
+
+PARTS = [{"text": "Hi", "type": "text"}, {"type": "text", "text": "you"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize("value", [PARTS, json.dumps(PARTS)])
+def test_parts_are_joined_in_every_format(source: Write, value: object) -> None:
+    turns = [{"role": "user", "content": value}, {"role": "assistant", "content": value}]
+    row = {"instruction": value, "input": "", "output": value, "conversation": turns}
+    for settings in (PAIR, {"format": "prompts"}, {"format": "chat"}):
+        (read,) = load_rows(source("rows", [row], **settings)).table.to_pylist()
+        assert read["instruction"] == "Hi\nyou"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (str(PARTS), "the Python source of a list of parts"),
+        (str(PARTS[:1]), "the Python source of a list of parts"),
+        (str(PARTS).replace("}, {", "}\n {"), "the Python source of a list of parts"),
+        (str([IMAGE]), "the Python source of a list of parts"),
+        ([IMAGE, *PARTS], "a part of type image_url"),
+        (json.dumps([IMAGE, *PARTS]), "a part of type image_url"),
+        (json.dumps([*PARTS, {"type": "unheard_of"}]), "a part of type unheard_of"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused_in_every_format(source: Write, value: object, reason: str) -> None:
+    for row in ({"instruction": value, "response": "a"}, {"instruction": "a", "response": value}):
+        with pytest.raises(FedSafetyError, match=reason):
+            load_rows(source("rows", [row]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"type": "circle", "r": 1}]',
+        '[{"type": "text", "label": "Name"}]',
+        "[{'type': 'text', 'label': 'Name'}]",
+        '[{"text": "Hi"}]',
+        '[{"type": "text", "text": "Hi"}] is a list',
+    ],
+)
+def test_answers_in_code_are_text(text: str) -> None:
+    assert joined_parts(text) == text
+
+
+def test_empty_keys_and_notes_of_a_part_are_nothing_more() -> None:
+    part = {"type": "text", "text": "q", "image": {"bytes": None, "path": None}, "annotations": ["x"], "files": []}
+    assert joined_parts([part]) == "q"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +198,14 @@ def test_a_refused_value_is_named_with_file_row_and_column(source: Write) -> Non
         FedSafetyError, match=r"rows\.jsonl, row 1: response \(column 'output'\) is a boolean, not text"
     ):
         load_rows(source("rows", rows, **PAIR))
+
+
+def test_a_number_that_is_too_long_is_named(root: Path) -> None:
+    (root / "x.jsonl").write_text('{"instruction": ' + 5000 * "1" + "}\n")
+    with pytest.raises(
+        FedSafetyError, match=r"row 1: no JSON \(a number of 5,000 digits is too long; write it as text"
+    ):
+        load_rows(DatasetSource(repository="o/x", local="x.jsonl"))
 
 
 def test_unsafe_rows_are_found_in_columns_of_floats(source: Write) -> None:
