@@ -24,8 +24,10 @@ _SWITCHES: Final = {"enable_thinking": False, "thinking": False}
 _RANDOM: Final = re.compile(r"\|\s*random\b|\blipsum\s*\(")
 _SAMPLE: Final = (
     "Which of these {} words comes first in a dictionary: river, apple, window, or candle? Answer with one word, give "
-    "a reason of at most twenty words, and end with the number {}."
-)
+    "a reason of at most twenty words, and end with the number {}.\n\n"
+) + "\n".join(f"### {row}. <b>\"Käse\" & 'tea'</b> — 茶 🙂 [x](y)\\n" for row in range(200))
+"""A long text with lines, marks, quotes and letters of several scripts, so that a template that cuts or changes texts
+is found."""
 
 
 def render(
