@@ -103,6 +103,13 @@ def test_of_several_templates_the_default_is_used(checkpoints: Path, tmp_path: P
     assert ChatFormat(folder).render(USER) == "Hi"
 
 
+def test_a_byte_order_mark_of_the_template_is_in_no_prompt(checkpoints: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints / "chat", folder)
+    (folder / "chat_template.jinja").write_text(CONTENT, encoding="utf-8-sig")
+    assert ChatFormat(folder).render(USER) == "Hi"
+
+
 def test_an_instruction_on_which_a_template_fails_is_named(checkpoints: Path) -> None:
     chat = chat_of(checkpoints, "{{ 1 // (messages[0]['content'] | length - 2) }}" + CONTENT)
     with pytest.raises(UsageError, match=r"fails on the instruction 'Hi' \(ZeroDivisionError"):
