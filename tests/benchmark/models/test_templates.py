@@ -31,6 +31,7 @@ def chat_of(checkpoints: Path, template: str) -> ChatFormat:
         ("{% if enable_thinking is defined and enable_thinking is false %}still {% endif %}", "still Hi"),
         ("{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}", "Hi"),
         ("{% if thinking %}<think>{% endif %}", "Hi"),
+        ("{# lipsum() #}random lipsum ", "random lipsum Hi"),
     ],
 )
 def test_clock_and_thinking_are_fixed(checkpoints: Path, template: str, text: str) -> None:
@@ -71,8 +72,12 @@ def test_the_digest_holds_the_fixed_variables_of_templates_that_read_them(checkp
         ("{{ messages[0]['content'] | striptags }}", "does not write the whole text"),
         ("{{ messages[0]['content'] | e }}", "does not write the whole text"),
         ("{{ messages[0]['content'].encode('ascii', 'ignore').decode() }}", "does not write the whole text"),
-        (CONTENT + "{{ ['a', 'b'] | random }}", r"draws text at random \(\| random\)"),
-        (CONTENT + "{{ lipsum() }}", "draws text at random"),
+        (CONTENT + "{{ ['a', 'b'] | random }}", r"draws text at random \(random\)"),
+        (CONTENT + "{{ lipsum() }}", r"draws text at random \(lipsum\)"),
+        (CONTENT + "{{ [['a', 'b']] | map('random') | join }}", "draws text at random"),
+        (CONTENT + "{% filter random %}ab{% endfilter %}", "draws text at random"),
+        (CONTENT + "{% set f = lipsum %}{{ f() }}", "draws text at random"),
+        (CONTENT + "{{ strftime_now }}", r"writes an address in memory \(at 0x"),
     ],
 )
 def test_a_template_with_a_slip_is_refused_before_training(checkpoints: Path, template: str, problem: str) -> None:
