@@ -102,7 +102,9 @@ def check_template(tokenizer: Any, roles: Sequence[str], place: str, template: s
 
 def _names(source: str) -> set[str]:
     """Return the names in a template, and its quoted texts, because ``map`` takes the name of a filter as a text."""
-    return {value.strip("'\"") for _, kind, value in Environment().lex(source) if kind in ("name", "string")}
+    return {
+        value.strip("'\"") for _, kind, value in Environment(autoescape=True).lex(source) if kind in ("name", "string")
+    }
 
 
 def _unusable(place: str, problem: str) -> UsageError:
