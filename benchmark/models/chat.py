@@ -52,7 +52,8 @@ class ChatFormat:
     def __init__(
         self, model_path: Path, *, template: str | None = None, pad_token: str = "", template_name: str = ""
     ) -> None:
-        tokenizer, config = read_tokenizer(model_path), read_config(model_path)
+        # The tokenizer reads the configuration, too, and would be named in an error of the configuration.
+        config, tokenizer = read_config(model_path), read_tokenizer(model_path)
         self._folder = model_path
         self._rows_of_model = token_rows(model_path, config)
         if template is not None:
