@@ -22,7 +22,7 @@ from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.memory import memory_error
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.memory import out_of_memory
-from benchmark.models.reading import LOCAL, read_tokenizer, reason
+from benchmark.models.reading import read_tokenizer, reason
 from benchmark.stop import check_stop
 
 _SCORED_LOGITS = 2**28
@@ -44,7 +44,7 @@ class TransformersEngine(Engine):
 
     Raises:
         UsageError: The folder is not a loadable checkpoint.
-        FedSafetyError: The model does not fit into memory, or cannot be quantised here.
+        FedSafetyError: The model lacks a tensor, does not fit into memory, or cannot be quantised here.
     """
 
     def __init__(
@@ -325,18 +325,18 @@ def _loaded(path: Path, dtype: str, quantization: str, device: torch.device) -> 
 
     Raises:
         UsageError: The model cannot be loaded.
+        FedSafetyError: The checkpoint lacks a tensor.
     """
-    import transformers
+    from benchmark.models.loading import complete_causal_lm, load_causal_lm
 
     if quantization:
         # Load it as training does, because other quantisation code makes another model.
-        from benchmark.models.loading import load_causal_lm
-
         quantised: Any = load_causal_lm(path, dtype=dtype, quantization=quantization, device=str(device))
         return quantised.eval()
-    hub: Any = transformers
     try:
-        model = hub.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **LOCAL)
+        model = complete_causal_lm(path, {"dtype": dtype})
+    except FedSafetyError:
+        raise
     except Exception as error:  # a damaged file may raise any kind of error
         if out_of_memory(error):
             raise

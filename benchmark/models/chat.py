@@ -52,7 +52,8 @@ class ChatFormat:
     def __init__(
         self, model_path: Path, *, template: str | None = None, pad_token: str = "", template_name: str = ""
     ) -> None:
-        tokenizer, config = read_tokenizer(model_path), read_config(model_path)
+        # The tokenizer reads the configuration, too, and would be named in an error of the configuration.
+        config, tokenizer = read_config(model_path), read_tokenizer(model_path)
         self._folder = model_path
         self._rows_of_model = token_rows(model_path, config)
         if template is not None:
@@ -83,7 +84,8 @@ class ChatFormat:
         self._prompts: _Kept[str, tuple[int, ...]] = _Kept(_KEPT_BYTES)
         self._rows: _Kept[tuple[Example, int | None], TokenRow] = _Kept(_KEPT_BYTES)
         self._shared: dict[int, int] = {}
-        self.encode(self._asked("any"))  # refuses tokens of the template without a row
+        # Encoding also refuses tokens of the template without a row.
+        self._control_of_template = self.control.among(self.encode(self._asked("any")))
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool = True) -> str:
         """Return a conversation as the model reads it.
@@ -130,12 +132,13 @@ class ChatFormat:
             name: Name of the prompt in error messages.
 
         Raises:
-            UsageError: The template fails on this instruction.
+            UsageError: The template fails on this instruction, or the instruction becomes a control token.
             FedSafetyError: The prompt is far longer than the model's limit.
         """
         ids = self._prompts.get(instruction)
         if ids is None:
             ids = self._bounded(self.encode(self._asked(instruction)), name)
+            self._check_control(ids, instruction, self._control_of_template)
             self._prompts.put(instruction, ids, _size(ids, instruction))
         return ids
 
@@ -147,6 +150,7 @@ class ChatFormat:
             limit: Largest number of tokens. A longer row loses its end, and the rest of its response keeps its loss.
 
         Raises:
+            UsageError: Instruction or response becomes a control token.
             FedSafetyError: No limit is given and the row is far longer than the model's limit.
         """
         key = (example, limit)
@@ -158,11 +162,15 @@ class ChatFormat:
 
     def _whole(self, example: Example) -> TokenRow:
         prompt = self.prompt_ids(example.instruction)
-        return TokenRow(self._bounded((*prompt, *self.encode(self.plain(example.response)), self.eos_id)), len(prompt))
+        response = self.encode(self.plain(example.response))
+        self._check_control(response, example.response)
+        return TokenRow(self._bounded((*prompt, *response, self.eos_id)), len(prompt))
 
     def _beginning(self, example: Example, limit: int) -> TokenRow:
         prompt = self._first(self._asked(example.instruction), limit)
+        self._check_control(prompt, example.instruction, self._control_of_template)
         response = self._first(self.plain(example.response), limit - len(prompt))
+        self._check_control(response, example.response)
         return TokenRow((*prompt, *response, self.eos_id)[:limit], len(prompt))
 
     def _asked(self, instruction: str) -> str:
@@ -197,6 +205,14 @@ class ChatFormat:
 
     def _check_rows(self, ids: Sequence[int]) -> None:
         check_rows(ids, self._rows_of_model, self.tokenizer, self._folder)
+
+    def _check_control(self, ids: Sequence[int], text: str, allowed: int = 0) -> None:
+        """Refuse a text from which the tokenizer made control tokens, for example after it normalised other letters."""
+        if self.control.among(ids) > allowed:
+            raise UsageError(
+                f"the tokenizer of {self._folder} reads a control token in the text {text!r:.80}, and only the chat "
+                f"template may write control tokens; leave the text out of the data"
+            )
 
     def _bounded(self, ids: tuple[int, ...], name: str = "") -> tuple[int, ...]:
         if len(ids) > _FAR * self.max_length:

@@ -16,6 +16,9 @@ from benchmark.errors import UsageError
 _MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
 """Shape of a token such as ``<|im_end|>`` or ``[INST]``, as opposed to a word or blanks."""
 
+_PASSES = 8
+"""Readings of a text. A spelling with a blank behind its first character could be taken apart for ever."""
+
 
 class ControlTokens:
     """The control tokens of a tokenizer.
@@ -41,13 +44,26 @@ class ControlTokens:
                 spellings[text] = number
         self.ids = frozenset(spellings.values())
         self._pattern = _any_of(spellings)
+        # Texts hold the token of unknown words, which opens and closes no turn.
+        self._guarded = self.ids - {getattr(tokenizer, "unk_token_id", None)}
 
     def taken_apart(self, text: str) -> str:
         """Return ``text`` with a blank behind the first character of each spelling; other texts are unchanged.
 
-        For example, ``red </s> blue`` becomes ``red < /s> blue``.
+        For example, ``red </s> blue`` becomes ``red < /s> blue``. A spelling may end in another one, so the result is
+        read again.
         """
-        return text if self._pattern is None else self._pattern.sub(_apart, text)
+        if self._pattern is None:
+            return text
+        for _ in range(_PASSES):
+            before, text = text, self._pattern.sub(_apart, text)
+            if text == before:
+                break
+        return text
+
+    def among(self, ids: Sequence[int]) -> int:
+        """Return the number of control tokens among ``ids``, without the token of unknown words."""
+        return sum(number in self._guarded for number in ids)
 
     def count(self, *texts: str) -> int:
         """Return the number of spellings in the texts."""

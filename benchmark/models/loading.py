@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,11 @@ def load_causal_lm(
     target = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # Small models run faster with explicit attention than with the fused one.
-    options |= {"attn_implementation": "eager", "use_safetensors": True, **LOCAL}
+    options["attn_implementation"] = "eager"
     if quantization or (target.type == "cuda" and importlib.util.find_spec("accelerate")):
         options["device_map"] = {"": target}
     with _clear_errors(path):
-        opened: Any = AutoModelForCausalLM.from_pretrained(path, **options, output_loading_info=True)
-        model, report = opened
-        if report["missing_keys"]:
-            first = min(report["missing_keys"])
-            raise FedSafetyError(f"the checkpoint {path} is incomplete: it has no tensor {first!r}; restore the folder")
+        model = complete_causal_lm(path, options)
         loaded: PreTrainedModel = model if quantization else model.to(target)
     if target.type != "cpu" or loaded.num_parameters() >= _LARGE:
         with contextlib.suppress(ValueError):  # the architecture has explicit attention only
@@ -78,6 +74,28 @@ def load_causal_lm(
     loaded.requires_grad_(False)
     loaded.train(False)
     return loaded
+
+
+def complete_causal_lm(path: Path, options: Mapping[str, Any]) -> Any:
+    """Return the model of a local checkpoint that holds all of its tensors.
+
+    Transformers fills missing tensors with random numbers.
+
+    Args:
+        path: Folder with a configuration and safetensors; no code in it is run.
+        options: Further options of ``from_pretrained``.
+
+    Raises:
+        FedSafetyError: A tensor is missing.
+    """
+    opened: Any = AutoModelForCausalLM.from_pretrained(
+        path, **options, use_safetensors=True, output_loading_info=True, **LOCAL
+    )
+    model, report = opened
+    if report["missing_keys"]:
+        first = min(report["missing_keys"])
+        raise FedSafetyError(f"the checkpoint {path} is incomplete: it has no tensor {first!r}; restore the folder")
+    return model
 
 
 @contextlib.contextmanager

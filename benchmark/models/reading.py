@@ -51,6 +51,8 @@ def read_tokenizer(folder: Path) -> Any:
         tokenizer = hub.AutoTokenizer.from_pretrained(folder, **LOCAL)
         if isinstance(tokenizer.chat_template, dict):
             tokenizer.chat_template = tokenizer.get_chat_template()
+        if isinstance(tokenizer.chat_template, str):
+            tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")  # a byte order mark of the file
         # A tokenizer with settings of wrong types opens, and fails on its first text.
         tokenizer.decode(tokenizer.encode("any"), skip_special_tokens=True)
     return tokenizer

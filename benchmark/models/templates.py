@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from benchmark.errors import UsageError, first_line
 from benchmark.models.control import ControlTokens
@@ -21,11 +21,16 @@ _DAY = datetime.datetime.strptime(DATE, "%d %b %Y")
 _SWITCHES: Final = {"enable_thinking": False, "thinking": False}
 """Variables with which templates switch a model's thought on, as those of Qwen 3, SmolLM 3 and Granite do."""
 
-_RANDOM: Final = re.compile(r"\|\s*random\b|\blipsum\s*\(")
+_RANDOM: Final = frozenset({"random", "lipsum"})
+"""Names of Jinja that draw at random."""
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Part of the text of a function or an object of Python: an address in memory."""
 _SAMPLE: Final = (
     "Which of these {} words comes first in a dictionary: river, apple, window, or candle? Answer with one word, give "
-    "a reason of at most twenty words, and end with the number {}."
-)
+    "a reason of at most twenty words, and end with the number {}.\n\n"
+) + "\n".join(f"### {row}. <b>\"Käse\" & 'tea'</b> — 茶 🙂 [x](y)\\n" for row in range(200))
+"""A long text with lines, marks, quotes and letters of several scripts, so that a template that cuts or changes texts
+is found."""
 
 
 def render(
@@ -78,18 +83,28 @@ def check_template(tokenizer: Any, roles: Sequence[str], place: str, template: s
     source = tokenizer.chat_template if template is None else template
     if not isinstance(source, str):
         raise _unusable(place, f"is {source!r:.80}, and a text was expected")
-    if drawn := _RANDOM.search(source):
-        raise _unusable(place, f"draws text at random ({drawn[0]}), so that prompts would change")
     turns = [{"role": role, "content": _SAMPLE.format(number, number)} for number, role in enumerate(roles, start=4)]
     try:
-        text = render(tokenizer, turns, template)
+        drawn = _RANDOM & _names(source)
+        text = "" if drawn else render(tokenizer, turns, template)
     except TemplateError as error:
         raise _unusable(place, f"fails{explained(error)}") from error
+    if drawn:
+        raise _unusable(place, f"draws text at random ({min(drawn)}), so that prompts would change")
+    if address := _ADDRESS.search(text):
+        raise _unusable(place, f"writes an address in memory ({address[0].strip()}), so that prompts would change")
     lost = next((turn["role"] for turn in turns if turn["content"] not in text), None)
     if lost is not None:
         raise _unusable(
             place, f"does not write the whole text of a turn of {lost!r}, so that different texts become one prompt"
         )
+
+
+def _names(source: str) -> set[str]:
+    """Return the names in a template, and its quoted texts, because ``map`` takes the name of a filter as a text."""
+    return {
+        value.strip("'\"") for _, kind, value in Environment(autoescape=True).lex(source) if kind in ("name", "string")
+    }
 
 
 def _unusable(place: str, problem: str) -> UsageError:

@@ -136,7 +136,7 @@ def template_text(source: ModelSource) -> str | None:
         if source.template not in bundled:
             raise unknown_name("chat template", source.template, bundled)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"chat template {source.template!r} of model {source.repository} cannot be read: {error}; name a UTF-8 "

@@ -104,6 +104,16 @@ WAY_OUT = (
 )
 
 
+def test_transformers_makes_up_no_missing_tensor(tiny: TinyModel, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny.folder, folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] + 1, "layer_types": None}))
+    with pytest.raises(FedSafetyError, match=r"is incomplete: it has no tensor 'model\.layers\..*; restore the folder"):
+        TransformersEngine(folder, device="cpu")
+
+
 def test_transformers_out_of_memory(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(tiny.folder, EngineSettings(max_batch=4), device="cpu")
     first = engine.generate([Request(tiny.prompts[0], 3)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmark.errors import FedSafetyError
+from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.canaries import canary_sequences
 from benchmark.execution.plan import make_plan
 from benchmark.execution.prompts import check_prompts
@@ -123,3 +125,25 @@ def test_equal_tokens_are_one_object(chat: ChatFormat) -> None:
     large = chat.encode(LONG)
     assert sys.getsizeof(large) < 9 * len(large)
     assert len({*map(id, large)}) == 34
+
+
+def test_a_letter_that_the_tokenizer_normalises_to_a_control_token_is_refused(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints / "chat", folder)
+    path = folder / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    stored["normalizer"] = {"type": "NFKC"}
+    for token in stored["added_tokens"]:
+        token["normalized"] = True
+    path.write_text(json.dumps(stored))
+    chat = ChatFormat(folder)
+    assert chat.prompt_ids("w1 </s> w2")
+    with pytest.raises(
+        UsageError, match=r"reads a control token in the text 'w1 \uff1c/s\uff1e w2'.*; leave the text out"
+    ):
+        chat.prompt_ids("w1 \uff1c/s\uff1e w2")
+    for limit in (None, 60):
+        with pytest.raises(UsageError, match="reads a control token in the text '\uff1c/s\uff1e'"):
+            chat.row(example("w1", "\uff1c/s\uff1e"), limit)

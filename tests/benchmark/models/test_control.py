@@ -32,6 +32,21 @@ def test_no_spelling_remains_in_what_is_nested(text: str) -> None:
     assert control.count(control.taken_apart(text)) == 0
 
 
+def test_a_spelling_that_ends_in_another_one_is_read_again() -> None:
+    control = ControlTokens(tokenizer("<<a>", "<a>"), "")
+    assert control.taken_apart("<<a>") == "< < a>"
+
+
+def test_a_spelling_with_a_blank_ends() -> None:
+    assert ControlTokens(tokenizer("< "), "").taken_apart("< a").endswith(" a")
+
+
+def test_control_tokens_are_counted_without_that_of_unknown_words() -> None:
+    several = tokenizer("<s>", "<unk>")
+    several.unk_token_id = 1
+    assert ControlTokens(several, "").among([0, 1, 2, 0]) == 2
+
+
 def test_the_longest_spelling_is_taken_apart_once() -> None:
     control = ControlTokens(tokenizer("<a", "<a>"), "")
     assert control.taken_apart("<a>") == "< a>"

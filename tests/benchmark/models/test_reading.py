@@ -172,3 +172,9 @@ def test_a_token_of_the_vocabulary_outside_the_embedding_is_named(folder: Path) 
     (word,) = (token for token, number in chat.tokenizer.get_vocab().items() if number == 39)
     with pytest.raises(UsageError, match=f"token '{word}' of .* has id 39, and the embedding has 39 rows"):
         chat.prompt_ids(f"name {word}")
+
+
+def test_a_damaged_configuration_is_no_fault_of_the_tokenizer(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UsageError, match="the configuration in"):
+        ChatFormat(folder)

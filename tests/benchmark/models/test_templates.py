@@ -31,6 +31,7 @@ def chat_of(checkpoints: Path, template: str) -> ChatFormat:
         ("{% if enable_thinking is defined and enable_thinking is false %}still {% endif %}", "still Hi"),
         ("{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}", "Hi"),
         ("{% if thinking %}<think>{% endif %}", "Hi"),
+        ("{# lipsum() #}random lipsum ", "random lipsum Hi"),
     ],
 )
 def test_clock_and_thinking_are_fixed(checkpoints: Path, template: str, text: str) -> None:
@@ -64,8 +65,19 @@ def test_the_digest_holds_the_fixed_variables_of_templates_that_read_them(checkp
         ("{{ bos_token }}", "does not write the whole text"),
         ("{{ messages[0]['content'][:40] }}", "does not write the whole text"),
         ("{{ messages[0]['contnet'] }}", "does not write the whole text"),
-        (CONTENT + "{{ ['a', 'b'] | random }}", r"draws text at random \(\| random\)"),
-        (CONTENT + "{{ lipsum() }}", "draws text at random"),
+        ("{{ messages[0]['content'].split('\\n')[0] }}", "does not write the whole text"),
+        ("{{ messages[0]['content'].split('###')[0] }}", "does not write the whole text"),
+        ("{{ messages[0]['content'][:3000] }}", "does not write the whole text"),
+        ("{{ messages[0]['content'] | truncate(255) }}", "does not write the whole text"),
+        ("{{ messages[0]['content'] | striptags }}", "does not write the whole text"),
+        ("{{ messages[0]['content'] | e }}", "does not write the whole text"),
+        ("{{ messages[0]['content'].encode('ascii', 'ignore').decode() }}", "does not write the whole text"),
+        (CONTENT + "{{ ['a', 'b'] | random }}", r"draws text at random \(random\)"),
+        (CONTENT + "{{ lipsum() }}", r"draws text at random \(lipsum\)"),
+        (CONTENT + "{{ [['a', 'b']] | map('random') | join }}", "draws text at random"),
+        (CONTENT + "{% filter random %}ab{% endfilter %}", "draws text at random"),
+        (CONTENT + "{% set f = lipsum %}{{ f() }}", "draws text at random"),
+        (CONTENT + "{{ strftime_now }}", r"writes an address in memory \(at 0x"),
     ],
 )
 def test_a_template_with_a_slip_is_refused_before_training(checkpoints: Path, template: str, problem: str) -> None:
@@ -93,6 +105,13 @@ def test_of_several_templates_the_default_is_used(checkpoints: Path, tmp_path: P
     path = folder / "tokenizer_config.json"
     named = [{"name": "default", "template": CONTENT}, {"name": "tool_use", "template": "tools " + CONTENT}]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
+    assert ChatFormat(folder).render(USER) == "Hi"
+
+
+def test_a_byte_order_mark_of_the_template_is_in_no_prompt(checkpoints: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints / "chat", folder)
+    (folder / "chat_template.jinja").write_text(CONTENT, encoding="utf-8-sig")
     assert ChatFormat(folder).render(USER) == "Hi"
 
 

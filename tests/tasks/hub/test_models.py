@@ -257,6 +257,8 @@ def test_alpaca_template_without_begin_token() -> None:
 def test_templates_by_path_and_misspelt(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text("{{ messages }}")
     assert template_text(SOURCE.model_copy(update={"template": str(tmp_path / "own.jinja")})) == "{{ messages }}"
+    (tmp_path / "own.jinja").write_text("{{ messages }}", encoding="utf-8-sig")
+    assert template_text(SOURCE.model_copy(update={"template": str(tmp_path / "own.jinja")})) == "{{ messages }}"
     assert template_text(SOURCE) is None
     with pytest.raises(UsageError, match=r"unknown chat template 'alpacca'; did you mean 'alpaca'"):
         template_text(SOURCE.model_copy(update={"template": "alpacca"}))
