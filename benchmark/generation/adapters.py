@@ -12,7 +12,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmark.models.peft import CONFIG, WEIGHTS, PlainLora, broken, read_settings, read_tensors, unreadable
+from benchmark.models.peft import (
+    CONFIG,
+    WEIGHTS,
+    PlainLora,
+    broken,
+    check_targets,
+    read_settings,
+    read_tensors,
+    unreadable,
+)
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _FACTOR = re.compile(r"^base_model\.model\.|\.lora_[AB]\.weight$")
@@ -76,13 +85,14 @@ def check_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> Ad
         linear_layers: Module path → (in features, out features) of every layer that may carry an adapter.
 
     Raises:
-        FedSafetyError: A file is missing or corrupt, a value is not finite, a setting is not one of plain LoRA, or a
-            tensor has no place in the model.
+        FedSafetyError: A file is missing or corrupt, a value is not finite, a setting is not one of plain LoRA, a
+            tensor has no place in the model, or the layers with tensors are not those that the settings target.
     """
     settings = read_settings(folder)
     present: dict[str, set[str]] = {}
     for module, factor, _ in _factors(folder, settings.rank, linear_layers):
         present.setdefault(module, set()).add(factor)
+    check_targets(folder, linear_layers, present)
     return _shape(folder, settings, present)
 
 
@@ -96,6 +106,7 @@ def read_adapter(folder: Path, linear_layers: dict[str, tuple[int, int]]) -> Sto
     factors: dict[str, dict[str, Tensor]] = {}
     for module, factor, tensor in _factors(folder, settings.rank, linear_layers):
         factors.setdefault(module, {})[factor] = tensor
+    check_targets(folder, linear_layers, factors)
     shape = _shape(folder, settings, factors)
     pairs = {module: (pair["A"], pair["B"]) for module, pair in factors.items()}
     return StoredAdapter(shape.folder, shape.rank, shape.scaling, shape.modules, digest, pairs)

@@ -22,20 +22,23 @@ class Broadcast:
     """The model that a server sent to its clients in a round.
 
     Arrays of floating-point numbers, in the order in which they were sent, make up the flat vector. Whole numbers and
-    truth values, such as a counter of batches, stay as they were sent.
+    truth values, such as a counter of batches or a table of positions, stay as they were sent.
 
     Attributes:
         arrays: Name → array.
 
     Raises:
-        UsageError: No array holds floating-point numbers, or an array holds what cannot be averaged: packed or
-            quantised weights, bfloat16 (NumPy has no such type), complex numbers, texts or objects.
+        UsageError: An entry is no array, no array holds floating-point numbers, a number is not finite in float32, or
+            an array holds what cannot be averaged: packed or quantised weights, bfloat16 (NumPy has no such type),
+            complex numbers, texts or objects.
     """
 
     arrays: Arrays
 
     def __post_init__(self) -> None:
         for name, array in self.arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise UsageError(f"entry {name!r} is a {type(array).__name__} and no array; send numpy.asarray of it")
             if array.dtype.kind not in "fiub":
                 raise UsageError(
                     f"array {name!r} holds {array.dtype}, which cannot be averaged; send it as float32, or leave it "
@@ -48,6 +51,12 @@ class Broadcast:
                 )
         if not self.layout.names:
             raise UsageError("the model holds no array of floating-point numbers; there is nothing to aggregate")
+        for name, view in self.layout.views(self.flat).items():
+            if not bool(torch.isfinite(view).all()):
+                raise UsageError(
+                    f"array {name!r} of the model holds a number that is not finite in float32; start the run again "
+                    f"from a model with finite numbers"
+                )
 
     @cached_property
     def layout(self) -> AdapterLayout:
@@ -64,11 +73,19 @@ class Broadcast:
         """Return a client's model minus this one as a float32 tensor ``[d]``.
 
         Raises:
-            ValueError: Names, shapes or kinds of numbers differ, or the update or its norm is not finite.
+            ValueError: Names, shapes or kinds of numbers differ, the client changed an array of several whole numbers
+                or truth values, or the update or its norm is not finite.
         """
         if sent.keys() != self.arrays.keys():
             odd = sorted(sent.keys() ^ self.arrays.keys())[0]
             raise ValueError(f"array {odd!r} is {'missing' if odd in self.arrays else 'not one that was sent out'}")
+        for name in self.arrays.keys() - set(self.layout.names):
+            ours, theirs = self.arrays[name], sent[name]
+            # Packed weights look like a table of positions until a client changes them.
+            if ours.size > 1 and (theirs.dtype != ours.dtype or not np.array_equal(theirs, ours)):
+                raise ValueError(
+                    f"array {name!r} of type {ours.dtype} was changed, and such a change cannot be averaged"
+                )
         parts = []
         for name in self.layout.names:
             ours, theirs = self.arrays[name], sent[name]
@@ -85,11 +102,21 @@ class Broadcast:
         return update
 
     def plus(self, update: Tensor) -> dict[str, np.ndarray[Any, Any]]:
-        """Return this model with a flat update (``[d]``) added, in the types in which it was sent."""
+        """Return this model with a flat update (``[d]``) added, in the types in which it was sent.
+
+        Raises:
+            UsageError: A sum is too large for the type of its array.
+        """
         moved = dict(self.arrays)
         for name, part in self.layout.views(update).items():
             ours = self.arrays[name]
-            moved[name] = (ours + part.numpy().reshape(ours.shape)).astype(ours.dtype)
+            with np.errstate(over="ignore"):  # refused below
+                moved[name] = (ours + part.numpy().reshape(ours.shape)).astype(ours.dtype)
+            if not np.isfinite(moved[name]).all():
+                raise UsageError(
+                    f"array {name!r} with the round's update is not finite in {ours.dtype}; send it as float32, or "
+                    f"lower the clients' learning rate"
+                )
         return moved
 
     def replaced(self, flat: Tensor) -> dict[str, np.ndarray[Any, Any]]:

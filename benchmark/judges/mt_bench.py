@@ -17,9 +17,11 @@ from tasks.model_source import ModelShape, ModelSource
 
 SCALE = (1.0, 10.0)
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-"""A rating in the form that the prompt requests. The last rating counts."""
-_SINGLE = re.compile(r"(?<![\w)\]])\[(\d+\.?\d*)\]\W*$")
+"""A rating in the form that the prompt requests."""
+_SINGLE = re.compile(r"(?<![\w)\]])\[(\d+\.?\d*)\]")
 """A rating in single brackets. FastChat accepts it anywhere; here it ends the answer, because code has brackets."""
+_LABEL = re.compile(r"\brating[\s*]*:[\s*]*$", re.IGNORECASE)
+"""The word before a rating in the form that the prompt requests."""
 
 
 @register(
@@ -58,12 +60,21 @@ class MtBenchFirstTurn(LanguageModelJudge):
         return [{"role": "system", "content": grading.system}, {"role": "user", "content": question}]
 
     def parse(self, answer: str) -> Judgement:
-        """Return the last rating in double brackets, else the rating in single brackets that ends the last line."""
+        """Return the rating in double brackets, else the rating in single brackets of a last line that ends in it.
+
+        FastChat takes the first of several ratings. Here, of different ratings, the rating that directly follows
+        ``Rating:`` counts. An answer in which no rating or a second one follows it is unparsable.
+        """
         last = next(reversed(answer.strip().splitlines()), "")
-        ratings = [*_RATING.finditer(answer)] or [*_SINGLE.finditer(last)]
-        if not ratings or not SCALE[0] <= float(ratings[-1][1]) <= SCALE[1]:
+        text = answer if _RATING.search(answer) else last
+        found = list(_RATING.finditer(text)) or list(_SINGLE.finditer(text))
+        ends = bool(found) and (text is answer or not re.search(r"\w", text[found[-1].end() :]))
+        ratings = {float(match[1]) for match in found}
+        if len(ratings) > 1:
+            ratings = {float(match[1]) for match in found if _LABEL.search(text[: match.start()])}
+        if not ends or len(ratings) != 1 or not SCALE[0] <= min(ratings) <= SCALE[1]:
             return unparsable(answer)
-        return Judgement(Verdict.RATED, f"{float(ratings[-1][1]):g}")
+        return Judgement(Verdict.RATED, f"{ratings.pop():g}")
 
     def content(self) -> dict[str, str]:
         """Return the digests of all prompts and references, and of the code that reads them.

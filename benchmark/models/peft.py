@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,39 @@ def check_settings(folder: Path, rank: int, alpha: float | None) -> None:
         raise wrong_setting(folder, "lora_alpha", settings.alpha, f"the settings have alpha {alpha:g}")
 
 
+def check_targets(folder: Path, layers: Collection[str], present: Collection[str]) -> None:
+    """Refuse an adapter whose tensors belong to other layers than its ``target_modules``, for example after a loss.
+
+    Settings that are patterns are not followed: the check needs a list of targets and of exclusions.
+
+    Args:
+        folder: A PEFT folder.
+        layers: Module paths of all layers of the base model that may carry an adapter.
+        present: Module paths of the layers for which the adapter has tensors.
+
+    Raises:
+        FedSafetyError: A layer is in only one of the two. The message names the first one.
+    """
+    config = _config(folder)
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
+    if not (isinstance(targets, list) and isinstance(excluded, list)) or config.get("layers_pattern"):
+        return
+    numbers = config.get("layers_to_transform")
+    numbers = numbers if isinstance(numbers, list) or numbers is None else [numbers]
+    expected = {
+        layer
+        for layer in layers
+        if not _ends_in(layer, excluded)
+        and (layer in targets or (_ends_in(layer, targets) and (not numbers or _number(layer) in numbers)))
+    }
+    missing = [layer for layer in layers if layer in expected and layer not in present]
+    if missing:
+        raise broken(folder, f"it has no tensor for layer {missing[0]!r}, which {CONFIG} targets", _RESAVE)
+    extra = [layer for layer in layers if layer in present and layer not in expected]
+    if extra:
+        raise broken(folder, f"it has tensors for layer {extra[0]!r}, which {CONFIG} does not target", _RESAVE)
+
+
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield name and values of each tensor of an adapter, one in memory at a time.
 
@@ -176,6 +209,16 @@ def unreadable(folder: Path, name: str, error: Exception) -> FedSafetyError:
 def wrong_setting(folder: Path, name: str, value: object, needed: str) -> FedSafetyError:
     """Return the error about one setting of an adapter."""
     return broken(folder, f"{CONFIG} has {name[:80]} = {value!r:.80}; {needed}")
+
+
+def _ends_in(layer: str, names: list[Any]) -> bool:
+    return any(f".{layer}".endswith(f".{name}") for name in names)
+
+
+def _number(layer: str) -> int | None:
+    """Return the number of the block that holds a layer, found as PEFT finds it."""
+    match = re.match(r".*?\.[^.]*\.(\d+)\.", layer)
+    return int(match[1]) if match else None
 
 
 def _config(folder: Path) -> dict[str, Any]:

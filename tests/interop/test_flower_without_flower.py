@@ -139,6 +139,30 @@ def test_positions_counters_and_masks_stay_as_they_were_sent() -> None:
     assert all(moved[name] is array for name, array in kept.items())
 
 
+@pytest.mark.parametrize("changed", [np.arange(1, 5), np.arange(4, dtype=np.int32), np.arange(3)])
+def test_a_change_of_whole_numbers_is_refused_and_not_lost(changed: np.ndarray[Any, Any]) -> None:
+    model = Broadcast({"x": np.array([1.0]), "packed": np.arange(4)})
+    assert model.update_of({"x": np.array([2.0]), "packed": np.arange(4)}).tolist() == [1.0]
+    with pytest.raises(ValueError, match="array 'packed' of type int64 was changed"):
+        model.update_of({"x": np.array([2.0]), "packed": changed})
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_a_model_that_is_not_finite_blames_no_client(number: float) -> None:
+    with pytest.raises(UsageError, match="array 'b' of the model holds a number that is not finite in float32"):
+        Broadcast({"a": np.array([1.0]), "b": np.array([number])})
+
+
+def test_a_sum_too_large_for_its_type_is_refused() -> None:
+    with pytest.raises(UsageError, match="array 'x' with the round's update is not finite in float16"):
+        Broadcast({"x": np.array([6e4], np.float16)}).plus(torch.tensor([6e4]))
+
+
+def test_an_entry_that_is_no_array_is_named() -> None:
+    with pytest.raises(UsageError, match="entry 'a' is a list and no array"):
+        Broadcast({"a": [1.0]})  # type: ignore[dict-item]
+
+
 # The environment
 
 

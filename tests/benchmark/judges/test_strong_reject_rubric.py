@@ -30,6 +30,19 @@ def test_the_rubric_scores_convincing_and_specific(answer: str, verdict: Verdict
     assert parse("strong_reject_rubric", answer) == Judgement(verdict, detail)
 
 
-@pytest.mark.parametrize("answer", ["", "5", rubric(2, 5, 5), rubric(0, 9, 5), rubric(0, "N/A", 5), "1.b 0\n2.b 5"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "5",
+        "1.b 0\n2.b 5",
+        rubric(2, 5, 5),
+        rubric(0, 9, 5),
+        rubric(0, "N/A", 5),
+        rubric(10, 5, 5),
+        rubric(0, 50, 5),
+        rubric(0, 5, 4.5),
+    ],
+)
 def test_a_rubric_without_its_three_numbers_is_unparsable(answer: str) -> None:
     assert parse("strong_reject_rubric", answer).verdict is UNPARSABLE

@@ -186,6 +186,32 @@ def test_the_way_out_fits_a_folder_of_another_program(reader: str, layout: Adapt
         readers(layout)[reader](tmp_path)
 
 
+@pytest.mark.parametrize("reader", ["check", "numbers"])
+def test_layers_with_tensors_are_those_that_the_settings_target(
+    reader: str, layout: AdapterLayout, tmp_path: Path
+) -> None:
+    save_plain(tmp_path, layout)
+    read = readers(layout)[reader]
+    change_config(tmp_path, target_modules=["q_proj"])
+    with pytest.raises(
+        FedSafetyError, match=r"tensors for layer 'model.layers.0.self_attn.v_proj', which .* not target"
+    ):
+        read(tmp_path)
+    change_config(tmp_path, target_modules=["q_proj", "v_proj"])
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if ".layers.1." not in name}, path)
+    with pytest.raises(
+        FedSafetyError, match=r"no tensor for layer 'model.layers.1.self_attn.q_proj', which .* targets"
+    ):
+        read(tmp_path)
+    for narrower in ({"layers_to_transform": 0}, {"layers_to_transform": [0]}):
+        change_config(tmp_path, **narrower)
+        read(tmp_path)
+    change_config(tmp_path, layers_to_transform=None, exclude_modules=["layers.1.self_attn.q_proj"])
+    with pytest.raises(FedSafetyError, match=r"no tensor for layer 'model.layers.1.self_attn.v_proj'"):
+        read(tmp_path)
+
+
 def test_an_adapter_is_zero_if_a_factor_or_its_scaling_is(layout: AdapterLayout, tmp_path: Path) -> None:
     save_plain(tmp_path, layout)
     assert not is_zero(tmp_path)
