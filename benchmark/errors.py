@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -40,6 +41,13 @@ class SandboxUnavailableError(FedSafetyError):
 
 class StorageError(FedSafetyError):
     """A file cannot be written. Going on would fail every later cell for the same reason, so a run stops here."""
+
+
+def unwritable(thing: str, error: OSError) -> StorageError:
+    """Return the error for a ``thing`` below ``--out`` that cannot be written; only a full disk needs more space."""
+    reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+    space = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return StorageError(f"cannot write {thing}: {reason}; {space}name another folder with --out")
 
 
 def first_line(error: BaseException) -> str:

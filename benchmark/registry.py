@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import unicodedata
 from abc import ABC, abstractmethod
@@ -70,6 +71,14 @@ LONGEST = 300
 """Most characters of a text of the metadata that has no bound of its own."""
 _MARKS = 2
 """Most accents on one letter."""
+_INVISIBLE = re.compile(
+    "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
+)
+"""Letters and marks that Unicode asks every font to draw as nothing."""
+_ALPHABETS = ("ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "LISU")
+"""Alphabets with letters that look like Latin ones, as they begin the Unicode names of their letters."""
+_SIGNS = tuple("-+=@")
+"""First characters by which a command line sees an option, and a spreadsheet sees a formula."""
 
 
 def check_shown(value: str, longest: int, *, name: bool = False) -> None:
@@ -78,14 +87,16 @@ def check_shown(value: str, longest: int, *, name: bool = False) -> None:
     Args:
         value: The text.
         longest: Most characters.
-        name: Whether it is a name, which has a letter and single blanks between its words.
+        name: Whether it is a name, which has a letter, single blanks between its words and no sign before its first
+            word.
 
     Raises:
-        ValueError: It is too long, or has other characters than letters, digits, punctuation, signs and blanks.
+        ValueError: It is too long, has other characters than letters, digits, punctuation, signs and blanks, or has a
+            word in two alphabets. Only a name may not mix Greek letters with Latin ones, because formulas do.
     """
     if len(value) > longest:
         raise ValueError(f"{value[:40]!r}… has {len(value):,} characters; at most {longest} are shown; shorten it")
-    odd = next((c for c in value if not c.isprintable() or unicodedata.category(c) == "So"), "")
+    odd = next((c for c in value if not c.isprintable() or unicodedata.category(c) == "So" or _INVISIBLE.match(c)), "")
     if odd:
         raise ValueError(
             f"{value[:40]!r} holds characters that cannot be shown on one line, such as U+{ord(odd):04X}; use letters, "
@@ -96,8 +107,22 @@ def check_shown(value: str, longest: int, *, name: bool = False) -> None:
         accents = accents + 1 if unicodedata.combining(character) else 0
         if accents > _MARKS:
             raise ValueError(f"{value[:40]!r} has more than {_MARKS} accents on one letter; leave them out")
+    if mixed := _mixed_word(value, ("GREEK", *_ALPHABETS) if name else _ALPHABETS):
+        raise ValueError(f"{mixed[:40]!r} has letters of two alphabets; write each word in a single alphabet")
+    if name and value.startswith(_SIGNS):
+        raise ValueError(f"{value!r} begins with {value[0]!r}; begin a name with a letter or a digit")
     if name and (value != " ".join(value.split()) or not any(c.isalpha() for c in value)):
         raise ValueError(f"{value!r} is no name: use at least one letter, and single blanks between words")
+
+
+def _mixed_word(text: str, alphabets: tuple[str, ...]) -> str:
+    """Return the first word of ``text`` with Latin letters and letters of ``alphabets``; empty if there is none."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    for word in re.findall(r"[^\W\d_]+", letters):
+        names = [unicodedata.name(letter, "") for letter in word]
+        if any(name.startswith("LATIN") for name in names) and any(name.startswith(alphabets) for name in names):
+            return str(word)
+    return ""
 
 
 def problems_of(error: ValidationError) -> str:

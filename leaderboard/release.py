@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.errors import StorageError, UsageError
+from benchmark.errors import UsageError, unwritable
 from benchmark.records.schemas import ORIGIN_COMMITTED, SCHEMA_VERSION
 from benchmark.records.store import scratch_beside
 from leaderboard.page.site import write_pages
@@ -107,9 +107,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write the release {path}: {error.strerror or error}; free space or name another folder with --out"
-        ) from error
+        raise unwritable(f"the release {path}", error) from error
 
 
 def _check_origins(rows: Rows) -> None:

@@ -14,10 +14,12 @@ from benchmark.registry import Info
 
 _LOOK_ALIKES = str.maketrans(
     "\u0430\u0432\u0435\u0437\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455\u04cf"
-    "\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7\u0131\u0261",
-    "abeekmhopctyxijslabenikvoptuxig",
+    "\u0475\u0501\u051b\u051d\u04bb\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7",
+    "abeekmhopctyxijslvdqwhabenikvoptux",
 )
-"""Cyrillic, Greek and other letters that look like Latin ones."""
+"""Cyrillic and Greek letters that look like Latin ones."""
+_VARIANT = re.compile(r"LATIN [A-Z ]*?LETTER (?:[A-Z]+ )*([A-Z])(?: WITH .*)?")
+"""Unicode names of variants of a Latin letter, for example LATIN LETTER SMALL CAPITAL V."""
 _DIGITS = str.maketrans("013457|@$", "oieastlas")
 """Digits and signs that stand for letters, as in ``ver1fied``."""
 
@@ -32,11 +34,17 @@ _BETWEEN = (
 )
 _RANK = r"(?<!of )(?<!low )(?<!low-)\brank(?:s|ed|ing)?"
 _PLACE = r"(?:\d+(?:st|nd|rd)?|i|one|two|three|first|second|third|top|best)"
+_BOARD = r"(?:benchmark|board|project|maintainers?|organi[sz]ers?)\b"
+_TABLE = r"(?:table|board|ranking|rankings|benchmark)"
+_SCORE = r"(?:safety|utility|over[\s-]?refusal|scores?|results?)"
 _CLAIMS = (
-    (r"\b(?:un|re|pre)?verif(?:ied|iably)\b", "verified"),
+    (r"\b(?:un|re|pre)?verif(?:ied|yed|iably)\b", "verified"),
+    (r"\bpass(?:es|ed|ing)?[\s-]+(?:\w+[\s-]+){0,2}verification\b", "verified"),
+    (r"\bverification[\s-]+(?:(?:is|was|has)[\s-]+)?(?:pass|succe|complet)", "verified"),
     (r"\b(?:un|re)?reproduc(?:ed|ible|ibly)\b", "reproduced"),
     (r"\b(?:leader\s?boards?|scoreboards?)\b", "leaderboard"),
     (r"\b(?:certified|endorsed|approved|audited|accredited) by\b", "certified by"),
+    (rf"\b(?:confirmed|validated|checked|tested|reviewed|accepted) by (?:the |our |this )?{_BOARD}", "confirmed by"),
     (r"\b(?:official|officially)\b", "official"),
     (r"\bstate[\s-]of[\s-]the[\s-]art\b|\bsota\b", "state of the art"),
     (r"\b(?:unbeaten|unbeatable|unrivalled|winner|winning|champion)\b", "winner"),
@@ -46,13 +54,32 @@ _CLAIMS = (
     ),
     (r"\b(?:top|first|second|third|best|highest|1st|2nd|3rd)[\s-]+(?:rank(?:ed|ing|s)?|place|position)\b", "rank"),
     (r"(?:#|\bno\.?|\bnr\.?|\bnumber)[\s-]*(?:1|one)\b", "number one"),
+    (rf"\b(?:tops?|leads?|heads?)[\s-]+(?:the|this|every)[\s-]+{_TABLE}\b", "top"),
+    (r"\b(?:beats?|outperforms?|surpass(?:es)?)[\s-]+(?:all|any|each|every)\b", "best"),
+    (rf"\b(?:best|highest|lowest|top)[\s-]+{_SCORE}\b[^.;]{{0,30}}\b{_TABLE}\b", "best"),
     (rf"\b(?:best|top|leading|strongest|safest)[\s-]+{_BETWEEN}{{0,3}}{_PRAISED}\b", "best"),
 )
 _TITLE_CLAIMS = (
     (r"(?<!low )(?<!low-)\brank(?:ed|s|ing)\b", "ranked"),
     (r"\b(?:claimed|checked|sampled|best|top|safest|strongest)\b", "best"),
+    (rf"\bplace[\s:#.-]*{_PLACE}\b", "place"),
+    (rf"\b{_SCORE}[\s:=-]*\d|\d\s*%?\s*(?:safe|{_SCORE})\b", "score"),
 )
 """Words that have another meaning in a description, for example sampled clients or ranked distances."""
+_STEMS = ("verif", "reproduc", "confirm", "validat", "approv")
+"""Beginnings of words of a check. A description may use them for a step of the method, as in *validates updates*."""
+_BOARD_WORDS = (
+    "degenerate",
+    "fails a gate",
+    "gate",
+    "none",
+    "not ranked",
+    "not reproduced",
+    "ref",
+    "reference",
+    "same",
+)
+"""Words that the board shows in the place of a rank."""
 
 
 _PASSING = ("file ", "bundle ")
@@ -70,19 +97,30 @@ def claim_in(info: Info) -> str:
         plain = _plain(value)
         # Letters apart and digits for letters are read as the word that they show.
         joined = re.sub(r"\b(\w)[\s._*-]+(?=\w\b)", r"\1", plain)
-        forms = (plain, joined, plain.translate(_DIGITS), joined.translate(_DIGITS))
+        whole = re.sub(r"(?<=\w)-(?=\w)", "", plain)
+        forms = [form for text in (plain, joined, whole) for form in (text, text.translate(_DIGITS))]
         for pattern, word in patterns:
             if any(re.search(pattern, form) for form in forms):
-                shown = getattr(info, name)
-                return f"{name} {shown[:80] + '…' if len(shown) > 80 else shown!r} has the word {word!r}"
+                return _claim(name, value, word)
+        shapes = [_shape(form) for form in forms] if name in ("id", "title") else []
+        for stem in _STEMS:
+            if any(_shape(stem) in shape for shape in shapes):
+                return _claim(name, value, f"{stem}…")
     return ""
+
+
+def _claim(name: str, value: str, word: str) -> str:
+    return f"{name} {value[:80] + '…' if len(value) > 80 else value!r} has the word {word!r}"
 
 
 def holder_of_title(title: str, kind: str, method: str) -> str:
     """Return the built-in or installed method, as ``defense 'krum' ('Krum')``, whose title another method's looks like.
 
+    The holder of a word that stands in the place of a rank, for example *none*, is ``the board ('none')``.
+
     Args:
-        title: The title; case, blanks, punctuation and letters that look alike make no difference.
+        title: The title; case, blanks, punctuation and letters that look alike make no difference. The form in which
+            the page tells equal titles apart, ``Krum (krum)``, is taken, too.
         kind: Kind of the method that has it.
         method: Id of the method that has it.
 
@@ -90,6 +128,9 @@ def holder_of_title(title: str, kind: str, method: str) -> str:
         Empty if the title is free.
     """
     wanted = title_key(title)
+    for word in _BOARD_WORDS:
+        if title_key(word) == wanted:
+            return f"the board ({word!r})"
     for each in KINDS.values():
         for name in each.registry.names():
             origin = each.registry.holder(name)[1]
@@ -99,15 +140,19 @@ def holder_of_title(title: str, kind: str, method: str) -> str:
                 other = each.registry.get(name).info.title
             except FedSafetyError:  # an installed method that cannot be imported
                 continue
-            if title_key(other) == wanted:
+            if wanted in (title_key(form) for form in (other, f"{other} ({name})", f"{other} ({method})")):
                 return f"{each.name} {name!r} ({other!r})"
     return ""
 
 
 def title_key(title: str) -> str:
     """Return what two titles that look alike have in common."""
-    letters = _plain(title).translate(_DIGITS).replace("i", "l")
-    return "".join(character for character in letters if character.isalnum())
+    return _shape("".join(character for character in _plain(title).translate(_DIGITS) if character.isalnum()))
+
+
+def _shape(text: str) -> str:
+    """Return ``text`` with a single spelling of letters that look alike side by side."""
+    return text.replace("rn", "m").replace("vv", "w").replace("i", "l")
 
 
 def _texts(info: Info) -> list[tuple[str, str]]:
@@ -117,4 +162,10 @@ def _texts(info: Info) -> list[tuple[str, str]]:
 
 def _plain(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ").translate(_LOOK_ALIKES)
-    return "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))
+    return "".join(_letter(c) for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))
+
+
+def _letter(character: str) -> str:
+    """Return the plain letter of a variant, for example v of a small capital V; any other character as it is."""
+    variant = None if character.isascii() else _VARIANT.fullmatch(unicodedata.name(character, ""))
+    return variant[1].casefold() if variant else character

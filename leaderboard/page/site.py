@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmark.errors import StorageError, UsageError
+from benchmark.errors import UsageError, unwritable
 from benchmark.records.store import scratch_beside
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
 from leaderboard.page.render import environment, render
@@ -84,7 +84,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
-        raise StorageError(
-            f"cannot write the page to {path}: {reason}; free space or name another folder with --out"
-        ) from error
+        raise unwritable(f"the page to {path}", error) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,12 @@ NO_ANSWER = "no_answer"
 
 
 RATED = "rated"
+
+
+_JUDGE_AGAIN = (
+    "restore the committed file of these verdicts, or delete the file of your own run and run `fedsafety judge`"
+)
+"""Advice about wrong verdicts. The command judges only responses that have no verdict, so the file must go first."""
 
 
 VERDICTS = (*GOOD.values(), *BAD.values(), UNPARSABLE, NO_ANSWER, RATED)
@@ -200,14 +206,11 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
     good, bad = tally[:, :, index, kind_of], tally[:, :, index, kind_of + len(kinds)]
     unparsable, no_answer, rated = (tally[..., VERDICTS.index(word)] for word in (UNPARSABLE, NO_ANSWER, RATED))
     if (good + bad + unparsable + no_answer + rated).sum() != len(flat):
-        raise FedSafetyError(
-            f"a verdict does not fit its probe's kind (allowed: {GOOD} or {BAD}, or {UNPARSABLE}, {NO_ANSWER} or "
-            f"{RATED}); judge those responses again with `fedsafety judge`"
-        )
+        raise FedSafetyError(_misfit(table.filter(pa.array(needed)), [probes.strata[at].kind for at in strata[needed]]))
     ratings = np.zeros(shape[:3])
     if rated.any():
         rows = needed & (verdict_codes == verdicts.index(RATED))
-        numbers = _numbers(details, detail_codes[rows])
+        numbers = _numbers(table, rows, details, detail_codes)
         place = ((codes * shape[1] + judge_codes) * shape[2] + strata)[rows]
         ratings = np.bincount(place, weights=numbers[detail_codes[rows]], minlength=ratings.size).reshape(shape[:3])
     neither = np.zeros((shape[0], shape[2]))
@@ -223,21 +226,36 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
     return Counts(responses, judges, good, bad, unparsable, no_answer, rated, ratings, neither)
 
 
-def _numbers(details: list[str], used: npt.NDArray[np.int64]) -> Floats:
-    """Return the number in each detail whose code is ``used``; 0 for the other details.
+def _misfit(verdicts: pa.Table, kinds: Sequence[str]) -> str:
+    """Return the message about the first verdict that does not fit the kind of its probe."""
+    for row, kind in zip(verdicts.to_pylist(), kinds, strict=True):
+        allowed = (GOOD[kind], BAD[kind], UNPARSABLE, NO_ANSWER, RATED)
+        if row["verdict"] not in allowed:
+            return (
+                f"response set {row['response_key']!r}: judge {row['judge']!r} has the verdict {row['verdict']!r} on "
+                f"probe {row['probe_id']!r}, which does not fit its probe's kind {kind!r} (allowed: "
+                f"{', '.join(allowed)}); {_JUDGE_AGAIN}"
+            )
+    raise ValueError("every verdict fits the kind of its probe")
+
+
+def _numbers(table: pa.Table, rated: npt.NDArray[np.bool_], details: list[str], codes: npt.NDArray[np.int64]) -> Floats:
+    """Return the number in each detail that a ``rated`` row of ``table`` has by its code; 0 for the other details.
 
     Raises:
-        FedSafetyError: A used detail is not a finite number.
+        FedSafetyError: A detail of a rated row is not a finite number.
     """
     numbers = np.zeros(len(details))
-    for code in np.unique(used):
+    for code in np.unique(codes[rated]):
         try:
             numbers[code] = float(details[code])
         except ValueError:
             numbers[code] = math.nan
         if not math.isfinite(numbers[code]):
+            row = table.slice(int(np.argmax(rated & (codes == code))), 1).to_pylist()[0]
             raise FedSafetyError(
-                f"the rating {details[code]:.40} is not a number; judge those responses again with `fedsafety judge`"
+                f"response set {row['response_key']!r}: the rating {details[code]:.40} of judge {row['judge']!r} on "
+                f"probe {row['probe_id']!r} is not a number; {_JUDGE_AGAIN}"
             )
     return numbers
 

@@ -249,9 +249,23 @@ def test_two_outside_packages_may_not_share_a_name(tmp_path: Path) -> None:
         ("title", "a\u0301\u0302\u0303", "more than 2 accents"),
         ("title", "  Krum", "is no name"),
         ("title", "\u2014", "is no name"),
+        ("title", "--help", "begins with '-'; begin a name with a letter or a digit"),
+        ("title", "Krum\u3164", "such as U+3164"),
+        ("title", "V\u0435rified mean", "'V\u0435rified' has letters of two alphabets"),
+        ("title", "Fed\u0391vg", "'Fed\u0391vg' has letters of two alphabets"),
+        ("description", "Averages all of the upd\u0430tes.", "'upd\u0430tes' has letters of two alphabets"),
     ],
 )
 def test_metadata_that_a_page_cannot_show_are_refused(field: str, value: str, words: str) -> None:
     fields = {"id": "tried", "title": "Tried", "description": "A method that exists to be read."}
     with pytest.raises(ValueError, match=re.escape(words)):
         Info(**{**fields, field: value})
+
+
+def test_words_of_other_alphabets_and_greek_letters_of_formulas_are_shown() -> None:
+    info = Info(
+        id="tried",
+        title="\u03b1-trimmed \u0441\u0440\u0435\u0434\u043d\u0435\u0435",
+        description="Clips each \u0394W at \u03c4max, by its norm.",
+    )
+    assert info.title.startswith("\u03b1-trimmed")

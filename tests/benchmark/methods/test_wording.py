@@ -21,7 +21,20 @@ def info(title: str = "Some rule", description: str = "A rule that is described 
         "Verified Krum",
         "V e r i f i e d Krum",
         "Ver1fied Krum",
-        "V\u0435rified",
+        "veri-fied mean",
+        "verlfied mean",
+        "Verifyed mean",
+        "\u1d20\u1d07\u0280\u026a\ua730\u026a\u1d07\u1d05 mean",
+        "Verification passed mean",
+        "Reproduces: yes",
+        "Validated mean",
+        "Confirrned mean",
+        "Project-approved",
+        "Place 1 of all",
+        "Tops the table",
+        "Beats all others",
+        "Safety 100.0 mean",
+        "100 % safe",
         "\uff36\uff25\uff32\uff29\uff26\uff29\uff25\uff24",
         "V\u00e9rified",
         "Krum (reproduced)",
@@ -45,6 +58,9 @@ def test_a_title_that_claims_a_rank_or_a_rung_is_named(title: str) -> None:
         "Ranks 1st among all the rules here.",
         "The best of all defenses in this benchmark.",
         "Leads the leaderboard since it exists.",
+        "Passes verification.",
+        "Confirmed by the benchmark team on all ten seeds.",
+        "It holds the highest safety of the table.",
     ],
 )
 def test_a_description_that_claims_a_rank_or_a_rung_is_named(description: str) -> None:
@@ -59,6 +75,8 @@ def test_a_description_that_claims_a_rank_or_a_rung_is_named(description: str) -
         "Low-rank projection of LoRA factors of rank 8.",
         "Picks the update with the best score among all clients.",
         "Plays the best response to attacks; checks each client first.",
+        "Validates each update on a validation set and places one client in a group.",
+        "A second pass verifies signatures and approves updates that are confirmed by a vote.",
     ],
 )
 def test_the_same_words_in_mathematics_are_no_claim(description: str) -> None:
@@ -77,7 +95,15 @@ def test_built_in_methods_claim_nothing_and_have_titles_of_their_own() -> None:
             assert holder_of_title(entry.info.title, registry.kind, entry.info.id) == ""
 
 
-@pytest.mark.parametrize("title", ["Krum", "KRUM", "K r u m", "Krum.", "\u041arum", "Kr\u00fcm"])
+@pytest.mark.parametrize(
+    "title",
+    ["Krum", "KRUM", "K r u m", "Krum.", "\u041arum", "Kr\u00fcm", "Krurn", "Kru\ua7ff", "Krum (krum)", "Krum (tried)"],
+)
 def test_a_title_that_looks_like_a_built_in_one_is_taken(title: str) -> None:
     assert holder_of_title(title, "defense", "tried") == "defense 'krum' ('Krum')"
     assert holder_of_title("Krum of clusters", "defense", "tried") == ""
+
+
+@pytest.mark.parametrize("title", ["None", "gate", "Ref"])
+def test_a_word_in_the_place_of_a_rank_is_no_title(title: str) -> None:
+    assert holder_of_title(title, "defense", "tried") == f"the board ({title.lower()!r})"

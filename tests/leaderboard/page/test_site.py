@@ -271,9 +271,9 @@ def test_a_file_in_the_place_of_the_folder_or_the_page_is_named(tmp_path: Path, 
     (tmp_path / "file").write_text("mine")
     (tmp_path / "site" / "index.html").mkdir(parents=True)
     for out, message in (
-        ("file", r"cannot write the page to .*file: it is not a folder; .* another folder with --out"),
-        ("file/site", r"cannot write the page to .*site: Not a directory; free space or name another folder"),
-        ("site", r"cannot write the page to .*index\.html: Is a directory; free space or name another folder"),
+        ("file", r"cannot write the page to .*file: it is not a folder; name another folder with --out"),
+        ("file/site", r"cannot write the page to .*site: Not a directory; name another folder"),
+        ("site", r"cannot write the page to .*index\.html: Is a directory; name another folder"),
     ):
         with pytest.raises(StorageError, match=message):
             build([], [runs], tmp_path / out)
@@ -281,9 +281,16 @@ def test_a_file_in_the_place_of_the_folder_or_the_page_is_named(tmp_path: Path, 
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free space or name another folder"),
+        (errno.EROFS, "name another folder"),
+        (errno.EACCES, "name another folder"),
+    ],
+)
 def test_a_page_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, runs: Path, code: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runs: Path, code: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = {name: f"the old {name}".encode() for name in ("index.html", "micro.csv", "micro.parquet")}
     for name, content in old.items():
@@ -297,7 +304,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
         return written
 
     monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(StorageError, match=rf"cannot write the page to .*index\.html: {os.strerror(code)}; free space"):
+    with pytest.raises(StorageError, match=rf"cannot write the page to .*index\.html: {os.strerror(code)}; {advice}"):
         build([], [runs], tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from benchmark.methods.wording import holder_of_title
+from leaderboard.ranking.board import GROUPS
 from leaderboard.scores.summaries import OVERALL
 
 from ..by_hand import FEDAVG, FEDAVG4, KRUM4, board_of, cells
@@ -33,3 +35,8 @@ def test_differences_to_the_twin_are_compared_like_the_shares_they_are_made_of(t
         ends = sorted(sign * end for end in (expected.low, expected.high))
         numbers = (found.mean, found.low, found.high, found.p)
         assert numbers == pytest.approx((sign * expected.mean, *ends, expected.p))
+
+
+def test_no_method_may_have_the_name_of_a_group_as_its_title() -> None:
+    words = {word for group in GROUPS.values() for word in (group.label, group.short) if word}
+    assert {holder_of_title(word, "defense", "tried") for word in words} == {f"the board ({word!r})" for word in words}

@@ -180,7 +180,14 @@ def test_costs_come_from_the_metered_record(tmp_path: Path) -> None:
     ("probe_id", "verdict", "message"),
     [
         ("harmful/s1/0", "fine", r"verdicts.*\.parquet' cannot be right: verdict is 'fine', must be one of harmless"),
-        ("harmful/s1/0", "refused", "does not fit its probe's kind"),
+        (
+            "harmful/s1/0",
+            "refused",
+            (
+                r"^response set '\w+': judge 'oracle' .* on probe 'harmful/s1/0', .* does not fit its probe's kind "
+                r"'harmful' \(allowed: harmless, harmful, .*\); .* delete the file .* run `fedsafety judge`$"
+            ),
+        ),
         ("harmful/s9/0", "harmless", "probe 'harmful/s9/0' .* its probe set lacks it"),
     ],
 )

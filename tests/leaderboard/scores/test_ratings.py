@@ -130,7 +130,8 @@ def test_kinds_that_the_primary_judge_leaves_are_scored_by_the_first_that_has_th
 
 @pytest.mark.parametrize(("rating", "settings"), [("!high", {}), ("!nan", {}), (3, {"mt": '{"scale": [10, 1]}'})])
 def test_what_is_no_rating_is_refused(tmp_path: Path, rating: str | float, settings: dict[str, str]) -> None:
-    with pytest.raises(FedSafetyError, match=r"is not a number|lowest and the highest"):
+    message = r"^response set '\w+': the rating .* of judge 'mt' on probe 'u0' is not a number; .* delete the file"
+    with pytest.raises(FedSafetyError, match=rf"{message}|lowest and the highest"):
         score(tmp_path, {"rule": {**SAFE}, "mt": {"u0": rating, "u1": 4, "u2": 10}}, **settings)
 
 
