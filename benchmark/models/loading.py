@@ -191,7 +191,7 @@ def _steady_products(model: PreTrainedModel) -> None:
     for module in layers:
         kind = type(module).__name__
         if kind == "Linear8bitLt":
-            module.__class__ = _weight_only(type(module))
+            module.__class__ = _weight_only(type(module))  # type: ignore[arg-type]  # every class has a hash
         elif kind == "Linear4bit":
             # Switch off a CPU kernel for inference, which packs the weights anew and has no backward pass.
             module.support_avx512bf16_for_cpu = False
