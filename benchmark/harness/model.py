@@ -84,7 +84,7 @@ class FedSafetyLM(LM):  # type: ignore[misc]
         """Return a model from the mapping of those arguments. The engine chooses batch sizes and devices itself.
 
         Raises:
-            TaskError: An argument is unknown, or ``base`` is missing.
+            TaskError: An argument is unknown or of the wrong type, ``base`` is missing, or a folder does not exist.
             FedSafetyError: The checkpoint cannot be loaded, or the adapter cannot be applied or has no effect.
         """
         del additional_config
@@ -94,8 +94,15 @@ class FedSafetyLM(LM):  # type: ignore[misc]
                 f"the model 'fedsafety' got the arguments {sorted(arg_dict)}; it needs base, the folder of a "
                 f"checkpoint, and takes {', '.join(sorted(names))}"
             )
-        base = Path(arg_dict["base"])
-        model = open_model(base, arg_dict.get("engine", "auto"), int(arg_dict.get("max_lora_rank", 64)))
+        rank = arg_dict.get("max_lora_rank", 64)
+        if type(rank) is not int or rank < 1:
+            raise TaskError(f"the argument max_lora_rank is {rank!r:.80}; give a whole number from 1")
+        for name in sorted(arg_dict.keys() & {"base", "adapter"}):
+            if not isinstance(arg_dict[name], str | Path) or not Path(arg_dict[name]).is_dir():
+                raise TaskError(
+                    f"the argument {name} is {arg_dict[name]!r:.80}, which is no folder; give a folder's path"
+                )
+        model = open_model(Path(arg_dict["base"]), arg_dict.get("engine", "auto"), rank)
         if "adapter" in arg_dict:
             model.adapter = Path(arg_dict["adapter"])
             # The adapter of another program has no canary, and an engine that ignored it would answer fluently.

@@ -158,7 +158,8 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     The name that PEFT gives to an adapter is left out: ``x.lora_A.default.weight`` is ``x.lora_A.weight``.
 
     Raises:
-        FedSafetyError: The file is missing or corrupt, two tensors have one name, or a value is not a finite number.
+        FedSafetyError: The file is missing or corrupt, two tensors have one name, or a value is not finite in
+            float32, in which adapters are applied.
     """
     names: set[str] = set()
     for stored_name, tensor in _stored(folder):
@@ -168,8 +169,8 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         names.add(name)
         if tensor.dtype not in _NUMBERS:
             raise broken(folder, f"tensor {name!r} holds {tensor.dtype}, no floating-point numbers", _RETRAIN)
-        if not torch.isfinite(tensor).all():
-            raise broken(folder, f"tensor {name!r} holds values that are not finite", _RETRAIN)
+        if not torch.isfinite(tensor.to(torch.float32)).all():
+            raise broken(folder, f"tensor {name!r} holds values that are not finite in float32", _RETRAIN)
         yield name, tensor
 
 

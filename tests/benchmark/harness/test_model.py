@@ -231,6 +231,14 @@ def test_the_model_is_registered_and_made_from_arguments(base: Path, adapters: t
         assert made.generate_until([generation(made, QUESTION)])[0]
     with pytest.raises(TaskError, match="needs base"):
         get_model("fedsafety").create_from_arg_string("pretrained=x")
+    for text, named in (
+        *((f"base={base},max_lora_rank={rank}", f"max_lora_rank is .*{rank}") for rank in ("abc", "0", "1.5", "True")),
+        ("base=True", "base is True, which is no folder"),
+        ("base=/nope", "base is '/nope', which is no folder"),
+        (f"base={base},adapter=7", "adapter is 7, which is no folder"),
+    ):
+        with pytest.raises(TaskError, match=named):
+            get_model("fedsafety").create_from_arg_string(text)
 
 
 def test_an_adapter_of_another_program_is_checked_before_a_task_runs(

@@ -137,6 +137,7 @@ def test_another_shape_than_the_settings_is_refused(
     [
         (lambda t: t.fill_(torch.nan), "not finite"),
         (lambda t: t.fill_(-torch.inf), "not finite"),
+        (lambda t: t.to(torch.float64) * 1e60, "not finite in float32"),
         (lambda t: t.to(torch.int8), "no floating-point numbers"),
         (lambda t: t.to(torch.complex64), "no floating-point numbers"),
         (lambda t: t[:, :-1].contiguous(), "has shape"),
