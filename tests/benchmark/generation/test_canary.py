@@ -142,7 +142,7 @@ def test_effects_that_coarse_formats_would_hide_are_compared(
         with pytest.raises(FedSafetyError, match=r"acts otherwise than in training: .* times, with a difference"):
             check_canary(coarse, adapter, canary)
     incomplete = changed_copy(queries_and_values, tmp_path / "values", without="q_proj")
-    with pytest.raises(FedSafetyError, match="has no tensor for layer 'model.layers.0.self_attn.q_proj'"):
+    with pytest.raises(FedSafetyError, match="has no tensor for layer 'model"):
         check_canary(coarse, incomplete, canary)
     with pytest.raises(FedSafetyError, match="ignored"):
         check_canary(Coarse(IgnoresAdapters(engine)), queries_and_values, canary)
