@@ -136,7 +136,7 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
         *(f"{metrics[name].mean:.2f}" if name in metrics else DASH for name in ratings),
         ", ".join(filter(None, remarks)),
     ]
-    # Text is no markup, so brackets in names stay brackets.
+    # A Text is printed without markup, so brackets in names stay brackets.
     return [Text(printable(cell)) for cell in cells]
 
 

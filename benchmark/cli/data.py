@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 
 from benchmark.errors import UsageError, unknown_name
+from benchmark.screen import Screen
 
 if TYPE_CHECKING:
     from tasks.hub.inspection import DataReport
@@ -86,7 +85,7 @@ def data_source(
         raise unknown_name("format", form, ("pairs", "chat", "prompts")) from None
 
 
-def show_data(path: Path, source: DatasetSource, console: Console, *, as_json: bool) -> None:
+def show_data(path: Path, source: DatasetSource, screen: Screen, *, as_json: bool) -> None:
     """Print the report on the data at ``path``.
 
     Raises:
@@ -96,10 +95,10 @@ def show_data(path: Path, source: DatasetSource, console: Console, *, as_json: b
 
     report = inspect_data(path, source)
     if as_json:
-        typer.echo(json.dumps(_as_json(report), indent=2))
+        screen.say_json(_as_json(report))
     else:
-        for line in report_lines(report, console.width):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for line in report_lines(report, screen.width):
+            screen.say(line)
     if report.error is not None:
         raise report.error
 

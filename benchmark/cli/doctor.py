@@ -6,7 +6,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmark.cli.data import (
@@ -24,6 +23,7 @@ from benchmark.cli.data import (
 from benchmark.cli.real import examine_suite
 from benchmark.cli.shared import DataRootOption, EngineOption, ModelRootOption, Roots, choose_engine, console
 from benchmark.errors import FedSafetyError, SandboxUnavailableError, UsageError
+from benchmark.screen import Screen
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +52,7 @@ def doctor(
     if data is not None:
         _check_data_alone(context)
         source = data_source(form, column or (), where or (), filters or (), split, config)
-        show_data(data, source, Console(), as_json=as_json)
+        show_data(data, source, Screen(), as_json=as_json)
         return
     if column or where or filters or as_json or config or (form, split) != ("pairs", "train"):
         raise UsageError(

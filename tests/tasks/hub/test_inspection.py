@@ -1,4 +1,4 @@
-"""A report on data says what a suite would read, and where it would stop."""
+"""A report on data names the rows that a suite would read, and the place where reading would stop."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_the_text_it_claims_to_be_is_one_error(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "a.zip", {"\u00e4.py": b""})  # the flag of the entry says UTF-8
+    path = zipped(tmp_path / "a.zip", {"\u00e4.py": b""})  # sets the flag of the entry for UTF-8
     path.write_bytes(path.read_bytes().replace("\u00e4".encode(), b"\xff\xfe"))
     with pytest.raises(ArchiveError, match="is not a readable zip archive"):
         read_archive(path)
