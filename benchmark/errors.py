@@ -23,6 +23,10 @@ class InputsMissingError(FedSafetyError):
     """A model or data set is not here and cannot be had now; the text names it and how to get it."""
 
 
+class NotFetchedError(InputsMissingError):
+    """A model or data set can be had and is not on this machine yet; a run fetches it before it starts."""
+
+
 class MemoryShortageError(FedSafetyError):
     """A model does not fit into memory with its settings; on a larger machine, or with smaller ones, it would."""
 

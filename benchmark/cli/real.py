@@ -43,11 +43,12 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:
     The cost of worlds that bring their own models is measured on samples instead; see
     :mod:`benchmark.prediction.measured`.
     """
-    from benchmark.execution.readiness import data_notes, missing_inputs
+    from benchmark.execution.readiness import data_notes, input_state
     from benchmark.generation.needs import this_device
     from benchmark.prediction.device import measure_rate
     from benchmark.prediction.forecast import predict
     from benchmark.prediction.text import forecast_lines, settings_lines
+    from tasks.hub.fetching import without_fetching
 
     if plan.world.models_are_large:
         device, suite = this_device(), plan.suite
@@ -55,7 +56,11 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:
         dtype = suite.models[start].dtype if start in suite.models else "float32"
         for line in [*settings_lines(suite), *forecast_lines(predict(plan, device, measure_rate(dtype, device)))]:
             screen.say(line)
-    problems = list(dict.fromkeys([*plan.missing, *missing_inputs(plan)]))
+    with without_fetching():
+        state = input_state(plan)
+    problems = [reason for reason in dict.fromkeys([*plan.missing, *state.missing]) if reason not in state.to_fetch]
+    for sentence in state.to_fetch:
+        screen.say(f"to fetch: {sentence}")
     for line in data_notes(plan):
         screen.say(f"data: {line}")
     for reason in problems:

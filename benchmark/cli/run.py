@@ -121,14 +121,16 @@ def run(
         engine=engine,
         sandbox=sandbox,
     )
-    prepared = request.prepare(unresolved=dry_run)
+    reporter = Reporter(console)
+    with resumable():
+        prepared = request.prepare(unresolved=dry_run, reporter=reporter)
     if dry_run:
         _print_plan(prepared.plan, prepared.store)
         print_forecast(prepared.plan, console, workers)
         return
     at_once = workers_for(prepared.plan, workers)
     probes, problems = _find_tasks([*prepared.plan.suite.tasks, *(task or [])], task_path or [])
-    whole = prepared.run(Reporter(console), at_once)
+    whole = prepared.run(reporter, at_once)
     if estimate:
         _estimate(whole)
     else:
@@ -167,16 +169,19 @@ class RunRequest:
     engine: str = "auto"
     sandbox: bool = False
 
-    def prepare(self, *, unresolved: bool) -> PreparedRun:
-        """Adopt the methods of the request and return its plan with the means to run it.
+    def prepare(self, *, unresolved: bool, reporter: Reporter | None = None) -> PreparedRun:
+        """Adopt the methods of the request, fetch its models and data, and return its plan with the means to run it.
 
         Args:
-            unresolved: Whether the plan is only shown, also where models or data are not available.
+            unresolved: Whether the plan is only shown, also where models or data are not available; nothing is fetched.
+            reporter: Shows the progress of fetching.
 
         Raises:
+            InputsMissingError: A model or data set cannot be fetched.
             FedSafetyError: The engine ``auto`` is another one than that of the responses in the folder.
         """
         from benchmark.execution.plan import make_plan
+        from benchmark.execution.readiness import fetch_inputs
         from benchmark.execution.stored import check_engine
         from benchmark.generation.select import ENGINES
         from benchmark.methods.kinds import ATTACK
@@ -208,8 +213,10 @@ class RunRequest:
             axes=self.axes,
             pipelines=pipelines,
             seeds=seeds,
-            unresolved=unresolved,
         )
+        if reporter is not None and not unresolved and suite.fetches:
+            fetch_inputs(planned(engine.name, unresolved=True), reporter)
+        planned = partial(planned, unresolved=unresolved)
         plan = planned(engine.name)
         if engine.automatic and store.keys("responses"):
             for name in {*ENGINES} - {engine.name}:

@@ -6,6 +6,7 @@ Each key is derived from the content that the artefact depends on, and from the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from attacks.base import attacks
@@ -23,6 +24,7 @@ from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest
 from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld
+from tasks.hub.fetching import without_fetching
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class CellKeys:
     def _resolved(self, what: str, find: Callable[[], str]) -> str:
         """Return the result of ``find``, or a placeholder in a plan that is only shown."""
         try:
-            return find()
+            with without_fetching() if self._unresolved else nullcontext():
+                return find()
         except InputsMissingError as error:
             if not self._unresolved:
                 raise
@@ -162,5 +165,10 @@ def _reattacked(adapter: str, rounds: int) -> str:
 
 
 def probe_set_digest(probes: Sequence[Probe]) -> str:
-    """Return the digest of a probe set."""
-    return content_key([[p.id, p.kind, p.stratum, p.scored, p.instruction, p.max_new_tokens] for p in probes])
+    """Return the digest of a probe set. Probes without a target keep the digest from before targets existed."""
+    return content_key(
+        [
+            [p.id, p.kind, p.stratum, p.scored, p.instruction, p.max_new_tokens, *([p.target] if p.target else [])]
+            for p in probes
+        ]
+    )

@@ -96,7 +96,7 @@ def _chat_row(training_key: str, start: str, chat: ChatFormat, plan: Plan, spell
         "kind": "chat",
         "name": start,
         "source": source.template or "the tokenizer's own",
-        "requested": source.revision,
+        "requested": source.requested,
         "resolved": chat.digest,
         "rows": 0,
         "detail": json.dumps(detail | ({"spellings": spellings} if spellings else {}), sort_keys=True),

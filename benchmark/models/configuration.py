@@ -15,7 +15,7 @@ from benchmark.models.lora import target_layers
 from benchmark.models.reading import empty_model, read_config, reading
 from benchmark.models.sizes import Decoder, Linear, Precision, Reads, attention_sizes, decoder_of
 from benchmark.suites.settings import LoraSettings
-from tasks.hub.models import resolve_model
+from tasks.hub.models import model_here, resolve_model
 from tasks.hub.roots import model_root
 from tasks.model_source import ModelSource
 
@@ -96,5 +96,7 @@ def _configuration_folder(source: ModelSource) -> Path | None:
         with contextlib.suppress(InputsMissingError):
             return resolve_model(source)
         return None
+    if source.package is not None:
+        return model_here(source)
     path = try_to_load_from_cache(source.repository, "config.json", revision=source.revision)
     return Path(path).parent if isinstance(path, str) else None

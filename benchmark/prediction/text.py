@@ -159,4 +159,4 @@ def _value(value: object) -> str:
             return "{" + ", ".join(f"{key}: {_value(inner)}" for key, inner in value.items()) + "}" if value else "none"
         case tuple() | list():
             return "[" + ", ".join(map(_value, value)) + "]"
-    return str(value)
+    return str(value).replace("\n", "\\n")

@@ -174,6 +174,14 @@ class Suite(Settings):
         return expand(self.sensitivity, self.scenarios) if self.sensitivity else ()
 
     @property
+    def fetches(self) -> bool:
+        """Whether a run fetches files before it starts: models of packages, or data of GitHub."""
+        data = (self.data.pools.values(), (probe.source for probe in self.data.probes)) if self.data else ()
+        return any(source.package for source in self.models.values()) or any(
+            source.github for sources in data for source in sources
+        )
+
+    @property
     def every_scenario(self) -> tuple[Scenario, ...]:
         """The scenarios, then the sensitivity points."""
         return (*self.scenarios, *self.points)

@@ -6,10 +6,19 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+CACHE: Final = "FEDSAFETY_CACHE"
+"""Environment variable of the cache folder."""
 
 
 def cache_folder() -> Path:
-    """Return ``fedsafetybench`` below ``XDG_CACHE_HOME``, by default ``~/.cache``. It may not exist yet."""
+    """Return the cache folder, which may not exist yet.
+
+    The folder is the value of ``FEDSAFETY_CACHE``, else ``fedsafetybench`` below ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    if chosen := os.environ.get(CACHE, ""):
+        return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "fedsafetybench"
 

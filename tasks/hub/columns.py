@@ -1,4 +1,4 @@
-"""Mapping of a source's columns to instruction, response, id and label."""
+"""Mapping of a source's columns to instruction, response, id, label and target."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from tasks.hub.values import (
     without_placeholder,
 )
 
-NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label")
+NAMES: Final = ("instruction", "input", "response", "conversation", "id", "label", "reference", "target")
 """Our names of columns."""
+COLUMNS: Final = ("id", "instruction", "response", "label", "alone", "target")
+"""Texts of a row that was read: ``alone`` is an instruction without its input, and ``response`` may be a reference."""
 _NEEDED: Final = {"pairs": ("instruction", "response"), "chat": ("conversation",), "prompts": ("instruction",)}
-_OPTIONAL: Final = {"pairs": ("input",), "chat": (), "prompts": ("input", "response")}
+_OPTIONAL: Final = {"pairs": ("input",), "chat": (), "prompts": ("input", "response", "reference", "target")}
 """Format → names that it may read beside the needed ones, ``id`` and ``label``."""
 _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
@@ -92,7 +94,10 @@ class Reader:
             raise UsageError(f"{records.name} holds no rows; name a file that holds some")
         self.source, self.records = source, records
         names = dict.fromkeys(_NEEDED[source.format]) | dict.fromkeys(source.columns)
+        if source.prompt:
+            del names["instruction"]
         self._paths = {name: self._path(source.columns.get(name, name)) for name in names}
+        self._prompt_paths = {name: self._path(name) for name in source.prompt_columns}
         self._where = {column: (self._path(column), values) for column, values in source.where.items()}
         extra = [column for name in source.filters for column in FILTERS[name].columns]
         for name in source.filters:
@@ -102,7 +107,7 @@ class Reader:
                         f"column of {records.name}, which filter {name!r} reads:", column, records.columns
                     )
         self.columns = sorted(
-            {path.column for path in self._paths.values()}
+            {path.column for path in (*self._paths.values(), *self._prompt_paths.values())}
             | {path.column for path, _ in self._where.values()}
             | {*extra}
         )
@@ -110,7 +115,7 @@ class Reader:
     def rows(self) -> Iterator[SourceRow]:
         """Yield the rows in the order of the source."""
         for number, raw in enumerate(self.records.read(self.columns), start=1):
-            yield SourceRow(number, raw, self._paths, self.source, self.records.place_of)
+            yield SourceRow(number, raw, self._paths, self._prompt_paths, self.source, self.records.place_of)
 
     def conditions(self) -> list[Rule]:
         """Return a rule for each entry of ``where``."""
@@ -118,8 +123,9 @@ class Reader:
 
     @property
     def mapping(self) -> dict[str, str]:
-        """Our name of a column → place that is read for it."""
-        return {name: str(path) for name, path in self._paths.items()}
+        """Our name of a column → place that is read for it, or the prompt that is made of columns."""
+        prompt = {"instruction": self.source.prompt} if self.source.prompt else {}
+        return prompt | {name: str(path) for name, path in self._paths.items()}
 
     def _path(self, text: str) -> Path:
         """Return the first of the ``|``-separated places whose column exists."""
@@ -142,6 +148,7 @@ class SourceRow:
         number: Position in the source, from 1.
         raw: Row in the form of the source.
         paths: Our name of a column → place in ``raw``.
+        prompt_paths: Column that the prompt names → place in ``raw``.
         source: Settings of the source.
         place_of: Returns the file and the row of a number, for messages.
         placeholders: Placeholders in the cells that were read: our column, text, and whether it was read as empty.
@@ -150,6 +157,7 @@ class SourceRow:
     number: int
     raw: Mapping[str, Any]
     paths: Mapping[str, Path]
+    prompt_paths: Mapping[str, Path]
     source: DatasetSource
     place_of: Callable[[int], str]
     placeholders: set[tuple[str, str, bool]] = field(default_factory=set)
@@ -189,6 +197,11 @@ class SourceRow:
             return next((text for speaker, text in self._opening if speaker == role), "")
         if self.source.format == "prompts" and name == "response" and self.source.response:
             return self.source.response
+        if name == "response" and "reference" in self.paths:
+            return self._column("reference")
+        if name == "instruction" and self.source.prompt:
+            texts = {column: self._text_at(path, column) for column, path in self.prompt_paths.items()}
+            return self.source.filled_prompt(texts) if all(texts.values()) else ""
         if name == "instruction":
             # Joined by a blank, as in the code of the published runs.
             return f"{self._column('instruction')} {self._column('input')}".strip()
@@ -196,25 +209,29 @@ class SourceRow:
 
     def lacking(self) -> list[str]:
         """Return the texts that this row lacks. See :class:`tasks.hub.filters.Row`."""
-        has_response = self.source.format != "prompts" or self.source.response or "response" in self.paths
+        has_response = (
+            self.source.format != "prompts" or self.source.response or {"response", "reference"} & {*self.paths}
+        )
         names = ("instruction", "response") if has_response else ("instruction",)
         return [name for name in names if not self.text(name)]
 
     def checked(self) -> tuple[str, ...]:
-        """Return id, instruction, response, label, and, for an instruction with an input, the instruction alone.
+        """Return the texts of :data:`COLUMNS`; ``alone`` is empty for an instruction without an input.
 
         Raises:
-            FedSafetyError: The row lacks an instruction or a required response, or is a conversation of several turns
-                without a filter for them.
+            FedSafetyError: The row lacks an instruction, a required response or a mapped reference, has a value without
+                an answer, or is a conversation of several turns without a filter for them.
         """
         if self.source.format == "chat" and not {"single_turn", "first_turn"} & {*self.source.filters}:
             self._check_exchange([*spoken(self.turns())])
         instruction, response = self.text("instruction"), self.text("response")
-        for name, value in (("instruction", instruction), ("response", response)):
+        answer = "reference" if "reference" in self.paths else "response"
+        for name, value in (("instruction", instruction), (answer, response)):
             if not value and not (name == "response" and self.source.format == "prompts"):
                 raise self._error(f"no text for {name}; mend the row or the columns, or add the filter with_text")
         alone = self._column("instruction") if self._column("input") else ""
-        return self._column("id") or f"{self.number:04d}", instruction, response, self._column("label"), alone
+        row_id = self._column("id") or f"{self.number:04d}"
+        return row_id, instruction, response, self._column("label"), alone, self._column("target")
 
     def _check_exchange(self, turns: list[Turn]) -> None:
         roles = [role for role, _ in turns]
@@ -233,10 +250,9 @@ class SourceRow:
     def _column(self, name: str) -> str:
         if name not in self.paths:
             return ""
-        try:
-            text = joined_parts(self._inside(name))
-        except ValueError as error:
-            raise self._error(f"{name} (column {self.paths[name].column!r}) {error}") from None
+        if name in ("response", "reference") and self.source.answers:
+            return self._answer(name)
+        text = self._text_at(self.paths[name], name)
         if name not in ("input", "response"):
             return text
         kept = without_placeholder(text, is_input=name == "input")
@@ -244,9 +260,27 @@ class SourceRow:
             self.placeholders.add((name, text, not kept))
         return kept
 
-    def _inside(self, name: str) -> Any:
-        """Return the value of our column ``name``: a single value, or the parts of a message."""
-        value = self.paths[name](self.raw)
+    def _answer(self, name: str) -> str:
+        """Return the answer that the source names for the value of our column ``name``; empty for an empty cell."""
+        value = self.word(self.paths[name].column, *self.paths[name].steps)
+        answers = self.source.answers
+        if value and value not in answers:
+            raise self._error(
+                f"{name} (column {self.paths[name].column!r}) is {value!r}, for which no answer is named; answers has "
+                f"{', '.join(answers)}; add the value, or leave such rows out by where"
+            )
+        return answers[value] if value else ""
+
+    def _text_at(self, path: Path, name: str) -> str:
+        """Return the text at a place; ``name`` stands for it in messages."""
+        try:
+            return joined_parts(self._inside(path))
+        except ValueError as error:
+            raise self._error(f"{name} (column {path.column!r}) {error}") from None
+
+    def _inside(self, path: Path) -> Any:
+        """Return the value at a place: a single value, or the parts of a message."""
+        value = path(self.raw)
         if isinstance(value, list | Mapping) and not are_parts(value):
             inside = "[0]" if isinstance(value, list) else ".<key>"
             raise ValueError(f"is {kind_of(value)}, not text; reach inside it with {inside}")
@@ -260,6 +294,8 @@ def _check_names(source: DatasetSource) -> None:
     """Refuse a mapping to names that are not read, because the report would show them as read."""
     if source.response and "response" in source.columns:
         raise UsageError("response gives every row the same answer, and columns maps response, too; leave one out")
+    if {"response", "reference"} <= {*source.columns}:
+        raise UsageError("columns maps both response and reference, and a probe has one expected answer; leave one out")
     names = (*_NEEDED[source.format], *_OPTIONAL[source.format], "id", "label")
     if unread := [name for name in source.columns if name not in names]:
         raise UsageError(

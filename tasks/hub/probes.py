@@ -18,7 +18,7 @@ _WINDOW: Final = 16
 def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
     """Return the probes of one source, in its order. With a limit, return that many, spread evenly over the source.
 
-    Ids are ``<set>/<id>``, with the row's number if no column is mapped to id. A mapped response is the reference.
+    Ids are ``<set>/<id>``, with the row's number if no column is mapped to id. A mapped response is the reference, too.
 
     Raises:
         InputsMissingError: The data set is not on this machine and cannot be downloaded.
@@ -42,6 +42,7 @@ def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
             instruction=row["instruction"] + source.suffix,
             reference="" if source.source.response else row["response"],
             max_new_tokens=source.max_new_tokens,
+            target=row["target"],
         )
         for row in rows
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from string import Formatter
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,17 +13,60 @@ from benchmark.errors import UsageError
 from benchmark.settings import Settings
 from tasks.base import ProbeKind
 from tasks.hub.filters import check_filters
-from tasks.model_source import Repository
+from tasks.hub.values import comparable
+from tasks.model_source import InnerPath, Repository, Sha256
 
 Value = bool | int | float | str
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
+class GithubFile(Settings):
+    """A file of a public GitHub repository, pinned by commit and content."""
+
+    repository: Repository
+    """Repository on GitHub."""
+    commit: str = Field(pattern=r"^[0-9a-f]{40}$")
+    """Full commit id."""
+    path: InnerPath
+    """Path in the repository. Its ending names the format."""
+    sha256: Sha256
+    """SHA-256 of the content, which identifies the data in keys."""
+
+    def __str__(self) -> str:
+        """Return repository and path, for messages and rows."""
+        return f"github:{self.repository}/{self.path}"
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the path, in lower case."""
+        return PurePosixPath(self.path).suffix.lower()
+
+
+def _by_comparable_value(answers: object) -> object:
+    if not isinstance(answers, Mapping):
+        return answers
+    read: dict[str, object] = {}
+    for value, answer in answers.items():
+        name = comparable(value)
+        if name in read:
+            raise ValueError(f"two answers are named for the value {name!r}; keep one")
+        read[name] = answer
+    return read
+
+
+Answers = Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_by_comparable_value)]
+"""Value of a cell → answer. Values are compared as in ``where``: without case, and 1 is 1.0."""
+
+
 class DatasetSource(Settings):
     """Rows of a data set: their source, their selection, and the names of their columns."""
 
-    repository: Repository
-    """Repository on the hub."""
+    added: ClassVar[frozenset[str]] = frozenset({"github", "prompt", "answers"})
+
+    repository: Annotated[str, Field(pattern=r"^([\w.-]+/[\w.-]+)?$")] = ""
+    """Repository on the hub; empty for a file of GitHub."""
+    github: GithubFile | None = None
+    """Pinned file of GitHub; none for a data set of the hub."""
     revision: str = Field(default="main", min_length=1)
     """Commit, tag or branch, as for models."""
     config: str = ""
@@ -30,7 +76,13 @@ class DatasetSource(Settings):
     format: Literal["pairs", "chat", "prompts"] = "pairs"
     """Form of the rows: instruction and response, a conversation (its first exchange is read), or prompts alone."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our name (instruction, input, response, conversation, id, label) → column, or a part: ``turns[0]``, ``a.b``."""
+    """Our name (instruction, input, response, conversation, id, label) → column, or a part: ``turns[0]``, ``a.b``.
+
+    Probe sets may map reference (the expected answer) and target (an affirmative answer), too."""
+    prompt: str = ""
+    """Instruction made of columns, in place of the column instruction: ``Is this review good? {sentence}``."""
+    answers: Answers = Field(default_factory=dict)
+    """Value of the response's or the reference's column → answer, such as ``{0: negative, 1: positive}``."""
     where: dict[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
     """Column → value, or values, of the rows that are kept."""
     filters: tuple[str, ...] = ()
@@ -46,7 +98,8 @@ class DatasetSource(Settings):
     kind: Literal["normal", "aligned", "unaligned"] = "normal"
     """Kind of its pairs."""
     local: str = ""
-    """File below the data root that replaces the repository; by default named after the repository."""
+    """File below the data root that replaces the repository, by default named after the repository; or the copy of a
+    file of GitHub, by default ``<repository>/<path>``."""
     gated: bool = False
     """Whether the hub requires consent before a download."""
     licence: str = ""
@@ -68,6 +121,78 @@ class DatasetSource(Settings):
                 f"response out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if bool(self.repository) is (self.github is not None):
+            number = "neither" if self.github is None else "both"
+            raise ValueError(f"{number} of repository and github is named; name the one that holds the data")
+        if self.github is None:
+            return self
+        unused = {"revision": "main", "config": "", "split": "train", "gated": False}
+        if named := [name for name, default in unused.items() if getattr(self, name) != default]:
+            raise ValueError(f"{named[0]} belongs to data sets of the hub; leave it out, github pins one whole file")
+        if self.local and PurePosixPath(self.local).suffix.lower() != self.github.suffix:
+            raise ValueError(
+                f"local {self.local!r} and path {self.github.path!r} have different endings, which name the format; "
+                f"give the local file the ending {self.github.suffix!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prompt_is_made_of_columns(self) -> Self:
+        if not self.prompt:
+            return self
+        if self.format == "chat" or {"instruction", "input"} & {*self.columns}:
+            raise ValueError(
+                "prompt makes the instruction of columns; leave out the mapping of instruction and input, and do not "
+                "use format 'chat'"
+            )
+        if not self.prompt_columns:
+            raise ValueError(f"prompt {self.prompt!r} names no column; write {{column}} where its text belongs")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_have_a_column(self) -> Self:
+        if self.answers and self.format != "pairs" and not {"response", "reference"} & {*self.columns}:
+            raise ValueError("answers need a column; map response or, in a probe set, reference in columns")
+        if self.answers and (self.format == "chat" or self.response):
+            raise ValueError("answers replace the values of a column; leave out response and format 'chat'")
+        return self
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """Columns, or places inside columns, that the prompt names, each once.
+
+        Raises:
+            ValueError: A brace has no partner, or a name carries a format.
+        """
+        names = []
+        for _, name, form, conversion in Formatter().parse(self.prompt):
+            if name is None:
+                continue
+            if not name or form or conversion:
+                shown = f"{{{name}{'!' if conversion else ':' if form else ''}…}}" if name else "{}"
+                raise ValueError(
+                    f"{shown} in prompt is not {{column}}; write a brace that is text twice: {{{{ and }}}}"
+                )
+            names.append(name)
+        return tuple(dict.fromkeys(names))
+
+    def filled_prompt(self, texts: Mapping[str, str]) -> str:
+        """Return the prompt with the text of each column of :attr:`prompt_columns`."""
+        parts = Formatter().parse(self.prompt)
+        return "".join(text + (texts[name] if name else "") for text, name, _, _ in parts)
+
+    @property
+    def title(self) -> str:
+        """Repository on the hub, or file of GitHub, for messages and rows."""
+        return self.repository or str(self.github)
+
+    @property
+    def requested(self) -> str:
+        """Revision or commit as the suite names it."""
+        return self.github.commit if self.github is not None else self.revision
 
 
 class ProbeSource(Settings):
@@ -119,6 +244,15 @@ class HubData(Settings):
     """First words of a refusal and of compliance, for the soft score."""
     automation: AutomationPrompts | None = None
     """Prompts of the automated pipelines; none for the bundled prompts."""
+
+    @model_validator(mode="after")
+    def _references_belong_to_probes(self) -> Self:
+        for pool, source in self.pools.items():
+            if names := sorted({"reference", "target"} & {*source.columns}):
+                raise ValueError(
+                    f"pool {pool!r} maps {names[0]}, which only probe sets have; map response, or leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:

@@ -44,7 +44,7 @@ class Sieve:
         return ("read", self._read), *((rule.name, n) for rule, n in zip(self._rules, self._passed, strict=True))
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """Yield id, instruction, response, label and instruction alone of the rows that pass, in order.
+        """Yield the texts of :data:`tasks.hub.columns.COLUMNS` of the rows that pass, in order.
 
         Raises:
             FedSafetyError: A row that is read has no one text, or a row that passes lacks one.

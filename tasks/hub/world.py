@@ -47,7 +47,7 @@ REVISION: Final = "4"
 """Version of reading, filters, order, overlaps, dealing, and of the way in which chat formats write texts that spell
 control tokens. A change that can alter rows of a source increases it."""
 
-_NOT_OF_ROWS: Final = {"local", "gated", "licence"}
+_NOT_OF_ROWS: Final = {"github", "local", "gated", "licence"}
 
 
 @register(
@@ -353,4 +353,6 @@ class HubWorld(TaskWorld):
 def _identified(source: DatasetSource) -> list[object]:
     """Return everything on which the rows of a source depend."""
     settings = source.model_dump(mode="json", exclude=_NOT_OF_ROWS, exclude_defaults=True)
-    return [settings, data_identity(source)]
+    # The ending names the format, in which the same content may have other rows.
+    form = [source.github.suffix] if source.github is not None else []
+    return [settings, data_identity(source), *form]

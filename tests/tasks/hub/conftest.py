@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.hub import datasets, digests, hub, models
+from tasks.hub.cache import CACHE
+from tasks.hub.github import MIRROR
 from tasks.hub.roots import DATA_ROOT, MODEL_ROOT
 from tasks.hub.settings import DatasetSource
 
@@ -19,7 +21,7 @@ COMMIT = "c0ffee" + 34 * "0"
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No roots, no remembered reading, no digests of other runs."""
-    for variable in (DATA_ROOT, MODEL_ROOT, "HF_TOKEN"):
+    for variable in (DATA_ROOT, MODEL_ROOT, CACHE, MIRROR, "HF_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()

@@ -45,7 +45,7 @@ def test_columns_reach_inside_and_join_inputs(source: Write) -> None:
     columns = {"instruction": "meta.ask", "input": "more", "response": "out[0]", "id": "n", "label": "topic"}
     loaded = load_rows(source("deep", rows, columns=columns))
     assert loaded.table.to_pylist() == [
-        {"id": "7", "instruction": "sort b a", "response": "a b", "label": "order", "alone": "sort"}
+        {"id": "7", "instruction": "sort b a", "response": "a b", "label": "order", "alone": "sort", "target": ""}
     ]
     (example,) = loaded.examples([0], "pool")
     assert (example.task, example.kind.value) == ("order", "normal")

@@ -120,7 +120,7 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
             r"lists of objects under train, test; write each list as",
         ),
         ("a.json", '{"a": {"0": "x"}}', r"and it holds an object with a; if it holds one object a line"),
-        ("a.tsv", "", r"no known format; .*; write it with commas between the fields, as \.csv"),
+        ("a.tab", "", r"no known format; .*; write it with commas between the fields, as \.csv"),
         ("a.parquet", "nothing", r"a\.parquet cannot be read as \.parquet"),
         ("a.xlsx", "", r"no known format; a data file ends in \.csv, \.json"),
     ],

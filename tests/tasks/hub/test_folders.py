@@ -68,7 +68,7 @@ def test_hidden_files_change_nothing(root: Path) -> None:
         (["train.jsonl", "more.jsonl.gz"], r"holds more\.jsonl\.gz, which are not read; unpack it with gunzip"),
         (["train.jsonl", "more.zip.001", "more.zip.002"], r"holds more\.zip\.001, which are not read; join its parts"),
         (["train.jsonl", "more.Z"], r"holds more\.Z, which are not read; unpack it with gunzip"),
-        (["train.jsonl", "train.tsv"], r"holds train\.tsv, which are not read; write it with commas"),
+        (["train.jsonl", "train.tab"], r"holds train\.tab, which are not read; write it with commas"),
         (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], r"2 of 3 shards of train, and shard 00001 is"),
         (["train-00000-of-00001.jsonl", "train-00001-of-00002.jsonl"], r"sets of 1 and of 2 shards of train; remove"),
         (["data.jsonl", "holdout.jsonl"], r"no file in .* is named after split 'train'; it holds data\.jsonl, holdout"),
