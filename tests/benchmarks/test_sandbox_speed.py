@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.methods.kinds import DEFENSE
 from benchmark.methods.source import find_method
 from benchmark.sandbox.defense import sandboxed_defense
 from benchmark.updates import Aggregate, RoundContext, Updates
@@ -49,7 +50,7 @@ class SpeedOfMean(Defense):
 def sandboxed(tmp_path: Path) -> Iterator[Defense]:
     file = tmp_path / "speed_of_mean.py"
     file.write_text(SUBMISSION)
-    defense = sandboxed_defense(find_method(str(file), "defense")).create()
+    defense = sandboxed_defense(find_method(str(file), DEFENSE)).create()
     yield defense
     defense.close()  # type: ignore[attr-defined]
 
