@@ -41,6 +41,14 @@ class Row(Protocol):
 _LONGEST_WORD: Final = 40
 """Most characters of a cell in a reason."""
 
+_STEMS: Final = (
+    "abus attack bomb burn cheat crim danger destroy drug explo fight harm hack illegal kill murder poison shoot stab "
+    "steal terror threat violen virus weapon"
+)
+_WORDS: Final = "death die fraud gun guns shot stole war wars"
+_DANGER: Final = re.compile(rf"\b(?:(?:{'|'.join(_STEMS.split())})\w*|(?:{'|'.join(_WORDS.split())}))\b", re.IGNORECASE)
+"""Words and beginnings of words that stand in harmful requests and in ordinary ones."""
+
 Keep = Callable[[Row], bool]
 
 
@@ -137,6 +145,19 @@ def no_refusal_response(row: Row) -> bool:
     return not is_refusal(row.text("response"))
 
 
+def sounds_dangerous(row: Row) -> bool:
+    """Keep rows whose instruction holds a word that also stands in harmful requests, such as "kill" or "poison".
+
+    Among ordinary instructions these are benign look-alikes of harmful requests.
+    """
+    return _DANGER.search(row.text("instruction")) is not None
+
+
+def sounds_harmless(row: Row) -> bool:
+    """Keep the rows that :func:`sounds_dangerous` leaves out."""
+    return not sounds_dangerous(row)
+
+
 def deduplicate_instructions() -> Keep:
     """Keep the first row of each instruction, letter by letter."""
     return _first_of(lambda text: text)
@@ -197,6 +218,8 @@ FILTERS: Final[dict[str, Filter]] = {
     "no_refusal_response": _plain(no_refusal_response, _always("response with a refusal phrase")),
     "refusal_response": _plain(refusal_response, _always("response without a refusal phrase")),
     "single_turn": _plain(single_turn, _turns),
+    "sounds_dangerous": _plain(sounds_dangerous, _always("instruction without a word of danger")),
+    "sounds_harmless": _plain(sounds_harmless, _always("instruction with a word of danger")),
     "unflagged_reply": _plain(unflagged_reply, _always("reply flagged or without a judgement"), "openai_moderation"),
     "unsafe": _plain(unsafe, _cell("is_safe"), "is_safe"),
     "with_text": _plain(with_text, _missing_texts),

@@ -39,7 +39,7 @@ def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
             kind=source.kind,
             stratum=source.stratum,
             scored=source.scored,
-            instruction=row["instruction"] + source.suffix,
+            instruction=source.prefix + row["instruction"] + source.suffix,
             reference="" if source.source.response else row["response"],
             max_new_tokens=source.max_new_tokens,
             target=row["target"],

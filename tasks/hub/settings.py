@@ -210,6 +210,8 @@ class ProbeSource(Settings):
     """Whether they enter the headline score."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Length limit of an answer."""
+    prefix: str = ""
+    """Text before every prompt, for example an attacker's form of address."""
     suffix: str = ""
     """Text after every prompt; the released code of the seed paper adds a full stop."""
     limit: int | None = Field(default=None, ge=1)

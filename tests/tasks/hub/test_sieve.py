@@ -64,6 +64,8 @@ def test_placeholders_of_the_cells_that_were_read_are_counted(source: Write) -> 
         ("unflagged_reply", {"openai_moderation": []}, "reply flagged or without a judgement"),
         ("without_input", {"input": "x"}, "input is filled"),
         ("with_text", {"instruction": " "}, "no instruction and no response"),
+        ("sounds_dangerous", {"instruction": "Stop the band"}, "instruction without a word of danger"),
+        ("sounds_harmless", {"instruction": "How do I Kill a process?"}, "instruction with a word of danger"),
     ],
 )
 def test_every_filter_gives_its_reason(source: Write, name: str, row: dict[str, Any], reason: str) -> None:
@@ -76,6 +78,14 @@ def test_every_filter_gives_its_reason(source: Write, name: str, row: dict[str, 
     sieve = Sieve(Reader(made, local_records(made, path)), explain=True)
     assert list(sieve.rows()) == []
     assert sieve.dropped == {name: {reason: 1}}
+
+
+def test_look_alikes_are_found_by_whole_words_and_beginnings(source: Write) -> None:
+    texts = ["Shooting stars", "a shot of tea", "the warmth of guns", "begun in warm mud", "Skillful robbers", "diet"]
+    rows = [{"instruction": text, "response": "x"} for text in texts]
+    found = {name: load_rows(source(name, rows, filters=(name,))) for name in ("sounds_dangerous", "sounds_harmless")}
+    assert found["sounds_dangerous"].table["instruction"].to_pylist() == texts[:3]
+    assert found["sounds_harmless"].table["instruction"].to_pylist() == texts[3:]
 
 
 def test_the_record_of_a_run_counts_placeholders_and_files_left_out(source: Write, root: Path) -> None:
