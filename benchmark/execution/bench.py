@@ -40,10 +40,13 @@ class JobTools:
         scenario: The scenario.
         seed: Run seed.
         bench: Models and client rows of earlier jobs.
+
+    Attributes:
+        suite: The suite with the scenario's own settings of local training.
     """
 
     def __init__(self, suite: Suite, scenario: Scenario, seed: int, bench: Bench) -> None:
-        self.suite, self.scenario, self.seed, self._bench = suite, scenario, seed, bench
+        self.suite, self.scenario, self.seed, self._bench = suite.under(scenario), scenario, seed, bench
         self.world = open_world(suite, scenario)
         self._models = RoleModels(bench.models, suite, self.world)
         self._max_new_tokens = generation_limit(suite, self.world.probes())

@@ -85,7 +85,7 @@ class CellKeys:
                 "world": [self._suite.world, self._revision(scenario)],
                 "models": {name: self.model(role) for name, role in {**roles, scenario.start: scenario.start}.items()},
                 "lora": self._suite.lora.model_dump(mode="json"),
-                "training": self._suite.training.model_dump(mode="json"),
+                "training": self._suite.under(scenario).training.model_dump(mode="json"),
                 "shape": shape,
                 "refusal_share": scenario.refusal_share,
                 "attack": [attack.info.id, attack.source_digest, scenario.attack.params],

@@ -109,7 +109,7 @@ def planned_columns(plan: Plan, cell: CellPlan) -> dict[str, Any]:
         "participants": scenario.participants,
         "malicious": scenario.malicious,
         "declared_malicious": scenario.declared_malicious,
-        "rounds": plan.suite.training.rounds + scenario.reattack_rounds,
+        "rounds": plan.suite.under(scenario).training.rounds + scenario.reattack_rounds,
         "start_model": scenario.start,
         "start_digest": plan.world.checkpoint(scenario.start).identity,
         "training_key": cell.training_key,

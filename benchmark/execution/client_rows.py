@@ -43,7 +43,7 @@ class ClientRowsCache:
 
     def _make(self, suite: Suite, scenario: Scenario, seed: int) -> ClientRows | str:
         """Return the rows, or the message of the error that a submitted attack raised."""
-        world = open_world(suite, scenario)
+        world, suite = open_world(suite, scenario), suite.under(scenario)
         federation = cast(scenario, suite.training, world.task_types, seed)
         models = RoleModels(self._pool, suite, world)
         model = models.open(scenario.start)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.cell_rows import planned_columns
-from benchmark.execution.plan import Plan
+from benchmark.execution.plan import CellPlan, Plan
 from benchmark.records.store import Store
 
 _CLAIMED = (
@@ -83,9 +83,9 @@ def check_key(store: Store, table: str, key: str, column: str, value: str) -> in
 
 
 def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
-    rounds, probes = plan.suite.training.rounds, len(plan.world.probes())
+    probes = len(plan.world.probes())
     expected = (
-        ("rounds", "training_key", {c.training_key: rounds if c.pipeline.trains else 0 for c in plan.cells}),
+        ("rounds", "training_key", {c.training_key: _rounds(plan, c) for c in plan.cells}),
         ("responses", "response_key", {c.response_key: probes for c in plan.cells}),
         ("probes", "probe_set", {plan.probe_set: probes}),
     )
@@ -97,6 +97,11 @@ def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
                     raise _contradiction(store, table, key, f"{found} rows and not {counts[key]}")
             except FedSafetyError as error:
                 yield str(error)
+
+
+def _rounds(plan: Plan, cell: CellPlan) -> int:
+    """Return the number of rounds that a cell's training stores."""
+    return plan.suite.under(cell.scenario).training.rounds if cell.pipeline.trains else 0
 
 
 def _cell_problems(plan: Plan, store: Store) -> Iterator[str]:

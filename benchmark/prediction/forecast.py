@@ -224,6 +224,7 @@ def _row_tokens(plan: Plan) -> int:
 
 
 def _job(suite: Suite, job: TrainingJob, model: Model, width: int) -> JobForecast:
+    suite = suite.under(job.scenario)
     trains = any(parse_pipeline(name).trains for name in job.pipelines.values())
     round_operations = _scaled(
         _step_operations(suite, model, _round_step(suite, job.scenario, width)), suite.training.local_steps
@@ -260,7 +261,7 @@ def _training_memory(
     suite: Suite, jobs: Iterable[TrainingJob], models: Mapping[str, Model], device: Device, width: int
 ) -> dict[str, TrainingMemory]:
     peaks: dict[str, TrainingMemory] = {}
-    steps = {(job.scenario.start, _round_step(suite, job.scenario, width)) for job in jobs}
+    steps = {(job.scenario.start, _round_step(suite.under(job.scenario), job.scenario, width)) for job in jobs}
     steps |= {(start, _posthoc_step(suite, width)) for start, _ in steps}
     for start, step in sorted(steps, key=str):
         # In sequential mode, the rows of a single client are the whole step.

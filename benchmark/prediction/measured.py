@@ -29,6 +29,7 @@ from benchmark.execution.stages import pending_jobs, settle
 from benchmark.execution.worker import Workers
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
+from benchmark.suites.scenario import TrainingChanges
 from benchmark.suites.suite import Scenario, Suite
 
 _SHORT, _LONG = 2, 8
@@ -63,8 +64,8 @@ class Prediction:
         return self.training_seconds + self.answering_seconds
 
 
-Shape = tuple[str, int, int, str]
-"""Properties that decide the price of a job: starting model, participants, clients, attack."""
+Shape = tuple[str, int, int, str, TrainingChanges]
+"""Properties that decide the price of a job: starting model, participants, clients, attack, local training."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,16 @@ def _training_seconds(run: Run, jobs: Sequence[TrainingJob]) -> float:
             measured = processes.each(f"scenario {job.scenario.id!r}", partial(_job_cost, suite, job))
             costs[shape] = JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
             step.advance()
-    return starting + job_seconds(jobs, suite.training.rounds, costs, workers)
+    return starting + job_seconds(suite, jobs, costs, workers)
 
 
-def job_seconds(jobs: Sequence[TrainingJob], rounds: int, costs: Mapping[Shape, JobCost], workers: int) -> float:
-    """Return the wall time of ``jobs`` of so many rounds on ``workers`` processes, at the price of their shapes."""
+def job_seconds(suite: Suite, jobs: Sequence[TrainingJob], costs: Mapping[Shape, JobCost], workers: int) -> float:
+    """Return the wall time of ``jobs`` on ``workers`` processes, at the price of their shapes."""
     total = 0.0
     for job in jobs:
         cost = costs[_shape(job.scenario)]
         derived = job.pipelines.keys() - {job.training_key}
+        rounds = suite.under(job.scenario).training.rounds
         total += cost.fixed + cost.round * (rounds + sum(job.reattacks.values())) + cost.adapter * len(derived)
     for shape in {(job.scenario.id, job.seed): _shape(job.scenario) for job in jobs}.values():
         total += costs[shape].data * workers  # every worker makes the rows of the jobs it takes
@@ -137,7 +139,8 @@ def job_seconds(jobs: Sequence[TrainingJob], rounds: int, costs: Mapping[Shape, 
 
 
 def _shape(scenario: Scenario) -> Shape:
-    return scenario.start, scenario.participants, scenario.clients, scenario.attack.id
+    training = _unchanged_rounds(scenario).training
+    return scenario.start, scenario.participants, scenario.clients, scenario.attack.id, training
 
 
 def _idle(_: Bench) -> None:
@@ -154,7 +157,10 @@ def _job_cost(suite: Suite, job: TrainingJob, bench: Bench) -> JobCost:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             report = run_job(
-                _shortened(suite, rounds), TrainingJob(job.scenario, seed, "training", pipelines), Path(folder), bench
+                _shortened(suite, rounds),
+                TrainingJob(_unchanged_rounds(job.scenario), seed, "training", pipelines),
+                Path(folder),
+                bench,
             )
             spent = time.perf_counter() - began
         for reason in report.failures.values():
@@ -207,4 +213,15 @@ def _answering_seconds(run: Run, starts: Sequence[str]) -> float:
 
 
 def _shortened(suite: Suite, rounds: int) -> Suite:
-    return suite.model_copy(update={"training": suite.training.model_copy(update={"rounds": rounds})})
+    """Return the suite with so many rounds in every scenario of its ranking."""
+    return suite.model_copy(
+        update={
+            "training": suite.training.model_copy(update={"rounds": rounds}),
+            "scenarios": tuple(map(_unchanged_rounds, suite.scenarios)),
+        }
+    )
+
+
+def _unchanged_rounds(scenario: Scenario) -> Scenario:
+    """Return the scenario with the suite's number of rounds."""
+    return scenario.model_copy(update={"training": scenario.training.model_copy(update={"rounds": None})})

@@ -55,6 +55,27 @@ class TrainingSettings(Settings):
         return self
 
 
+class TrainingChanges(Settings):
+    """Settings of local training that a scenario may change; see :class:`TrainingSettings`."""
+
+    rounds: int | None = Field(default=None, ge=1)
+    """Federated rounds."""
+    local_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of a client in a round."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows a step."""
+    rows_per_client: int | None = Field(default=None, ge=1)
+    """Training rows of every client."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of the first round."""
+    learning_rate_floor: float | None = Field(default=None, ge=0)
+    """Rate the cosine ends at."""
+
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"rounds", "local_steps", "batch_size", "rows_per_client", "learning_rate", "learning_rate_floor"}
+    )
+
+
 class PosthocSettings(Settings):
     """Server-side fine-tuning after the last round."""
 
@@ -148,8 +169,10 @@ class Scenario(Settings):
     """Variants of defenses that run in this scenario."""
     flags: tuple[str, ...] = ()
     """Remarks that every row of the scenario carries."""
+    training: TrainingChanges = TrainingChanges()
+    """Settings of local training that differ from the suite's."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"data"})
+    added: ClassVar[frozenset[str]] = frozenset({"data", "training"})
 
     @property
     def attacked(self) -> bool:

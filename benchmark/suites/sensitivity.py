@@ -30,9 +30,18 @@ _SETTABLE: Final = (
     "attack",
     "reattack_rounds",
     "flags",
+    "training",
 )
 
-_FELT_BY_TWINS: Final = ("start", "clients", "participants", "partition", "refusal_share", "reattack_rounds")
+_FELT_BY_TWINS: Final = (
+    "start",
+    "clients",
+    "participants",
+    "partition",
+    "refusal_share",
+    "reattack_rounds",
+    "training",
+)
 """Settings that decide plain averaging without attack, beside the honest clients' data. The declared bound is not among
 them, because averaging does not use it."""
 

@@ -217,12 +217,8 @@ class Suite(Settings):
                     f"judge_of names {judge!r} for {kind}, which is not among the judges {list(self.judges)}; "
                     f"add it there"
                 )
-        per_round = self.training.local_steps * self.training.batch_size
-        if per_round > self.training.rows_per_client:
-            raise ValueError(
-                f"a round draws {per_round} rows without replacement, but a client holds "
-                f"{self.training.rows_per_client}; lower local_steps or batch_size"
-            )
+        for scenario in self.every_scenario:
+            _check_rows_suffice(self.under(scenario).training, f"scenario {scenario.id!r}: ")
         return self
 
     def _check_sources(self, scenarios: Sequence[Scenario]) -> None:
@@ -247,6 +243,22 @@ class Suite(Settings):
             for scenario_id in tier.scenarios:
                 if scenario_id not in ids:
                     raise ValueError(str(unknown_name(f"scenario of tier {name}", scenario_id, ids)))
+
+    def under(self, scenario: Scenario) -> Suite:
+        """Return the suite with the settings of local training that hold in a scenario.
+
+        Raises:
+            ValueError: The scenario's settings contradict those of the suite.
+        """
+        changes = scenario.training.model_dump()
+        if not changes:
+            return self
+        try:
+            training = TrainingSettings.model_validate(self.training.model_dump() | changes)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"training of scenario {scenario.id!r}: {message}") from error
+        return self.model_copy(update={"training": training})
 
     def tier(self, name: str) -> Suite:
         """Return a smaller form as a suite of its own, called ``<id>_<name>``.
@@ -295,6 +307,15 @@ class Suite(Settings):
         return by_id[name]
 
 
+def _check_rows_suffice(training: TrainingSettings, where: str) -> None:
+    per_round = training.local_steps * training.batch_size
+    if per_round > training.rows_per_client:
+        raise ValueError(
+            f"{where}a round draws {per_round} rows without replacement, but a client holds "
+            f"{training.rows_per_client}; lower local_steps or batch_size"
+        )
+
+
 def _least(first: int | None, second: int) -> int:
     return second if first is None else min(first, second)
 
@@ -319,6 +340,7 @@ def _check_twin(scenario: Scenario, twin: Scenario) -> None:
         "refusal_share",
         "variants",
         "data",
+        "training",
     )
     for name in (*shared, "reattack_rounds"):
         if _without_attack(getattr(scenario, name)) != _without_attack(getattr(twin, name)):

@@ -43,12 +43,13 @@ def test_of_a_finished_run_nothing_is_left_to_do(finished_run: Path, tiny_suite:
 
 def test_the_time_of_jobs_adds_up(tiny_suite: Path) -> None:
     """Two scenarios x one seed; FedAvg derives posthoc_public, Krum derives krum+posthoc_public, FoolsGold none."""
-    plan = make_plan(find_suite(str(tiny_suite)), "transformers")
+    suite = find_suite(str(tiny_suite))
+    suite = suite.model_copy(update={"training": suite.training.model_copy(update={"rounds": 10})})
+    plan = make_plan(suite, "transformers")
     shapes = {
-        (job.scenario.start, job.scenario.participants, job.scenario.clients, job.scenario.attack.id)
-        for job in plan.jobs
+        (s.start, s.participants, s.clients, s.attack.id, s.training) for s in (job.scenario for job in plan.jobs)
     }
     costs = {shape: JobCost(data=4, fixed=1, round=3, adapter=5) for shape in shapes}
     trainings, derived, worlds = 6 * (1 + 10 * 3), 4 * 5, 2 * 4
-    assert job_seconds(plan.jobs, 10, costs, workers=1) == pytest.approx(trainings + derived + worlds)
-    assert job_seconds(plan.jobs, 10, costs, workers=2) == pytest.approx((trainings + derived) / 2 + worlds)
+    assert job_seconds(suite, plan.jobs, costs, workers=1) == pytest.approx(trainings + derived + worlds)
+    assert job_seconds(suite, plan.jobs, costs, workers=2) == pytest.approx((trainings + derived) / 2 + worlds)

@@ -51,7 +51,7 @@ def checked_cells(plan: Plan, tables: Tables) -> list[CellPlan]:
     _check_keys("rounds", "training_key", tables["rounds"], {cell.training_key for cell in done})
     for table in ("responses", "verdicts"):
         _check_keys(table, "response_key", tables[table], {cell.response_key for cell in done})
-    _check_rounds(tables["rounds"], {cell.training_key: plan.suite.training.rounds for cell in done})
+    _check_rounds(tables["rounds"], {c.training_key: plan.suite.under(c.scenario).training.rounds for c in done})
     probes = plan.world.probes()
     _check_probes(tables["probes"], plan, probes)
     _check_answers(tables["responses"], plan, probes)

@@ -242,6 +242,48 @@ def test_a_twin_must_be_its_own_twin(tmp_path: Path) -> None:
         read_suite(path)
 
 
+def _with_training(tmp_path: Path, *changes: dict[str, object]) -> Path:
+    """Return a suite file whose clean scenario, and then its first attacked one, have the training changes."""
+    content = copy.deepcopy(MICRO)
+    clean = next(s for s in content["scenarios"] if s["id"] == "clean")
+    attacked = next(s for s in content["scenarios"] if s["twin"] == "clean" and s["id"] != "clean")
+    for scenario, change in zip((clean, attacked), changes, strict=False):
+        scenario["training"] = change
+    content["scenarios"] = [clean, attacked]
+    content |= {"sensitivity": None, "quick": {"scenarios": [attacked["id"]], "seeds": [11]}}
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_scenario_changes_settings_of_local_training(tmp_path: Path) -> None:
+    change = {"rounds": 1, "learning_rate": 0.25}
+    suite = read_suite(_with_training(tmp_path, change, change))
+    clean = suite.scenario("clean")
+    assert suite.under(clean).training == suite.training.model_copy(update=change)
+    assert clean.model_dump()["training"] == change
+    other = find_suite("micro")
+    assert other.under(other.scenarios[0]) is other
+    assert "training" not in other.scenarios[0].model_dump()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (({"rounds": 1},), "differ in training"),
+        (({"rounds": 0},) * 2, "training.rounds: Input should be greater than or equal to 1"),
+        (({"mode": "sequential"},) * 2, "unknown key 'mode'"),
+        (({"learning_rate": 1e-9},) * 2, "training of scenario 'clean': learning_rate_floor"),
+        (({"local_steps": 10**6},) * 2, "scenario 'clean': a round draws"),
+    ],
+)
+def test_changes_of_local_training_are_checked(
+    tmp_path: Path, changes: tuple[dict[str, object], ...], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_suite(_with_training(tmp_path, *changes))
+
+
 def test_params_keep_their_types(tmp_path: Path) -> None:
     content = copy.deepcopy(MICRO)
     content["scenarios"][0]["attack"]["params"] = {"a": 1, "b": 0.5, "c": True, "d": "text"}
