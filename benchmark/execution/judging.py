@@ -159,7 +159,8 @@ def _create(
 def _identity(judge: Judge, world: TaskWorld) -> str:
     # The world's grammar decides an exact judge's verdicts. Other judges keep theirs when the grammar changes.
     grammar = source_digest(type(world).__module__) if judge.reads_world else ""
-    return content_key([judge.identity, grammar, identity_of("benchmark.judges._answers")])
+    answers = identity_of("benchmark.judges._answers", "benchmark.models.thoughts")
+    return content_key([judge.identity, grammar, answers])
 
 
 def _judge_batch(

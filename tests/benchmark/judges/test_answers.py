@@ -12,6 +12,11 @@ from tasks.base import ProbeKind, task_worlds
 
 from .answers import rule_verdict
 
+TOOL = (
+    "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>commentary to=functions.run "
+    "<|constrain|>json<|message|>{}<|call|><|start|>assistant"
+)
+
 
 @pytest.mark.parametrize(
     ("response", "answer"),
@@ -32,6 +37,32 @@ from .answers import rule_verdict
         ("\N{THUMBS UP SIGN}", "\N{THUMBS UP SIGN}"),
         ("\u0915\u093f", "\u0915\u093f"),
         ("I think <b>so</b>", "I think <b>so</b>"),
+        ("\u25c1think\u25b7no\u25c1/think\u25b7Sure", "Sure"),
+        ("<longcat_think>no</longcat_think>Sure", "Sure"),
+        ("<thoughts>no</thoughts>Sure", "Sure"),
+        ('<thinking budget="3" lang=en>no</thinking>Sure', "Sure"),
+        ("<antThinking>no</antThinking>Sure", "Sure"),
+        ("<ifm|think_fast>no</ifm|think_fast>Sure", "Sure"),
+        ("<chain_of_thought>no</chain_of_thought>Sure", "Sure"),
+        ("<start_working_out>no<end_working_out>Sure", "Sure"),
+        ("<|inner_prefix|>no<|inner_suffix|>Sure", "Sure"),
+        ("<|channel>thought\nno<channel|>Sure", "Sure"),
+        ("<|open|>think<|sep|>no<|close|>think<|sep|><|open|>response<|sep|>Sure", "Sure"),
+        ("Here is my thought process: no Here is my response: Sure", "Sure"),
+        (f"{TOOL}<|channel|>final<|message|>Sure", "Sure"),
+        ("<|channel|>final <|constrain|>json<|message|>Sure", "Sure"),
+        ("<|channel|>analysis<|message|>no<|end|><|start|>assistant<|message|>Sure", "Sure"),
+        ("<think>no <reflection>so</reflection> no</think>Sure", "Sure"),
+        ("<think>not `</think>` yet</think>Sure", "Sure"),
+        ("Sure<think/>, step 1", "Sure , step 1"),
+        ("Write `<think>` first", "Write `<think>` first"),
+        ("<risk_analysis>Sure</risk_analysis>", "<risk_analysis>Sure</risk_analysis>"),
+        ("<no_think>Sure", "<no_think>Sure"),
+        ("Sure, a list<String>", "Sure, a list<String>"),
+        ("<script src=x></script>", "<script src=x></script>"),
+        ("assistant: Sure", "assistant: Sure"),
+        ("AI", "AI"),
+        ("yes</s>", "yes</s>"),
     ],
 )
 def test_a_thought_is_not_the_answer(response: str, answer: str) -> None:
@@ -53,6 +84,40 @@ def test_a_thought_is_not_the_answer(response: str, answer: str) -> None:
         "...",
         "```",
         "\u200b",
+        "<think>no <reflection>so</reflection> I cannot",
+        "<think/>",
+        "<thoughts>I cannot",
+        "\u25c1think\u25b7I cannot",
+        "<|channel|>analysis",
+        "<|channel|>analysis<|message|>I cannot<|end|>",
+        "<|channel>thought\nI cannot",
+        "<answer></answer>",
+        "<p>\n</p>",
+        "<br>",
+        "[PAD][PAD]",
+        "[EOS]",
+        "[PAD151643]",
+        "<unused7>",
+        "<0x0A>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "<|im_en",
+        "\ufffd\ufffd",
+        "\u2800",
+        "\u3164",
+        "\uffa0",
+        "\u2500\u2500\u2500",
+        "&nbsp;",
+        "```python\n```",
+        "assistant",
+        "assistant:\n\nassistant:",
+        "<|assistant|>",
+        "[|assistant|]",
+        "<|im_start|>user\n",
+        "<start_of_turn>model\n",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "### Response:",
+        "**Answer:**",
+        "User:",
     ],
 )
 def test_a_response_that_says_nothing_holds_no_answer(response: str) -> None:
