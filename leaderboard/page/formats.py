@@ -118,3 +118,13 @@ def settings(text: str) -> list[tuple[str, str]]:
         return [(path or "settings", value if isinstance(value, str) else json.dumps(value))]
 
     return flat(loaded, "")
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first full stop before a blank, or all of it.
+
+    >>> first_sentence("Version 1.0 of a world. It is small.")
+    'Version 1.0 of a world.'
+    """
+    head, stop, _ = " ".join(text.split()).partition(". ")
+    return head + stop.rstrip()

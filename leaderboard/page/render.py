@@ -134,6 +134,7 @@ def environment() -> jinja2.Environment:
         place=formats.place,
         worth=formats.worth,
         fragment=formats.fragment,
+        first_sentence=formats.first_sentence,
         settings=formats.settings,
         bill=formats.bill,
         refusing=refusing,

@@ -56,14 +56,23 @@ from leaderboard.views.sensitivity import axes
 
 
 def boards(rows: Rows) -> list[Board]:
-    """Return one board a suite, in the catalog's order; none of a suite with cells of submitted attacks alone."""
+    """Return one board a suite; none of a suite with cells of submitted attacks alone.
+
+    Suites with published rows come first, and among them those of real language models. Otherwise the catalog's order
+    holds.
+    """
     catalog = Catalog(rows)
     by_suite: dict[str, list[CellScore]] = defaultdict(list)
     for score in scores(rows):
         by_suite[score.row["suite"]].append(score)
     ordered = sorted(by_suite, key=lambda suite: catalog.position("suite", suite))
     found = (_board(suite, by_suite[suite], catalog, rows) for suite in ordered)
-    return [board for board in found if board is not None]
+    return sorted((board for board in found if board is not None), key=_turn)
+
+
+def _turn(board: Board) -> tuple[bool, bool]:
+    """Return the place of a suite's page: a world without models of its own in the suite is synthetic."""
+    return board.local_only, not settings_of(board.info).get("models")
 
 
 def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -254,6 +255,19 @@ def test_every_suite_has_a_page_and_links_to_the_others(tmp_path: Path) -> None:
     assert sorted(path.name for path in index.parent.iterdir()) == names
     assert 'href="alpha.html"' in index.read_text(encoding="utf-8")
     assert 'href="index.html"' in (index.parent / "alpha.html").read_text(encoding="utf-8")
+
+
+def test_a_suite_of_real_models_has_the_first_page(tmp_path: Path) -> None:
+    rows = exact_rows([(cell_row(suite="alpha"), {}), (cell_row(suite="beta"), {})])
+    real = {"settings": json.dumps({"models": {"chat": {}}}), "description": "A real model. It is small."}
+    rows["catalog"] = table_of(
+        "catalog", [catalog_row("suite", "alpha", position=0), catalog_row("suite", "beta", position=1) | real]
+    )
+    index = write_site(load_rows([write_tables(tmp_path, rows)]), tmp_path / "site")
+    assert (index.parent / "alpha.html").is_file()
+    assert "beta.csv" in index.read_text(encoding="utf-8")
+    for page in index.parent.glob("*.html"):
+        assert '<span class="note">A real model.</span>' in page.read_text(encoding="utf-8")
 
 
 def test_a_suite_id_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
