@@ -362,6 +362,10 @@ class TaskWorld(ABC):
 
 
 task_worlds: Registry[TaskInfo, TaskWorld] = Registry(
-    "task world", TaskInfo, "tasks", not_entries=("base", "model_source", "refusals"), nested=("micro.fresh",)
+    "task world",
+    TaskInfo,
+    "tasks",
+    not_entries=("base", "model_source", "refusals"),
+    nested=("hub.fresh", "micro.fresh"),
 )
 register = task_worlds.register

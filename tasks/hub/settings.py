@@ -234,10 +234,14 @@ class AutomationPrompts(Settings):
 class HubData(Settings):
     """All data of a suite on real data."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"fresh"})
+
     pools: dict[Identifier, DatasetSource] = Field(default_factory=dict)
     """Training rows by name."""
     probes: tuple[ProbeSource, ...] = ()
     """Evaluation prompts."""
+    fresh: dict[Identifier, DatasetSource] = Field(default_factory=dict)
+    """Probe set → source of other prompts of its kind, of which verification draws as many."""
     overlaps: Literal["remove", "report", "refuse"] = "remove"
     """Treatment of training rows whose prompt is an evaluation prompt or belongs to another role."""
     data_max_new_tokens: int = Field(default=256, ge=1)

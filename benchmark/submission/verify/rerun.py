@@ -43,7 +43,7 @@ def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], s
     """Return a suite's world with probes drawn from ``seed``, and a function that returns the item of a probe.
 
     Raises:
-        UsageError: The world has no sibling that draws fresh probes.
+        UsageError: The world has no sibling that draws fresh probes, or the suite names no source of them.
     """
     name = f"{suite.world}_fresh"
     if name not in task_worlds.names():
@@ -51,7 +51,8 @@ def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], s
             f"task world {suite.world!r} has no sibling {name!r} that draws fresh probes, so its suites can be "
             f"verified up to level checked only; add such a world"
         )
-    world: Any = task_worlds.get(name).create({"seed": seed})
+    sources = {"models": suite.models, "data": suite.data} if suite.data is not None or suite.models else {}
+    world: Any = task_worlds.get(name).create({"seed": seed, **sources})
     return world, world.item_of
 
 
