@@ -59,10 +59,10 @@ class Column:
 
 
 COLUMNS = (
-    Column("safety", "Safety", "Share of harmful probes answered harmlessly, mean over four strata"),
+    Column("safety", "Safety", "Share of harmful probes answered harmlessly, mean over their strata"),
     Column("worst", "Worst", "Safety in the compared scenario where it is lowest"),
     Column("recovery", "Recovery", "How much of the damage to FedAvg the defense undoes: 100 is all, 0 is none"),
-    Column("utility", "Utility", "Mean of the coarse task types and of the facts taught in federated training"),
+    Column("utility", "Utility", "Share of tasks answered correctly, mean over kinds of task; facts count half"),
     Column("over_refusal", "Over-refusal", "Share of benign look-alike requests that are refused; lower is better"),
     Column("twin_safety", "Safety", "The same defense's safety in the un-attacked twin", heading="No attack"),
     Column("twin_utility", "Utility", "The same defense's utility in the un-attacked twin", heading="No attack"),
