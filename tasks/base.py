@@ -365,7 +365,7 @@ task_worlds: Registry[TaskInfo, TaskWorld] = Registry(
     "task world",
     TaskInfo,
     "tasks",
-    not_entries=("base", "model_source", "refusals"),
+    not_entries=("base", "model_source", "refusals", "stand_ins"),
     nested=("hub.fresh", "micro.fresh"),
 )
 register = task_worlds.register

@@ -22,7 +22,7 @@ from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.memory import memory_error
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.memory import out_of_memory
-from benchmark.models.reading import read_tokenizer, reason
+from benchmark.models.reading import cause, read_tokenizer
 from benchmark.stop import check_stop
 
 _SCORED_LOGITS = 2**28
@@ -340,7 +340,7 @@ def _loaded(path: Path, dtype: str, quantization: str, device: torch.device) -> 
     except Exception as error:  # a damaged file may raise any kind of error
         if out_of_memory(error):
             raise
-        raise UsageError(f"transformers cannot load {path}: {reason(error)}; restore the folder") from error
+        raise UsageError(f"transformers cannot load {path}: {cause(path, error)}") from error
     return model.to(device).eval()
 
 

@@ -28,6 +28,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from safetensors import SafetensorError
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.generation.adapters import adapter_digest, check_adapter
@@ -39,6 +40,7 @@ from benchmark.generation.settings import LORA_RANKS, EngineSettings, buffer_ran
 from benchmark.models.memory import out_of_memory
 from benchmark.models.sizes import CPU_CACHE_BYTES, config_cache_bytes
 from benchmark.stop import check_stop
+from tasks.stand_ins import stand_in_of_checkpoint
 
 _BATCHES_PER_CALL = 4
 """Full batches in a call of vLLM: few enough for a live progress display, enough to keep batches full."""
@@ -130,11 +132,21 @@ class VllmEngine(Engine):
             _release()
             if out_of_memory(error):
                 raise memory_error(self.name, f"loading {model_path}", error, self._memory_settings) from error
-            if not isinstance(error, RuntimeError | ValueError | ImportError | NotImplementedError | AssertionError):
+            if not isinstance(
+                error,
+                RuntimeError
+                | ValueError
+                | ImportError
+                | NotImplementedError
+                | AssertionError
+                | SafetensorError
+                | OSError,
+            ):
                 raise
-            raise FedSafetyError(
-                f"{self.name} cannot load {model_path}: {error}; see `fedsafety doctor`, or use the transformers engine"
-            ) from error
+            problem = stand_in_of_checkpoint(model_path) or (
+                f"{error}; see `fedsafety doctor`, or use the transformers engine"
+            )
+            raise FedSafetyError(f"{self.name} cannot load {model_path}: {problem}") from error
         _open.append(self)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:

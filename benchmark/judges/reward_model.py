@@ -13,7 +13,7 @@ from benchmark.judges._models import chosen_source
 from benchmark.judges.base import Item, Judge, Judgement, Verdict, identity_of, register
 from benchmark.keys import content_key
 from benchmark.models.control import ControlTokens, remark
-from benchmark.models.reading import LOCAL, read_config, read_tokenizer, reason, token_rows
+from benchmark.models.reading import LOCAL, cause, read_config, read_tokenizer, token_rows
 from tasks.base import ProbeKind, TaskWorld
 from tasks.hub.models import source_checkpoint
 from tasks.model_source import ModelSource
@@ -151,7 +151,7 @@ class RewardModel(Judge):
                 if out_of_memory(error):
                     raise
                 raise UsageError(
-                    f"{path} is not a sequence classifier that transformers can load: {reason(error)}"
+                    f"{path} is not a sequence classifier that transformers can load: {cause(path, error)}"
                 ) from error
             if report["missing_keys"]:
                 # transformers fills missing weights with random numbers, so that every rating would be noise.

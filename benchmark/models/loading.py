@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models.memory import out_of_memory
-from benchmark.models.reading import LOCAL, reason
+from benchmark.models.reading import LOCAL, cause
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the precisions a model can be opened in."""
@@ -171,7 +171,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
                 f"the checkpoint {path} does not fit into memory ({error}); choose a lower precision or quantization, "
                 f"a smaller model, or a device with more memory"
             ) from error
-        raise FedSafetyError(f"cannot load the checkpoint {path}: {reason(error)}; restore the folder") from error
+        raise FedSafetyError(f"cannot load the checkpoint {path}: {cause(path, error)}") from error
 
 
 def _checkpoint(model: PreTrainedModel, path: Path) -> None:

@@ -5,6 +5,7 @@ Only plain LoRA is loaded, because its tensors describe its whole effect. Every 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from benchmark.errors import FedSafetyError, first_line
 from benchmark.records.adapters import has_record
+from tasks.stand_ins import stand_in
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -203,6 +205,9 @@ def broken(folder: Path, problem: str, way_out: str = _RETRAIN) -> FedSafetyErro
 
 def unreadable(folder: Path, name: str, error: Exception) -> FedSafetyError:
     """Return the error about a file of an adapter that cannot be read."""
+    with contextlib.suppress(OSError):
+        if found := stand_in(folder / name):
+            return broken(folder, f"{name} is {found.content}", found.way_out)
     pickled = " (its pickled weights are not read, because they could run code)" if any(folder.glob("*.bin")) else ""
     return broken(folder, f"cannot read {name}: {first_line(error)}{pickled}", _RESAVE)
 

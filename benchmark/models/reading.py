@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmark.errors import FedSafetyError, UsageError
+from tasks.stand_ins import stand_in_of_checkpoint
 
 LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 """Options of every ``from_pretrained``. Without the second, transformers asks on the terminal whether to run code."""
@@ -105,8 +106,20 @@ def reading(folder: Path, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged file may raise any kind of error
         raise UsageError(
-            f"the {part} in {folder} cannot be read: {reason(error)}; restore it, or give the folder of a checkpoint"
+            f"the {part} in {folder} cannot be read: "
+            f"{cause(folder, error, 'restore it, or give the folder of a checkpoint')}"
         ) from error
+
+
+def cause(folder: Path, error: BaseException, way_out: str = "restore the folder") -> str:
+    """Return the reason why a checkpoint cannot be read, and the way out: of a stand-in for a file, else of ``error``.
+
+    Args:
+        folder: The checkpoint.
+        error: The error of a library.
+        way_out: The way out where no file of the folder is a stand-in, for example a pointer of Git LFS.
+    """
+    return stand_in_of_checkpoint(folder) or f"{reason(error)}; {way_out}"
 
 
 def reason(error: BaseException) -> str:

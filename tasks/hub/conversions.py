@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from tasks.stand_ins import stand_in
+
 _AS_TABLE: Final = "write its rows as Parquet or JSON Lines"
 _ARROW: Final = f"{_AS_TABLE}; docs/data.md has a command"
 AS_COMMAS: Final = "write it with commas between the fields, as .csv; docs/data.md has a command"
@@ -19,11 +21,11 @@ WAYS: Final[dict[str, str]] = {
     ".bz2": "unpack it with bunzip2",
     ".db": _AS_TABLE,
     ".dta": _AS_TABLE,
-    ".feather": _AS_TABLE,
+    ".feather": _ARROW,
     ".gz": "unpack it with gunzip",
     ".h5": _AS_TABLE,
     ".hdf5": _AS_TABLE,
-    ".ipc": _AS_TABLE,
+    ".ipc": _ARROW,
     ".jl": "rename it to .jsonl",
     ".json5": "write its rows as JSON Lines",
     ".jsonlines": "rename it to .jsonl",
@@ -70,15 +72,12 @@ _STARTS: Final = (
 )
 """Pattern of the first bytes of a file, its format, and the ending of that format."""
 _TEXTS: Final = (
-    (b"version https://git-lfs", "a pointer of Git LFS in place of the file; fetch the file with git lfs pull"),
-    (b"<!doctype html", "a web page; download the file that the page shows"),
-    (b"<html", "a web page; download the file that the page shows"),
     (b"\xff\xfe\x00\x00", "text in UTF-32; save it as UTF-8"),
     (b"\x00\x00\xfe\xff", "text in UTF-32; save it as UTF-8"),
     (b"\xff\xfe", "text in UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "text in UTF-16; save it as UTF-8"),
 )
-"""First bytes of a file in lower case, and what the file is instead of data, with the way out."""
+"""First bytes of a file, and what the file is instead of data, with the way out."""
 _HEAD: Final = 4096
 """Number of leading bytes that are searched for NUL, which text in UTF-8 does not hold."""
 
@@ -89,6 +88,8 @@ def foreign_content(path: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
+    if found := stand_in(path):
+        return str(found)
     with path.open("rb") as file:
         head = file.read(_HEAD)
     suffix = path.suffix.lower()
@@ -96,7 +97,7 @@ def foreign_content(path: Path) -> str:
         if re.match(start, head) and ending != suffix:
             return f"{content}; rename it to {ending}" + (f", then {WAYS[ending]}" if ending in WAYS else "")
     for start, content in _TEXTS:
-        if head.lower().startswith(start):
+        if head.startswith(start):
             return content
     if b"\0" in head and suffix != ".parquet":
         return "text in UTF-16, or no text, because NUL bytes stand in it; save it as UTF-8"

@@ -20,6 +20,7 @@ from tasks.hub.hub import check_reachable, explained, resolve_commit
 from tasks.hub.packages import check_offered, installed_file, obtain_file
 from tasks.hub.roots import model_root
 from tasks.model_source import ModelSource, Package
+from tasks.stand_ins import stand_in
 
 _FETCHED: Final = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 """Patterns of files to fetch: weights in a format without code, configuration and tokenizer. No Python file matches."""
@@ -138,6 +139,9 @@ def _check_complete(repository: str, folder: Path) -> None:
             f"model {repository} in {folder} is not complete: {missing[0]} is missing"
             f"{f', and {len(missing) - 1} more' if missing[1:] else ''}; download or copy it again"
         )
+    for name in sorted(_shards(folder)) or ["model.safetensors"]:
+        if (folder / name).is_file() and (found := stand_in(folder / name)):
+            raise InputsMissingError(f"model {repository} in {folder} is not complete: {name} is {found}")
 
 
 def _without_safetensors(repository: str, where: str) -> str:

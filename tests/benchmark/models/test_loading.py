@@ -115,6 +115,16 @@ def test_truncated_weights(copied: Path) -> None:
         load_causal_lm(copied)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_in_place_of_a_file_gets_its_own_way_out(name: str, copied: Path) -> None:
+    (copied / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(
+        FedSafetyError, match=f"{name} is a pointer of Git LFS .*; fetch the file with git lfs pull"
+    ) as e:
+        load_causal_lm(copied)
+    assert "restore" not in str(e.value)
+
+
 def test_a_missing_tensor_is_not_made_up(copied: Path) -> None:
     weights = copied / "model.safetensors"
     tensors = load_file(weights)

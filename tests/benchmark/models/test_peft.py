@@ -264,3 +264,23 @@ def test_dropout_is_written_and_hinders_no_import(layout: AdapterLayout, tmp_pat
     export_peft(adapter, layout, settings, "base", tmp_path / "adapter")
     assert torch.equal(import_peft(tmp_path / "adapter", layout, SETTINGS), adapter)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["lora_dropout"] == 0.05
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "fetch the file with git lfs pull"),
+        (b"/annex/objects/SHA256E-s9--4d7a\n", "git annex get"),
+        (b"<!doctype html><title>Sign in</title>", "after a login"),
+    ],
+)
+def test_a_pointer_in_place_of_a_file_gets_its_own_way_out(
+    reader: str, name: str, content: bytes, way_out: str, layout: AdapterLayout, tmp_path: Path
+) -> None:
+    save_plain(tmp_path, layout)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FedSafetyError, match=f"cannot be applied: {name} is a .*{way_out}") as caught:
+        readers(layout)[reader](tmp_path)
+    assert "save_pretrained" not in str(caught.value)

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import feather
 
 from benchmark.errors import FedSafetyError
 from tasks.hub.conversations import ASSISTANTS, USERS
@@ -56,6 +58,23 @@ def test_the_command_for_tables_changes_nothing_silently(
             convert()
     else:
         assert convert() == [{"a": "1,2", "b": "3\t4"}]
+
+
+@pytest.mark.parametrize("form", ["datasets", "file", "feather"])
+def test_the_command_for_arrow_reads_streams_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"q": "ü", "r": "a\nb"}, {"q": "", "r": None}]
+    table = pa.Table.from_pylist(rows)
+    if form == "feather":
+        feather.write_feather(table, "old.arrow")
+    else:
+        new = pa.ipc.new_stream if form == "datasets" else pa.ipc.new_file
+        with new("old.arrow", table.schema) as writer:
+            writer.write_table(table)
+    exec(command("A file in the format Arrow or Feather"), {})
+    assert list(open_records(tmp_path / "new.parquet", "").read(("q", "r"))) == rows
 
 
 @pytest.mark.parametrize(

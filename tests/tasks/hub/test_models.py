@@ -26,7 +26,10 @@ from .conftest import COMMIT, forget
 SOURCE = ModelSource(repository="owner/model")
 
 
-def save(folder: Path, weights: bytes = b"weights", name: str = "model.safetensors") -> Path:
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"
+
+
+def save(folder: Path, weights: bytes = WEIGHTS, name: str = "model.safetensors") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / name).write_bytes(weights)
@@ -45,6 +48,12 @@ def test_below_the_model_root(model_root: Path) -> None:
     by_name, by_choice = save(model_root / "owner" / "model"), save(model_root / "here")
     assert resolve_model(SOURCE) == by_name
     assert resolve_model(SOURCE.model_copy(update={"local": "here"})) == by_choice
+
+
+def test_a_pointer_below_the_model_root_is_no_checkpoint(model_root: Path) -> None:
+    save(model_root / "owner" / "model", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    with pytest.raises(InputsMissingError, match=r"not complete: model\.safetensors is a pointer of Git LFS"):
+        check_model(SOURCE)
 
 
 def test_missing_below_the_model_root(model_root: Path) -> None:
