@@ -59,15 +59,42 @@ _CLAIMS = (
     (rf"\b(?:best|highest|lowest|top)[\s-]+{_SCORE}\b[^.;]{{0,30}}\b{_TABLE}\b", "best"),
     (rf"\b(?:best|top|leading|strongest|safest)[\s-]+{_BETWEEN}{{0,3}}{_PRAISED}\b", "best"),
 )
+_TRUSTED = (
+    r"(?:anchors?|client|clients|cluster|clusters|data|dataset|datasets|direction|directions|examples?|execution|"
+    r"gradients?|hardware|models?|neighbou?rs?|nodes?|pairs?|part(?:y|ies)|platform|public|reference|references|root|"
+    r"samples?|seed|servers?|sets?|shards?|source|sources|subset|third|updates?|validation|workers?)"
+)
+"""Nouns after *trusted* of which a server holds trusted ones."""
 _TITLE_CLAIMS = (
+    (
+        r"\b(?:gold|golden|silver|bronze|platinum)[\s-]+(?:awards?|badge|cup|medals?|place|prize|seal|standard|stars?)\b",
+        "medal",
+    ),
+    (r"\b(?:award(?:s|ed)?|medal(?:s|l?ists?)?|prizes?|troph(?:y|ies))\b", "medal"),
+    (rf"\btrust(?:ed|worthy)\b(?![\s-]+{_TRUSTED}\b)", "trusted"),
+    (r"\b(?:accredited|endorsed|guaranteed|peer[\s-]reviewed|proven|recommended|vetted)\b", "endorsed"),
+    (r"(?<!hypothesis )(?<!hypothesis-)(?<!t-)\btested\b", "tested"),
     (r"(?<!low )(?<!low-)\brank(?:ed|s|ing)\b", "ranked"),
     (r"\b(?:claimed|checked|sampled|best|top|safest|strongest)\b", "best"),
-    (rf"\bplace[\s:#.-]*{_PLACE}\b", "place"),
+    (rf"\b(?:place|platz|puesto|posto|plats|lugar)[\s:#.-]*{_PLACE}\b", "place"),
     (rf"\b{_SCORE}[\s:=-]*\d|\d\s*%?\s*(?:safe|{_SCORE})\b", "score"),
 )
 """Words that have another meaning in a description, for example sampled clients or ranked distances."""
 _STEMS = ("verif", "reproduc", "confirm", "validat", "approv")
 """Beginnings of words of a check. A description may use them for a step of the method, as in *validates updates*."""
+_FOREIGN_STEMS = (
+    # German, French, Spanish, Portuguese, Italian, Dutch, Swedish, Polish, Turkish
+    *("geprüft", "geprueft", "überprüft", "ueberprueft", "reproduz", "bestätigt", "bestaetigt", "beglaubigt"),
+    *("prüfsiegel", "gütesiegel", "testsieger", "offiziell", "approuv", "vainqueur", "meilleur", "officiel"),
+    *("comprobad", "aprobad", "garantizad", "ganador", "oficial", "aprovad", "vencedor", "approvat", "collaudat"),
+    *("ufficiale", "vincitor", "migliore", "goedgekeurd", "gecontroleerd", "officieel", "winnaar", "bekräft"),
+    *("godkänd", "sprawdzon", "zatwierdzon", "zweryfikowan", "oficjaln", "doğrulan", "onaylan"),
+    # Russian, Greek, Arabic, Hindi, Chinese, Japanese, Korean
+    *("провере", "подтвержд", "одобрен", "официальн", "победител", "лучши", "επαληθευ", "επιβεβαι", "εγκεκριμ"),
+    *("موثق", "معتمد", "مؤكد", "सत्यापित", "प्रमाणित", "验证", "驗證", "検証", "确认", "確認"),
+    *("官方", "第一名", "冠军", "冠軍", "最佳", "最優秀", "검증", "우승"),
+)
+"""Beginnings of such words, and of *official*, *best* and *winner*, in other languages. A title is read by all."""
 _BOARD_WORDS = (
     "degenerate",
     "fails a gate",
@@ -103,8 +130,8 @@ def claim_in(info: Info) -> str:
             if any(re.search(pattern, form) for form in forms):
                 return _claim(name, value, word)
         shapes = [_shape(form) for form in forms] if name in ("id", "title") else []
-        for stem in _STEMS:
-            if any(_shape(stem) in shape for shape in shapes):
+        for stem in (*_STEMS, *_FOREIGN_STEMS):
+            if any(_shape(_plain(stem)) in shape for shape in shapes):
                 return _claim(name, value, f"{stem}…")
     return ""
 

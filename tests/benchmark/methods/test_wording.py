@@ -45,6 +45,23 @@ def info(title: str = "Some rule", description: str = "A rule that is described 
         "1st place",
         "Best defense",
         "Krum, sampled",
+        "Gepr\u00fcfter Mittelwert",
+        "GEPRUEFT: mean",
+        "Moyenne approuv\u00e9e",
+        "Testsieger",
+        "Media ganadora",
+        "\u041f\u0440\u043e\u0432\u0435\u0440\u0435\u043d\u043e",
+        "\u5df2\u9a8c\u8bc1\u7684\u5e73\u5747",
+        "Gold medal mean",
+        "Golden-seal Krum",
+        "Medalist",
+        "Award-winning mean",
+        "Trusted mean",
+        "Tru5ted mean",
+        "Trustworthy Krum",
+        "Proven mean",
+        "Tested Krum",
+        "Recommended mean",
     ],
 )
 def test_a_title_that_claims_a_rank_or_a_rung_is_named(title: str) -> None:
@@ -81,6 +98,29 @@ def test_a_description_that_claims_a_rank_or_a_rung_is_named(description: str) -
 )
 def test_the_same_words_in_mathematics_are_no_claim(description: str) -> None:
     assert claim_in(info("Low-rank projection", description)) == ""
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "FLTrust",
+        "Trust scores of a root set",
+        "Mean near trusted root data",
+        "Trusted-server fine-tuning",
+        "Hypothesis-tested clipping",
+        "Golden-section search",
+        "Reward-weighted mean",
+        "Certified radius by clipping",
+        "Geometric median",
+        "Medial axis of updates",
+        "Attested enclaves",
+        "Provably robust mean",
+        "Gewichteter Mittelwert",
+        "Moyenne tronqu\u00e9e",
+    ],
+)
+def test_honest_titles_pass(title: str) -> None:
+    assert claim_in(info(title)) == ""
 
 
 def test_ids_and_sources_claim_nothing_either() -> None:
