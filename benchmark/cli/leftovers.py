@@ -7,9 +7,12 @@ a lock in the folder. The kernel releases the lock of a killed process, so a fol
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ def claim_folder() -> Path | None:
     _lock(folder)
     # Functions that are registered later run earlier: multiprocessing removes its own files first.
     atexit.register(_remove, folder)
+    atexit.register(_end_fork_server)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     _name_semaphores(folder)
     return folder
@@ -67,6 +71,20 @@ def _name_semaphores(folder: Path) -> None:
 
     process: Any = current_process()
     process._config["semprefix"] = f"/{folder.name}"
+
+
+def _end_fork_server() -> None:
+    """End the server that forks worker processes.
+
+    After Ctrl-C the server may import modules for seconds more, and PyTorch would make the removed folder again. At the
+    end of this process no worker is left.
+    """
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    number = getattr(server, "_forkserver_pid", None)
+    if number is not None:
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -13,6 +13,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__":  # python -m benchmark.cli.main
+    from benchmark.cli.start import main as start
+
+    start()
+    sys.exit()
+
 import typer
 
 from benchmark import PROTOCOL_VERSION, __version__
@@ -21,6 +27,7 @@ from benchmark.cli.shared import (
     DataRootOption,
     EngineOption,
     ModelRootOption,
+    Program,
     Roots,
     RunsOption,
     SuiteOption,
@@ -33,7 +40,7 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.stop import stop_status, stoppable
 from leaderboard import commands
 
-app = typer.Typer(
+app = Program(
     name="fedsafety",
     help="Benchmark of defenses against safety attacks in federated instruction tuning.",
     no_args_is_help=True,
@@ -163,6 +170,3 @@ def publish(
 
 
 doctor.register(app)
-
-if __name__ == "__main__":
-    main()

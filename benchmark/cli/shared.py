@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from benchmark.errors import UsageError
 from benchmark.screen import Screen
@@ -17,6 +18,8 @@ from benchmark.stop import check_stop, stop_status
 
 if TYPE_CHECKING:
     from benchmark.generation.select import EngineChoice
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 console = Screen()
 errors = Screen(stderr=True)
@@ -48,6 +51,41 @@ ModelRootOption = Annotated[
         help="Folder of local checkpoints that take the place of the suite's models on the hub.",
     ),
 ]
+
+
+class _Command(TyperCommand):
+    """A command that refuses an empty path, which a shell gives for an unset variable and Python reads as ``.``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left over; the values of the others are in ``ctx``.
+
+        Raises:
+            UsageError: A path is empty.
+        """
+        paths = {name: name for each in self.params if _is_path(each) for name in each.opts}
+        options = {name for each in self.params for name in each.opts if name.startswith("-")}
+        place = next((name.upper() for name in paths if name not in options), "")
+        for before, word in zip(["", *args], args, strict=False):
+            name = paths.get(before, "" if before in options else place) if word == "" else ""
+            if word.endswith("="):
+                name = paths.get(word.removesuffix("="), "")
+            if name:
+                raise UsageError(f"{name} is empty; name a file or folder, for example . for the current folder")
+        return super().parse_args(ctx, args)
+
+
+def _is_path(parameter: Any) -> bool:
+    """Return whether the values of a parameter are paths."""
+    annotation = parameter.type_descriptor.annotation
+    return Path in (annotation, *get_args(annotation))
+
+
+class Program(typer.Typer):
+    """A command line all of whose commands refuse empty paths."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
+        """Return a decorator that adds a command, as the base class does."""
+        return super().command(name, **{"cls": _Command, **settings})
 
 
 @dataclass(frozen=True)

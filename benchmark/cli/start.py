@@ -17,6 +17,8 @@ _RESTARTED = "FEDSAFETY_RESTARTED"
 
 def main() -> None:
     """Run the command line; a process that decodes files or arguments otherwise than as UTF-8 first replaces itself."""
+    if sys.platform == "win32":
+        sys.exit("error: fedsafety runs on Linux and macOS; on Windows, install it in WSL and run it there")
     # The command line installs a handler of its own. Before and after it, Ctrl-C ends the process without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -85,6 +86,24 @@ def test_the_command_removes_what_a_killed_process_left(place: Path) -> None:
     assert not left.exists()
     assert semaphores(left) == []
     assert list(place.iterdir()) == []
+
+
+def test_a_server_that_still_imports_makes_nothing_after_the_end(place: Path) -> None:
+    """PyTorch makes a folder of temporary files while it is imported, and Ctrl-C does not reach the server."""
+    (place / "slow_module.py").write_text(
+        "import os, time\nopen(os.environ['BEGUN'], 'w').close()\ntime.sleep(0.5)\n"
+        "os.makedirs(os.environ['TMPDIR'] + '/late', exist_ok=True)\n"
+    )
+    program = (
+        "import os, time; from multiprocessing import forkserver; from benchmark.cli.leftovers import claim_folder\n"
+        "claim_folder(); forkserver.set_forkserver_preload(['slow_module']); forkserver.ensure_running()\n"
+        "while not os.path.exists(os.environ['BEGUN']): time.sleep(0.01)\n"
+    )
+    (place / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(place / "tmp"), "BEGUN": str(place / "begun"), "PYTHONPATH": str(place)}
+    subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
+    time.sleep(1)
+    assert list((place / "tmp").iterdir()) == []
 
 
 def test_folders_that_no_process_has_locked_remain(place: Path) -> None:

@@ -55,6 +55,27 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage:" in result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["doctor", "--data", ""], "--data"),
+        (["doctor", "--data="], "--data"),
+        (["doctor", "--suite", "", "--model-root", ""], "--model-root"),
+        (["run", "--dry-run", "--runs", ""], "--runs"),
+        (["run", "--dry-run", "--task-path=", "x"], "--task-path"),
+        (["leaderboard", "--out", ""], "--out"),
+        (["verify", ""], "BUNDLE"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    run: Callable[..., tuple[int, str, str]], words: list[str], name: str
+) -> None:
+    assert run(*words)[::2] == (
+        2,
+        f"error: {name} is empty; name a file or folder, for example . for the current folder\n",
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_as_json_has_all_metadata(kind: str) -> None:
     result = invoke("list", kind, "--json")

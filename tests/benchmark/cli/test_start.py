@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.cli.start import main
+
 POSIX = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 """Environment in which Python decodes names, arguments and files as ASCII."""
 
@@ -31,6 +33,23 @@ def test_any_locale_gives_a_process_in_utf8_that_prints_what_its_terminal_can_sh
     assert b"?" in done.stdout  # an umlaut in an author's name
     printed = start("list", "judges", "--json", cwd=tmp_path, **POSIX).stdout
     assert json.loads(printed.decode("ascii"))["judges"]
+
+
+def test_the_module_of_the_command_line_starts_as_the_command_does(tmp_path: Path) -> None:
+    words = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--dry-run", "--runs"]
+    (tmp_path / "läufe").touch()
+    (tmp_path / "tmp").mkdir()
+    environment = os.environ | POSIX | {"TMPDIR": str(tmp_path / "tmp")}
+    done = subprocess.run([*words, "läufe".encode()], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.endswith(b" is a file; give another folder with --runs\n")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_windows_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="error: fedsafety runs on Linux and macOS; on Windows, install it in WSL"):
+        main()
 
 
 def test_arguments_that_are_not_ascii_or_not_utf8_survive(tmp_path: Path) -> None:
