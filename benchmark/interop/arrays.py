@@ -79,7 +79,7 @@ class Broadcast:
         if sent.keys() != self.arrays.keys():
             odd = sorted(sent.keys() ^ self.arrays.keys())[0]
             raise ValueError(f"array {odd!r} is {'missing' if odd in self.arrays else 'not one that was sent out'}")
-        for name in self.arrays.keys() - set(self.layout.names):
+        for name in sorted(self.arrays.keys() - set(self.layout.names)):
             ours, theirs = self.arrays[name], sent[name]
             # Packed weights look like a table of positions until a client changes them.
             if ours.size > 1 and (theirs.dtype != ours.dtype or not np.array_equal(theirs, ours)):

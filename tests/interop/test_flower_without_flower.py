@@ -139,6 +139,13 @@ def test_positions_counters_and_masks_stay_as_they_were_sent() -> None:
     assert all(moved[name] is array for name, array in kept.items())
 
 
+def test_the_first_changed_array_by_name_is_named() -> None:
+    tables = {name: np.arange(4) for name in ("zeta", "beta", "alpha", "gamma", "delta", "omega")}
+    model = Broadcast({"x": np.array([1.0]), **tables})
+    with pytest.raises(ValueError, match="array 'alpha' of type int64 was changed"):
+        model.update_of({"x": np.array([1.0]), **{name: table + 1 for name, table in tables.items()}})
+
+
 @pytest.mark.parametrize("changed", [np.arange(1, 5), np.arange(4, dtype=np.int32), np.arange(3)])
 def test_a_change_of_whole_numbers_is_refused_and_not_lost(changed: np.ndarray[Any, Any]) -> None:
     model = Broadcast({"x": np.array([1.0]), "packed": np.arange(4)})
