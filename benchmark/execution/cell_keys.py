@@ -22,6 +22,7 @@ from benchmark.execution.worlds import (
 )
 from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest
+from benchmark.records.identity import probe_set_key
 from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld
 from tasks.hub.fetching import without_fetching
@@ -166,9 +167,6 @@ def _reattacked(adapter: str, rounds: int) -> str:
 
 def probe_set_digest(probes: Sequence[Probe]) -> str:
     """Return the digest of a probe set. Probes without a target keep the digest from before targets existed."""
-    return content_key(
-        [
-            [p.id, p.kind, p.stratum, p.scored, p.instruction, p.max_new_tokens, *([p.target] if p.target else [])]
-            for p in probes
-        ]
+    return probe_set_key(
+        (p.id, p.kind.value, p.stratum, p.scored, p.instruction, p.max_new_tokens, p.target) for p in probes
     )

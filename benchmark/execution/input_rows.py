@@ -17,9 +17,13 @@ from tasks.base import Input
 
 def write_probes(plan: Plan, store: Store) -> None:
     """Write the plan's probes unless the store has them."""
-    if store.has("probes", plan.probe_set):
-        return
-    rows = [
+    if not store.has("probes", plan.probe_set):
+        store.write("probes", plan.probe_set, probe_rows(plan))
+
+
+def probe_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return the rows of the plan's probes."""
+    return [
         {
             "probe_set": plan.probe_set,
             "probe_id": probe.id,
@@ -28,10 +32,12 @@ def write_probes(plan: Plan, store: Store) -> None:
             "scored": probe.scored,
             "instruction": probe.instruction,
             "reference": probe.reference,
+            "position": position,
+            "max_new_tokens": probe.max_new_tokens,
+            "target": probe.target,
         }
-        for probe in plan.world.probes()
+        for position, probe in enumerate(plan.world.probes())
     ]
-    store.write("probes", plan.probe_set, rows)
 
 
 def write_inputs(plan: Plan, cells: Sequence[CellPlan], store: Store) -> list[str]:

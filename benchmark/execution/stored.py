@@ -5,11 +5,18 @@ A damaged file would otherwise be found by the leaderboard, after a run that end
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+
+import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.cell_rows import planned_columns
+from benchmark.execution.cell_rows import engine_of, planned_columns
+from benchmark.execution.input_rows import probe_rows
+from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan
+from benchmark.records.plausible import find_problem
+from benchmark.records.schemas import ADDED
 from benchmark.records.store import Store
 
 _CLAIMED = (
@@ -23,6 +30,15 @@ _CLAIMED = (
     "stage",
     "seed",
     "flags",
+    "twin",
+    "attack",
+    "clients",
+    "participants",
+    "malicious",
+    "declared_malicious",
+    "rounds",
+    "start_model",
+    "start_digest",
     "training_key",
     "adapter_key",
     "response_key",
@@ -69,8 +85,8 @@ def check_engine(plan: Plan, other: Plan, store: Store, reason: str) -> None:
         )
 
 
-def check_key(store: Store, table: str, key: str, column: str, value: str) -> int:
-    """Check that all rows of a file are of the key that the file is named by; return their number.
+def check_key(store: Store, table: str, key: str, column: str, value: str) -> pa.Table:
+    """Check that all rows of a file are of the key that the file is named by; return them.
 
     Raises:
         FedSafetyError: The file is damaged, or a row is of another key.
@@ -79,29 +95,65 @@ def check_key(store: Store, table: str, key: str, column: str, value: str) -> in
     others = sorted(set(rows[column].unique().to_pylist()) - {value})
     if others:
         raise _contradiction(store, table, key, f"{column} {others[0]!r} and not {value!r}")
-    return int(rows.num_rows)
+    return rows
+
+
+def check_probe_ids(store: Store, table: str, key: str, rows: pa.Table, expected: Collection[str]) -> None:
+    """Check that rows are on each of the expected probes once, and on no other.
+
+    Raises:
+        FedSafetyError: They are not.
+    """
+    counts = Counter(rows["probe_id"].to_pylist())
+    if len(rows) != len(expected):
+        raise _contradiction(store, table, key, f"{len(rows)} rows and not {len(expected)}")
+    if counts != Counter(expected):
+        odd = min((counts - Counter(expected)) or (Counter(expected) - counts))
+        raise _contradiction(store, table, key, f"{counts[odd]} rows on the probe {odd!r}")
 
 
 def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
-    probes = len(plan.world.probes())
-    expected = (
-        ("rounds", "training_key", {c.training_key: _rounds(plan, c) for c in plan.cells}),
-        ("responses", "response_key", {c.response_key: probes for c in plan.cells}),
-        ("probes", "probe_set", {plan.probe_set: probes}),
+    expected: tuple[tuple[str, str, dict[str, CellPlan | None], Callable[..., None]], ...] = (
+        ("rounds", "training_key", {cell.training_key: cell for cell in plan.cells}, _check_rounds),
+        ("responses", "response_key", {cell.response_key: cell for cell in plan.cells}, _check_responses),
+        ("probes", "probe_set", {plan.probe_set: None}, _check_probes),
     )
-    for table, column, counts in expected:
-        for key in sorted(counts.keys() & store.keys(table)):
+    for table, column, cells, check in expected:
+        for key in sorted(cells.keys() & store.keys(table)):
             try:
-                found = check_key(store, table, key, column, key)
-                if found != counts[key]:
-                    raise _contradiction(store, table, key, f"{found} rows and not {counts[key]}")
+                check(plan, store, key, check_key(store, table, key, column, key), cells[key])
             except FedSafetyError as error:
                 yield str(error)
 
 
-def _rounds(plan: Plan, cell: CellPlan) -> int:
-    """Return the number of rounds that a cell's training stores."""
-    return plan.suite.under(cell.scenario).training.rounds if cell.pipeline.trains else 0
+def _check_rounds(plan: Plan, store: Store, key: str, rows: pa.Table, cell: CellPlan) -> None:
+    rounds = plan.suite.under(cell.scenario).training.rounds if cell.pipeline.trains else 0
+    if len(rows) != rounds:
+        raise _contradiction(store, "rounds", key, f"{len(rows)} rows and not {rounds}")
+    if sorted(rows["round"].to_pylist()) != list(range(rounds)):
+        raise _contradiction(store, "rounds", key, f"a round twice and not each of {rounds} rounds")
+    if problem := find_problem("rounds", rows):
+        raise _contradiction(store, "rounds", key, problem)
+
+
+def _check_responses(plan: Plan, store: Store, key: str, rows: pa.Table, cell: CellPlan) -> None:
+    check_probe_ids(store, "responses", key, rows, [probe.id for probe in plan.world.probes()])
+    engines = {"probe_set": {plan.probe_set}, "generator": set(rows["generator"][:1].to_pylist())}
+    for column, values in engines.items():
+        if others := sorted(set(rows[column].unique().to_pylist()) - values):
+            raise _contradiction(store, "responses", key, f"{column} {others[0]!r} and not {min(values)!r}")
+
+
+def _check_probes(plan: Plan, store: Store, key: str, rows: pa.Table, _: None) -> None:
+    check_probe_ids(store, "probes", key, rows, [probe.id for probe in plan.world.probes()])
+    stored = {row["probe_id"]: row for row in rows.to_pylist()}
+    for planned in probe_rows(plan):
+        for column, value in planned.items():
+            found = stored[planned["probe_id"]][column]
+            # Rows of schema version 1 lack the later columns.
+            if found != value and not (found is None and column in ADDED["probes"]):
+                probe = planned["probe_id"]
+                raise _contradiction(store, "probes", key, f"{column} {found!r} of {probe!r} and not {value!r}")
 
 
 def _cell_problems(plan: Plan, store: Store) -> Iterator[str]:
@@ -113,7 +165,9 @@ def _cell_problems(plan: Plan, store: Store) -> Iterator[str]:
             rows, planned = store.read("cells", cell.cell_key).to_pylist(), planned_columns(plan, cell)
             if len(rows) != 1:
                 raise _contradiction(store, "cells", cell.cell_key, f"{len(rows)} rows and not 1")
-            for column in _CLAIMED:
+            if rows[0]["status"] == State.DONE and store.has("responses", cell.response_key):
+                planned |= {"generator": engine_of(store, cell.response_key)}
+            for column in (*_CLAIMED, *(["generator"] if "generator" in planned else [])):
                 if rows[0][column] != planned[column]:
                     found = f"{column} {rows[0][column]!r} and not {planned[column]!r}"
                     raise _contradiction(store, "cells", cell.cell_key, found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +40,14 @@ _NAMED = {
     "cells": ("suite", "scenario", "twin", "defense", "stage", "cell_key"),
     "verifications": ("cell_key", "bundle", "id", "suite"),
 }
+_ORDERED = (
+    ("participants", "clients", False),
+    ("malicious", "clients", False),
+    ("declared_malicious", "participants", True),
+)
+"""Pairs of columns of a cell, the first of which is at most the second, or less than it."""
+_OF_CLIENTS = ("malicious", "weights", "norms", "losses")
+"""Columns of a round with one value for each client."""
 _LAST_YEAR = 9000
 _SIGNED = {"task_scores": ("value", "stderr")}
 """Columns whose numbers may be negative."""
@@ -62,6 +73,8 @@ def find_problem(name: str, table: pa.Table) -> str:
         return _privilege_problem(table) or find_foreign_key(table) or _state_problem(table)
     if name == "responses" and len(shares := table.column("soft_refusal").drop_null()) and pc.max(shares).as_py() > 1:
         return f"soft_refusal is {pc.max(shares).as_py():g}, must be from 0 to 1"
+    if name == "rounds":
+        return _rounds_problem(table)
     return _judge_problem(table) if name == "verdicts" else ""
 
 
@@ -75,13 +88,80 @@ def _number_problem(name: str, column: pa.ChunkedArray, signed: bool) -> str:
 
 
 def _state_problem(cells: pa.Table) -> str:
-    """Return the first contradiction among a cell's state, reason and stage."""
-    for row in cells.select(["status", "reason", "final", "stage", "defense"]).to_pylist():
-        if row["status"] != STATUS_DONE and not row["reason"]:
-            return f"status is {row['status']!r} without a reason, every cell that is not done has a reason"
-        if row["final"] != (row["stage"] == row["defense"]):
-            return f"final is {row['final']} for stage {row['stage']!r} of {row['defense']!r}, the last stage is final"
+    """Return the first contradiction among a cell's state, reason, stage, attack and shape."""
+    text = {
+        name: cells.column(name).cast(pa.string())
+        for name in ("status", "reason", "stage", "defense", "scenario", "twin", "attack")
+    }
+    unexplained = pc.and_(pc.not_equal(text["status"], STATUS_DONE), pc.equal(text["reason"], ""))
+    if (row := _first(unexplained)) is not None:
+        status = text["status"][row].as_py()
+        return f"status is {status!r} without a reason, every cell that is not done has a reason"
+    final = cells.column("final")
+    if (row := _first(pc.not_equal(final, pc.equal(text["stage"], text["defense"])))) is not None:
+        stage, defense = text["stage"][row].as_py(), text["defense"][row].as_py()
+        return f"final is {final[row].as_py()} for stage {stage!r} of {defense!r}, the last stage is final"
+    own_twin = pc.equal(text["scenario"], text["twin"])
+    if (row := _first(pc.and_(own_twin, pc.not_equal(text["attack"], "none")))) is not None:
+        scenario, attack = text["scenario"][row].as_py(), text["attack"][row].as_py()
+        return f"attack is {attack!r} in {scenario!r}, which is its own twin, and a twin has the attack 'none'"
+    for small, large, strict in _ORDERED:
+        compare = pc.greater_equal if strict else pc.greater
+        if (row := _first(compare(cells.column(small), cells.column(large)))) is not None:
+            values = cells.column(small)[row].as_py(), cells.column(large)[row].as_py()
+            rule = "less than" if strict else "at most"
+            return f"{small} is {values[0]} and {large} is {values[1]}, {small} are {rule} {large}"
     return ""
+
+
+def _rounds_problem(rounds: pa.Table) -> str:
+    """Return the first round whose lists do not have one possible number for each client."""
+    columns = {name: rounds.column(name).combine_chunks() for name in ("clients", *_OF_CLIENTS, "rejected")}
+    lengths = {name: pc.list_value_length(column).to_numpy(zero_copy_only=False) for name, column in columns.items()}
+    doubtful = lengths["rejected"] > 0
+    for name in _OF_CLIENTS:
+        doubtful |= (lengths[name] != lengths["clients"]) & ~np.isnan(lengths[name].astype(float))
+    for name, column in columns.items():
+        values = column.flatten()
+        odd = values.is_null().to_numpy(zero_copy_only=False)
+        if pa.types.is_floating(values.type):
+            numbers = values.to_numpy(zero_copy_only=False)
+            odd |= ~np.isfinite(numbers) | ((numbers < 0) if name != "losses" else False)
+        doubtful[pc.list_parent_indices(column).to_numpy()[odd]] = True
+    # A round is looked at as Python values only where these columns leave a doubt.
+    suspects = pa.table({"round": rounds.column("round"), **columns}).filter(pa.array(doubtful))
+    return next(filter(None, map(_round_problem, suspects.to_pylist())), "")
+
+
+def _round_problem(row: dict[str, Any]) -> str:
+    clients, name = row["clients"], f"round {row['round']}"
+    for column in _OF_CLIENTS:
+        if row[column] is not None and len(row[column]) != len(clients):
+            return f"{name} has {len(row[column])} {column} and {len(clients)} clients, each client has one"
+    for column in ("clients", *_OF_CLIENTS, "rejected"):
+        if None in (row[column] or ()):
+            return f"{name} has a missing value among its {column}, each client has one"
+    if foreign := sorted(set(row["rejected"]) - set(clients)):
+        return f"{name} rejects {foreign[0]!r}, which is no client of the round"
+    if not all(map(_is_size, row["weights"] or ())):
+        return f"{name} has a weight that is negative or not finite, weights are finite numbers from 0"
+    for client, malicious, norm, loss in zip(clients, row["malicious"], row["norms"], row["losses"], strict=True):
+        refused = client in row["rejected"]
+        if not refused and not _is_size(norm):
+            return f"{name} has the norm {norm:g} of {client!r}, norms of accepted updates are finite and from 0"
+        if not refused and not malicious and not math.isfinite(loss):
+            return f"{name} has the loss {loss:g} of {client!r}, losses of honest clients are finite"
+    return ""
+
+
+def _is_size(number: float) -> bool:
+    return math.isfinite(number) and number >= 0
+
+
+def _first(mask: pa.ChunkedArray) -> int | None:
+    """Return the index of the first true value."""
+    index = int(pc.index(mask, pa.scalar(value=True)).as_py())
+    return index if index >= 0 else None
 
 
 def _judge_problem(verdicts: pa.Table) -> str:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
-from benchmark.records.store import Store, read_table
+from benchmark.records.store import Store, read_table, row_files
 
 
 def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
@@ -123,7 +123,7 @@ def _task_scores(store: Store, response_keys: set[str], folder: Path) -> pa.Tabl
     selected = pc.is_in(_text(rows, "response_key"), pa.array(sorted(response_keys), pa.string()))
     whole = pc.equal(rows["sample_limit"], 0)
     committed: set[str] = set()
-    for path in sorted((folder / "task_scores").glob("*.parquet")):
+    for path in row_files(folder / "task_scores"):
         former = read_table(path, "task_scores")
         keys = pc.binary_join_element_wise(_text(former, "response_key"), _text(former, "requested"), "/")
         committed |= set(keys.to_pylist())
@@ -133,7 +133,7 @@ def _task_scores(store: Store, response_keys: set[str], folder: Path) -> pa.Tabl
 
 def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
     """Update the one catalog of ``folder``; return the number of new or changed rows."""
-    former = [read_table(path, "catalog") for path in sorted((folder / "catalog").glob("*.parquet"))]
+    former = [read_table(path, "catalog") for path in row_files(folder / "catalog")]
     former_rows = _by_name(former)
     merged = former_rows | _by_name(_catalogs_of(store, suite))
     changed = sum(former_rows.get(name) != row for name, row in merged.items())
@@ -187,7 +187,7 @@ _ORDER = {
 
 def _committed(folder: Path, table: str, column: str) -> set[str]:
     keys: set[str] = set()
-    for path in sorted((folder / table).glob("*.parquet")):
+    for path in row_files(folder / table):
         keys |= _values(read_table(path, table), column)
     return keys
 

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
-"""Changes with any column; a reader refuses rows of another version."""
+SCHEMA_VERSION = 2
+"""Changes with any column; a reader refuses rows of a version that is not in :data:`READABLE_VERSIONS`."""
+READABLE_VERSIONS = ("1", "2")
+"""Versions that are read. Rows of version 1 have no values in the columns :data:`ADDED`."""
+ADDED: dict[str, tuple[str, ...]] = {"probes": ("position", "max_new_tokens", "target")}
+"""Columns that came with version 2, by table. They only check other columns, so digests of rows leave them out."""
 
 STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE = "done", "failed", "not_applicable"
 ORIGIN_COMMITTED, ORIGIN_LOCAL, ORIGIN_SUBMITTED = "committed", "local", "submitted"
@@ -149,6 +153,11 @@ PROBES = _schema(
         _field("scored", pa.bool_(), "Whether it enters the headline score."),
         _field("instruction", pa.string(), "User turn."),
         _field("reference", pa.string(), "Expected response where there is one, else empty."),
+        _field("position", pa.int32(), "Place of the probe in its set, from 0.", nullable=True),
+        _field("max_new_tokens", pa.int32(), "Most tokens of an answer.", nullable=True),
+        _field(
+            "target", pa.string(), "Affirmative answer whose likelihood is measured; empty for none.", nullable=True
+        ),
     ],
 )
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from benchmark.errors import FedSafetyError, StorageError, first_line
-from benchmark.records.schemas import SCHEMA_VERSION, TABLES
+from benchmark.records.identity import find_foreign_probe_set
+from benchmark.records.schemas import ADDED, READABLE_VERSIONS, TABLES
 
 SCRATCH = ".writing-"
 """Prefix of the names of half-written files and folders."""
@@ -46,7 +47,7 @@ class Store:
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all files of a table."""
-        return {path.stem for path in (self.root / table).glob("*.parquet") if not path.name.startswith(SCRATCH)}
+        return {path.stem for path in row_files(self.root / table)}
 
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
         """Write the rows of ``key`` in one step.
@@ -188,13 +189,41 @@ def read_table(path: Path, table: str) -> pa.Table:
             check_schema(file.schema_arrow, table, path)
             rows = file.read()
         rows.validate(full=True)
-        return rows.cast(TABLES[table])
+        rows = with_added_columns(rows, table).cast(TABLES[table])
     except FileNotFoundError as error:
         raise FedSafetyError(f"{path} is missing; run the command that makes it again") from error
     except UNREADABLE as error:
         raise FedSafetyError(
             f"{path} is damaged ({first_line(error)}); delete it and run again to remake it"
         ) from error
+    if table == "probes" and (problem := find_foreign_probe_set(rows)):
+        raise FedSafetyError(f"{path} cannot be right: {problem}; delete it and run again to remake it")
+    return rows
+
+
+def with_added_columns(rows: pa.Table, table: str) -> pa.Table:
+    """Return rows of any readable schema version with the columns that later versions added, empty where they lack."""
+    for name in ADDED.get(table, ()):
+        if name not in rows.column_names:
+            rows = rows.append_column(TABLES[table].field(name), pa.nulls(len(rows), TABLES[table].field(name).type))
+    return rows
+
+
+def row_files(folder: Path, *, below: bool = False) -> list[Path]:
+    """Return the files of rows in ``folder``, sorted, without those that a running command is writing.
+
+    Args:
+        folder: The folder, which may be missing.
+        below: Whether to look into the folders inside it, at any depth.
+
+    Raises:
+        FedSafetyError: The ending of a file has capital letters, so that some file systems would pass it over.
+    """
+    found = folder.rglob("*") if below else folder.glob("*")
+    paths = [path for path in found if path.suffix.lower() == ".parquet" and not path.name.startswith(SCRATCH)]
+    if odd := min((path for path in paths if path.suffix != ".parquet"), default=None):
+        raise FedSafetyError(f"{str(odd)!r} ends in {odd.suffix}; rename it so that it ends in .parquet")
+    return sorted(paths)
 
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError)
@@ -222,9 +251,9 @@ def check_schema(schema: pa.Schema, table: str, path: Path) -> None:
     metadata = schema.metadata or {}
     version = metadata.get(b"fedsafety.schema_version", b"none").decode(errors="replace")
     name = metadata.get(b"fedsafety.table", b"none").decode(errors="replace")
-    if version != str(SCHEMA_VERSION):
+    if version not in READABLE_VERSIONS:
         raise FedSafetyError(
-            f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}; "
+            f"{path} has schema version {version}, this program reads versions {' and '.join(READABLE_VERSIONS)}; "
             f"use the release that wrote it, or move it away and run again"
         )
     if name != table:

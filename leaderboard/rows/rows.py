@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError, UsageError, first_line
-from benchmark.records.identity import find_divided_training
+from benchmark.records.identity import find_divided_training, find_foreign_probe_set, find_foreign_responses
 from benchmark.records.plausible import find_problem
-from benchmark.records.schemas import ORIGIN_COMMITTED, ORIGIN_LOCAL, SCHEMA_VERSION, TABLES
-from benchmark.records.store import SCRATCH, UNREADABLE, open_rows
+from benchmark.records.schemas import ADDED, ORIGIN_COMMITTED, ORIGIN_LOCAL, READABLE_VERSIONS, TABLES
+from benchmark.records.store import UNREADABLE, open_rows, row_files, with_added_columns
 from leaderboard.rows.canonical import canonical_table, rows_digest
 from leaderboard.rows.retractions import Retractions, retractions
 from leaderboard.rows.rungs import Rung
@@ -259,18 +259,27 @@ def _is(cells: pa.Table, origin: str) -> pa.ChunkedArray:
 
 def _load_root(root: Path, apart: Sequence[Path] = ()) -> Loaded:
     """Return the tables below ``root`` without those in the folders ``apart``."""
-    paths = sorted(path for path in root.rglob("*.parquet") if not path.name.startswith(SCRATCH))
+    paths = row_files(root, below=True)
     if apart:
         paths = [path for path in paths if not any(path.is_relative_to(folder) for folder in apart)]
     loaded: Loaded = {name: [] for name in TABLES}
     with ThreadPoolExecutor(max_workers=2) as pool:
         for name, table in pool.map(_load_file, paths):
             loaded[name].append(table)
-    contradiction = find_divided_training(pa.concat_tables(loaded["cells"])) if loaded["cells"] else ""
+    whole = {name: pa.concat_tables(loaded[name]) for name in ("cells", "probes", "responses") if loaded[name]}
+    contradiction, changed = "", "cell"
+    if "cells" in whole:
+        contradiction = find_divided_training(whole["cells"])
+        if not contradiction and "responses" in whole:
+            contradiction = find_foreign_responses(whole["cells"], whole["responses"])
+    if not contradiction and "probes" in whole:
+        contradiction, changed = find_foreign_probe_set(whole["probes"]), "probes"
     if contradiction:
         raise FedSafetyError(
-            f"{str(root)!r} cannot be right: {contradiction}; delete the file of the changed cell and run again"
+            f"{str(root)!r} cannot be right: {contradiction}; delete the file of the changed {changed} and run again"
         )
+    # The added columns have done their work, and the digest of rows was made without them.
+    loaded["probes"] = [table.drop_columns(list(ADDED["probes"])) for table in loaded["probes"]]
     return loaded
 
 
@@ -284,6 +293,7 @@ def _load_file(path: Path) -> tuple[str, pa.Table]:
             f"cannot read {str(path)!r}: {first_line(error)}; delete the file and run the command that "
             f"wrote it again, only missing work is redone"
         ) from error
+    table = with_added_columns(table, name)
     for field in TABLES[name]:
         if not field.nullable and table.column(field.name).null_count:
             raise FedSafetyError(
@@ -316,18 +326,24 @@ def _checked_table_name(path: Path, schema: pa.Schema) -> str:
             f"{', '.join(TABLES)}); move it out of the folder"
         )
     version = metadata.get(b"fedsafety.schema_version", b"none").decode(errors="replace")
-    if version != str(SCHEMA_VERSION):
+    if version not in READABLE_VERSIONS:
         raise FedSafetyError(
-            f"{str(path)!r} holds rows of schema version {version}, this release reads version {SCHEMA_VERSION}; "
+            f"{str(path)!r} holds rows of schema version {version}, this release reads versions "
+            f"{' and '.join(READABLE_VERSIONS)}; "
             f"make the rows again with `fedsafety run` or install the release that wrote them"
         )
     expected = TABLES[name]
     found = dict(zip(schema.names, schema.types, strict=True))
-    wrong = [field.name for field in expected if not _same_type(found.get(field.name), field.type)]
+    later = ADDED.get(name, ()) if version == READABLE_VERSIONS[0] else ()
+    wrong = [
+        field.name
+        for field in expected
+        if not _same_type(found.get(field.name), field.type) and (field.name in found or field.name not in later)
+    ]
     extra = [column for column in schema.names if column not in expected.names]
     if wrong or extra:
         raise FedSafetyError(
-            f"{str(path)!r} does not have the columns of table {name!r} in schema version {SCHEMA_VERSION} (missing or "
+            f"{str(path)!r} does not have the columns of table {name!r} in schema version {version} (missing or "
             f"of another type: {', '.join(wrong) or 'none'}; unknown: {', '.join(extra) or 'none'}); make the rows "
             f"again with `fedsafety run`"
         )
@@ -346,7 +362,7 @@ def _tables(parts: dict[str, list[pa.Table]]) -> Tables:
 
 
 def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
-    empty = TABLES[name].empty_table().replace_schema_metadata(None)
+    empty = TABLES[name].empty_table().replace_schema_metadata(None).drop_columns(list(ADDED.get(name, ())))
     table = pa.concat_tables([empty, *tables], promote_options="default")
 
     def refuse_repeat(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -25,7 +25,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.errors import FedSafetyError, unknown_name
-from benchmark.records.schemas import KIND_ATTACK, KIND_DEFENSE, ORIGIN_LOCAL, ORIGIN_SUBMITTED, RUNG_REPRODUCED, TABLES
+from benchmark.records.schemas import (
+    ADDED,
+    KIND_ATTACK,
+    KIND_DEFENSE,
+    ORIGIN_LOCAL,
+    ORIGIN_SUBMITTED,
+    RUNG_REPRODUCED,
+    TABLES,
+)
 from leaderboard.rows.retractions import FILE_NAME
 from leaderboard.rows.rungs import FOLDER, RUNGS, Rung, lowest
 
@@ -391,7 +399,7 @@ def _bases(catalog: pa.Table) -> dict[str, str]:
 
 
 def _joined(name: str, parts: Sequence[pa.Table]) -> pa.Table:
-    empty = TABLES[name].empty_table().replace_schema_metadata(None)
+    empty = TABLES[name].empty_table().replace_schema_metadata(None).drop_columns(list(ADDED.get(name, ())))
     return pa.concat_tables([empty, *parts], promote_options="default").unify_dictionaries()
 
 

@@ -30,7 +30,8 @@ from benchmark.keys import OWN_PACKAGES
 from benchmark.methods.kinds import KINDS
 from benchmark.methods.source import ID_PATTERN, MethodSource
 from benchmark.records.plausible import find_problem
-from benchmark.records.schemas import SCHEMA_VERSION, TABLES
+from benchmark.records.schemas import ADDED, READABLE_VERSIONS, TABLES
+from benchmark.records.store import with_added_columns
 from benchmark.registry import check_shown
 from benchmark.submission.bundle.archive import ArchiveError, read_archive, write_archive
 from benchmark.submission.bundle.claim import LONGEST_NOTICE, MOST_NOTICES
@@ -309,7 +310,7 @@ def _read_rows(name: str, data: bytes) -> pa.Table:
                     raise FedSafetyError(f"table {name!r} unpacks to more than {MAX_TABLE_BYTES} bytes")
                 batches.append(batch)
             rows = pa.Table.from_batches(batches, file.schema_arrow).unify_dictionaries().combine_chunks()
-        rows = rows.cast(schema)
+        rows = with_added_columns(rows, name).cast(schema)
         rows.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FedSafetyError(f"table {name!r} cannot be read: {first_line(error)}") from error
@@ -329,15 +330,17 @@ def _check_schema(name: str, schema: pa.Schema) -> None:
     metadata = schema.metadata or {}
     table = metadata.get(b"fedsafety.table", b"").decode(errors="replace")
     version = metadata.get(b"fedsafety.schema_version", b"none").decode(errors="replace")
-    if table != name or version != str(SCHEMA_VERSION):
+    if table != name or version not in READABLE_VERSIONS:
         raise FedSafetyError(
-            f"the file of table {name!r} holds table {table!r} of schema version {version}; this release reads version "
-            f"{SCHEMA_VERSION}"
+            f"the file of table {name!r} holds table {table!r} of schema version {version}; this release reads "
+            f"versions {' and '.join(READABLE_VERSIONS)}"
         )
-    if schema.names != TABLES[name].names:
-        differences = sorted(set(schema.names) ^ set(TABLES[name].names)) or ["the order"]
-        raise FedSafetyError(f"table {name!r} has other columns than schema version {SCHEMA_VERSION}: {differences[0]}")
-    for field in TABLES[name]:
+    later = ADDED.get(name, ()) if version == READABLE_VERSIONS[0] else ()
+    fields = [field for field in TABLES[name] if field.name not in later or field.name in schema.names]
+    if schema.names != [field.name for field in fields]:
+        differences = sorted(set(schema.names) ^ {field.name for field in fields}) or ["the order"]
+        raise FedSafetyError(f"table {name!r} has other columns than schema version {version}: {differences[0]}")
+    for field in fields:
         column_type = schema.field(field.name).type
         # Parquet has no unit of seconds, so that a timestamp in seconds is read in milliseconds.
         are_times = pa.types.is_timestamp(column_type) and pa.types.is_timestamp(field.type)

@@ -35,7 +35,7 @@ from benchmark.keys import source_files
 from benchmark.methods.source import MethodSource
 from benchmark.progress import Reporter
 from benchmark.records.environment import environment
-from benchmark.records.schemas import RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED, SCHEMA_VERSION
+from benchmark.records.schemas import READABLE_VERSIONS, RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.isolation import find_isolation
@@ -317,12 +317,12 @@ _OF_STRANGERS = (Step.ARCHIVE, Step.VERSIONS, Step.IDENTITY, Step.KEYS)
 
 def _suite_and_engine(bundle: Bundle, options: Options) -> tuple[Suite, EngineChoice]:
     manifest = bundle.manifest
-    versions = (manifest.protocol_version, manifest.schema_version)
-    if versions != (PROTOCOL_VERSION, SCHEMA_VERSION):
+    protocol, schema = manifest.protocol_version, str(manifest.schema_version)
+    if protocol != PROTOCOL_VERSION or schema not in READABLE_VERSIONS:
         raise FedSafetyError(
-            f"its rows were made under protocol {versions[0]} and schema {versions[1]}, but this release verifies "
-            f"protocol {PROTOCOL_VERSION} and schema {SCHEMA_VERSION}; run `fedsafety run` and `fedsafety submit` "
-            f"again with this release"
+            f"its rows were made under protocol {protocol} and schema {schema}, but this release verifies "
+            f"protocol {PROTOCOL_VERSION} and schema {' or '.join(READABLE_VERSIONS)}; run `fedsafety run` and "
+            f"`fedsafety submit` again with this release"
         )
     suite = find_suite(options.suite or manifest.suite)
     if (suite.id, suite.version) != (manifest.suite, manifest.suite_version):

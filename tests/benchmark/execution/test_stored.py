@@ -10,9 +10,11 @@ import pytest
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.cell_rows import CellRows
+from benchmark.execution.input_rows import probe_rows
 from benchmark.execution.outcome import Outcome, State
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.execution.stored import check_engine, check_key, check_stored
+from benchmark.execution.stored import check_engine, check_key, check_probe_ids, check_stored
+from benchmark.records.schemas import ADDED
 from benchmark.records.store import Store
 from benchmark.suites.suite import find_suite
 
@@ -81,6 +83,29 @@ def _changed(**values: Any) -> Callable[[Store, Plan], None]:
     return change
 
 
+def _response(**values: Any) -> Callable[[Store, Plan], None]:
+    def change(store: Store, plan: Plan) -> None:
+        key = plan.cells[0].response_key
+        rows = store.read("responses", key).to_pylist()
+        store.write("responses", key, [*rows[:-1], rows[-1] | values])
+
+    return change
+
+
+def _probe(**values: Any) -> Callable[[Store, Plan], None]:
+    """Change a probe in a file of schema version 1, whose rows hold no place and no limit."""
+
+    def change(store: Store, plan: Plan) -> None:
+        rows = [row | dict.fromkeys(ADDED["probes"]) for row in probe_rows(plan)]
+        store.write("probes", plan.probe_set, rows)
+        check_stored(plan, store)
+        index = next(index for index, row in enumerate(rows) if row["scored"])
+        rows[index] |= values
+        store.write("probes", plan.probe_set, rows)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -89,6 +114,13 @@ def _changed(**values: Any) -> Callable[[Store, Plan], None]:
         (_shortened, r"responses/\w+\.parquet holds \d+ rows and not \d+"),
         (_changed(seed=12), r"cells/\w+\.parquet holds seed 12 and not 11, against the key"),
         (_changed(protocol_version="0"), r"cells/\w+\.parquet holds protocol_version '0' and not"),
+        (_changed(clients=12), r"cells/\w+\.parquet holds clients 12 and not 10"),
+        (_changed(attack="generated_data"), r"cells/\w+\.parquet holds attack 'generated_data' and not 'none'"),
+        (_response(generator="vllm 9"), r"responses/\w+\.parquet holds generator 'vllm 9' and not 'made'"),
+        (_response(probe_set="0" * 32), r"responses/\w+\.parquet holds probe_set '0+' and not"),
+        (_response(probe_id="lost"), r"responses/\w+\.parquet holds 1 rows on the probe 'lost', against the key"),
+        (_probe(scored=False), r"probes/\w+\.parquet holds scored False of .* and not True"),
+        (_probe(reference="else"), r"probes/\w+\.parquet holds reference 'else' of .* and not"),
     ],
 )
 def test_what_cannot_be_relied_on_is_named(
@@ -104,3 +136,8 @@ def test_verdicts_on_other_responses_are_named(store: Store) -> None:
     store.write("verdicts", "a-rule-i", [row | {"response_key": "b"}])
     with pytest.raises(FedSafetyError, match=r"a-rule-i\.parquet holds response_key 'b' and not 'a'"):
         check_key(store, "verdicts", "a-rule-i", "response_key", "a")
+    rows = check_key(store, "verdicts", "a-rule-i", "response_key", "b")
+    check_probe_ids(store, "verdicts", "a-rule-i", rows, ["p"])
+    for expected, message in ((["p", "q"], "holds 1 rows and not 2"), (["q"], "holds 1 rows on the probe 'p'")):
+        with pytest.raises(FedSafetyError, match=message):
+            check_probe_ids(store, "verdicts", "a-rule-i", rows, expected)

@@ -22,6 +22,10 @@ from ...leaderboard.synthetic import catalog_row, cell_row, make_rows, table_of
             "final is True for stage 'krum' of 'krum+posthoc_self'",
         ),
         ({"status": "failed"}, "status is 'failed' without a reason"),
+        ({"clients": 9}, "participants is 10 and clients is 9, participants are at most clients"),
+        ({"malicious": 11}, "malicious is 11 and clients is 10, malicious are at most clients"),
+        ({"declared_malicious": 10}, "declared_malicious is 10 and participants is 10, declared_malicious are less"),
+        ({"twin": "aligned_start"}, "attack is 'unaligned_data' in 'aligned_start', which is its own twin"),
     ],
 )
 def test_a_cell_that_contradicts_itself(changes: dict[str, Any], problem: str) -> None:
@@ -44,6 +48,30 @@ def test_a_changed_value_of_a_table(table: str, column: str, value: object, prob
     assert find_problem(table, pa.Table.from_pylist(rows, schema=TABLES[table])) == ""
     rows[0][column] = value
     assert problem in find_problem(table, pa.Table.from_pylist(rows, schema=TABLES[table]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"norms": [1.0, float("inf")]}, "round 0 has the norm inf of 'c1'"),
+        ({"norms": [float("nan"), 1.0]}, "round 0 has the norm nan of 'c0'"),
+        ({"norms": [-1.0, 1.0]}, "round 0 has the norm -1 of 'c0'"),
+        ({"norms": [1.0]}, "round 0 has 1 norms and 2 clients"),
+        ({"losses": [float("nan"), 1.0]}, "round 0 has the loss nan of 'c0', losses of honest clients are finite"),
+        ({"losses": [0.3, 0.1, 0.2]}, "round 0 has 3 losses and 2 clients"),
+        ({"malicious": [True]}, "round 0 has 1 malicious and 2 clients"),
+        ({"weights": [0.5, -0.5]}, "round 0 has a weight that is negative"),
+        ({"weights": [1.0]}, "round 0 has 1 weights and 2 clients"),
+        ({"rejected": ["c7"]}, "round 0 rejects 'c7', which is no client of the round"),
+        ({"rejected": ["c1"], "norms": [1.0, float("nan")], "losses": [0.3, float("inf")]}, ""),
+        ({"losses": [0.3, float("nan")]}, ""),
+    ],
+)
+def test_a_round_has_one_possible_number_for_each_client(changes: dict[str, Any], problem: str) -> None:
+    row = make_rows()["rounds"].to_pylist()[0] | changes
+    found = find_problem("rounds", table_of("rounds", [row]))
+    assert problem in found
+    assert bool(problem) == bool(found)
 
 
 def test_a_kind_of_the_catalog_is_known() -> None:

@@ -14,7 +14,7 @@ import pytest
 from benchmark.errors import FedSafetyError
 from benchmark.records import store as module
 from benchmark.records.schemas import TABLES
-from benchmark.records.store import SCRATCH, Store, read_table
+from benchmark.records.store import SCRATCH, Store, read_table, row_files
 
 
 def probe(number: int, **changes: Any) -> dict[str, Any]:
@@ -26,6 +26,9 @@ def probe(number: int, **changes: Any) -> dict[str, Any]:
         "scored": True,
         "instruction": "do w1",
         "reference": "",
+        "position": None,
+        "max_new_tokens": None,
+        "target": None,
     } | changes
 
 
@@ -251,3 +254,12 @@ def test_what_a_living_process_writes_is_left_alone(store: Store) -> None:
     assert living.exists()
     assert not dead.exists()
     assert store.keys("probes") == {"a"}
+
+
+def test_an_ending_in_capitals_is_refused_and_not_passed_over(store: Store, tmp_path: Path) -> None:
+    store.write("probes", "a", [probe(1)])
+    (tmp_path / "runs" / "probes" / "a.parquet").rename(tmp_path / "runs" / "probes" / "a.PARQUET")
+    with pytest.raises(FedSafetyError, match=r"a\.PARQUET' ends in \.PARQUET; rename it so that it ends in \.parquet"):
+        store.keys("probes")
+    with pytest.raises(FedSafetyError, match=r"a\.PARQUET' ends in \.PARQUET"):
+        row_files(tmp_path, below=True)

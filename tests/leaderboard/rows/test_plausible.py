@@ -49,6 +49,7 @@ def summary(board: Board) -> list[tuple[str, str, int | None, float | None]]:
     ("column", "value", "said"),
     [
         ("origin", "evil", "origin is 'evil', must be one of committed, local, submitted"),
+        ("twin", "aligned_start", "attack is 'unaligned_data' in 'aligned_start', which is its own twin"),
         ("status", "running", "status is 'running'"),
         ("knowledge", "everything", "knowledge is 'everything'"),
         ("knowledge", "truth", "a ranked row is told the truth"),
@@ -84,7 +85,6 @@ def test_a_probe_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     "changes",
     [
         {"scenario": "zzz"},  # a scenario of its own would enter the mean
-        {"twin": "aligned_start"},  # an attacked scenario would become its own twin
         {"twin": "nowhere"},
         {"primary_judge": "rule"},
         {"malicious": 0, "clients": 99},

@@ -131,7 +131,7 @@ def hostile(draw: st.DrawFn) -> tuple[str, list[Cell], str, str]:
                             "suite_version": st.sampled_from(["1", "2"]),
                             "protocol_version": st.sampled_from(["1", "2"]),
                             "created_at": st.sampled_from([datetime.datetime(2999, 1, 1, tzinfo=datetime.UTC)]),
-                            "participants": st.sampled_from([3, 2**31 - 1]),
+                            "participants": st.sampled_from([4, 2**31 - 1]),
                             "probe_set": st.sampled_from(["another"]),
                             "server_seconds": st.sampled_from([0.0, 2.0**53]),
                             "upload_bytes": st.just(2**53),
@@ -155,6 +155,9 @@ def hostile(draw: st.DrawFn) -> tuple[str, list[Cell], str, str]:
                 row["final"] = row["stage"] == row["defense"]
                 if defense == "fedavg":
                     row["attack"] = id_
+                row["clients"] = max(row["clients"], row["participants"])
+                if row["twin"] == row["scenario"]:
+                    row["attack"] = "none"
                 # Cells of one training that contradict each other are refused when they are read.
                 row["training_key"] += f"-{row['protocol_version']}-{row['participants']}-{row['attack']}"
                 made.append((row, {"safety": draw(SHARES), "utility": draw(SHARES), "over_refusal": draw(SHARES)}))

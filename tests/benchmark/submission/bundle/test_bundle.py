@@ -173,14 +173,14 @@ def changed_probes(tmp_path: Path, data: bytes) -> Bundle:
 def test_rows_that_are_not_of_the_schema_are_refused(tmp_path: Path) -> None:
     rows = probes("a")
     metadata = dict(rows.schema.metadata)
-    later = rows.replace_schema_metadata({**metadata, b"fedsafety.schema_version": b"2"})
+    later = rows.replace_schema_metadata({**metadata, b"fedsafety.schema_version": b"3"})
     label = TABLES["probes"].field("kind")
     odd = rows.set_column(2, label, pa.array(["poetry"]).cast(label.type))
     text = rows.set_column(2, "kind", pa.array(["utility"]))
     nothing = pa.array([None], pa.string())
     cases = [
         (b"no parquet", "cannot be read"),
-        (parquet(later), "schema version 2"),
+        (parquet(later), "schema version 3"),
         (parquet(rows.replace_schema_metadata({**metadata, b"fedsafety.table": b"cells"})), "holds table 'cells'"),
         (parquet(rows.drop_columns(["reference"])), "other columns"),
         (parquet(odd), "kind is 'poetry'"),
