@@ -97,7 +97,13 @@ def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | N
     """
     checkpoint, rank = plan.world.checkpoint(start), plan.suite.lora.rank
     # An adapter is judged on the weights that it was trained on, so the checkpoint's number formats hold here too.
-    settings = EngineSettings.of(plan.suite.compute, checkpoint, max_lora_rank=rank, max_length=max_length)
+    settings = EngineSettings.of(
+        plan.suite.compute,
+        checkpoint,
+        max_lora_rank=rank,
+        max_length=max_length,
+        adapters=plan.suite.decoding.adapters,
+    )
     return open_engine(choice, checkpoint.path, settings)
 
 

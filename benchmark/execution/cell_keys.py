@@ -140,6 +140,8 @@ class CellKeys:
     def _response(self, adapter: str, stage: Pipeline, scenario: Scenario) -> str:
         decoding = self._suite.decoding
         sampled = {"decoding": decoding.model_dump(mode="json")} if decoding.temperature else {}
+        # Merged weights are rounded, so that answers may differ. Rows from before the setting keep their keys.
+        merged = {"adapters": decoding.adapters} if decoding.adapters != "lora" else {}
         return content_key(
             {
                 "artefact": "responses",
@@ -149,6 +151,7 @@ class CellKeys:
                 "chat": self._chat(scenario.start),
                 "generator": self._generator,
                 **sampled,
+                **merged,
                 **self._world.response_choices,
             }
         )

@@ -13,7 +13,7 @@ from benchmark.errors import UsageError
 from benchmark.generation.rounding import rounding_obstacle
 from benchmark.generation.settings import buffer_rank
 from benchmark.models.sizes import BYTES, CPU_CACHE_BYTES, Decoder, Precision, gib
-from benchmark.suites.settings import LoraSettings
+from benchmark.suites.settings import Adapters, LoraSettings
 from benchmark.suites.suite import Compute
 
 
@@ -38,7 +38,8 @@ class AnsweringMemory:
 
     Attributes:
         weights: The base model.
-        adapters: Slots for the adapters of a batch.
+        adapters: Slots for the adapters of a batch, or 0 where adapters are merged.
+        copy: A copy of the linear layers' weights, from which the base model is restored after a merged adapter, or 0.
         least_cache: Key-value cache of one sequence of full length, the least for an answer.
         full_cache: Key-value cache of a full batch of such sequences; with less, batches are smaller.
         fraction: Share of a GPU's memory that the engine takes, even if it needs less.
@@ -46,20 +47,26 @@ class AnsweringMemory:
 
     weights: int
     adapters: int
+    copy: int
     least_cache: int
     full_cache: int
     fraction: float
 
     @property
+    def fixed(self) -> int:
+        """Bytes without keys and values."""
+        return self.weights + self.adapters + self.copy
+
+    @property
     def least(self) -> int:
         """Least bytes with which the engine can answer."""
-        return self.weights + self.adapters + self.least_cache
+        return self.fixed + self.least_cache
 
     def taken(self, device: Device) -> int:
         """Return the bytes that the engine takes on ``device``."""
         if device.kind == "cuda":
             return int(self.fraction * device.memory)
-        return self.weights + self.adapters + min(self.full_cache, CPU_CACHE_BYTES)
+        return self.fixed + min(self.full_cache, CPU_CACHE_BYTES)
 
 
 def this_device() -> Device:
@@ -83,21 +90,29 @@ def held_quantization(quantization: str, generator: str, tensor_parallel: int = 
 
 
 def answering_memory(
-    decoder: Decoder, precision: Precision, lora: LoraSettings | None, compute: Compute, length: int, generator: str
+    decoder: Decoder,
+    precision: Precision,
+    lora: LoraSettings | None,
+    compute: Compute,
+    length: int,
+    generator: str,
+    adapters: Adapters = "lora",
 ) -> AnsweringMemory:
     """Return the memory of answering, for prompts with answers of at most ``length`` tokens.
 
-    With ``lora``, the engine has slots for adapters in all linear layers. For the format of its weights see
-    :func:`held_quantization`.
+    With ``lora``, the engine has slots for adapters in all linear layers, or a copy of their weights where it merges
+    adapters. For the format of its weights see :func:`held_quantization`.
     """
     size, devices = BYTES[precision.dtype], compute.tensor_parallel
     held = held_quantization(precision.quantization, generator, devices)
     rank = buffer_rank(lora.rank) if lora else 0
+    merges = lora is not None and adapters == "merged"
     slots = compute.max_loras * decoder.layers * rank * sum(x.inputs + x.outputs for x in decoder.linears) * size
     sequence = length * decoder.cache_bytes(precision.dtype)
     return AnsweringMemory(
         weights=decoder.weight_bytes(precision.dtype, held) // devices,
-        adapters=slots // devices,
+        adapters=0 if merges else slots // devices,
+        copy=decoder.linear_bytes(precision.dtype) if merges else 0,
         least_cache=sequence // devices,
         full_cache=compute.max_batch * sequence // devices,
         fraction=compute.gpu_memory_fraction,
@@ -112,10 +127,12 @@ def refuse_answering(role: str, memory: AnsweringMemory, device: Device) -> None
     """
     lack = _lack(memory, device)
     if lack is not None:
+        ways = "lower compute.max_loras or compute.max_length, raise compute.tensor_parallel"
+        if memory.copy:
+            ways = "set decoding.adapters to lora, lower compute.max_length"
         raise UsageError(
-            f"answering with model {role!r} {lack}; lower compute.max_loras or compute.max_length, raise "
-            f"compute.tensor_parallel, load the model in a smaller format (dtype, and where transformers answers "
-            f"quantization), or run a suite with a smaller model"
+            f"answering with model {role!r} {lack}; {ways}, load the model in a smaller format (dtype, and where "
+            f"transformers answers quantization), or run a suite with a smaller model"
         )
 
 
@@ -135,9 +152,10 @@ def _lack(memory: AnsweringMemory, device: Device) -> str | None:
     if memory.least <= room:
         return None
     share = f" ({memory.fraction:.0%} of {gib(device.memory)})" if device.kind == "cuda" else ""
-    slots = f", adapter slots {gib(memory.adapters)}" if memory.adapters else ""
+    adapters = f", adapter slots {gib(memory.adapters)}" if memory.adapters else ""
+    adapters += f", copy for merging {gib(memory.copy)}" if memory.copy else ""
     return (
-        f"needs at least {gib(memory.least)} on each device (weights {gib(memory.weights)}{slots}, cache of one "
+        f"needs at least {gib(memory.least)} on each device (weights {gib(memory.weights)}{adapters}, cache of one "
         f"sequence {gib(memory.least_cache)}), but {device.name} offers {gib(room)}{share}"
     )
 

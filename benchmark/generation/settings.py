@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmark.errors import unknown_name
+from benchmark.errors import UsageError, unknown_name
+from benchmark.suites.settings import Adapters, merging_obstacle
 
 if TYPE_CHECKING:
     from benchmark.suites.suite import Compute
@@ -31,9 +32,11 @@ class EngineSettings:
         gpu_memory_fraction: Share of each GPU's memory that vLLM takes for the model and its key-value cache.
         max_loras: Adapters in one batch, in vLLM. Each costs the memory of one adapter at the largest rank.
         template: Chat template in the place of the tokenizer's own, whose end of a turn ends answers too.
+        adapters: ``lora`` to add each adapter's product in every layer, in vLLM for many adapters in one batch, or
+            ``merged`` to add one adapter at a time to the weights (:mod:`benchmark.generation.merging`).
 
     Raises:
-        UsageError: The quantization is unknown.
+        UsageError: The quantization is unknown, or adapters cannot be merged into weights of this form.
     """
 
     max_lora_rank: int = 8
@@ -45,10 +48,22 @@ class EngineSettings:
     gpu_memory_fraction: float = 0.9
     max_loras: int = 8
     template: str | None = None
+    adapters: Adapters = "lora"
 
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
             raise unknown_name("quantization", self.quantization, QUANTIZATIONS[1:])
+        if self.merges and (obstacle := merging_obstacle(self.quantization, self.tensor_parallel)):
+            raise UsageError(f"adapters cannot be merged into the model: {obstacle}")
+
+    @property
+    def merges(self) -> bool:
+        """Whether adapters are merged into the weights."""
+        return self.adapters == "merged"
+
+    def label(self, engine: str) -> str:
+        """Return an engine's name as rows record it: merged adapters round in another way, so the name differs."""
+        return f"{engine}, merged adapters" if self.merges else engine
 
     @classmethod
     def of(
@@ -59,6 +74,7 @@ class EngineSettings:
         max_lora_rank: int,
         max_length: int | None = None,
         max_loras: int | None = None,
+        adapters: Adapters = "lora",
     ) -> EngineSettings:
         """Return the settings for a checkpoint and a suite's use of the machine.
 
@@ -68,6 +84,7 @@ class EngineSettings:
             max_lora_rank: Largest rank of the adapters that requests will name.
             max_length: Longest prompt with its answer, in tokens; by default that of ``compute``.
             max_loras: Adapters in one batch; by default those of ``compute``.
+            adapters: Way to apply adapters.
         """
         return cls(
             max_lora_rank=max_lora_rank,
@@ -79,6 +96,7 @@ class EngineSettings:
             gpu_memory_fraction=compute.gpu_memory_fraction,
             max_loras=compute.max_loras if max_loras is None else max_loras,
             template=checkpoint.template,
+            adapters=adapters,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.generation.adapters import read_adapter
+from benchmark.generation.adapters import StoredAdapter, read_adapter
 from benchmark.generation.base import Answer, Engine, Request, TokenScore
 from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.memory import memory_error
+from benchmark.generation.merging import MergedWeights, Place
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.memory import out_of_memory
 from benchmark.models.reading import cause, read_tokenizer
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 class TransformersEngine(Engine):
-    """Batched decoding with a key-value cache. Hooks on the linear layers add the LoRA factors.
+    """Batched decoding with a key-value cache. Hooks add the LoRA factors, or the weights hold them.
 
     One adapter is in memory at a time. A batch that does not fit into memory is halved, down to one sequence, because
     no answer depends on the rest of its batch.
@@ -64,7 +65,7 @@ class TransformersEngine(Engine):
         self._max_batch = settings.max_batch
         self._fitting: dict[str, int] = {}
         self.max_length = min(settings.max_length or self._checkpoint.max_length, self._checkpoint.max_length)
-        self.name = f"transformers {version('transformers')}"
+        self.name = settings.label(f"transformers {version('transformers')}")
         self.quantization = settings.quantization
         dtype = settings.dtype
         if dtype == "auto" and self._device.type == "cpu":
@@ -75,6 +76,11 @@ class TransformersEngine(Engine):
         self._tokenizer = read_tokenizer(model_path)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self._active: dict[str, tuple[Tensor, Tensor]] = {}
+        self._merged: MergedWeights | None = None
+        if settings.merges:
+            with self._memory_watched("copying the model's weights"):
+                self._merged = _mergeable(self._model, self._checkpoint.linear_layers)
+            return
         for name in self._checkpoint.linear_layers:
             self._model.get_submodule(name).register_forward_hook(self._hook(name))
 
@@ -116,7 +122,7 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         """Free the model."""
-        self._model = None
+        self._model = self._merged = None
         self._active = {}
         self._give_back()
 
@@ -216,17 +222,25 @@ class TransformersEngine(Engine):
                 while end < min(len(order), start + self._max_batch) and keys[order[end]][0] == adapter:
                     end += 1
                 if start == 0 or adapter != loaded:
-                    self._active, loaded = self._load(adapter), adapter
+                    self._apply(adapter)
+                    loaded = adapter
                 yield order[start:end]
                 start = end
         finally:
-            self._active = {}
+            # A shortage of memory has closed the engine.
+            if self._model is not None:
+                self._apply(None)
 
-    def _load(self, adapter: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the factors of ``adapter`` by layer, transposed, with the scaling in the second."""
-        if adapter is None:
-            return {}
-        stored = read_adapter(adapter, self._checkpoint.linear_layers)
+    def _apply(self, adapter: Path | None) -> None:
+        """Make the model compute with ``adapter``, or alone."""
+        stored = None if adapter is None else read_adapter(adapter, self._checkpoint.linear_layers)
+        if self._merged is not None:
+            self._merged.hold(stored)
+        else:
+            self._active = {} if stored is None else self._factors(stored)
+
+    def _factors(self, stored: StoredAdapter) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the factors of an adapter by layer, transposed, with the scaling in the second."""
         place = {"device": self._device, "dtype": self._model.dtype}
         return {
             name: (a.to(**place).T.contiguous(), (b.to(**place) * stored.scaling).T.contiguous())
@@ -342,6 +356,16 @@ def _loaded(path: Path, dtype: str, quantization: str, device: torch.device) -> 
             raise
         raise UsageError(f"transformers cannot load {path}: {cause(path, error)}") from error
     return model.to(device).eval()
+
+
+def _mergeable(model: Any, layers: Iterable[str]) -> MergedWeights:
+    """Return the weights of ``model`` into which adapters can be merged."""
+    weights: dict[str, Tensor] = {name: model.get_submodule(name).weight.data for name in layers}
+    return MergedWeights(
+        {name: weight.clone() for name, weight in weights.items()},
+        {name: Place(name, slice(None)) for name in weights},
+        lambda name, weight: weights[name].copy_(weight),
+    )
 
 
 def _contrasts(logits: Tensor, requests: Sequence[Request]) -> list[tuple[float, float] | None]:

@@ -12,6 +12,9 @@ answered once per adapter.
 Memory does not grow with the number of adapters: vLLM keeps ``max_loras`` of them on the device and twice as many in
 memory, and drops the least recently used. This module remembers a few names. Requests run grouped by adapter, so that
 each adapter is read once a call.
+
+With merged adapters there are no LoRA kernels. Each adapter in its turn is merged into the weights
+(:mod:`benchmark.generation.merging`), and every call ends with the base weights.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import gc
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,14 +32,17 @@ from unittest import mock
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from benchmark.errors import FedSafetyError, UsageError
-from benchmark.generation.adapters import adapter_digest, check_adapter
+from benchmark.generation.adapters import adapter_digest, check_adapter, read_adapter
 from benchmark.generation.base import LONGEST, Answer, Engine, Request, TokenScore
 from benchmark.generation.checkpoints import Checkpoint, read_checkpoint
 from benchmark.generation.memory import memory_error
+from benchmark.generation.merging import MergedWeights
 from benchmark.generation.rounding import LOAD_FORMAT, register_loader
 from benchmark.generation.settings import LORA_RANKS, EngineSettings, buffer_rank
+from benchmark.generation.vllm_weights import kept_weights, mergeable
 from benchmark.models.memory import out_of_memory
 from benchmark.models.sizes import CPU_CACHE_BYTES, config_cache_bytes
 from benchmark.stop import check_stop
@@ -56,7 +62,7 @@ _awaiting_shutdown: list[Any] = []
 
 
 class VllmEngine(Engine):
-    """vLLM with multi-LoRA and eager execution.
+    """vLLM with multi-LoRA or merged adapters, and eager execution.
 
     Args:
         model_path: Folder of the base model.
@@ -74,20 +80,21 @@ class VllmEngine(Engine):
         self.quantization = settings.quantization
         self._max_batch = settings.max_batch
         self._max_loras = settings.max_loras
-        self._max_rank = _supported_rank(settings.max_lora_rank)
+        self._max_rank = 0 if settings.merges else _supported_rank(settings.max_lora_rank)
         self._lora_ids: OrderedDict[tuple[Path, str], int] = OrderedDict()
         self._loras_seen = 0
         self._contrasts: dict[int, tuple[float, float]] = {}
         # A recorder in another process could not return its records.
         self._records = settings.tensor_parallel == 1
         self._llm: Any = None
+        self._merged: MergedWeights | None = None
         vllm = import_vllm()
         on_cpu = bool(vllm.platforms.current_platform.is_cpu())
-        self.name = engine_name()
+        self.name = settings.label(engine_name())
         self.dtype = _dtype(settings.dtype, self._checkpoint, on_cpu=on_cpu)
         self._memory_settings = {
             "max_batch": settings.max_batch,
-            "max_loras": settings.max_loras,
+            **({} if settings.merges else {"max_loras": settings.max_loras}),
             "max_length": self.max_length,
             "tensor_parallel": settings.tensor_parallel,
             **({} if on_cpu else {"gpu_memory_fraction": settings.gpu_memory_fraction}),
@@ -97,6 +104,16 @@ class VllmEngine(Engine):
             options["kv_cache_memory_bytes"] = self._cache_bytes()
         else:
             options["gpu_memory_utilization"] = settings.gpu_memory_fraction
+        if not settings.merges:
+            options |= {
+                "enable_lora": True,
+                "max_loras": settings.max_loras,
+                "max_cpu_loras": _CPU_LORAS * settings.max_loras,
+                "max_lora_rank": self._max_rank,
+                # Leave out the output head, which no adapter of ours targets: its LoRA wrapper breaks prompt
+                # log-probabilities on the CPU and costs time at every step.
+                "lora_target_modules": sorted({n.rpartition(".")[2] for n in self._checkpoint.linear_layers}),
+            }
         if settings.quantization:
             register_loader(settings.quantization, self._checkpoint.linear_layers, getattr(torch, self.dtype))
         if self._records:
@@ -104,7 +121,7 @@ class VllmEngine(Engine):
         else:
             options["tensor_parallel_size"] = settings.tensor_parallel
         try:
-            with _quietly(), _own_threads(), _untouched_classes():
+            with _quietly(), _own_threads(), _untouched_classes(), _keeping(settings.merges) as weights:
                 self._llm = vllm.LLM(
                     model=str(model_path),
                     load_format=LOAD_FORMAT if settings.quantization else "safetensors",
@@ -116,13 +133,6 @@ class VllmEngine(Engine):
                     enable_prefix_caching=False,
                     # The recorder below must read each request's first position before its first token is drawn.
                     async_scheduling=False,
-                    enable_lora=True,
-                    max_loras=settings.max_loras,
-                    max_cpu_loras=_CPU_LORAS * settings.max_loras,
-                    max_lora_rank=self._max_rank,
-                    # Leave out the output head, which no adapter of ours targets: its LoRA wrapper breaks
-                    # prompt log-probabilities on the CPU and costs time at every step.
-                    lora_target_modules=sorted({n.rpartition(".")[2] for n in self._checkpoint.linear_layers}),
                     disable_log_stats=True,
                     seed=0,
                     **options,
@@ -148,6 +158,8 @@ class VllmEngine(Engine):
             )
             raise FedSafetyError(f"{self.name} cannot load {model_path}: {problem}") from error
         _open.append(self)
+        if settings.merges:
+            self._prepare_merging(weights)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in the order of ``requests``; they run grouped by adapter.
@@ -161,7 +173,6 @@ class VllmEngine(Engine):
         if not requests:
             return []
         self.check_fit((f"prompt {i}", len(r.prompt_ids), r.max_new_tokens) for i, r in enumerate(requests))
-        loras = self._loras({r.adapter for r in requests})
         params = [
             self._sampling(
                 r,
@@ -171,10 +182,10 @@ class VllmEngine(Engine):
             )
             for index, r in enumerate(requests)
         ]
-        outputs = self._run([r.prompt_ids for r in requests], params, [loras[r.adapter] for r in requests])
+        outputs = self._run([r.prompt_ids for r in requests], params, [r.adapter for r in requests])
         answers = [self._without_end(output.outputs[0].token_ids) for output in outputs]
         texts = self._decode(answers)
-        contrasts = dict(self._contrasts) if self._records else self._contrasts_apart(requests, loras)
+        contrasts = dict(self._contrasts) if self._records else self._contrasts_apart(requests)
         self._contrasts.clear()
         return [
             Answer(ids, text, output.outputs[0].finish_reason == "stop", None if r.contrast is None else contrasts[i])
@@ -188,13 +199,12 @@ class VllmEngine(Engine):
             UsageError: A sequence leaves no room for one more token, which vLLM always generates.
             FedSafetyError: An adapter cannot be applied, or vLLM fails.
         """
-        loras = self._loras({adapter for _, adapter in scored})
         self.check_fit((f"sequence {i}", len(sequence), 1) for i, (sequence, _) in enumerate(scored))
         outputs = self._run(
             [tuple(sequence) for sequence, _ in scored],
             # vLLM has no request without an answer: one token is generated and dropped.
             [self._sampling(None, max_tokens=1, prompt_logprobs=0) for _ in scored],
-            [loras[adapter] for _, adapter in scored],
+            [adapter for _, adapter in scored],
         )
         return [
             [
@@ -209,7 +219,7 @@ class VllmEngine(Engine):
         if self._llm is None:
             return
         _awaiting_shutdown.append(self._llm)
-        self._llm = None
+        self._llm = self._merged = None
         _open.remove(self)
         if not _open:
             while _awaiting_shutdown:
@@ -218,15 +228,13 @@ class VllmEngine(Engine):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _contrasts_apart(
-        self, requests: Sequence[Request], loras: dict[Path | None, Any]
-    ) -> dict[int, tuple[float, float]]:
+    def _contrasts_apart(self, requests: Sequence[Request]) -> dict[int, tuple[float, float]]:
         """Return the log-probabilities of all contrasts without the recorder, by one more token of each request."""
         pairs = [(i, r, r.contrast) for i, r in enumerate(requests) if r.contrast is not None]
         outputs = self._run(
             [r.prompt_ids for _, r, _ in pairs],
             [self._sampling(None, max_tokens=1, logprob_token_ids=list(pair)) for _, _, pair in pairs],
-            [loras[r.adapter] for _, r, _ in pairs],
+            [r.adapter for _, r, _ in pairs],
         )
         contrasts = {}
         for (index, _, (first, second)), output in zip(pairs, outputs, strict=True):
@@ -234,35 +242,42 @@ class VllmEngine(Engine):
             contrasts[index] = (table[first].logprob, table[second].logprob)
         return contrasts
 
+    def _prepare_merging(self, weights: dict[nn.Module, torch.Tensor]) -> None:
+        """Find the layers into which adapters are merged, or close the engine."""
+        try:
+            (model,) = self._llm.apply_model(lambda model: model)
+            self._merged = mergeable(model, weights, self._checkpoint.linear_layers)
+        except BaseException:
+            self.close()
+            raise
+
     def _run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        params: Sequence[Any],
-        lora_requests: Sequence[Any],
+        self, prompts: Sequence[Sequence[int]], params: Sequence[Any], adapters: Sequence[Path | None]
     ) -> list[Any]:
         """Return vLLM's outputs in the order of ``prompts``."""
         if self._llm is None:
             raise FedSafetyError("this vLLM engine is closed; open another one")
-        numbers = [request.lora_int_id if request else 0 for request in lora_requests]
-        order = sorted(range(len(prompts)), key=lambda index: numbers[index])
-        # Requests without an adapter never share a call with others: in a mixed batch the CPU build computes them with
-        # the adapter in its last slot (vllm-project/vllm pull request 48421).
-        bare = numbers.count(0)
-        size = _BATCHES_PER_CALL * self._max_batch
-        parts = [part[i : i + size] for part in (order[:bare], order[bare:]) for i in range(0, len(part), size)]
         outputs: list[Any] = [None] * len(prompts)
+        loras = self._loras(set(adapters)) if self._merged is None else self._checked(set(adapters))
+        size = _BATCHES_PER_CALL * self._max_batch
         try:
-            for part in parts:
-                check_stop()
-                with _quietly():
-                    answered = self._llm.generate(
-                        [{"prompt_token_ids": list(prompts[i])} for i in part],
-                        [params[i] for i in part],
-                        lora_request=[lora_requests[i] for i in part],
-                        use_tqdm=False,
-                    )
-                for i, output in zip(part, answered, strict=True):
-                    outputs[i] = output
+            for group in self._groups(adapters, loras):
+                if self._merged is not None:
+                    check_stop()
+                    self._hold(self._merged, adapters[group[0]])
+                for part in (group[start : start + size] for start in range(0, len(group), size)):
+                    check_stop()
+                    with _quietly():
+                        answered = self._llm.generate(
+                            [{"prompt_token_ids": list(prompts[i])} for i in part],
+                            [params[i] for i in part],
+                            lora_request=[loras[adapters[i]] for i in part],
+                            use_tqdm=False,
+                        )
+                    for i, output in zip(part, answered, strict=True):
+                        outputs[i] = output
+            if self._merged is not None:
+                self._hold(self._merged, None)
         except BaseException as error:
             self.close()
             if isinstance(error, FedSafetyError) or not isinstance(error, Exception):
@@ -271,6 +286,32 @@ class VllmEngine(Engine):
                 raise memory_error(self.name, "answering", error, self._memory_settings) from error
             raise FedSafetyError(f"{self.name} failed while answering: {error}; the engine was closed") from error
         return outputs
+
+    def _groups(self, adapters: Sequence[Path | None], loras: dict[Path | None, Any]) -> list[list[int]]:
+        """Return the indices of the requests, grouped into those that may share calls of vLLM."""
+        if self._merged is not None:
+            groups: dict[Path | None, list[int]] = {}
+            for index, adapter in enumerate(adapters):
+                groups.setdefault(adapter, []).append(index)
+            return list(groups.values())
+        # Requests without an adapter never share a call with others: in a mixed batch the CPU build computes them with
+        # the adapter in its last slot (vllm-project/vllm pull request 48421).
+        bare = [index for index, adapter in enumerate(adapters) if adapter is None]
+        adapted = [index for index, adapter in enumerate(adapters) if adapter is not None]
+        adapted.sort(key=lambda index: loras[adapters[index]].lora_int_id)
+        return [group for group in (bare, adapted) if group]
+
+    def _hold(self, merged: MergedWeights, adapter: Path | None) -> None:
+        """Make vLLM compute with one adapter, and drop keys and values of other weights."""
+        merged.hold(None if adapter is None else read_adapter(adapter, self._checkpoint.linear_layers))
+        if not self._llm.reset_prefix_cache():
+            raise FedSafetyError(f"{self.name} still computes with keys and values of other weights")
+
+    def _checked(self, adapters: Collection[Path | None]) -> dict[Path | None, Any]:
+        """Return that no adapter needs a LoRA request, after checking that each fits the model."""
+        for folder in sorted(adapter for adapter in adapters if adapter is not None):
+            check_adapter(folder, self._checkpoint.linear_layers)
+        return dict.fromkeys(adapters)
 
     def _loras(self, adapters: set[Path | None]) -> dict[Path | None, Any]:
         """Return vLLM's request object for each adapter; equal numbers always mean equal content."""
@@ -436,6 +477,11 @@ def _untouched_classes() -> Iterator[None]:
 
     with mock.patch.object(Base, "_decorate_for_torch_compile", return_value=None):
         yield
+
+
+def _keeping(merges: bool) -> contextlib.AbstractContextManager[dict[nn.Module, torch.Tensor]]:
+    """Keep the weights of a model that is loaded in this block, if adapters are to be merged into them."""
+    return kept_weights() if merges else contextlib.nullcontext({})
 
 
 @contextlib.contextmanager

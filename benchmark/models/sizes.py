@@ -126,6 +126,10 @@ class Decoder:
         """Return the bytes of one token's keys and values."""
         return cache_bytes(self.layers, self.kv_heads, self.head_dim, BYTES[dtype])
 
+    def linear_bytes(self, dtype: str) -> int:
+        """Return the bytes of the linear layers' weights, which an engine that merges adapters holds twice."""
+        return self.linear_parameters * BYTES[dtype]
+
     def weight_bytes(self, dtype: str, quantization: str = "") -> int:
         """Return the bytes of the loaded weights.
 
@@ -135,7 +139,7 @@ class Decoder:
         size = BYTES[dtype]
         rest = (self.parameters - self.linear_parameters) * size
         if not quantization:
-            return self.linear_parameters * size + rest
+            return self.linear_bytes(dtype) + rest
         if quantization == "4bit":
             return self.linear_parameters // 2 + self.linear_parameters // 64 * 4 + rest
         rows = self.layers * sum(linear.outputs for linear in self.linears)

@@ -174,6 +174,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
                 suite.compute,
                 length if role in starts else judge_context(role, length + JUDGE_TOKENS + longest_judgement(role)),
                 plan.generator,
+                suite.decoding.adapters,
             )
             for role in dict.fromkeys([*sorted(starts), *named])
             if role in models

@@ -106,10 +106,13 @@ def _memory(forecast: Forecast) -> Iterator[str]:
                 f"{second}, keys and values {gib(sampling.cache)})"
             )
     for role, answering in forecast.answering_memory.items():
+        adapters = f"adapter slots {gib(answering.adapters)}"
+        if answering.copy:
+            adapters = f"copy of the linear layers for merging adapters {gib(answering.copy)}"
         yield (
             f"  memory of answering with {role}: at least {gib(answering.least)} a device (weights "
-            f"{gib(answering.weights)}, adapter slots {gib(answering.adapters)}), with the cache of a full batch "
-            f"{gib(answering.weights + answering.adapters + answering.full_cache)}; vLLM takes "
+            f"{gib(answering.weights)}, {adapters}), with the cache of a full batch "
+            f"{gib(answering.fixed + answering.full_cache)}; vLLM takes "
             f"{answering.fraction:.0%} of a GPU"
         )
 

@@ -1,8 +1,8 @@
-"""Types that several parts of a suite share: seeds, the shape of adapters, and messages for alternatives."""
+"""Types that several parts of a suite share: seeds, the shape of adapters and their use, messages for alternatives."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -23,6 +23,29 @@ def rule(text: str) -> WrapValidator:
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 """A run seed; a row keeps it in a 64-bit column."""
+
+Adapters = Literal["lora", "merged"]
+"""Way to apply an adapter: ``lora`` adds its product to the output of each layer, ``merged`` adds it to the weights."""
+
+
+def merging_obstacle(quantization: str, tensor_parallel: int) -> str | None:
+    """Return why adapters cannot be merged into the weights of an answering model, with the way out, or ``None``.
+
+    Args:
+        quantization: Format of the model's weights; empty for none.
+        tensor_parallel: Devices that share the model.
+    """
+    if quantization:
+        return (
+            f"its weights are rounded to {quantization} before they are multiplied, and a sum would be rounded again; "
+            f"load the model without quantization, or set decoding.adapters to lora"
+        )
+    if tensor_parallel > 1:
+        return (
+            f"its weights lie in {tensor_parallel} processes, which keep them to themselves; set "
+            f"compute.tensor_parallel to 1, or decoding.adapters to lora"
+        )
+    return None
 
 
 class LoraSettings(Settings):

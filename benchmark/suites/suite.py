@@ -24,7 +24,7 @@ from benchmark.suites.scenario import (
     TrainingSettings,
 )
 from benchmark.suites.sensitivity import Sensitivity, SensitivityScenario, expand
-from benchmark.suites.settings import LoraSettings, Seed
+from benchmark.suites.settings import Adapters, LoraSettings, Seed, merging_obstacle
 from tasks.hub.settings import DataChoice, HubData, Identifier
 from tasks.model_source import ModelSource
 
@@ -62,6 +62,11 @@ class Decoding(Settings):
     """Softmax temperature; 0 takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Share of probability that is sampled from."""
+    adapters: Adapters = "lora"
+    """Way to apply an adapter: ``lora`` adds its product in every layer, ``merged`` adds it to the weights, which is
+    faster on a processor and rounds in another way."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"adapters"})
 
 
 class Compute(Settings):
@@ -219,6 +224,17 @@ class Suite(Settings):
                 )
         for scenario in self.every_scenario:
             _check_rows_suffice(self.under(scenario).training, f"scenario {scenario.id!r}: ")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_can_be_merged(self) -> Self:
+        if self.decoding.adapters != "merged":
+            return self
+        for scenario in self.scenarios:
+            source = self.models.get(scenario.start)
+            obstacle = merging_obstacle(source.quantization if source else "", self.compute.tensor_parallel)
+            if obstacle:
+                raise ValueError(f"adapters cannot be merged into the model {scenario.start!r}: {obstacle}")
         return self
 
     def _check_sources(self, scenarios: Sequence[Scenario]) -> None:

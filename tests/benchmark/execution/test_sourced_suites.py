@@ -192,6 +192,14 @@ def test_a_tier_of_a_suite_in_a_file_stands_behind_a_colon(tmp_path: Path) -> No
         ({"data__pools__plain__response": "w1"}, r"response is for sources of format 'prompts'"),
         ({"models__base__dtyp": "float32"}, r"Extra inputs"),
         ({"tiers__smoke__scenarios": ["mad"]}, r"unknown scenario of tier smoke 'mad'; did you mean 'made'"),
+        (
+            {"decoding": {"adapters": "merged"}, "models__base__quantization": "8bit"},
+            r"cannot be merged into the model 'base': its weights are rounded to 8bit .* decoding.adapters to lora",
+        ),
+        (
+            {"decoding": {"adapters": "merged"}, "compute": {"tensor_parallel": 2}},
+            r"cannot be merged into the model 'base': its weights lie in 2 processes.* compute.tensor_parallel to 1",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(at: dict[str, Any], message: str) -> None:
@@ -228,6 +236,11 @@ def test_keys_follow_data_models_and_template(suite: Suite, root: Path, checkpoi
     drawn = cell(plan_of(changed(decoding={"temperature": 0.7})))
     assert drawn.training_key == cell(plan_of(suite)).training_key
     assert drawn.response_key != cell(plan_of(suite)).response_key
+    # Merged adapters are rounded in another way. The usual way is in no key, so that published rows keep theirs.
+    merged = cell(plan_of(changed(decoding={"adapters": "merged"})))
+    assert merged.adapter_key == cell(plan_of(suite)).adapter_key
+    assert merged.response_key != cell(plan_of(suite)).response_key
+    assert cell(plan_of(changed(decoding={"adapters": "lora"}))) == cell(plan_of(suite))
 
 
 def test_a_plan_is_shown_without_models_and_data_and_not_run(

@@ -13,6 +13,7 @@ from benchmark.generation.canary import Canary, check_canary
 from benchmark.generation.settings import EngineSettings
 from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.generation.vllm_engine import VllmEngine
+from benchmark.suites.settings import Adapters
 
 from .tiny_model import VOCABULARY, peft_logprobs, save_random_adapter, save_random_model
 
@@ -58,15 +59,17 @@ def check(engine: Engine, base: Path, adapter: Path) -> None:
     assert [answer.contrast_logprobs is not None for answer in said] == [True] * 4
 
 
-def test_transformers_applies_adapters(model: tuple[Path, Path]) -> None:
-    with TransformersEngine(model[0], device="cpu") as engine:
+@pytest.mark.parametrize("adapters", ["lora", "merged"])
+def test_transformers_applies_adapters(model: tuple[Path, Path], adapters: Adapters) -> None:
+    with TransformersEngine(model[0], EngineSettings(adapters=adapters), device="cpu") as engine:
         check(engine, *model)
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_vllm_applies_adapters(model: tuple[Path, Path]) -> None:
-    with VllmEngine(model[0], EngineSettings(max_batch=8, max_loras=1)) as engine:
+@pytest.mark.parametrize("adapters", ["lora", "merged"])
+def test_vllm_applies_adapters(model: tuple[Path, Path], adapters: Adapters) -> None:
+    with VllmEngine(model[0], EngineSettings(max_batch=8, max_loras=1, adapters=adapters)) as engine:
         check(engine, *model)
     # The class is still transformers' own: a further model of it can be made in this process.
     with TransformersEngine(model[0], device="cpu") as engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,13 @@ def test_a_suites_compute_section_decides_unless_the_caller_does() -> None:
 def test_an_unknown_quantization_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="unknown quantization '8-bit'; did you mean '8bit'"):
         EngineSettings(quantization="8-bit")
+
+
+@pytest.mark.parametrize("form", [{"quantization": "4bit"}, {"tensor_parallel": 2}])
+def test_weights_that_cannot_hold_adapters_are_refused(form: dict[str, Any]) -> None:
+    assert EngineSettings(**form).label("vllm 1") == "vllm 1"
+    with pytest.raises(UsageError, match=r"adapters cannot be merged into the model: .* decoding.adapters to lora"):
+        EngineSettings(**form, adapters="merged")
 
 
 @pytest.mark.parametrize(("rank", "buffered"), [(1, 1), (2, 8), (8, 8), (33, 64), (512, 512), (600, 600)])

@@ -94,6 +94,28 @@ def peft_logprobs(base: Path, adapter: Path | None, sequences: list[tuple[int, .
     return rows
 
 
+def peft_answers(
+    base: Path, adapter: Path | None, prompts: list[tuple[int, ...]], new_tokens: int
+) -> list[tuple[int, ...]]:
+    """The reference: greedy answers of PEFT's own model, one prompt at a time and without a cache."""
+    from peft import PeftModel
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    answers = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = list(prompt)
+            while len(ids) < len(prompt) + new_tokens:
+                token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+                if token == model.config.eos_token_id:
+                    break
+                ids.append(token)
+            answers.append(tuple(ids[len(prompt) :]))
+    return answers
+
+
 def changed_copy(
     adapter: Path,
     folder: Path,

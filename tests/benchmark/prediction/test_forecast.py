@@ -16,7 +16,7 @@ from benchmark.errors import UsageError
 from benchmark.execution import run
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.generation import needs
-from benchmark.generation.needs import Device, this_device
+from benchmark.generation.needs import Device, refuse_answering, this_device
 from benchmark.models.sizes import GIB, Precision, decoder_of, gib
 from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.forecast import Forecast, check_fits, predict
@@ -25,7 +25,7 @@ from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
 from benchmark.screen import Screen
 from benchmark.suites.settings import LoraSettings
-from benchmark.suites.suite import Suite, find_suite
+from benchmark.suites.suite import Decoding, Suite, find_suite
 from tasks.hub import HubWorld
 from tasks.model_source import ModelShape, ModelSource
 
@@ -178,6 +178,22 @@ def test_answering_that_cannot_fit_is_refused_with_the_numbers() -> None:
         check_fits(suite, forecast, device)
     wide = suite_of(compute={"tensor_parallel": 4, "gpu_memory_fraction": 0.3})
     assert 4 * forecast_of(wide, device).answering_memory["raw"].least <= forecast.answering_memory["raw"].least + 4
+
+
+def test_merged_adapters_need_a_copy_of_the_linear_layers_and_no_slots() -> None:
+    suite = suite_of()
+    merging = suite.model_copy(update={"decoding": Decoding(adapters="merged")})
+    slots, copied = (forecast_of(each, LAPTOP).answering_memory["raw"] for each in (suite, merging))
+    assert (copied.adapters, slots.copy) == (0, 0)
+    assert copied.copy == 2 * decoder_of(LLAMA_2_7B).linear_parameters
+    assert copied.weights == slots.weights
+    assert copied.least - copied.copy == slots.least - slots.adapters
+    assert copied.taken(LAPTOP) - copied.copy == slots.taken(LAPTOP) - slots.adapters
+    text = "\n".join(forecast_lines(forecast_of(merging, LAPTOP)))
+    assert f"copy of the linear layers for merging adapters {gib(copied.copy)}), with the cache" in text
+    small = Device("cpu", "processor", 16 * GIB)
+    with pytest.raises(UsageError, match=r"needs at least .* copy for merging 12\.1 GiB.*decoding\.adapters"):
+        refuse_answering("raw", copied, small)
 
 
 def test_judges_are_predicted_by_their_own_models() -> None:

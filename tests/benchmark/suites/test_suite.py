@@ -154,6 +154,7 @@ SCENARIO = ("scenarios", 0)
         ("stranger", ("primary_judge",), "primary_judge 'stranger' is not among the judges"),
         ([], ("seeds",), "seeds: Tuple should have at least 1 item"),
         ([], ("scenarios",), "scenarios: Tuple should have at least 1 item"),
+        ({"adapters": "merge"}, ("decoding",), "decoding.adapters: Input should be 'lora' or 'merged' (got 'merge')"),
     ],
 )
 def test_a_broken_rule_is_named_with_the_value_and_a_way_out(
