@@ -63,7 +63,7 @@ class EngineSettings:
 
     def label(self, engine: str) -> str:
         """Return an engine's name as rows record it: merged adapters round in another way, so the name differs."""
-        return f"{engine}, merged adapters" if self.merges else engine
+        return f"{engine} with merged adapters" if self.merges else engine
 
     @classmethod
     def of(

@@ -165,7 +165,7 @@ def test_a_canary_sees_a_merged_adapter(merging: Engine, tiny: TinyModel, tmp_pa
     }
     check_canaries(merging, canaries)
     doubled = changed_copy(tiny.adapters[0], tmp_path / "doubled", alpha=32)
-    with pytest.raises(FedSafetyError, match=r"canary of .* failed on .*, merged adapters \(float32\)"):
+    with pytest.raises(FedSafetyError, match=r"canary of .* failed on .* with merged adapters \(float32\)"):
         check_canaries(merging, {doubled: canaries[tiny.adapters[0]]})
 
 
@@ -180,8 +180,8 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_engine_goes_on(
 
 
 def test_the_name_differs_from_that_of_an_engine_with_lora(merging: Engine, transformers_engine: Engine) -> None:
-    assert merging.name.endswith(", merged adapters")
-    assert not transformers_engine.name.endswith(", merged adapters")
+    assert merging.name.endswith(" with merged adapters")
+    assert not transformers_engine.name.endswith(" with merged adapters")
 
 
 def test_an_interrupt_leaves_the_base_weights_or_a_closed_engine(
