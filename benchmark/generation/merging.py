@@ -54,7 +54,7 @@ class MergedWeights:
     """
 
     def __init__(
-        self, base: Mapping[str, Tensor], places: Mapping[str, Place], write: Callable[[str, Tensor], None]
+        self, base: Mapping[str, Tensor], places: Mapping[str, Place], write: Callable[[str, Tensor], object]
     ) -> None:
         self._base, self._places, self._write = base, places, write
         self._changed: set[str] = set()

@@ -55,12 +55,12 @@ def mergeable(model: Any, weights: Mapping[nn.Module, Tensor], layers: Mapping[s
     places = {}
     for path, (features_in, features_out) in layers.items():
         place = _place(model, modules, path)
-        held = None if place is None else weights[modules[place.layer]][place.rows].shape
+        held = tuple(weights[modules[place.layer]][place.rows].shape) if place else ()
         if place is None or held != (features_out, features_in):
             raise FedSafetyError(
-                f"adapters cannot be merged into {path}: vLLM holds "
-                f"{'no such layer' if held is None else f'it as {tuple(held)} in {place.layer}'}, and the checkpoint "
-                f"has ({features_out}, {features_in}); set decoding.adapters to lora, or use the transformers engine"
+                f"adapters cannot be merged into {path}: vLLM holds {f'it as {held}' if held else 'no such layer'}, "
+                f"and the checkpoint has ({features_out}, {features_in}); set decoding.adapters to lora, or use the "
+                f"transformers engine"
             )
         places[path] = place
     used = {place.layer for place in places.values()}
