@@ -74,6 +74,16 @@ class Server(Protocol):
     def examples(self) -> int:
         """How many training pairs the suite lets a post-hoc defense use."""
 
+    @property
+    def alignment_rows(self) -> int:
+        """Number of rows on which the suite aligns its start model; 0 if it does not align it."""
+
+    def start(self) -> Tensor:
+        """Return the adapter that the federation starts from (flat, ``[d]``), aligned if the suite aligns it.
+
+        A fresh adapter of a suite without an alignment has no effect on answers: its factors B are zero.
+        """
+
     def owned_aligned(self, count: int) -> list[Example]:
         """Return harmful-instruction → refusal pairs the server owns."""
 
@@ -81,13 +91,28 @@ class Server(Protocol):
         """Return normal rows the server owns."""
 
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``).
+
+        ``None`` stands for the starting model, aligned if the suite aligns it. Zeros stand for the bare base model.
+        """
 
     def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
         """Return answers of an external aligned model."""
 
     def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings."""
+
+    def alignment_examples(self) -> list[Example]:
+        """Return the rows on which the suite aligns its start model; none if it does not align it."""
+
+    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment.
+
+        Without an alignment in the suite, ``adapter`` comes back as it is.
+        """
+
+    def gradient(self, adapter: Tensor, examples: list[Example]) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of the mean token loss of ``examples`` at ``adapter``, and the loss in nats."""
 
     def shuffle(self, examples: list[Example]) -> list[Example]:
         """Return the rows in an order drawn from the defense's own stream."""
@@ -121,8 +146,13 @@ class Defense:
         del participants, declared_malicious
         return None
 
-    def prepare(self, server: Server) -> None:
-        """Act before round 1."""
+    def prepare(self, server: Server) -> Tensor | None:
+        """Act before round 1; return the adapter that the federation starts from, or ``None`` for the suite's own.
+
+        A returned start is a finite float32 vector of shape ``[d]``. The default returns ``None``.
+        """
+        del server
+        return None
 
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
         """Return the round's aggregate; the default is the sample-weighted mean (FedAvg)."""

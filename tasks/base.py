@@ -157,11 +157,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Input:
-    """A model or data set that a run read.
+    """A model, data set or aligned start that a run read.
 
     Attributes:
-        kind: ``model`` or ``dataset``.
-        name: Role of the model; ``pool/<pool>`` or ``probes/<set>``.
+        kind: ``model``, ``dataset`` or ``alignment``.
+        name: Role of the model, also of the aligned one; ``pool/<pool>`` or ``probes/<set>``.
         source: Repository, with configuration and split of a data set.
         requested: Revision as the suite names it.
         resolved: Commit of the hub, or ``sha256:…`` of local files.
@@ -170,7 +170,7 @@ class Input:
         repeated: Number of repetitions among the rows of a role that requested more rows than the pool holds.
     """
 
-    kind: Literal["model", "dataset"]
+    kind: Literal["model", "dataset", "alignment"]
     name: str
     source: str
     requested: str
@@ -278,6 +278,14 @@ class TaskWorld(ABC):
             FedSafetyError: The world has no such rows.
         """
         raise FedSafetyError(f"{type(self).__name__} has no benign look-alikes; leave out defenses that need them")
+
+    def alignment(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return rows on which the suite aligns its start model: refusals and ordinary answers in random order.
+
+        Raises:
+            FedSafetyError: The world has no such rows.
+        """
+        raise FedSafetyError(f"{type(self).__name__} has no alignment data; leave alignment out of the suite")
 
     @property
     @abstractmethod

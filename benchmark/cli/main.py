@@ -22,7 +22,7 @@ if __name__ == "__main__":  # python -m benchmark.cli.main
 import typer
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.cli import check, doctor, listing, real, run, verify
+from benchmark.cli import align, check, doctor, listing, real, run, verify
 from benchmark.cli.shared import (
     DataRootOption,
     EngineOption,
@@ -148,7 +148,7 @@ def judge(
     console.say(f"{done} response sets judged; {len(keys) * len(names) - done} had their verdicts already")
 
 
-for module in (commands, real, check, verify):
+for module in (commands, real, align, check, verify):
     module.register(app)
 
 

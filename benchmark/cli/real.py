@@ -34,7 +34,8 @@ def overlaps(
         raise UsageError(f"suite {chosen.id!r} reads no data sets; its world makes its rows, disjoint by construction")
     scenarios = [chosen.scenario(name) for name in scenario] if scenario else chosen.scenarios
     choices = {each.id: each.data for each in scenarios if each.data is not None}
-    console.say(str(suite_overlaps(chosen.data, choices)))
+    aligned = {each.id: tuple(settings.data) for each in scenarios if (settings := chosen.aligned(each))}
+    console.say(str(suite_overlaps(chosen.data, choices, aligned)))
 
 
 def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+
+from torch import Tensor
 
 from attacks.base import Attack, attacks
 from benchmark.errors import FedSafetyError
+from benchmark.execution.alignment import aligned_start
 from benchmark.execution.client_rows import ClientRowsCache
 from benchmark.execution.worlds import EXTERNAL_MODEL, generation_limit, open_world
 from benchmark.models.loading import load_causal_lm
+from benchmark.models.lora import initial_adapter
+from benchmark.records.store import Store
 from benchmark.sandbox.proxy import created
+from benchmark.seeds import torch_stream
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.training.clients import ClientRows
 from benchmark.training.federation import LocalTrainer
@@ -40,13 +47,15 @@ class JobTools:
         scenario: The scenario.
         seed: Run seed.
         bench: Models and client rows of earlier jobs.
+        store: Holds the alignment that an earlier job made; ``None`` for making it anew.
 
     Attributes:
         suite: The suite with the scenario's own settings of local training.
     """
 
-    def __init__(self, suite: Suite, scenario: Scenario, seed: int, bench: Bench) -> None:
+    def __init__(self, suite: Suite, scenario: Scenario, seed: int, bench: Bench, store: Store | None = None) -> None:
         self.suite, self.scenario, self.seed, self._bench = suite.under(scenario), scenario, seed, bench
+        self.store = store
         self.world = open_world(suite, scenario)
         self._models = RoleModels(bench.models, suite, self.world)
         self._max_new_tokens = generation_limit(suite, self.world.probes())
@@ -55,6 +64,13 @@ class JobTools:
     def model(self) -> ServedModel:
         """The starting model of the scenario."""
         return self._models.open(self.scenario.start)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """The adapter that the federation starts from (flat, ``[d]``): the aligned start, or a fresh adapter."""
+        if self.suite.aligned(self.scenario):
+            return aligned_start(self.suite, self._models.pool, self.store)
+        return initial_adapter(self.model.stacked.layout, torch_stream(self.seed, "adapter-init"))
 
     def client_rows(self) -> ClientRows:
         """Return every client's rows."""
@@ -95,6 +111,8 @@ class JobTools:
             owner,
             self._max_new_tokens,
             self.suite.training.max_length,
+            lambda: self.start,
+            self.suite.aligned(self.scenario),
         )
 
     def external(self) -> ServedModel:

@@ -93,6 +93,7 @@ class CellKeys:
                 "aggregator": method_digest(aggregator),
                 "default_aggregate": default_aggregate_digest(),
                 "seed": seed,
+                **({"alignment": aligned.identity} if (aligned := self._suite.aligned(scenario)) else {}),
             }
         )
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError, StorageError
+from benchmark.execution.alignment import start_input
 from benchmark.execution.bench import Bench, JobTools
 from benchmark.execution.canaries import canary_of
 from benchmark.execution.outcome import reason_of
 from benchmark.execution.plan import TrainingJob
 from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
-from benchmark.models.lora import export_peft, import_peft, initial_adapter
+from benchmark.models.lora import export_peft, import_peft
 from benchmark.records.adapters import Usage, adapter_is_complete, read_record, write_record
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.proxy import created
-from benchmark.seeds import torch_stream
 from benchmark.suites.suite import Suite
 from benchmark.training.federation import FederationResult, RoundRecord, Setting, run_federation
 from benchmark.training.schedule import cast
@@ -82,7 +82,7 @@ def run_job(suite: Suite, job: TrainingJob, root: Path, bench: Bench) -> JobRepo
     failures: dict[str, str] = {}
     finalized: dict[str, Trained] = {}  # by pipeline, because several re-attacks start from the same repaired adapter
     try:
-        tools = JobTools(suite, job.scenario, job.seed, bench)
+        tools = JobTools(suite, job.scenario, job.seed, bench, store)
         trained = load_or_train(tools, job, store)
     except StorageError:
         raise
@@ -136,8 +136,7 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
     # A pipeline without an aggregator trains by the defaults of its first member, which are FedAvg.
     created_defense = created(aggregator or pipeline.entries[0], hooks=("prepare", "aggregate"))
     with created_defense as defense, tools.attack() as attack:
-        start = initial_adapter(tools.model.stacked.layout, torch_stream(seed, "adapter-init"))
-        result = run_federation(setting, tools.trainer(), start, attack, defense, server)
+        result = run_federation(setting, tools.trainer(), tools.start, attack, defense, server)
     server.usage.server_seconds += result.prepare_seconds
     server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
     record = {
@@ -221,6 +220,8 @@ def _inputs(tools: JobTools, trained: Trained) -> dict[str, object]:
         replace(read, repeated=max(read.repeated, trained.repeated.get(read.name, 0)))
         for read in tools.world.inputs(present)
     ]
+    if tools.suite.aligned(tools.scenario):
+        inputs.append(start_input(tools.suite, tools.store))
     return {"inputs": [asdict(read) for read in inputs]} if inputs else {}
 
 

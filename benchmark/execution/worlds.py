@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from benchmark.errors import UsageError
 from benchmark.models.chat import ChatFormat
 from benchmark.suites.suite import Scenario, Suite
 from tasks.base import Probe, TaskWorld, task_worlds
@@ -19,6 +21,8 @@ EXTERNAL_MODEL = "external"
 def open_world(suite: Suite, scenario: Scenario | None = None) -> TaskWorld:
     """Return the suite's task world, with the data that the scenario chooses if the suite has data.
 
+    The data of a scenario that starts from the aligned model hold the rows of the alignment, too.
+
     Raises:
         UsageError: The suite names an unknown world, or gives models or data to a world that takes none.
     """
@@ -26,7 +30,21 @@ def open_world(suite: Suite, scenario: Scenario | None = None) -> TaskWorld:
     if suite.data is None and not suite.models:
         return entry.create()
     choice = scenario.data if scenario else None
-    return entry.create({"models": suite.models, "data": suite.data, "choice": choice})
+    params: dict[str, Any] = {"models": suite.models, "data": suite.data, "choice": choice}
+    aligned = suite.aligned(scenario) if scenario else None
+    return entry.create(params | ({"alignment": aligned.data} if aligned else {}))
+
+
+def open_alignment(suite: Suite) -> TaskWorld:
+    """Return the suite's task world with the probes, the models and the rows of the alignment, without a scenario.
+
+    Raises:
+        UsageError: The suite has no alignment.
+    """
+    if suite.alignment is None:
+        raise UsageError(f"suite {suite.id!r} has no alignment; its start models are as their checkpoints have them")
+    params = {"models": suite.models, "data": suite.data, "alignment": suite.alignment.data}
+    return task_worlds.get(suite.world).create(params)
 
 
 def open_chat(world: TaskWorld, role: str) -> ChatFormat:

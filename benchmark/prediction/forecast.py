@@ -37,6 +37,7 @@ from benchmark.prediction.memory import TrainingMemory, refuse_training, samplin
 from benchmark.prediction.roles import find_model
 from benchmark.prediction.step import Operations, Step, training_operations
 from benchmark.seeds import stream
+from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import Scenario, Suite
 
 SHARE = 0.4
@@ -87,6 +88,7 @@ class Forecast:
         jobs: Its trainings.
         training_memory: Peak of training by role of the starting model.
         answering_memory: Need of the answering engine by role.
+        alignment: Operations of the alignment's training; none where the suite ships the adapter.
         answering: Generated answers to all probes.
         judging: Passes of each judge that is a model of known size.
         row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
@@ -100,6 +102,7 @@ class Forecast:
     jobs: tuple[JobForecast, ...]
     training_memory: Mapping[str, TrainingMemory]
     answering_memory: Mapping[str, AnsweringMemory]
+    alignment: Operations
     answering: Reading
     judging: Mapping[str, Reading]
     row_tokens: int
@@ -136,7 +139,7 @@ class Forecast:
     def total_seconds(self) -> float:
         """Time of all work, one part after the other."""
         readings = [self.answering, *self.judging.values()]
-        trained = self.seconds(self.training.executed + self.posthoc.executed)
+        trained = self.seconds(self.alignment.executed + self.training.executed + self.posthoc.executed)
         return trained + sum(self.seconds(reading.operations, reading.traffic) for reading in readings)
 
 
@@ -179,6 +182,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
             for role in dict.fromkeys([*sorted(starts), *named])
             if role in models
         },
+        alignment=_alignment(suite, jobs, models, width),
         answering=answering(plan, models, probes),
         judging=judging(plan, models, probes),
         row_tokens=width,
@@ -245,6 +249,20 @@ def _job(suite: Suite, job: TrainingJob, model: Model, width: int) -> JobForecas
     )
 
 
+def _alignment(suite: Suite, jobs: Iterable[TrainingJob], models: Mapping[str, Model], width: int) -> Operations:
+    """Return the operations of the alignment's training, if a job needs the training."""
+    settings = suite.alignment
+    if settings is None or settings.adapter or not any(suite.aligned(job.scenario) for job in jobs):
+        return Operations(0.0, 0.0)
+    step = _alignment_step(settings, width)
+    return _scaled(_step_operations(suite, models[settings.start], step), settings.steps)
+
+
+def _alignment_step(settings: AlignmentSettings, width: int) -> Step:
+    tokens = settings.max_length or width
+    return Step(1, settings.batch_size, tokens, settings.batch_size * tokens)
+
+
 def _step_operations(suite: Suite, model: Model, step: Step) -> Operations:
     again = suite.training.gradient_checkpointing
     return training_operations(model.decoder, suite.lora, step, model.precision.dtype, checkpointing=again)
@@ -264,6 +282,8 @@ def _training_memory(
     peaks: dict[str, TrainingMemory] = {}
     steps = {(job.scenario.start, _round_step(suite.under(job.scenario), job.scenario, width)) for job in jobs}
     steps |= {(start, _posthoc_step(suite, width)) for start, _ in steps}
+    if suite.alignment and not suite.alignment.adapter and suite.alignment.start in {start for start, _ in steps}:
+        steps.add((suite.alignment.start, _alignment_step(suite.alignment, width)))
     for start, step in sorted(steps, key=str):
         # In sequential mode, the rows of a single client are the whole step.
         whole = step if suite.training.mode == "stacked" else Step(1, step.rows, step.width, step.losses)

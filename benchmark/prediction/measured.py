@@ -19,13 +19,14 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmark.errors import FedSafetyError
+from benchmark.execution.alignment import copy_starts
 from benchmark.execution.answering import answer
 from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
 from benchmark.execution.judging import Judging, judge_responses
 from benchmark.execution.plan import TrainingJob, make_plan
 from benchmark.execution.run import Run
-from benchmark.execution.stages import pending_jobs, settle
+from benchmark.execution.stages import align, pending_jobs, settle
 from benchmark.execution.worker import Workers
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
@@ -88,6 +89,8 @@ class JobCost:
 def predict(run: Run) -> Prediction:
     """Measure samples of a run's remaining work for one or two minutes and return the prediction.
 
+    The aligned start of a suite that aligns its start model is made before, and the run's store keeps it.
+
     Raises:
         FedSafetyError: A sample fails, as the run would.
     """
@@ -99,6 +102,7 @@ def predict(run: Run) -> Prediction:
         if cell.runs and not store.has("responses", cell.response_key)
     }
     adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
+    align(run)
     training = _training_seconds(run, jobs) if jobs else 0.0
     answering = _answering_seconds(run, list(starts.values())) if starts else 0.0
     return Prediction(len(jobs), adapters, len(starts), training, answering)
@@ -119,7 +123,7 @@ def _training_seconds(run: Run, jobs: Sequence[TrainingJob]) -> float:
         starting = time.perf_counter() - began
         for shape, job in samples.items():
             # As many at once as in the run, since processes share memory bandwidth and caches.
-            measured = processes.each(f"scenario {job.scenario.id!r}", partial(_job_cost, suite, job))
+            measured = processes.each(f"scenario {job.scenario.id!r}", partial(_job_cost, suite, job, run.store))
             costs[shape] = JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
             step.advance()
     return starting + job_seconds(suite, jobs, costs, workers)
@@ -147,7 +151,7 @@ def _idle(_: Bench) -> None:
     """Do nothing. A worker process that answers has imported everything."""
 
 
-def _job_cost(suite: Suite, job: TrainingJob, bench: Bench) -> JobCost:
+def _job_cost(suite: Suite, job: TrainingJob, store: Store, bench: Bench) -> JobCost:
     """Time sample jobs in this process. The first job is not counted because it also opens models."""
     first = next(iter(job.pipelines.values()))
     derived = [name for key, name in job.pipelines.items() if key != job.training_key][:1]
@@ -155,6 +159,7 @@ def _job_cost(suite: Suite, job: TrainingJob, bench: Bench) -> JobCost:
     def seconds(rounds: int, seed: int, names: Sequence[str]) -> float:
         pipelines = {"training": first} | {f"adapter{index}": name for index, name in enumerate(names)}
         with tempfile.TemporaryDirectory() as folder:
+            copy_starts(store, Path(folder))
             began = time.perf_counter()
             report = run_job(
                 _shortened(suite, rounds),
@@ -191,6 +196,7 @@ def _answering_seconds(run: Run, starts: Sequence[str]) -> float:
     spent = []
     with tempfile.TemporaryDirectory() as folder, run.reporter.step("timing sample answers", 2) as step:
         store = Store(Path(folder))
+        copy_starts(run.store, store.root)
         silent = Reporter(Console(file=io.StringIO()))
         bench = Bench()
         for count in (_FEW, _MANY):

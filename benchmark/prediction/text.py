@@ -25,6 +25,8 @@ def forecast_lines(forecast: Forecast) -> list[str]:
             f"  model {role}: unknown size (no 'shape' in the suite, no configuration on this machine); it is left out"
         )
     trainings, scenarios = len(forecast.jobs), len({job.scenario for job in forecast.jobs})
+    if forecast.alignment.executed:
+        lines.append(f"  alignment of the start model, once: {_work(forecast, forecast.alignment)}")
     lines += [
         f"  federated training, {trainings} trainings in {scenarios} scenarios: {_work(forecast, forecast.training)}",
         *_single(forecast),
@@ -51,6 +53,8 @@ def settings_lines(suite: Suite) -> list[str]:
     for role, source in suite.models.items():
         lines.append(f"  model {role}: {_fields(source)}")
     lines += [f"  {name}: {_fields(getattr(suite, name))}" for name in ("lora", "training", "posthoc")]
+    if suite.alignment is not None:
+        lines.append(f"  alignment: {_fields(suite.alignment)}")
     if suite.data is not None:
         for name, pool in suite.data.pools.items():
             lines.append(f"  data pool {name}: {_fields(pool)}")

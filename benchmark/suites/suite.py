@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from benchmark.errors import UsageError, unknown_name
 from benchmark.registry import NameIndex
 from benchmark.settings import Settings
+from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.scenario import (
     AttackSettings,
     DefenseIds,
@@ -25,7 +26,8 @@ from benchmark.suites.scenario import (
 )
 from benchmark.suites.sensitivity import Sensitivity, SensitivityScenario, expand
 from benchmark.suites.settings import Adapters, LoraSettings, Seed, merging_obstacle
-from tasks.hub.settings import DataChoice, HubData, Identifier
+from tasks.base import ProbeKind
+from tasks.hub.settings import DataChoice, DatasetSource, HubData, Identifier
 from tasks.model_source import ModelSource
 
 __all__ = [
@@ -148,6 +150,8 @@ class Suite(Settings):
     """Local training."""
     posthoc: PosthocSettings
     """Server-side fine-tuning."""
+    alignment: AlignmentSettings | None = None
+    """Alignment of the start model before the federation; none for a start model as its checkpoint has it."""
     judges: tuple[str, ...] = Field(min_length=1)
     """Judges of all responses."""
     primary_judge: str
@@ -170,8 +174,12 @@ class Suite(Settings):
     """Scores along one setting at a time; shown apart from the ranking."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"models", "data", "decoding", "compute", "publishable", "tiers", "judge_of"}
+        {"models", "data", "decoding", "compute", "publishable", "tiers", "judge_of", "alignment"}
     )
+
+    def aligned(self, scenario: Scenario) -> AlignmentSettings | None:
+        """Return the alignment of a scenario's start model, or ``None`` if it starts unaligned."""
+        return self.alignment if self.alignment and self.alignment.start == scenario.start else None
 
     @property
     def points(self) -> tuple[SensitivityScenario, ...]:
@@ -254,6 +262,7 @@ class Suite(Settings):
             for role, pool in scenario.data.pools.items() if scenario.data else ():
                 if pool not in pools:
                     raise ValueError(str(unknown_name(f"pool ({role} of scenario {scenario.id})", pool, pools)))
+        self._check_alignment(pools)
         ids = [scenario.id for scenario in self.scenarios]
         for name, tier in self.tiers.items():
             for scenario_id in tier.scenarios:
@@ -275,6 +284,34 @@ class Suite(Settings):
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"training of scenario {scenario.id!r}: {message}") from error
         return self.model_copy(update={"training": training})
+
+    def _check_alignment(self, pools: Mapping[str, DatasetSource]) -> None:
+        """Check that the role, the pools and the probe sets that the alignment names exist."""
+        alignment = self.alignment
+        if alignment is None:
+            return
+        if self.data is None or not self.models:
+            lacks = "data" if self.data is None else "models"
+            raise ValueError(
+                f"alignment needs training rows and a model, but the suite has no {lacks!r}: its world brings its own; "
+                f"leave alignment out, or choose a world that reads models and data, such as hub"
+            )
+        if alignment.start not in self.models:
+            raise ValueError(str(unknown_name("start model of the alignment", alignment.start, self.models)))
+        for pool in alignment.data:
+            if pool not in pools:
+                raise ValueError(str(unknown_name("pool of the alignment", pool, pools)))
+        wanted = {"harmful": ProbeKind.HARMFUL, "benign": ProbeKind.OVER_REFUSAL} if alignment.expects else {}
+        kinds = {probe.id: probe.kind for probe in self.data.probes}
+        for setting, kind in wanted.items():
+            name = getattr(alignment.expects, setting)
+            if name not in kinds:
+                raise ValueError(str(unknown_name(f"probe set ({setting} of alignment.expects)", name, kinds)))
+            if kinds[name] is not kind:
+                raise ValueError(
+                    f"alignment.expects names {name!r} as {setting}, which holds probes of kind {kinds[name].value!r}; "
+                    f"name a set of kind {kind.value!r}"
+                )
 
     def tier(self, name: str) -> Suite:
         """Return a smaller form as a suite of its own, called ``<id>_<name>``.
@@ -303,6 +340,8 @@ class Suite(Settings):
             "sensitivity": None,
             "tiers": {},
         }
+        if self.alignment:
+            content["alignment"] = self.alignment  # the instance has the folder of the suite file
         for setting in ("defenses", "pipelines", "tasks"):
             if getattr(tier, setting) is not None:
                 content[setting] = getattr(tier, setting)
@@ -429,7 +468,7 @@ def read_suite(path: Path) -> Suite:
     if not isinstance(content, dict):
         raise UsageError(f"suite {path} holds {type(content).__name__}; it must be a mapping of suite settings")
     try:
-        return Suite.model_validate(content)
+        return Suite.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:
         problems = [_explain(problem, content) for problem in error.errors()]
         more = f"; and {len(problems) - _MOST_PROBLEMS} more problems" if len(problems) > _MOST_PROBLEMS else ""

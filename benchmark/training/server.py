@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError
@@ -13,10 +14,12 @@ from benchmark.models.rows import TokenRow
 from benchmark.models.sampling import sample
 from benchmark.records.adapters import Usage
 from benchmark.seeds import integer, stream, torch_stream
+from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import PosthocSettings
 from benchmark.training.served import ServedModel
+from benchmark.training.tuning import align, batches_of, cosine
 from benchmark.updates import AdapterLayout
-from tasks.base import Automation, Example, TaskWorld
+from tasks.base import Automation, DataKind, Example, TaskWorld
 
 
 class MeteredServer:
@@ -31,6 +34,8 @@ class MeteredServer:
         owner: Name of the defense's own random streams.
         max_new_tokens: Length limit of generated data.
         max_length: Largest number of tokens of a training row; longer rows are cut.
+        start: Returns the adapter that the federation starts from; by default one without effect.
+        alignment: Settings by which the start model is aligned; ``None`` if the suite does not align it.
     """
 
     def __init__(
@@ -43,15 +48,19 @@ class MeteredServer:
         owner: str,
         max_new_tokens: int,
         max_length: int | None = None,
+        start: Callable[[], Tensor] | None = None,
+        alignment: AlignmentSettings | None = None,
     ) -> None:
         self.usage = Usage()
         self.examples = settings.examples
+        self.alignment_rows = alignment.rows if alignment else 0
+        self._start, self._alignment = start, alignment
         self._world, self._model, self._external = world, model, external
         self._settings, self._seed, self._owner = settings, seed, owner
         self._max_new_tokens, self._max_length = max_new_tokens, max_length
         self.opening_seconds = 0.0
         """Seconds that opening the external model took; they do not count as time of the method."""
-        self._calls = 0
+        self._calls = self._alignments = self._gradients = 0
         self._owned: set[Example] = set()
 
     @property
@@ -63,6 +72,10 @@ class MeteredServer:
     def automation(self) -> Automation:
         """Prompts of the automated data pipelines."""
         return self._world.automation
+
+    def start(self) -> Tensor:
+        """Return the adapter that the federation starts from (flat, ``[d]``), before any defense replaces it."""
+        return self._start().clone() if self._start else torch.zeros(self.layout.dimension)
 
     def owned_aligned(self, count: int) -> list[Example]:
         """Return ``count`` harmful-instruction → refusal pairs the server owns."""
@@ -80,8 +93,12 @@ class MeteredServer:
         return self._remembered(self._world.server_contrast(count, stream(self._seed, "server", "contrast")))
 
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
-        self._model.stacked.attach(adapter)
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``).
+
+        ``None`` stands for the starting model, aligned if the suite aligns it. Zeros stand for the bare base model.
+        """
+        # An adapter that is not aligned has no effect, so the base model answers faster alone.
+        self._model.stacked.attach(self.start() if adapter is None and self._alignment else adapter)
         try:
             return self._sample(self._model, prompts, temperature)
         finally:
@@ -106,23 +123,69 @@ class MeteredServer:
         Raises:
             FedSafetyError: ``examples`` is empty.
         """
-        if not examples:
-            raise FedSafetyError(f"{self._owner!r} called finetune() with no example; give it at least one")
+        self._check_examples("finetune", examples)
         settings = self._settings
-        generated = [example for example in examples if example not in self._owned]
-        self.usage.generated_pairs += len(generated)
-        self.usage.generated_leaks += sum(
-            self._world.leaks_evaluation(f"{e.instruction} {e.response}") for e in generated
-        )
+        self._count_generated(examples)
         self.usage.finetune_steps += settings.steps
         rows = [self._model.chat.row(example, self._max_length) for example in examples]
         rng = stream(self._seed, "defense", self._owner, "finetune")
-        order: list[int] = []
-        while len(order) < settings.steps * settings.batch_size:
-            order += rng.permutation(len(rows)).tolist()
-        size = settings.batch_size
-        batches = [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(settings.steps)]
-        return self._finetuned(adapter, batches)
+        return self._finetuned(adapter, batches_of(rows, settings.steps, settings.batch_size, rng))
+
+    def alignment_examples(self) -> list[Example]:
+        """Return the rows on which the suite aligns its start model; none if it does not align it."""
+        if self._alignment is None:
+            return []
+        rows = self._world.alignment(self._alignment.rows, stream(self._alignment.seed, "alignment", "rows"))
+        refusals = sum(row.kind is DataKind.ALIGNED for row in rows)
+        self.usage.owned_aligned += refusals
+        self.usage.owned_normal += len(rows) - refusals
+        return self._remembered(rows)
+
+    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment.
+
+        Without an alignment in the suite, ``adapter`` comes back as it is.
+
+        Raises:
+            FedSafetyError: ``examples`` is empty, and the suite has an alignment.
+        """
+        if self._alignment is None:
+            return adapter
+        self._check_examples("align", examples)
+        self._count_generated(examples)
+        self.usage.finetune_steps += self._alignment.steps
+        self._alignments += 1
+        names = ("defense", self._owner, "align", self._alignments)
+        return align(
+            self._model,
+            self._alignment,
+            adapter,
+            examples,
+            stream(self._seed, *names),
+            integer(self._seed, *names, "dropout"),
+        )
+
+    def gradient(self, adapter: Tensor, examples: list[Example]) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of the mean token loss of ``examples`` at ``adapter``, and the loss in nats.
+
+        One call counts as one fine-tuning step.
+
+        Raises:
+            FedSafetyError: ``examples`` is empty, or the gradient or the loss is not finite.
+        """
+        self._check_examples("gradient", examples)
+        self._count_generated(examples)
+        self.usage.finetune_steps += 1
+        self._gradients += 1
+        longest = self._alignment.max_length if self._alignment else self._max_length
+        rows = [self._model.chat.row(example, longest) for example in examples]
+        seed = integer(self._seed, "defense", self._owner, "gradient", self._gradients)
+        gradient, loss = self._model.stacked.gradient(adapter, rows, dropout_seed=seed)
+        if not (math.isfinite(loss) and bool(torch.isfinite(gradient).all())):
+            raise FedSafetyError(
+                f"the gradient for {self._owner!r} is not finite at a loss of {loss}; take smaller steps to the adapter"
+            )
+        return gradient, loss
 
     def _finetuned(self, adapter: Tensor, batches: list[list[TokenRow]]) -> Tensor:
         """Return ``adapter`` trained on ``batches``, with an optimiser and rates for each stretch."""
@@ -130,10 +193,10 @@ class MeteredServer:
         stretch = settings.restart_every or settings.steps
         for first in range(0, settings.steps, stretch):
             if settings.restart_every is None:
-                rates = [_cosine(settings, step / settings.steps) for step in range(settings.steps)]
+                rates = [cosine(settings, step / settings.steps) for step in range(settings.steps)]
             else:
                 last = settings.steps // stretch - 1
-                rates = [_cosine(settings, first // stretch / max(1, last))] * stretch
+                rates = [cosine(settings, first // stretch / max(1, last))] * stretch
             trained = self._model.stacked.train(
                 adapter,
                 [batches[first : first + stretch]],
@@ -148,6 +211,18 @@ class MeteredServer:
         """Return the rows in an order drawn from the defense's own stream."""
         order = stream(self._seed, "defense", self._owner, "shuffle").permutation(len(examples))
         return [examples[i] for i in order]
+
+    def _check_examples(self, tool: str, examples: list[Example]) -> None:
+        if not examples:
+            raise FedSafetyError(f"{self._owner!r} called {tool}() with no example; give it at least one")
+
+    def _count_generated(self, examples: list[Example]) -> None:
+        """Record the rows that the server does not own."""
+        generated = [example for example in examples if example not in self._owned]
+        self.usage.generated_pairs += len(generated)
+        self.usage.generated_leaks += sum(
+            self._world.leaks_evaluation(f"{e.instruction} {e.response}") for e in generated
+        )
 
     def _remembered(self, examples: list[Example]) -> list[Example]:
         """Record rows as owned. All other rows that a defense trains on count as generated."""
@@ -167,9 +242,3 @@ class MeteredServer:
         )
         self.usage.generated_tokens += tokens
         return answers
-
-
-def _cosine(settings: PosthocSettings, progress: float) -> float:
-    """Return the learning rate at ``progress`` (0 to 1) of a cosine from the initial rate to the floor."""
-    span = settings.learning_rate - settings.learning_rate_floor
-    return settings.learning_rate_floor + span * 0.5 * (1 + math.cos(math.pi * progress))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from benchmark.errors import UsageError, unknown_name
@@ -18,14 +19,15 @@ _KINDS: Final = {
 """Role → data type that its pool must have. Honest clients' pools may be normal or aligned."""
 
 
-def check_choice(data: HubData, choice: DataChoice) -> None:
-    """Check that every role of ``choice`` has a pool that can serve it.
+def check_choice(data: HubData, choice: DataChoice | None, aligned: Collection[str] = ()) -> None:
+    """Check that every role of ``choice``, and the alignment of the start model, has pools that can serve it.
 
     Raises:
         UsageError: A pool is unknown, has another data type or no answers, or serves two roles of different owners.
     """
     owners: dict[str, tuple[str, Owner]] = {}
-    for role, pool in choice.pools.items():
+    roles = [("the alignment", pool) for pool in aligned] + list(choice.pools.items() if choice else ())
+    for role, pool in roles:
         if pool not in data.pools:
             raise unknown_name("data pool", pool, data.pools)
         kind = data.pools[pool].kind
@@ -39,9 +41,10 @@ def check_choice(data: HubData, choice: DataChoice) -> None:
             data.pools[pool].response or "response" in data.pools[pool].columns
         ):
             raise UsageError(f"pool {pool!r} has prompts and no answers; give it a response, or map a column to it")
-        owner = OWNERS.get(role, Owner.CLIENTS)
+        owner = Owner.ALIGNMENT if role == "the alignment" else OWNERS.get(role, Owner.CLIENTS)
         other, first_owner = owners.setdefault(pool, (role, owner))
-        shared_by_server = first_owner is owner is Owner.DEFENDER
+        # The server may own the rows on which the start model was aligned.
+        shared_by_server = {first_owner, owner} <= {Owner.ALIGNMENT, Owner.DEFENDER}
         if other != role and not shared_by_server and data.overlaps != "report":
             raise UsageError(
                 f"pool {pool!r} serves both {other} and {role}; make two pools of it with offset and limit, or set "

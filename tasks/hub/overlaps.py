@@ -3,13 +3,14 @@
 A row is compared with its input and, if it has an input, also by its instruction alone, because a text beside a
 question does not change the question. Two rows that both have inputs and share only the instruction are different.
 
-A shared prompt stays with the first of these owners: evaluation, the server (defender), attackers, honest clients. The
-suite chooses whether the rows of later owners are left out, reported, or refused.
+A shared prompt stays with the first of these owners: evaluation, the alignment of the start model, the server
+(defender), attackers, honest clients. The suite chooses whether the rows of later owners are left out, reported, or
+refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import combinations
@@ -32,9 +33,10 @@ class Owner(IntEnum):
     """Owner of a set of rows. A shared prompt stays with the lowest owner."""
 
     EVALUATION = 0
-    DEFENDER = 1
-    ATTACKER = 2
-    CLIENTS = 3
+    ALIGNMENT = 1
+    DEFENDER = 2
+    ATTACKER = 3
+    CLIENTS = 4
 
 
 OWNERS: Final = {
@@ -117,17 +119,22 @@ class OverlapReport:
         return "\n".join(lines)
 
 
-def row_sets(data: HubData, choice: DataChoice | None) -> list[RowSet]:
-    """Return the sets that a choice uses, evaluation first. Without a choice, return all sets of the suite.
+def row_sets(data: HubData, choice: DataChoice | None, aligned: Collection[str] = ()) -> list[RowSet]:
+    """Return the sets that a choice and an alignment use, evaluation first. Without both, return all sets of the suite.
+
+    Args:
+        data: Pools and probe sets.
+        choice: Pools of the roles of a scenario.
+        aligned: Pools of the alignment. A pool of the alignment that the server uses, too, belongs to the alignment.
 
     Raises:
         InputsMissingError: A data set is not on this machine and cannot be downloaded.
     """
     probes = [RowSet(f"probes/{probe.id}", Owner.EVALUATION, load_rows(probe.source)) for probe in data.probes]
-    if choice is None:
+    if choice is None and not aligned:
         return probes + [RowSet(f"pool/{name}", None, load_rows(source)) for name, source in sorted(data.pools.items())]
-    owners: dict[str, Owner] = {}
-    for role, pool in choice.pools.items():
+    owners: dict[str, Owner] = dict.fromkeys(aligned, Owner.ALIGNMENT)
+    for role, pool in choice.pools.items() if choice else ():
         owner = OWNERS.get(role, Owner.CLIENTS)
         owners[pool] = min(owner, owners.get(pool, owner))
     used = [RowSet(f"pool/{pool}", owner, load_rows(data.pools[pool])) for pool, owner in owners.items()]
@@ -181,7 +188,9 @@ def refuse_conflicts(report: OverlapReport) -> None:
         )
 
 
-def suite_overlaps(data: HubData, choices: Mapping[str, DataChoice]) -> str:
+def suite_overlaps(
+    data: HubData, choices: Mapping[str, DataChoice], aligned: Mapping[str, Collection[str]] | None = None
+) -> str:
     """Return the printable report of a suite: all pairs of its sets, then the rows that each scenario leaves out.
 
     Missing sets are listed, and the remaining sets are compared.
@@ -189,6 +198,7 @@ def suite_overlaps(data: HubData, choices: Mapping[str, DataChoice]) -> str:
     Args:
         data: Pools and probe sets.
         choices: Scenario → its choice of pools. Scenarios with the same choice share a paragraph.
+        aligned: Scenario → pools of the alignment of its start model; none for scenarios that start unaligned.
 
     Raises:
         FedSafetyError: A data set cannot be read.
@@ -200,11 +210,12 @@ def suite_overlaps(data: HubData, choices: Mapping[str, DataChoice]) -> str:
     parts = [find_overlaps(row_sets(here, None), data.overlaps).text()]
     parts.append(f"Prompts are compared by their normal form. {LOSSES}")
     parts += [f"not compared: {name}: {reason}" for name, reason in missing.items()]
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for scenario, choice in choices.items():
-        groups.setdefault(choice.model_dump_json(), []).append(scenario)
-    for choice_json, scenarios in groups.items():
-        verdict = _verdict(data, DataChoice.model_validate_json(choice_json), missing)
+        pools_aligned = tuple((aligned or {}).get(scenario, ()))
+        groups.setdefault((choice.model_dump_json(), pools_aligned), []).append(scenario)
+    for (choice_json, pools_aligned), scenarios in groups.items():
+        verdict = _verdict(data, DataChoice.model_validate_json(choice_json), pools_aligned, missing)
         parts.append(f"{', '.join(scenarios)}\n  {verdict}")
     return "\n\n".join(parts)
 
@@ -222,12 +233,13 @@ def _missing(data: HubData) -> dict[str, str]:
     return missing
 
 
-def _verdict(data: HubData, choice: DataChoice, missing: Mapping[str, str]) -> str:
-    """Return a sentence about the shared prompts of a scenario with this choice."""
-    names = [f"probes/{probe.id}" for probe in data.probes] + sorted({f"pool/{pool}" for pool in choice.pools.values()})
+def _verdict(data: HubData, choice: DataChoice, aligned: Collection[str], missing: Mapping[str, str]) -> str:
+    """Return a sentence about the shared prompts of a scenario with this choice and these pools of its alignment."""
+    pools = {*choice.pools.values(), *aligned}
+    names = [f"probes/{probe.id}" for probe in data.probes] + sorted(f"pool/{pool}" for pool in pools)
     if absent := [name for name in names if name in missing]:
         return f"not known without {', '.join(absent)}"
-    report = find_overlaps(row_sets(data, choice), data.overlaps)
+    report = find_overlaps(row_sets(data, choice, aligned), data.overlaps)
     left_out = ", ".join(f"{count:,} rows of {name}" for name, count in report.removed.items())
     between = "; ".join(f"{pair.first} and {pair.second} {pair.shared:,}" for pair in report.conflicts)
     return {

@@ -48,6 +48,8 @@ REVISION: Final = "4"
 control tokens. A change that can alter rows of a source increases it."""
 
 _NOT_OF_ROWS: Final = {"github", "local", "gated", "licence"}
+_CLIENTS: Final = ("the clients need", "rows_per_client or the number of clients")
+_ALIGNMENT: Final = ("the alignment needs", "or the rows of the alignment")
 
 
 @register(
@@ -63,10 +65,14 @@ class HubWorld(TaskWorld):
     Args:
         models: Role → checkpoint.
         data: Pools, probe sets and the policy on shared prompts.
-        choice: Pools from which the roles of a scenario draw. Without a choice the world has probes and models only.
+        choice: Pools from which the roles of a scenario draw. Without a choice the world has probes and models, and
+            the alignment's rows, only.
+        alignment: Pool → share of the rows on which the suite aligns the scenario's start model; none for a start model
+            as its checkpoint has it.
 
     Raises:
-        UsageError: The choice names an unknown pool, one of another data type, or one pool for two roles.
+        UsageError: The choice or the alignment names an unknown pool, one of another data type, or one pool for two
+            roles.
     """
 
     models_are_large = True
@@ -77,13 +83,15 @@ class HubWorld(TaskWorld):
         models: Mapping[str, ModelSource] | None = None,
         data: HubData | None = None,
         choice: DataChoice | None = None,
+        alignment: Mapping[str, float] | None = None,
     ) -> None:
         self._models = dict(models or {})
         self._data = data or HubData()
         self._choice = choice
+        # Sorted, because keys do not hold the order either.
+        self._alignment = dict(sorted((alignment or {}).items()))
         self._repeated: dict[str, int] = {}
-        if choice is not None:
-            check_choice(self._data, choice)
+        check_choice(self._data, choice, self._alignment)
 
     @property
     def task_types(self) -> tuple[str, ...]:
@@ -105,6 +113,7 @@ class HubWorld(TaskWorld):
         # Attackers and servers may generate data during a training, from these prompts and up to this length.
         generation = [asdict(self.automation), self._data.data_max_new_tokens]
         content = [REVISION, roles, pools, probes, self._data.overlaps, generation]
+        content += [self._alignment] if self._alignment else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def benign(
@@ -147,9 +156,9 @@ class HubWorld(TaskWorld):
         needed = Counter[str]()
         for normal, _ in parts:
             needed.update(normal)
-        dealt = {pool: self._dealer(pool, needed[pool], rng) for pool in default}
+        dealt = {pool: self._dealer(pool, needed[pool], rng, _CLIENTS) for pool in default}
         refusals = sum(number for _, number in parts)
-        deal_refusals = self._dealer(self._pool_of("refusals"), refusals, rng) if refusals else None
+        deal_refusals = self._dealer(self._pool_of("refusals"), refusals, rng, _CLIENTS) if refusals else None
         result = []
         for normal, refused in parts:
             rows = [row for pool, number in normal.items() for row in dealt[pool](number)]
@@ -172,6 +181,20 @@ class HubWorld(TaskWorld):
     def server_contrast(self, count: int, rng: np.random.Generator) -> list[Example]:
         """Return pairs of the server's pool of benign look-alikes, without repetition where it has enough."""
         return self._drawn("contrast", count, rng)
+
+    def alignment(self, count: int, rng: np.random.Generator) -> list[Example]:
+        """Return rows of the alignment's pools by their shares, each row once, in random order.
+
+        Raises:
+            UsageError: The world was made without an alignment.
+            FedSafetyError: A pool has fewer rows than its share.
+        """
+        if not self._alignment:
+            raise UsageError("this world was made without an alignment; name the pools in the suite's alignment")
+        numbers = shards.spread(count, list(self._alignment.values()))
+        parts = dict(zip(self._alignment, numbers, strict=True))
+        rows = [row for pool, number in parts.items() for row in self._dealer(pool, number, rng, _ALIGNMENT)(number)]
+        return [rows[index] for index in rng.permutation(len(rows))]
 
     @property
     def automation(self) -> Automation:
@@ -278,13 +301,13 @@ class HubWorld(TaskWorld):
 
     @property
     def _pools_used(self) -> list[str]:
-        return sorted(set(self._choice.pools.values())) if self._choice else []
+        return sorted({*(self._choice.pools.values() if self._choice else ()), *self._alignment})
 
     @cached_property
     def _sets(self) -> list[RowSet]:
-        """Sets of rows of this choice: probe sets, then pools."""
-        data = self._data if self._choice else self._data.model_copy(update={"pools": {}})
-        return row_sets(data, self._choice)
+        """Sets of rows of this choice and of the alignment: probe sets, then pools."""
+        data = self._data if self._pools_used else self._data.model_copy(update={"pools": {}})
+        return row_sets(data, self._choice, self._alignment)
 
     @cached_property
     def _kept(self) -> dict[str, shards.Kept]:
@@ -333,14 +356,22 @@ class HubWorld(TaskWorld):
             self._repeated[name] = max(repeated, self._repeated.get(name, 0))
         return self._rows(pool).examples(shards.draw(kept, count, rng), pool)
 
-    def _dealer(self, pool: str, needed: int, rng: np.random.Generator) -> Callable[[int], list[Example]]:
-        """Return a function that returns the next rows of a random order of ``pool``, each row once."""
+    def _dealer(
+        self, pool: str, needed: int, rng: np.random.Generator, users: tuple[str, str]
+    ) -> Callable[[int], list[Example]]:
+        """Return a function that returns the next rows of a random order of ``pool``, each row once.
+
+        Args:
+            pool: The pool.
+            needed: Number of rows that all calls together take.
+            rng: Stream of the order.
+            users: Who takes the rows, and what they can lower, for the error of a pool that is too small.
+        """
         kept = self._kept[f"pool/{pool}"]
         if (usable := int(kept.sum())) < needed:
             raise FedSafetyError(
-                f"pool {pool!r} has {usable} rows after filters and shared prompts, and the clients need "
-                f"{needed} different ones; choose a larger pool, or lower its share, rows_per_client or the number of "
-                f"clients"
+                f"pool {pool!r} has {usable} rows after filters and shared prompts, and {users[0]} "
+                f"{needed} different ones; choose a larger pool, or lower its share, {users[1]}"
             )
         rows = iter(self._rows(pool).examples(shards.draw(kept, needed, rng), pool))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from benchmark.updates import AdapterLayout
@@ -25,6 +26,7 @@ class FakeServer:
 
     layout = AdapterLayout(("layer.lora_A",), ((1, 3),))
     automation = AUTOMATION
+    alignment_rows = 0
 
     def __init__(self, examples: int = 10, answer: Callable[[str], str] = refuse_when_reminded) -> None:
         self.examples = examples
@@ -59,6 +61,18 @@ class FakeServer:
     def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
         self.tuned = examples
         return adapter + 1
+
+    def start(self) -> Tensor:
+        return torch.zeros(3)
+
+    def alignment_examples(self) -> list[Example]:
+        return []
+
+    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+        return adapter
+
+    def gradient(self, adapter: Tensor, examples: list[Example]) -> tuple[Tensor, float]:
+        return torch.zeros(3), 0.0
 
     def shuffle(self, examples: list[Example]) -> list[Example]:
         self.shuffled += 1

@@ -24,6 +24,7 @@ from benchmark.prediction.memory import training_memory
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
 from benchmark.screen import Screen
+from benchmark.suites.alignment import AlignmentSettings, ShippedAdapter
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Decoding, Suite, find_suite
 from tasks.hub import HubWorld
@@ -75,6 +76,31 @@ def test_a_paper_cell_is_rounds_times_steps() -> None:
     assert forecast.jobs[0].training.useful == pytest.approx(4 * 24_576_000 * 6.6e9, rel=0.03)
     assert forecast.training.useful == pytest.approx(2 * forecast.jobs[0].training.useful)
     assert forecast.adapter_bytes == 2 * 4 * 16_777_216
+
+
+def test_an_alignment_is_counted_once_where_no_adapter_is_shipped() -> None:
+    settings = AlignmentSettings(
+        start="raw", data={"a": 1.0}, rows=8, steps=50, batch_size=8, learning_rate=1e-3, max_length=128, seed=1
+    )
+    suite = suite_of().model_copy(update={"alignment": settings})
+    forecast, without = forecast_of(suite, H200), forecast_of(suite_of(), H200)
+    step = training_operations(decoder_of(LLAMA_2_7B), suite.lora, Step(1, 8, 128, 8 * 128), "bfloat16")
+    assert forecast.alignment.useful == pytest.approx(50 * step.useful)
+    assert forecast.training == without.training
+    more = forecast.seconds(forecast.alignment.executed)
+    assert forecast.total_seconds == pytest.approx(without.total_seconds + more)
+    assert any(line.startswith("  alignment of the start model, once: ") for line in forecast_lines(forecast))
+    assert any("steps 50" in line for line in settings_lines(suite) if line.startswith("  alignment: "))
+    shipped = settings.model_copy(update={"adapter": ShippedAdapter(file="start", sha256="0" * 64)})
+    elsewhere = settings.model_copy(update={"start": "chat"})
+    for other in (shipped, elsewhere):
+        free = forecast_of(suite.model_copy(update={"alignment": other}), H200)
+        assert free.alignment.executed == 0
+        assert free.total_seconds == without.total_seconds
+        assert not any("once" in line for line in forecast_lines(free))
+    wide = suite.model_copy(update={"alignment": settings.model_copy(update={"batch_size": 64, "max_length": 512})})
+    peaks = [each.training_memory["raw"].peak for each in (forecast_of(wide, LAPTOP), forecast_of(suite_of(), LAPTOP))]
+    assert peaks[0] > peaks[1]
 
 
 def test_fine_tuning_and_its_adapters_are_added() -> None:

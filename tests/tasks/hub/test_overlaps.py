@@ -84,6 +84,50 @@ def test_prompt_stays_with_the_first_owner(source: Write) -> None:
     assert "3 pool/attack and pool/benign".replace(" ", "") in report.text().replace(" ", "")
 
 
+def test_the_alignment_comes_after_evaluation_and_before_all_others(source: Write) -> None:
+    data = data_of(
+        source,
+        {
+            "evaluation": ["asked", "x"],
+            "refusals": ["Asked!", "Taught one", "taught two"],
+            "aligned": ["taught one", "s"],
+            "attack": ["taught two", "a"],
+            "benign": ["taught  one", "b"],
+        },
+    )
+    choice = CHOICE.model_copy(update={"refusals": ""})
+    world = HubWorld(data=data, choice=choice, alignment={"refusals": 1.0})
+    assert world.overlaps().removed == {f"pool/{pool}": 1 for pool in ("refusals", "aligned", "attack", "benign")}
+    taught = world.alignment(2, np.random.default_rng(0))
+    assert {row.instruction for row in taught} == {"Taught one", "taught two"}
+    # The rows do not depend on the scenario.
+    alone = HubWorld(data=data, alignment={"refusals": 1.0})
+    assert alone.alignment(2, np.random.default_rng(0)) == taught
+    with pytest.raises(FedSafetyError, match=r"'refusals' has 2 rows .* and the alignment needs 3 different ones"):
+        world.alignment(3, np.random.default_rng(0))
+    assert world.data_digest != HubWorld(data=data, choice=choice).data_digest
+    digests = [
+        HubWorld(data=data, choice=choice, alignment=shares).data_digest
+        for shares in ({"refusals": 1.0, "normal": 0.5}, {"normal": 0.5, "refusals": 1.0}, {"refusals": 1.0})
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    report = suite_overlaps(data, {"s": choice}, {"s": ("refusals",)})
+    assert "left out: 1 rows of pool/refusals, 1 rows of pool/aligned, 1 rows of pool/attack" in report
+
+
+def test_a_pool_of_the_alignment_may_be_the_servers_and_nobody_elses(source: Write) -> None:
+    data = data_of(source, {})
+    world = HubWorld(data=data, choice=CHOICE, alignment={"aligned": 1.0})
+    assert len(world.server_aligned(2, np.random.default_rng(0))) == 2
+    for pool, role in (("benign", "benign:benign"), ("refusals", "refusals")):
+        with pytest.raises(UsageError, match=f"{pool!r} serves both the alignment and {role}"):
+            HubWorld(data=data, choice=CHOICE, alignment={pool: 1.0})
+    with pytest.raises(UsageError, match="has kind 'unaligned' and cannot serve as the alignment"):
+        HubWorld(data=data, alignment={"attack": 1.0})
+    with pytest.raises(UsageError, match="made without an alignment"):
+        HubWorld(data=data, choice=CHOICE).alignment(1, np.random.default_rng(0))
+
+
 def test_a_text_beside_a_prompt_does_not_hide_it(source: Write) -> None:
     data = data_of(source, {"evaluation": ["Who was that?", "x"]})
     rows = [
