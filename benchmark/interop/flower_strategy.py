@@ -100,7 +100,7 @@ class DefenseStrategy(FedAvg):  # type: ignore[misc]  # Flower is not installed 
             )
         self._defense, self.outcomes = copy.deepcopy(self.deployed.aggregator), {}
         if self.server is not None:
-            self._defense.prepare(self.server)
+            initial_arrays = self._prepared(initial_arrays, self._defense.prepare(self.server))
         result = super().start(grid, initial_arrays, self.rounds, *arguments, **options)
         result.arrays = self.finalize(result.arrays)
         return result
@@ -188,6 +188,13 @@ class DefenseStrategy(FedAvg):  # type: ignore[misc]  # Flower is not installed 
         """Return the clients' averaged metrics."""
         del server_round
         return self._metrics(_without_errors(replies), self.evaluate_metrics_aggr_fn)
+
+    def _prepared(self, arrays: ArrayRecord, start: Tensor | None) -> ArrayRecord:
+        """Return the first model, replaced by what the defense's prepare hook returned, if anything."""
+        if start is None:
+            return arrays
+        first = Broadcast(_read(arrays))
+        return _record(first.replaced(self._usable(start, first.flat, "prepare")))
 
     def _aggregate(self, updates: Updates, server_round: int) -> Aggregate:
         index = server_round - 1

@@ -74,6 +74,16 @@ class Budget:
         length = sum(len(row.instruction) + len(row.response) for row in rows)
         _check_length(length, ROWS_PER_EXAMPLE * _counted(examples))
 
+    def gradient(self, rows: Sequence[Example], examples: int) -> None:
+        """Count a gradient. All its rows are trained on, so the rows of all gradients together are bounded.
+
+        Raises:
+            ChannelError: The rows are too many, or too long.
+        """
+        self.rows(len(rows), examples)
+        length = sum(len(row.instruction) + len(row.response) for row in rows)
+        _check_length(length, ROWS_PER_EXAMPLE * _counted(examples))
+
 
 def _check_length(characters: int, texts: int) -> None:
     most = CHARACTERS_PER_TEXT * texts

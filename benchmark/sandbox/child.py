@@ -202,8 +202,12 @@ class _Defense:
         return method.degenerate_as(args["participants"], args["declared_malicious"]), {}
 
     def prepare(self, method: Any, ask: remote.Ask, args: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
-        method.prepare(remote.RemoteServer(ask, args["server"]))
-        return None, {}
+        server = remote.RemoteServer(ask, args["server"])
+        start = method.prepare(server)
+        if start is None:
+            return None, {}
+        _check_shape_of(start, "prepare() returned a start", torch.Size((server.layout.dimension,)))
+        return None, {"start": start}
 
     def aggregate(self, method: Any, ask: remote.Ask, args: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
         from benchmark.updates import Aggregate

@@ -149,10 +149,11 @@ def _degenerate_as(self: SandboxedDefense, participants: int, declared_malicious
     return self.about_shape("degenerate_as", participants, declared_malicious)
 
 
-def _prepare(self: SandboxedDefense, server: Server) -> None:
+def _prepare(self: SandboxedDefense, server: Server) -> Tensor | None:
     """Ask the submission; see :meth:`defenses.base.Defense.prepare`."""
     self.tools = ServerTools(server, self.budget)
-    self.ask("prepare", {"server": self.tools.known}, room=_WIDEST * server.layout.dimension)
+    _, answer = self.ask("prepare", {"server": self.tools.known}, room=_WIDEST * server.layout.dimension)
+    return self.only("prepare", answer, "start")[0] if answer else None
 
 
 def _aggregate(self: SandboxedDefense, updates: Updates, context: RoundContext) -> Aggregate:

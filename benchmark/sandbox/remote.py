@@ -23,7 +23,7 @@ class RemoteServer:
 
     Args:
         ask: Sends a request to the run.
-        known: Values that came with the hook's call: layout, automation, examples.
+        known: Values that came with the hook's call: layout, automation, examples, alignment_rows.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
@@ -31,6 +31,11 @@ class RemoteServer:
         self.layout = layout_from(known["layout"])
         self.automation = automation_from(known["automation"])
         self.examples = int(known["examples"])
+        self.alignment_rows = int(known["alignment_rows"])
+
+    def start(self) -> Tensor:
+        """Return the adapter that the federation starts from (flat, ``[d]``), before any defense replaces it."""
+        return self._ask("start", {}, {})[1]["adapter"]
 
     def owned_aligned(self, count: int) -> list[Example]:
         """Return harmful-instruction → refusal pairs the server owns."""
@@ -45,7 +50,10 @@ class RemoteServer:
         return self._examples("owned_contrast", count=int(count))
 
     def generate(self, prompts: Sequence[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        """Return answers of the global model with ``adapter`` (flat, ``[d]``; ``None``: the starting model)."""
+        """Return answers of the global model with ``adapter`` (flat, ``[d]``).
+
+        ``None`` stands for the starting model, aligned if the suite aligns it. Zeros stand for the bare base model.
+        """
         tensors = {} if adapter is None else {"adapter": adapter}
         answers, _ = self._ask("generate", {"prompts": list(prompts), "temperature": float(temperature)}, tensors)
         return list(answers)
@@ -59,6 +67,20 @@ class RemoteServer:
         """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings."""
         _, tensors = self._ask("finetune", {"examples": rows_of(examples)}, {"adapter": adapter})
         return tensors["adapter"]
+
+    def alignment_examples(self) -> list[Example]:
+        """Return the rows on which the suite aligns its start model; none if it does not align it."""
+        return self._examples("alignment_examples")
+
+    def align(self, adapter: Tensor, examples: Sequence[Example]) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment."""
+        _, tensors = self._ask("align", {"examples": rows_of(examples)}, {"adapter": adapter})
+        return tensors["adapter"]
+
+    def gradient(self, adapter: Tensor, examples: Sequence[Example]) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of the mean token loss of ``examples`` at ``adapter``, and the loss in nats."""
+        loss, tensors = self._ask("gradient", {"examples": rows_of(examples)}, {"adapter": adapter})
+        return tensors["gradient"], float(loss)
 
     def shuffle(self, examples: Sequence[Example]) -> list[Example]:
         """Return the rows in an order drawn from the defense's own stream."""

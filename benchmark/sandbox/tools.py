@@ -42,6 +42,10 @@ class ServerTools:
             "generate": self._generate,
             "generate_external": self._generate_external,
             "finetune": self._finetune,
+            "start": lambda *_: (None, {"adapter": self._server.start()}),
+            "alignment_examples": self._alignment_examples,
+            "align": self._align,
+            "gradient": self._gradient,
             "shuffle": self._shuffle,
         }
 
@@ -53,6 +57,7 @@ class ServerTools:
             "layout": layout_of(server.layout),
             "automation": automation_of(server.automation),
             "examples": server.examples,
+            "alignment_rows": server.alignment_rows,
         }
 
     def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> Answer:
@@ -90,6 +95,27 @@ class ServerTools:
         rows = examples(record(args, "examples")["examples"])
         self._budget.training(rows, self._server.examples)
         return None, {"adapter": self._server.finetune(self._adapter(tensors), rows)}
+
+    def _alignment_examples(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        del args, tensors
+        self._budget.rows(self._server.alignment_rows, self._alignment_size)
+        return rows_of(self._server.alignment_examples()), {}
+
+    def _align(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        rows = examples(record(args, "examples")["examples"])
+        self._budget.training(rows, self._alignment_size)
+        return None, {"adapter": self._server.align(self._adapter(tensors), rows)}
+
+    def _gradient(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        rows = examples(record(args, "examples")["examples"])
+        self._budget.gradient(rows, self._alignment_size)
+        gradient, loss = self._server.gradient(self._adapter(tensors), rows)
+        return loss, {"gradient": gradient}
+
+    @property
+    def _alignment_size(self) -> int:
+        """Rows by which uses of the alignment's tools are bounded."""
+        return max(self._server.examples, self._server.alignment_rows)
 
     def _shuffle(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         del tensors

@@ -18,20 +18,26 @@ from attacks.base import Attack, attacks
 from benchmark.execution.worlds import ATTACKER_MODEL, EXTERNAL_MODEL
 from benchmark.methods.kinds import ATTACK, DEFENSE
 from benchmark.methods.source import find_method
+from benchmark.models.lora import initial_adapter
 from benchmark.registry import Trait
 from benchmark.sandbox.adopt import adopt
+from benchmark.seeds import torch_stream
+from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
 from benchmark.training.served import ModelPool, RoleModels
 from benchmark.training.server import MeteredServer
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, defenses
-from tasks.base import task_worlds
+from tasks.base import Example, task_worlds
 
 PRACTICE_SEED = 1
 """Development seed, which no scored row uses."""
 
 _POSTHOC = PosthocSettings(examples=32, steps=4, batch_size=8, learning_rate=1e-3)
+_ALIGNMENT = AlignmentSettings(
+    start="chat", data={"practice": 1.0}, rows=16, steps=4, batch_size=8, learning_rate=1e-3, seed=PRACTICE_SEED
+)
 _NEW_TOKENS = 24
 
 
@@ -108,6 +114,11 @@ class PracticeServer(MeteredServer):
         super().__init__(*arguments)
         self._observed = observed
 
+    def alignment_examples(self) -> list[Example]:
+        """Return rows that stand for the alignment's, which the world of this server lacks: half are refusals."""
+        half = self.alignment_rows // 2
+        return self.shuffle(self.owned_aligned(half) + self.owned_normal(self.alignment_rows - half))
+
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
         """Return the answers of the global model with ``adapter`` (``[d]``), or of the starting model for ``None``."""
         self._observed.add(Trait.GENERATES)
@@ -161,6 +172,9 @@ def practice_server(
         seed,
         owner,
         _NEW_TOKENS,
+        None,
+        lambda: initial_adapter(models.open("chat").stacked.layout, torch_stream(seed, "adapter-init")),
+        _ALIGNMENT,
     )
 
 

@@ -1,4 +1,4 @@
-"""The server's door: the updates that reach the defense, and the aggregate that reaches the model."""
+"""The server's door: the updates that reach the defense, and the start and aggregate that reach the model."""
 
 from __future__ import annotations
 
@@ -36,6 +36,33 @@ def admitted(sent: Updates, malicious: frozenset[str]) -> tuple[Updates, tuple[s
             f"lower the learning rate or set clip_norm"
         )
     return rows_of(sent, [i for i, ok in enumerate(finite) if ok]), refused
+
+
+def checked_start(returned: Tensor | None, start: Tensor, owner: str) -> Tensor:
+    """Return the adapter that the federation starts from: what a defense's prepare hook returned, or ``start``.
+
+    Args:
+        returned: Result of the hook; ``None`` leaves the start as it is.
+        start: Flat adapter ``[d]`` of the suite.
+        owner: Name of the defense, for errors.
+
+    Raises:
+        FedSafetyError: The result is no finite float32 vector of the shape of ``start``.
+    """
+    if returned is None:
+        return start
+    rule = f"return a finite {start.dtype} tensor of shape {tuple(start.shape)}, or None to keep the suite's start"
+    if not isinstance(returned, Tensor):
+        raise FedSafetyError(f"prepare() of {owner!r} returned {type(returned).__name__} as the start; {rule}")
+    if returned.shape != start.shape or returned.dtype != start.dtype:
+        shape = f"{returned.dtype} of shape {tuple(returned.shape)}"
+        raise FedSafetyError(f"prepare() of {owner!r} returned a start of {shape}; {rule}")
+    if not torch.isfinite(returned).all():
+        raise FedSafetyError(
+            f"prepare() of {owner!r} returned a start of shape {tuple(returned.shape)} with values that are not "
+            f"finite; {rule}"
+        )
+    return returned.detach().to(start.device).clone()
 
 
 def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:

@@ -18,7 +18,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.models.rows import TokenRow
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.suite import Scenario, TrainingSettings
-from benchmark.training.door import admitted, checked_aggregate, rows_of
+from benchmark.training.door import admitted, checked_aggregate, checked_start, rows_of
 from benchmark.training.schedule import Federation, learning_rate
 from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
@@ -70,7 +70,10 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class FederationResult:
-    """The trained global adapter (flat, ``[d]``), the record of every round, and seconds in the prepare hook."""
+    """The trained global adapter (flat, ``[d]``), the record of every round, and seconds in the prepare hook.
+
+    Without a round the adapter is the start, which the prepare hook may have replaced.
+    """
 
     adapter: Tensor
     rounds: tuple[RoundRecord, ...]
@@ -115,18 +118,18 @@ def run_federation(
     Args:
         setting: Scenario, settings, clients, rows and seed.
         trainer: Trains a round's clients.
-        start: Flat adapter before round 1.
+        start: Flat adapter before round 1, unless the defense's prepare hook returns another.
         attack: Crafts the updates of malicious clients.
         defense: Aggregates the updates; a fresh instance.
         server: The server's metered tools.
 
     Raises:
-        FedSafetyError: An honest update is not finite, or the defense returned an unusable aggregate.
+        FedSafetyError: An honest update is not finite, or the defense returned an unusable start or aggregate.
     """
     training, seed, phase, malicious = setting.training, setting.seed, setting.phase, setting.malicious
-    adapter, records = start, []
+    records = []
     began = time.perf_counter()
-    defense.prepare(server)
+    adapter = checked_start(defense.prepare(server), start, setting.owner)
     prepare_seconds = time.perf_counter() - began
     for index, participants in enumerate(setting.federation.participants if defense.uses_updates else ()):
         rate = learning_rate(training, index)

@@ -148,6 +148,31 @@ class StackedModel:
         finally:
             self.clear()
 
+    def gradient(
+        self, adapter: Tensor, rows: Sequence[TokenRow], *, dropout_seed: int | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of the mean token loss of ``rows`` at a flat adapter ``[d]``, and the loss.
+
+        Args:
+            adapter: Flat adapter.
+            rows: At least one row.
+            dropout_seed: Seed of the adapters' dropout, if the settings have dropout.
+
+        Raises:
+            UsageError: The settings have dropout, but ``dropout_seed`` is ``None``.
+            FedSafetyError: A single row does not fit into memory.
+        """
+        seeds = client_seeds(dropout_seed, 1, self.settings.dropout)
+        _, gradient = self._load(adapter.to(self.device)[None], trainable=True)
+        self._memory.look(self.layout.dimension)
+        try:
+            with recomputing(self.model):
+                losses = self._backward([rows], 0, seeds, gradient)
+            # With one client the storage of the factors is in the order of a flat adapter.
+            return gradient.to(adapter.device), float(losses[0])
+        finally:
+            self.clear()
+
     def attach(self, adapter: Tensor | None) -> None:
         """Make the wrapped model answer with one flat adapter ``[d]``, or as the bare base model."""
         if adapter is None:

@@ -17,6 +17,7 @@ from benchmark.submission.contract.inputs import left_behind, same_bits
 from benchmark.submission.contract.report import Part
 from benchmark.submission.practice import PRACTICE_SEED, practice_server
 from benchmark.suites.suite import find_suite
+from benchmark.training.door import checked_start
 from benchmark.training.server import MeteredServer
 from defenses.base import Defense, DefenseInfo, Prompt
 from tasks.base import task_worlds
@@ -39,7 +40,7 @@ def prepare_checks(subject: Subject[DefenseInfo, Defense], examination: Examinat
         Check(
             Part.CONTRACT,
             "prepare",
-            "prepare() runs and uses the same of the server's tools each time",
+            "prepare() uses the same of the server's tools each time and returns the same start, or none",
             lambda: _prepare(subject, examination),
         )
     ]
@@ -70,18 +71,24 @@ def serve_checks(subject: Subject[DefenseInfo, Defense]) -> list[Check]:
 
 
 def _prepare(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:
-    used = []
+    used, starts = [], []
     for _ in range(2):
         server = server_maker(subject, examination)()
         with subject.fresh("prepare") as rule:
             began = time.perf_counter()
-            rule.prepare(server)
+            returned = rule.prepare(server)
             server.usage.server_seconds += time.perf_counter() - began
+        starts.append(checked_start(returned, server.start(), subject.entry.info.id))
         used.append(server)
+    if not torch.equal(*starts):
+        difference = float((starts[0].double() - starts[1].double()).abs().max())
+        return fails(f"two fresh instances return starts that differ by up to {difference:.3g}", _DETERMINISM)
     if _counted(used[0]) != _counted(used[1]):
         return fails(f"used {_in_words(used[0])} and then {_in_words(used[1])}", _DETERMINISM)
     _meter(examination, used[0])
-    return passes(f"used {_in_words(used[0])}")
+    moved = float((starts[0].double() - used[0].start().double()).norm())
+    changed = f"moved the start by {moved:.3g} (L2 norm); " if moved else ""
+    return passes(f"{changed}used {_in_words(used[0])}")
 
 
 def _finalize(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:

@@ -27,6 +27,7 @@ from benchmark.sandbox.attack import sandboxed_attack
 from benchmark.sandbox.defense import SandboxedDefense, sandboxed_defense
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, created
+from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import PosthocSettings
 from benchmark.training.clients import Attacker
 from benchmark.training.door import checked_aggregate
@@ -406,6 +407,64 @@ def test_tools_do_the_same_work_as_in_the_process(
     assert torch.equal(found, other.finetune(other.finetune(adapter, rows), rows[:2]) + adapter)
     assert server.usage == other.usage
     assert instance.usage().asked == 7
+
+
+ALIGNMENT = AlignmentSettings(start="raw", data={"w8": 1.0}, rows=4, steps=2, batch_size=2, learning_rate=1e-2, seed=3)
+
+
+@pytest.fixture
+def aligning(world: TaskWorld, served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> Callable[[], MeteredServer]:
+    """Makes servers of a suite that aligns its start model."""
+    monkeypatch.setattr(type(world), "alignment", type(world).server_aligned)
+    settings = PosthocSettings(examples=6, steps=4, batch_size=3, learning_rate=1e-2)
+    start = torch.randn(served.stacked.layout.dimension, generator=torch.Generator().manual_seed(4))
+    return lambda: MeteredServer(world, served, lambda: served, settings, 11, "mine", 5, None, lambda: start, ALIGNMENT)
+
+
+def test_a_start_goes_through_the_channel_as_it_is(defense: Make, aligning: Callable[[], MeteredServer]) -> None:
+    instance = defense(
+        """
+        class Aligning(Defense):
+            def prepare(self, server):
+                rows = server.alignment_examples()
+                assert len(rows) == server.alignment_rows == 4
+                self.answer = server.generate(["w1"], adapter=None, temperature=0.0)
+                slope, loss = server.gradient(server.start(), rows[:2])
+                return server.align(server.start(), rows[:3]) + slope * loss
+        """
+    )
+    server, other = aligning(), aligning()
+    start = instance.prepare(server)
+    rows = other.alignment_examples()
+    other.generate(["w1"], adapter=other.start(), temperature=0.0)
+    slope, loss = other.gradient(other.start(), rows[:2])
+    assert torch.equal(start, other.align(other.start(), rows[:3]) + slope * loss)
+    assert server.usage == other.usage
+    assert server.usage.finetune_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        ("torch.zeros(server.layout.dimension + 1)", r"prepare\(\) returned a start of shape"),
+        ("torch.zeros(10 ** 8)", r"prepare\(\) returned a start of shape \(100000000,\); it must be"),
+        ("[1.0]", r"prepare\(\) returned a start of type list; return a torch tensor"),
+        ("server.align(server.start(), server.alignment_examples() * 500)", "rows at a time"),
+        ("server.gradient(server.start(), server.alignment_examples() * 101)", "rows at a time"),
+        ("server.align(torch.zeros(3), server.alignment_examples())", r"an adapter of shape \(3,\)"),
+    ],
+)
+def test_a_start_that_is_not_usable_ends_the_process(
+    defense: Make, aligning: Callable[[], MeteredServer], returned: str, reason: str
+) -> None:
+    instance = defense(f"class Odd(Defense):\n    def prepare(self, server):\n        return {returned}\n")
+    with pytest.raises(SubmissionError, match=reason):
+        instance.prepare(aligning())
+
+
+def test_a_prepare_that_returns_nothing_keeps_the_start(defense: Make, aligning: Callable[[], MeteredServer]) -> None:
+    body = "class Quiet(Defense):\n    def prepare(self, server):\n        self.seen = server.examples\n"
+    assert defense(body).prepare(aligning()) is None
 
 
 def test_the_hooks_of_an_instance_share_one_budget(

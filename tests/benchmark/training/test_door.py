@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark.errors import FedSafetyError
-from benchmark.training.door import admitted
+from benchmark.training.door import admitted, checked_start
 from benchmark.updates import AdapterLayout, Updates
 
 
@@ -29,3 +29,34 @@ def test_what_has_no_finite_norm_is_refused(value: float) -> None:
     assert received.matrix.tolist() == [[1.0, 1.0], [3.0, 1.0]]
     with pytest.raises(FedSafetyError, match=r"honest client c1 is not finite: training diverged; lower"):
         admitted(sent(1.0, value, 3.0), frozenset({"c0"}))
+
+
+START = torch.tensor([1.0, 2.0])
+
+
+def test_a_returned_start_is_a_copy_and_none_keeps_the_suites() -> None:
+    assert checked_start(None, START, "mine") is START
+    returned = torch.tensor([3.0, 4.0], requires_grad=True)
+    start = checked_start(returned, START, "mine")
+    assert start.tolist() == [3.0, 4.0]
+    assert not start.requires_grad
+    with torch.no_grad():
+        returned.zero_()
+    assert start.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "problem"),
+    [
+        (torch.zeros(3), r"a start of torch.float32 of shape \(3,\)"),
+        (torch.zeros(2, 1), r"a start of torch.float32 of shape \(2, 1\)"),
+        (torch.zeros(2, dtype=torch.float64), r"a start of torch.float64 of shape \(2,\)"),
+        (torch.zeros(2, dtype=torch.bfloat16), r"a start of torch.bfloat16 of shape \(2,\)"),
+        (torch.tensor([1.0, float("nan")]), r"a start of shape \(2,\) with values that are not finite"),
+        ([1.0, 2.0], "list as the start"),
+    ],
+)
+def test_another_start_is_refused_by_name_with_shape_and_rule(returned: torch.Tensor, problem: str) -> None:
+    rule = r"return a finite torch.float32 tensor of shape \(2,\), or None to keep the suite's start"
+    with pytest.raises(FedSafetyError, match=rf"^prepare\(\) of 'mine' returned {problem}; {rule}$"):
+        checked_start(returned, START, "mine")

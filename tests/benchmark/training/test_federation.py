@@ -342,3 +342,40 @@ def test_an_attack_may_not_change_the_number_of_rows(
     monkeypatch.setattr(attacks.get("unaligned_data").target, "poison", shorter)
     with pytest.raises(FedSafetyError, match="gave a client 7 rows, but every client holds 8; return as many rows"):
         client_rows(world, served, SCENARIO)
+
+
+class Starting(Recording):
+    """Starts from a given adapter."""
+
+    def __init__(self, start: Any) -> None:
+        super().__init__()
+        self.start = start
+
+    def prepare(self, server: Server) -> Any:
+        return self.start
+
+
+def test_the_federation_starts_from_what_prepare_returns() -> None:
+    defense = Starting(torch.full((4,), 5.0))
+    result, trainer, _ = run(defense)
+    assert trainer.calls[0]["start"].tolist() == [5.0] * 4
+    # Rules see differences from the start, so the updates are the same as from zero.
+    usual = Recording()
+    run(usual)
+    assert torch.equal(defense.seen[0][0].matrix, usual.seen[0][0].matrix)
+    assert defense.seen[0][1].broadcast.tolist() == [5.0] * 4
+    assert result.adapter.tolist() == pytest.approx([5 + 3 * 3.4] * 4)
+    assert defense.start.tolist() == [5.0] * 4
+
+
+def test_a_reference_row_without_clients_serves_the_start_that_prepare_returns() -> None:
+    defense = Starting(torch.full((4,), 5.0))
+    defense.uses_updates = False
+    assert run(defense)[0].adapter.tolist() == [5.0] * 4
+
+
+def test_a_start_of_another_shape_stops_the_run_before_a_client_trains() -> None:
+    with pytest.raises(
+        FedSafetyError, match=r"prepare\(\) of 'test' returned a start of torch.float32 of shape \(3,\)"
+    ):
+        run(Starting(torch.zeros(3)))

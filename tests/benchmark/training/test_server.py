@@ -108,3 +108,29 @@ def test_finetuning_on_nothing_is_refused(make: Any) -> None:
 def test_usage_adds_up() -> None:
     a, b = Usage(owned_aligned=1, server_seconds=0.5), Usage(owned_aligned=2, generated_tokens=7, server_seconds=1.0)
     assert a.plus(b) == Usage(owned_aligned=3, generated_tokens=7, server_seconds=1.5)
+
+
+def test_a_gradient_is_that_of_the_mean_token_loss(make: Any, served: ServedModel) -> None:
+    server = make()
+    rows = server.owned_aligned(2) + server.owned_normal(1)
+    adapter = 0.1 * torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(0))
+    gradient, loss = server.gradient(adapter, rows)
+
+    def mean_loss(at: torch.Tensor) -> float:
+        served.stacked.attach(at)
+        tokens = [served.chat.row(row) for row in rows]
+        losses = [-p for row in tokens for p in served.stacked.logprobs([row.ids])[0][-len(row.predicted) :]]
+        served.stacked.clear()
+        return sum(losses) / len(losses)
+
+    assert loss == pytest.approx(mean_loss(adapter), rel=1e-5)
+    direction = gradient / gradient.norm()
+    step = 1e-3
+    slope = (mean_loss(adapter + step * direction) - mean_loss(adapter - step * direction)) / (2 * step)
+    assert slope == pytest.approx(float(gradient.norm()), rel=1e-2)
+    assert all(layer.factor_a is None for layer in served.stacked._layers)
+    assert used(server) == {"owned_aligned": 2, "owned_normal": 1, "finetune_steps": 1}
+    with pytest.raises(FedSafetyError, match=r"'mine' called gradient\(\) with no example"):
+        server.gradient(adapter, [])
+    with pytest.raises(FedSafetyError, match=r"the gradient for 'mine' is not finite"):
+        server.gradient(torch.full_like(adapter, float("nan")), rows)

@@ -275,6 +275,25 @@ def test_hooks_before_the_first_round_and_when_answering() -> None:
     assert strategy.serve(Prompt("Hello")) == Prompt("Hello!")
 
 
+class Starting(Defense):
+    def __init__(self, start: Tensor | None) -> None:
+        self.start = start
+
+    def prepare(self, server: Any) -> Tensor | None:
+        return self.start
+
+
+def test_the_first_model_is_what_prepare_returns() -> None:
+    numbers = sum(array.size for array in START.values() if array.dtype.kind == "f")
+    plain, zero = (run(make(Starting(start), server=Tools())) for start in (None, torch.zeros(numbers)))
+    for name, array in START.items():
+        if array.dtype.kind == "f":  # clients multiply the numbers that they are sent
+            assert plain.arrays[name].numpy().any()
+            assert not zero.arrays[name].numpy().any()
+    with pytest.raises(FedSafetyError, match=r"prepare\(\) returned a tensor of shape \(3,\)"):
+        run(make(Starting(torch.zeros(3)), server=Tools()))
+
+
 def test_wrong_use_is_told() -> None:
     with pytest.raises(UsageError, match="made for 2 rounds and is started for 5"):
         run(make(), num_rounds=5)

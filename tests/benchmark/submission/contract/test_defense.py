@@ -431,6 +431,35 @@ def test_a_prepared_rule_is_tried_on_the_server_s_own_adapter() -> None:
     assert "one_number" not in findings
 
 
+STARTS = {
+    "nothing": (lambda s: None, None),
+    "aligned further": (lambda s: s.align(s.start(), s.alignment_examples()), None),
+    "a step": (lambda s: s.start() - 0.1 * s.gradient(s.start(), s.alignment_examples())[0], None),
+    "another shape": (lambda s: s.start()[1:], "returned a start of torch.float32 of shape"),
+    "not finite": (lambda s: s.start() / 0, "with values that are not finite"),
+    "another type": (lambda s: s.start().double(), "returned a start of torch.float64"),
+    "random": (lambda s: s.start() + next(COUNTER), "two fresh instances return starts that differ"),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_start_of_prepare_is_checked(case: str) -> None:
+    prepared, problem = STARTS[case]
+
+    class Preparing(Defense):
+        def prepare(self, server):
+            return prepared(server)
+
+    findings, _ = examined(subject_of(Preparing))
+    if problem is None:
+        assert "prepare" not in failed(findings)
+        moved = case != "nothing"
+        assert ("moved the start by" in findings["prepare"].found) == moved
+    else:
+        assert "prepare" in failed(findings)
+        assert problem in findings["prepare"].found
+
+
 def repairing(repair: Any) -> type[Defense]:
     class Repairing(Defense):
         def finalize(self, adapter, server):
