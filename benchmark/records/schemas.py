@@ -229,12 +229,12 @@ INPUTS = _schema(
     "inputs",
     [
         _field("training_key", _LABEL, "Key of the federated training, and of all that rests on it."),
-        _field("kind", _LABEL, "model, dataset or chat."),
+        _field("kind", _LABEL, "model, dataset, alignment (of a start model) or chat."),
         _field("name", _LABEL, "Role of a model, pool/<name> of training rows, or probes/<name>."),
         _field("source", _LABEL, "Repository on the hub, or the name of the local file or folder in its place."),
-        _field("requested", _LABEL, "Revision that the suite names."),
+        _field("requested", _LABEL, "Revision, or SHA-256 of an alignment, that the suite names."),
         _field("resolved", _LABEL, "Commit of the hub, or SHA-256 of what was read."),
-        _field("rows", pa.int64(), "Rows that were kept of a data set; 0 for others."),
+        _field("rows", pa.int64(), "Rows that were kept of a data set, or trained on by an alignment; 0 for others."),
         _field(
             "detail",
             _LABEL,
