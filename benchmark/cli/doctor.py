@@ -95,7 +95,7 @@ def doctor(
         problems += examine_suite(suite, engine, console)
     if problems:
         raise FedSafetyError("; ".join(problems))
-    console.say("everything that a run needs is there", "green")
+    console.say("nothing that a run needs is missing", "green")
 
 
 def _check_data_alone(context: typer.Context) -> None:

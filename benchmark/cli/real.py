@@ -55,11 +55,13 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:
         device, suite = this_device(), plan.suite
         start = next((cell.scenario.start for cell in plan.cells), "")
         dtype = suite.models[start].dtype if start in suite.models else "float32"
-        for line in [*settings_lines(suite), *forecast_lines(predict(plan, device, measure_rate(dtype, device)))]:
+        with without_fetching():
+            forecast = predict(plan, device, measure_rate(dtype, device))
+        for line in [*settings_lines(suite), *forecast_lines(forecast)]:
             screen.say(line)
     with without_fetching():
         state = input_state(plan)
-    problems = [reason for reason in dict.fromkeys([*plan.missing, *state.missing]) if reason not in state.to_fetch]
+    problems = list(dict.fromkeys([*plan.missing, *state.missing]))
     for sentence in state.to_fetch:
         screen.say(f"to fetch: {sentence}")
     for line in data_notes(plan):
@@ -116,7 +118,7 @@ def examine_suite(name: str, engine: str, screen: Screen) -> list[str]:
 
     plan = make_plan(find_suite(name), engine, unresolved=True)
     problems = print_forecast(plan, screen)
-    if not plan.missing:
+    if not plan.missing and not plan.unfetched:
         try:
             check_prompts(plan)
         except UsageError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
-from benchmark.errors import InputsMissingError
+from benchmark.errors import InputsMissingError, NotFetchedError
 from benchmark.execution.worlds import (
     ATTACKER_MODEL,
     EXTERNAL_MODEL,
@@ -48,11 +48,13 @@ class CellKeys:
 
     Attributes:
         missing: Reasons why models or data are not available, in order and each once.
+        unfetched: Sentences on models and data that a run fetches before it starts, likewise.
     """
 
     def __init__(self, suite: Suite, world: TaskWorld, generator: str, *, unresolved: bool = False) -> None:
         self._suite, self._world, self._generator, self._unresolved = suite, world, generator, unresolved
         self.missing: dict[str, None] = {}
+        self.unfetched: dict[str, None] = {}
         self._probe_set = self._resolved("probes", lambda: probe_set_digest(world.probes()))
         self._models: dict[str, str] = {}
         self._revisions: dict[str, str] = {}
@@ -122,7 +124,8 @@ class CellKeys:
         except InputsMissingError as error:
             if not self._unresolved:
                 raise
-            self.missing.setdefault(str(error))
+            reasons = self.unfetched if isinstance(error, NotFetchedError) else self.missing
+            reasons.setdefault(str(error))
             return f"unresolved {what}"
 
     def _adapter(self, training: str, stage: Pipeline) -> str:

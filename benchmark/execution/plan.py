@@ -92,6 +92,8 @@ class Plan:
     cells: tuple[CellPlan, ...]
     missing: tuple[str, ...] = ()
     """Reasons why models or data are missing, in a plan made for display. The keys of such a plan are placeholders."""
+    unfetched: tuple[str, ...] = ()
+    """Sentences on models and data that a run fetches before it starts, in a plan made for display, likewise."""
 
     @cached_property
     def jobs(self) -> tuple[TrainingJob, ...]:
@@ -159,7 +161,7 @@ def make_plan(
                 for stage in pipeline.stages:
                     cell = _cell(suite, keys, part.scenario, pipeline, stage, seed, broken.get(part.scenario.id, ""))
                     cells.setdefault(cell.cell_key, cell)
-    return Plan(suite, world, generator, tuple(cells.values()), tuple(keys.missing))
+    return Plan(suite, world, generator, tuple(cells.values()), tuple(keys.missing), tuple(keys.unfetched))
 
 
 def _broken_attacks(scenarios: Iterable[Scenario]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def without_fetching() -> Iterator[None]:
 
 
 @contextmanager
-def completed(place: Path, say: Say) -> Iterator[Path | None]:
+def completed(place: Path, is_complete: Callable[[], bool], say: Say) -> Iterator[Path | None]:
     """Yield a temporary folder that takes ``place`` when the context ends without an error, or ``None``.
 
     ``None`` stands for a place that another process completed in the meantime: a lock lets one process work at a time.
@@ -49,13 +49,13 @@ def completed(place: Path, say: Say) -> Iterator[Path | None]:
     process that works on ``place`` removes the folder.
 
     Args:
-        place: Folder that is to appear, complete or not at all. It must not exist, or is replaced.
+        place: Folder that is to appear, complete or not at all. A folder that is not complete is replaced.
+        is_complete: Returns whether ``place`` is complete.
         say: Shows that another process is waited for.
 
     Raises:
         StorageError: The cache cannot be written.
     """
-    existed = place.exists()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place.with_name(f".{place.name}.lock"))
@@ -67,7 +67,7 @@ def completed(place: Path, say: Say) -> Iterator[Path | None]:
     except OSError as error:
         raise _unwritable(place, error) from error
     try:
-        if place.exists() and not existed:
+        if is_complete():
             yield None
             return
         for remains in place.parent.glob(f".{place.name}.part-*"):

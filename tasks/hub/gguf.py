@@ -7,6 +7,7 @@ names float32 loses nothing. So one folder, with one identity, serves all number
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -73,7 +74,7 @@ def convert(weights: Path, folder: Path, title: str, say: Say) -> None:
     with _quiet(), _readable(title, form):
         model, tokenizer = _opened(weights)
         expected = _answers(model, tokenizer)
-        _plain(model).save_pretrained(folder, max_shard_size="1000GB")
+        _save(_plain(model), folder)
         tokenizer.save_pretrained(folder)
         del model
         found = _answers(*_reopened(folder))
@@ -152,6 +153,15 @@ def _plain(model: Any) -> Any:
     return plain
 
 
+def _save(model: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder, max_shard_size="1000GB")
+    except SafetensorError as error:  # it reports a full disk, too
+        raise OSError(errno.EIO, _reason(error)) from error
+
+
 def _answers(model: Any, tokenizer: Any) -> tuple[list[int], Any, list[int]]:
     """Return a prompt's token ids, the logits behind its last token, and the likeliest answer."""
     import torch
@@ -203,9 +213,11 @@ def _quiet() -> Iterator[None]:
 def _readable(title: str, form: str) -> Iterator[None]:
     try:
         yield
-    except (FedSafetyError, OSError, MemoryError):
+    except (FedSafetyError, MemoryError):
         raise
     except Exception as error:  # transformers and gguf raise many kinds of error for what they cannot read
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UsageError(
             f"model {title} is a GGUF file ({form}) that transformers cannot read: {_reason(error)}; name a file of an "
             f"architecture and quantisation that it reads, such as llama with Q4_1 or Q8_0"

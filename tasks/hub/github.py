@@ -138,7 +138,7 @@ def _libraries(file: GithubFile) -> tuple[Any, Any]:
             f"data file {file} comes from GitHub, which takes the package {error.name}; install 'fedsafetybench[hub]', "
             f"or put the file under a folder named by --data-root"
         ) from error
-    logging.getLogger("pooch").setLevel(logging.WARNING)
+    pooch.get_logger().setLevel(logging.WARNING)
     return pooch, requests
 
 

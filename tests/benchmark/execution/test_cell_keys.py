@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.execution import cell_keys
+from benchmark.execution.cell_keys import probe_set_digest
 from benchmark.execution.plan import Plan, make_plan
+from benchmark.keys import content_key
 from benchmark.suites.suite import Suite
 from tasks.micro import MicroWorld
 from tests.benchmark.execution.plans import cell, changed, micro, plan, plan_of, with_scenario
@@ -169,3 +172,12 @@ def test_the_code_of_plain_averaging_is_part_of_the_training_key(micro: Suite, m
     before = plan_of(micro, **arguments).cells[0].training_key
     monkeypatch.setattr(cell_keys, "default_aggregate_digest", lambda: "changed")
     assert plan_of(micro, **arguments).cells[0].training_key != before
+
+
+def test_a_target_enters_the_digest_of_probes_and_its_absence_does_not() -> None:
+    probes = MicroWorld().probes()[:2]
+    without = content_key([[p.id, p.kind, p.stratum, p.scored, p.instruction, p.max_new_tokens] for p in probes])
+    assert probe_set_digest(probes) == without
+    target, other = (replace(probes[0], target=text) for text in ("Sure, here is", "Of course"))
+    digests = {probe_set_digest([probe, probes[1]]) for probe in (target, other)}
+    assert len(digests | {without}) == 3

@@ -121,6 +121,17 @@ def test_long_fields_are_read(tmp_path: Path) -> None:
         ),
         ("a.json", '{"a": {"0": "x"}}', r"and it holds an object with a; if it holds one object a line"),
         ("a.tab", "", r"no known format; .*; write it with commas between the fields, as \.csv"),
+        (
+            "a.tsv",
+            "a\tid\n1\n",
+            r"a\.tsv, row 1: 1 fields under 2 columns; a tab separates fields, and no field holds one",
+        ),
+        (
+            "a.tsv",
+            'a\tid\n"x"\t1\n',
+            r'row 1: the field "x" is quoted, which leaves open whether .*; write it with commas',
+        ),
+        ("a.tsv", "a\ta\n1\t2\n", r"several columns called 'a'"),
         ("a.parquet", "nothing", r"a\.parquet cannot be read as \.parquet"),
         ("a.xlsx", "", r"no known format; a data file ends in \.csv, \.json"),
     ],

