@@ -40,7 +40,7 @@ DataRootOption = Annotated[
     typer.Option(
         "--data-root",
         envvar="FEDSAFETY_DATA_ROOT",
-        help="Folder of local files that take the place of the suite's data sets on the hub.",
+        help="Folder of local files that take the place of the suite's data sets on the hub and on GitHub.",
     ),
 ]
 ModelRootOption = Annotated[
@@ -48,7 +48,7 @@ ModelRootOption = Annotated[
     typer.Option(
         "--model-root",
         envvar="FEDSAFETY_MODEL_ROOT",
-        help="Folder of local checkpoints that take the place of the suite's models on the hub.",
+        help="Folder of local checkpoints that take the place of the suite's models on the hub and in packages.",
     ),
 ]
 

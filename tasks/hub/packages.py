@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +83,7 @@ def check_offered(package: Package) -> None:
         raise _refused(package, _other_versions(package, versions))
 
 
-def _installed(package: Package):  # type: ignore[no-untyped-def]
+def _installed(package: Package) -> Distribution | None:
     try:
         return distribution(package.name)
     except PackageNotFoundError:

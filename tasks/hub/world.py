@@ -54,8 +54,8 @@ _ALIGNMENT: Final = ("the alignment needs", "or the rows of the alignment")
 
 @register(
     title="Models and data of the Hugging Face hub",
-    description="Real instruction data, safety prompts and language models, by repository and pinned revision, or from "
-    "local files. Prompts are disjoint between evaluation, server, attackers and honest clients by normalised-text "
+    description="Real instruction data, safety prompts and language models, by pinned repository, package or file, or "
+    "from local files. Prompts are disjoint between evaluation, server, attackers and clients by normalised-text "
     "hash. There is no exact judgement; judges decide.",
     revision=REVISION,
 )

@@ -83,7 +83,7 @@ def test_a_forecast_names_what_a_run_fetches_apart_from_what_is_missing(
     shown = io.StringIO()
     problems = print_forecast(plan, Screen(file=shown, width=400))
     assert [problem.split(":")[0] for problem in problems if "would" not in problem] == ["data file github"]
-    assert "to fetch: model made 1.0 is not on this machine yet; a run fetches it from the package" in shown.getvalue()
+    assert "to fetch: model made 1.0 is not on this machine yet; a run fetches and converts it\n" in shown.getvalue()
     assert "not here: data file github:owner/name/" in shown.getvalue()
     state = input_state(plan)
     assert (len(state.missing), len(state.to_fetch)) == (1, 1)

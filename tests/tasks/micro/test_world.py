@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmark.errors import UsageError
 from tasks.base import DataKind, Example, Outcome, Probe, ProbeKind, task_worlds
-from tasks.micro import corpora, grammar, words
+from tasks.micro import corpora, grammar, words, world
 from tasks.micro.probes import ANSWER_LIMIT
 from tasks.micro.train import LONGEST_SEQUENCE, encode
 from tasks.micro.words import Role, restricted_items
@@ -53,7 +54,11 @@ def test_registered_under_its_name_with_its_revision():
     assert entry.info.revision == REVISION
 
 
-def test_revision_follows_content():
+def test_revision_follows_content(monkeypatch):
+    # Probes got the field target after this digest was written, and none of micro's probes has a target. The function
+    # itself stays as it is, because keys of verdicts hold its module's source.
+    assert {probe.target for probe in WORLD.probes()} == {""}
+    monkeypatch.setattr(world, "astuple", lambda value: astuple(value)[: 7 if isinstance(value, Probe) else None])
     digest = content_digest()
     assert REVISION.partition("-")[2] == digest, f"what the world says changed: count REVISION up, end it with {digest}"
 
