@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models.memory import out_of_memory
-from benchmark.models.reading import LOCAL, cause
+from benchmark.models.reading import LOCAL, cause, check_layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the precisions a model can be opened in."""
@@ -86,8 +86,10 @@ def complete_causal_lm(path: Path, options: Mapping[str, Any]) -> Any:
         options: Further options of ``from_pretrained``.
 
     Raises:
+        UsageError: The configuration has more layers than any model has.
         FedSafetyError: A tensor is missing.
     """
+    check_layers(path)
     opened: Any = AutoModelForCausalLM.from_pretrained(
         path, **options, use_safetensors=True, output_loading_info=True, **LOCAL
     )

@@ -7,6 +7,8 @@ and a damaged file gives one error that names the folder.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,9 @@ UNSTATED_LENGTH = 2048
 
 _LENGTHS = ("max_position_embeddings", "max_seq_len", "seq_length")
 _LONGEST_REASON = 300
+_LAYERS = re.compile(r"(?:layers?|blocks?|depths?)$")
+"""Settings that are numbers of layers."""
+_MOST_LAYERS = 2048
 
 
 def read_config(folder: Path) -> Any:
@@ -33,6 +38,7 @@ def read_config(folder: Path) -> Any:
     import transformers
 
     hub: Any = transformers
+    check_layers(folder)
     with reading(folder, "configuration"):
         config = hub.AutoConfig.from_pretrained(folder, **LOCAL)
         config.get_text_config()
@@ -48,6 +54,7 @@ def read_tokenizer(folder: Path) -> Any:
     import transformers
 
     hub: Any = transformers
+    check_layers(folder)
     with reading(folder, "tokenizer"):
         tokenizer = hub.AutoTokenizer.from_pretrained(folder, **LOCAL)
         if isinstance(tokenizer.chat_template, dict):
@@ -109,6 +116,34 @@ def reading(folder: Path, part: str) -> Iterator[None]:
             f"the {part} in {folder} cannot be read: "
             f"{cause(folder, error, 'restore it, or give the folder of a checkpoint')}"
         ) from error
+
+
+def check_layers(folder: Path) -> None:
+    """Refuse a configuration with more layers than any model has.
+
+    Transformers makes lists of that length, for example of the kinds of the layers, until the memory is full. A file
+    that is missing or is no JSON is left to transformers.
+
+    Raises:
+        UsageError: A number is too large.
+    """
+    try:
+        waiting: list[Any] = [json.loads((folder / "config.json").read_text(encoding="utf-8"))]
+    except (OSError, ValueError, RecursionError):
+        return
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        if not isinstance(node, dict):
+            continue
+        waiting += node.values()
+        for name, value in node.items():
+            if _LAYERS.search(name) and type(value) in (int, float) and value > _MOST_LAYERS:
+                raise UsageError(
+                    f"the configuration in {folder} has {name[:80]} = {value!r:.80}, and at most {_MOST_LAYERS:,} are "
+                    f"read; mend its config.json"
+                )
 
 
 def cause(folder: Path, error: BaseException, way_out: str = "restore the folder") -> str:

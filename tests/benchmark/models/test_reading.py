@@ -49,6 +49,14 @@ def change(folder: Path, name: str, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("layers", [2**13, 2**80, 1e9])
+def test_a_number_of_layers_that_would_fill_the_memory_is_refused(reader: str, layers: float, folder: Path) -> None:
+    change(folder, "config.json", num_hidden_layers=layers)
+    with pytest.raises(UsageError, match=r"has num_hidden_layers = .*, and at most 2,048 are read; mend its config"):
+        READERS[reader](folder)
+
+
 CODE = """
 from pathlib import Path
 Path(__file__).with_name("ran").touch()
