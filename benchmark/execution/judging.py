@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.execution.cell_keys import probe_set_digest
-from benchmark.execution.stored import check_key, check_probe_ids
+from benchmark.execution.stored import check_keys, check_plausible, check_probe_ids
 from benchmark.generation.select import EngineChoice
 from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, identity_of, judges
 from benchmark.keys import content_key, source_digest
@@ -67,7 +67,7 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
         try:
             identity = _identity(judge, world)
             judged = [probe.id for probe in probes.values() if probe.kind in entry.info.judges]
-            pending = [key for key in keys if not _is_judged(store, key, verdict_key(key, judge_id, identity), judged)]
+            pending = [key for key in keys if not _is_judged(store, key, judge_id, identity, judged)]
             with reporter.step(f"judging by {judge_id}", len(pending)) as step:
                 for start in range(0, len(pending), judge.sets_at_once):
                     batch = pending[start : start + judge.sets_at_once]
@@ -137,16 +137,19 @@ def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
     return f"{response_key}-{judge_id}-{identity[:16]}"
 
 
-def _is_judged(store: Store, response_key: str, key: str, probe_ids: Sequence[str]) -> bool:
-    """Return whether the verdicts of a response set are stored, on each of the probes one.
+def _is_judged(store: Store, response_key: str, judge_id: str, identity: str, probe_ids: Sequence[str]) -> bool:
+    """Return whether a judge's verdicts on a response set are stored, on each of the probes one.
 
     Raises:
         FedSafetyError: Their file is damaged, or holds other verdicts.
     """
+    key = verdict_key(response_key, judge_id, identity)
     if not store.has("verdicts", key):
         return False
-    rows = check_key(store, "verdicts", key, "response_key", response_key)
+    claimed = {"response_key": response_key, "judge": judge_id, "judge_identity": identity}
+    rows = check_keys(store, "verdicts", key, claimed)
     check_probe_ids(store, "verdicts", key, rows, probe_ids)
+    check_plausible(store, "verdicts", key, rows)
     return True
 
 

@@ -6,7 +6,7 @@ A damaged file would otherwise be found by the leaderboard, after a run that end
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import pyarrow as pa
 
@@ -16,11 +16,12 @@ from benchmark.execution.input_rows import probe_rows
 from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.records.plausible import find_problem
-from benchmark.records.schemas import ADDED
+from benchmark.records.schemas import ADDED, ORIGIN_LOCAL
 from benchmark.records.store import Store
 
 _CLAIMED = (
     "cell_key",
+    "origin",
     "protocol_version",
     "suite",
     "suite_version",
@@ -54,7 +55,7 @@ def check_stored(plan: Plan, store: Store) -> None:
     Raises:
         FedSafetyError: A file is damaged, is empty, or holds other rows than its name says; names up to three files.
     """
-    problems = [*_artefact_problems(plan, store), *_cell_problems(plan, store)]
+    problems = [*dict.fromkeys([*_artefact_problems(plan, store), *_cell_problems(plan, store)])]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more files" if len(problems) > _SHOWN else ""
         raise FedSafetyError("; ".join(problems[:_SHOWN]) + more)
@@ -85,16 +86,22 @@ def check_engine(plan: Plan, other: Plan, store: Store, reason: str) -> None:
         )
 
 
-def check_key(store: Store, table: str, key: str, column: str, value: str) -> pa.Table:
-    """Check that all rows of a file are of the key that the file is named by; return them.
+def check_keys(store: Store, table: str, key: str, claimed: Mapping[str, str]) -> pa.Table:
+    """Check that all rows of a file have the values that its name claims; return them.
+
+    Args:
+        store: The store.
+        table: Name of the table.
+        key: Name of the file.
+        claimed: Column → value.
 
     Raises:
-        FedSafetyError: The file is damaged, or a row is of another key.
+        FedSafetyError: The file is damaged, or a row has another value.
     """
     rows = store.read(table, key)
-    others = sorted(set(rows[column].unique().to_pylist()) - {value})
-    if others:
-        raise _contradiction(store, table, key, f"{column} {others[0]!r} and not {value!r}")
+    for column, value in claimed.items():
+        if others := sorted(set(rows[column].unique().to_pylist()) - {value}):
+            raise _contradiction(store, table, key, f"{column} {others[0]!r} and not {value!r}")
     return rows
 
 
@@ -112,6 +119,18 @@ def check_probe_ids(store: Store, table: str, key: str, rows: pa.Table, expected
         raise _contradiction(store, table, key, f"{counts[odd]} rows on the probe {odd!r}")
 
 
+def check_plausible(store: Store, table: str, key: str, rows: pa.Table) -> None:
+    """Check that no row of a file is impossible by itself.
+
+    Raises:
+        FedSafetyError: A row is.
+    """
+    if problem := find_problem(table, rows):
+        raise FedSafetyError(
+            f"{store.root / table / key}.parquet cannot be right: {problem}; delete it and run again to remake it"
+        )
+
+
 def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
     expected: tuple[tuple[str, str, dict[str, CellPlan | None], Callable[..., None]], ...] = (
         ("rounds", "training_key", {cell.training_key: cell for cell in plan.cells}, _check_rounds),
@@ -121,7 +140,7 @@ def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
     for table, column, cells, check in expected:
         for key in sorted(cells.keys() & store.keys(table)):
             try:
-                check(plan, store, key, check_key(store, table, key, column, key), cells[key])
+                check(plan, store, key, check_keys(store, table, key, {column: key}), cells[key])
             except FedSafetyError as error:
                 yield str(error)
 
@@ -132,8 +151,7 @@ def _check_rounds(plan: Plan, store: Store, key: str, rows: pa.Table, cell: Cell
         raise _contradiction(store, "rounds", key, f"{len(rows)} rows and not {rounds}")
     if sorted(rows["round"].to_pylist()) != list(range(rounds)):
         raise _contradiction(store, "rounds", key, f"a round twice and not each of {rounds} rounds")
-    if problem := find_problem("rounds", rows):
-        raise _contradiction(store, "rounds", key, problem)
+    check_plausible(store, "rounds", key, rows)
 
 
 def _check_responses(plan: Plan, store: Store, key: str, rows: pa.Table, cell: CellPlan) -> None:
@@ -142,6 +160,7 @@ def _check_responses(plan: Plan, store: Store, key: str, rows: pa.Table, cell: C
     for column, values in engines.items():
         if others := sorted(set(rows[column].unique().to_pylist()) - values):
             raise _contradiction(store, "responses", key, f"{column} {others[0]!r} and not {min(values)!r}")
+    check_plausible(store, "responses", key, rows)
 
 
 def _check_probes(plan: Plan, store: Store, key: str, rows: pa.Table, _: None) -> None:
@@ -162,7 +181,8 @@ def _cell_problems(plan: Plan, store: Store) -> Iterator[str]:
         if cell.cell_key not in stored:
             continue
         try:
-            rows, planned = store.read("cells", cell.cell_key).to_pylist(), planned_columns(plan, cell)
+            table = store.read("cells", cell.cell_key)
+            rows, planned = table.to_pylist(), planned_columns(plan, cell) | {"origin": ORIGIN_LOCAL}
             if len(rows) != 1:
                 raise _contradiction(store, "cells", cell.cell_key, f"{len(rows)} rows and not 1")
             if rows[0]["status"] == State.DONE and store.has("responses", cell.response_key):
@@ -171,6 +191,7 @@ def _cell_problems(plan: Plan, store: Store) -> Iterator[str]:
                 if rows[0][column] != planned[column]:
                     found = f"{column} {rows[0][column]!r} and not {planned[column]!r}"
                     raise _contradiction(store, "cells", cell.cell_key, found)
+            check_plausible(store, "cells", cell.cell_key, table)
         except FedSafetyError as error:
             yield str(error)
 

@@ -26,6 +26,9 @@ SCRATCH = ".writing-"
 """Prefix of the names of half-written files and folders."""
 
 
+_A_FILE = "{} is a file where a folder of rows belongs; move it away and run again"
+
+
 class Store:
     """A folder of tables, each a folder of Parquet files named by key.
 
@@ -137,6 +140,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            raise StorageError(f"cannot write {path}: {_A_FILE.format(path.parent)}") from error
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
             f"cannot write {path}: {reason}; free space or choose another folder with --runs. "
@@ -217,8 +222,11 @@ def row_files(folder: Path, *, below: bool = False) -> list[Path]:
         below: Whether to look into the folders inside it, at any depth.
 
     Raises:
-        FedSafetyError: The ending of a file has capital letters, so that some file systems would pass it over.
+        FedSafetyError: The ending of a file has capital letters, so that some file systems would pass it over; or
+            ``folder`` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise FedSafetyError(_A_FILE.format(folder))
     found = folder.rglob("*") if below else folder.glob("*")
     paths = [path for path in found if path.suffix.lower() == ".parquet" and not path.name.startswith(SCRATCH)]
     if odd := min((path for path in paths if path.suffix != ".parquet"), default=None):

@@ -194,13 +194,16 @@ def load_rows(
     replaced = {each.id for each in previews}
     settled = settle([*(each for each in submissions if each.id not in replaced), *previews], parts[False])
     published = {name: [*tables, *settled.reproduced[name]] for name, tables in parts[False].items()}
-    rows = Rows(
-        _tables(published),
-        _tables(parts[True]),
-        retractions(root for root in folders if root not in own | apart),
-        _tables(settled.pending),
-        settled.rungs,
-    )
+    try:
+        rows = Rows(
+            _tables(published),
+            _tables(parts[True]),
+            retractions(root for root in folders if root not in own | apart),
+            _tables(settled.pending),
+            settled.rungs,
+        )
+    except _RepeatedRowError as error:
+        raise error.with_files([*folders, *sorted(shown)]) from error
     if rows.retractions.entries:
         rows.retractions.check([*rows.published.cells.to_pylist(), *rows.pending.cells.to_pylist()])
     return rows
@@ -357,6 +360,33 @@ def _same_type(found: pa.DataType | None, expected: pa.DataType) -> bool:
     return bool(found == expected)
 
 
+class _RepeatedRowError(FedSafetyError):
+    """Two rows of one key contradict each other.
+
+    Args:
+        message: The contradiction and the way out.
+        table: Name of the table.
+        key: Values of the columns by which the table's rows are told apart.
+    """
+
+    def __init__(self, message: str, table: str, key: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self._table, self._key = table, key
+
+    def with_files(self, roots: Iterable[Path]) -> FedSafetyError:
+        """Return the error with the files that hold such rows. They are read again, because rows name no file."""
+        holders = []
+        for path in dict.fromkeys(path for root in roots for path in row_files(root, below=True)):
+            name, table = _load_file(path)
+            if name == self._table:
+                for column, value in self._key.items():
+                    plain = table.column(column)
+                    plain = plain.cast(pa.string()) if pa.types.is_dictionary(plain.type) else plain
+                    table = table.filter(pc.equal(plain, value))
+                holders += [str(path)] * bool(table.num_rows)
+        return FedSafetyError(f"{self}{': ' if holders else ''}{', '.join(map(repr, holders))}")
+
+
 def _tables(parts: dict[str, list[pa.Table]]) -> Tables:
     return Tables(**{name: _joined(name, tables) for name, tables in parts.items()})
 
@@ -366,17 +396,22 @@ def _joined(name: str, tables: Sequence[pa.Table]) -> pa.Table:
     table = pa.concat_tables([empty, *tables], promote_options="default")
 
     def refuse_repeat(one: dict[str, Any], other: dict[str, Any]) -> None:
-        key = ", ".join(f"{column}={one[column]!r}" for column in _KEYS[name])
+        key = {column: one[column] for column in _KEYS[name]}
+        shown = ", ".join(f"{column}={value!r}" for column, value in key.items())
         if name == "cells":
-            raise FedSafetyError(
-                f"the cell {key} ({one['suite']}, {one['scenario']}, {one['defense']}, seed {one['seed']}) is stored "
-                f"twice; a cell is stored once per origin: delete one of the files that hold it"
+            raise _RepeatedRowError(
+                f"the cell {shown} ({one['suite']}, {one['scenario']}, {one['defense']}, seed {one['seed']}) is stored "
+                f"twice; a cell is stored once per origin: delete one of the files that hold it",
+                name,
+                key,
             )
         different = [column for column in one if one[column] != other[column]]
         if different:
-            raise FedSafetyError(
-                f"two rows of table {name!r} with {key} contradict each other in {', '.join(different)}; delete the "
-                f"outdated file and run the command that wrote it again"
+            raise _RepeatedRowError(
+                f"two rows of table {name!r} with {shown} contradict each other in {', '.join(different)}; delete the "
+                f"outdated file and run the command that wrote it again",
+                name,
+                key,
             )
 
     return canonical_table(table, _KEYS[name], None if name == "rounds" else refuse_repeat)

@@ -13,7 +13,7 @@ from benchmark.execution.cell_rows import CellRows
 from benchmark.execution.input_rows import probe_rows
 from benchmark.execution.outcome import Outcome, State
 from benchmark.execution.plan import Plan, make_plan
-from benchmark.execution.stored import check_engine, check_key, check_probe_ids, check_stored
+from benchmark.execution.stored import check_engine, check_keys, check_probe_ids, check_stored
 from benchmark.records.schemas import ADDED
 from benchmark.records.store import Store
 from benchmark.suites.suite import find_suite
@@ -116,6 +116,9 @@ def _probe(**values: Any) -> Callable[[Store, Plan], None]:
         (_changed(protocol_version="0"), r"cells/\w+\.parquet holds protocol_version '0' and not"),
         (_changed(clients=12), r"cells/\w+\.parquet holds clients 12 and not 10"),
         (_changed(attack="generated_data"), r"cells/\w+\.parquet holds attack 'generated_data' and not 'none'"),
+        (_changed(origin="submitted"), r"cells/\w+\.parquet holds origin 'submitted' and not 'local'"),
+        (_changed(server_seconds=-1.0), r"cells/\w+\.parquet cannot be right: server_seconds is -1.*; delete it"),
+        (_response(tokens=-1), r"responses/\w+\.parquet cannot be right: tokens is -1"),
         (_response(generator="vllm 9"), r"responses/\w+\.parquet holds generator 'vllm 9' and not 'made'"),
         (_response(probe_set="0" * 32), r"responses/\w+\.parquet holds probe_set '0+' and not"),
         (_response(probe_id="lost"), r"responses/\w+\.parquet holds 1 rows on the probe 'lost', against the key"),
@@ -135,8 +138,8 @@ def test_verdicts_on_other_responses_are_named(store: Store) -> None:
     row = {"probe_id": "p", "judge": "rule", "judge_identity": "i", "verdict": "harmful", "detail": ""}
     store.write("verdicts", "a-rule-i", [row | {"response_key": "b"}])
     with pytest.raises(FedSafetyError, match=r"a-rule-i\.parquet holds response_key 'b' and not 'a'"):
-        check_key(store, "verdicts", "a-rule-i", "response_key", "a")
-    rows = check_key(store, "verdicts", "a-rule-i", "response_key", "b")
+        check_keys(store, "verdicts", "a-rule-i", {"response_key": "a"})
+    rows = check_keys(store, "verdicts", "a-rule-i", {"response_key": "b"})
     check_probe_ids(store, "verdicts", "a-rule-i", rows, ["p"])
     for expected, message in ((["p", "q"], "holds 1 rows and not 2"), (["q"], "holds 1 rows on the probe 'p'")):
         with pytest.raises(FedSafetyError, match=message):

@@ -263,3 +263,11 @@ def test_an_ending_in_capitals_is_refused_and_not_passed_over(store: Store, tmp_
         store.keys("probes")
     with pytest.raises(FedSafetyError, match=r"a\.PARQUET' ends in \.PARQUET"):
         row_files(tmp_path, below=True)
+
+
+def test_a_file_in_the_place_of_a_table_is_named(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "probes").write_text("x")
+    for use in (lambda: store.keys("probes"), lambda: store.write("probes", "a", [probe(1)])):
+        with pytest.raises(FedSafetyError, match=r"runs/probes is a file where a folder of rows belongs; move it away"):
+            use()

@@ -153,8 +153,13 @@ def test_folders_that_contain_each_other_are_refused(tmp_path: Path) -> None:
 def test_the_same_cell_twice_in_one_origin_is_refused(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_table(tmp_path / folder / "cells", table_of("cells", [cell_row(seed=4)]))
-    with pytest.raises(FedSafetyError, match=r"\(micro, aligned_start, fedavg, seed 4\) is stored twice.*delete one"):
+    with pytest.raises(
+        FedSafetyError, match=r"\(micro, aligned_start, fedavg, seed 4\) is stored twice.*delete one"
+    ) as e:
         load_rows([tmp_path])
+    assert str(e.value).endswith(
+        f"{str(tmp_path / 'a/cells/000.parquet')!r}, {str(tmp_path / 'b/cells/000.parquet')!r}"
+    )
 
 
 def test_the_same_cell_committed_and_local_is_fine(tmp_path: Path) -> None:
@@ -177,8 +182,11 @@ def test_contradicting_verdicts_are_refused(tmp_path: Path) -> None:
     other = tables["verdicts"].to_pylist()
     other[0]["verdict"] = "harmful"
     write_table(tmp_path / "two" / "verdicts", table_of("verdicts", other))
-    with pytest.raises(FedSafetyError, match=r"table 'verdicts' with response_key=.* contradict each other in verdict"):
+    with pytest.raises(
+        FedSafetyError, match=r"table 'verdicts' with response_key=.* contradict each other in verdict"
+    ) as e:
         load_rows([tmp_path])
+    assert str(e.value).count("/verdicts/000.parquet'") == 2
 
 
 def test_unfinished_local_work_does_not_touch_the_published_digest(tmp_path: Path, committed: Path) -> None:
