@@ -28,6 +28,14 @@ ColumnOption = Annotated[
     list[str] | None,
     typer.Option("--column", help="With --data: our name=column, for example response=output; repeatable."),
 ]
+PromptOption = Annotated[
+    str,
+    typer.Option("--prompt", help="With --data: instruction made of columns, for example 'Is it good? {sentence}'."),
+]
+AnswerOption = Annotated[
+    list[str] | None,
+    typer.Option("--answer", help="With --data: value=answer of the response's column, for example 1=yes; repeatable."),
+]
 SplitOption = Annotated[str, typer.Option("--split", help="With --data: split of a folder.")]
 ConfigOption = Annotated[str, typer.Option("--config", help="With --data: configuration, a subfolder of a folder.")]
 WhereOption = Annotated[
@@ -39,6 +47,8 @@ FilterOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="With --data: print JSON.")]
 
+FORMATS = ("pairs", "chat", "prompts")
+"""Names of the forms of rows."""
 _LABEL = 10
 """Width of the labels on the left."""
 _MOST = 5
@@ -52,22 +62,22 @@ def data_source(
     filters: Sequence[str],
     split: str,
     config: str,
+    prompt: str = "",
+    answers: Sequence[str] = (),
 ) -> DatasetSource:
     """Return the settings that the options stand for.
 
     Raises:
-        UsageError: An option is no ``name=value``, names an unknown format or filter, or names a column or a filter
-            that an earlier option names.
+        UsageError: An option is no ``name=value``, names an unknown format or filter, names a column, value or filter
+            that an earlier option names, or contradicts another option.
     """
     from tasks.hub.filters import check_filters
     from tasks.hub.settings import DatasetSource
 
     check_filters(filters)
-    mapping: dict[str, str] = {}
-    for name, column in (_pair("--column", text) for text in columns):
-        if name in mapping:
-            raise UsageError(f"--column maps {name!r} to {mapping[name]!r} and to {column!r}; leave one out")
-        mapping[name] = column
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    mapping = _mapping("--column", columns)
     kept: dict[str, list[str]] = {}
     for column, value in (_pair("--where", text) for text in where):
         kept.setdefault(column, []).append(value)
@@ -76,13 +86,16 @@ def data_source(
             repository="local/data",
             format=form,  # type: ignore[arg-type]
             columns=mapping,
+            prompt=prompt,
+            answers=_mapping("--answer", answers),
             where={column: tuple(values) if len(values) > 1 else values[0] for column, values in kept.items()},
             filters=tuple(filters),
             split=split,
             config=config,
         )
-    except ValidationError:
-        raise unknown_name("format", form, ("pairs", "chat", "prompts")) from None
+    except ValidationError as error:
+        reasons = (problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise UsageError(f"these options make no source of data: {'; '.join(reasons)}") from None
 
 
 def show_data(path: Path, source: DatasetSource, screen: Screen, *, as_json: bool) -> None:
@@ -101,6 +114,15 @@ def show_data(path: Path, source: DatasetSource, screen: Screen, *, as_json: boo
             screen.say(line)
     if report.error is not None:
         raise report.error
+
+
+def _mapping(option: str, texts: Sequence[str]) -> dict[str, str]:
+    mapping: dict[str, str] = {}
+    for name, value in (_pair(option, text) for text in texts):
+        if name in mapping:
+            raise UsageError(f"{option} maps {name!r} to {mapping[name]!r} and to {value!r}; leave one out")
+        mapping[name] = value
+    return mapping
 
 
 def report_lines(report: DataReport, width: int) -> Iterator[str]:

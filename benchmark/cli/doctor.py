@@ -9,12 +9,14 @@ import typer
 from rich.table import Table
 
 from benchmark.cli.data import (
+    AnswerOption,
     ColumnOption,
     ConfigOption,
     DataOption,
     FilterOption,
     FormatOption,
     JsonOption,
+    PromptOption,
     SplitOption,
     WhereOption,
     data_source,
@@ -42,6 +44,8 @@ def doctor(
     data: DataOption = None,
     form: FormatOption = "pairs",
     column: ColumnOption = None,
+    prompt: PromptOption = "",
+    answer: AnswerOption = None,
     split: SplitOption = "train",
     config: ConfigOption = "",
     where: WhereOption = None,
@@ -51,13 +55,14 @@ def doctor(
     """Tell what is installed, which generation engine will be used, and why; or show how data are read (--data)."""
     if data is not None:
         _check_data_alone(context)
-        source = data_source(form, column or (), where or (), filters or (), split, config)
+        source = data_source(form, column or (), where or (), filters or (), split, config, prompt, answer or ())
         show_data(data, source, Screen(), as_json=as_json)
         return
-    if column or where or filters or as_json or config or (form, split) != ("pairs", "train"):
+    chosen = column or prompt or answer or where or filters or as_json or config
+    if chosen or (form, split) != ("pairs", "train"):
         raise UsageError(
-            "--format, --column, --split, --config, --where, --filter and --json belong to --data; add --data PATH, or "
-            "leave them out"
+            "--format, --column, --prompt, --answer, --split, --config, --where, --filter and --json belong to --data; "
+            "add --data PATH, or leave them out"
         )
     import shutil
 

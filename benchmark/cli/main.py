@@ -123,6 +123,7 @@ def judge(
 ) -> None:
     """Judge stored responses that lack verdicts. Nothing is trained or generated anew."""
     from benchmark.execution.judging import Judging, judge_responses, responses_to
+    from benchmark.execution.readiness import fetch_sources
     from benchmark.execution.worlds import open_world
     from benchmark.judges.base import judges
     from benchmark.progress import Reporter
@@ -134,7 +135,11 @@ def judge(
     names = tuple(judge_id or chosen.judges)
     for name in names:
         judges.get(name)
-    store = Store(runs)
+    store, reporter = Store(runs), Reporter(console)
+    probes = chosen.data.probes if chosen.data else ()
+    with resumable():
+        models = [chosen.models[name] for name in names if name in chosen.models]
+        fetch_sources(models, [probe.source for probe in probes], reporter)
     world = open_world(chosen)
     keys = responses_to(world.probes(), store)
     if not keys:
@@ -142,7 +147,7 @@ def judge(
             f"{runs} holds no responses to the probes of suite {chosen.id!r}; make some with 'fedsafety run', or name "
             f"the folder with --runs"
         )
-    judging = Judging(world, store, choose_engine(engine), Reporter(console), chosen.compute)
+    judging = Judging(world, store, choose_engine(engine), reporter, chosen.compute)
     with resumable():
         done = judge_responses(judging, keys, names)
     console.say(f"{done} response sets judged; {len(keys) * len(names) - done} had their verdicts already")

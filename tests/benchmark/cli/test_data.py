@@ -94,6 +94,29 @@ def test_json_has_the_report_and_the_error(path: Path) -> None:
     assert whole["steps"] == [{"step": "read", "rows": 1}]
 
 
+def test_a_prompt_and_answers_are_shown_as_a_suite_reads_them(path: Path) -> None:
+    rows = [{"sentence": "a gem", "label": 1}, {"sentence": "a bore", "label": 0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--prompt", "Good?\n{sentence}", "--column", "response=label", "--answer", "1=yes", "--answer", "0=no")
+    result = doctor("--data", path, *options, width=200)
+    assert result.output.splitlines() == [
+        "data      a[1].jsonl",
+        "columns   sentence, label",
+        "mapping   instruction = Good?\\n{sentence}, response = label",
+        "rows      2 read",
+        "",
+        "row 0001",
+        "  instruction  Good?\\na gem",
+        "  response     yes",
+        "",
+        "row 0002",
+        "  instruction  Good?\\na bore",
+        "  response     no",
+    ]
+    error = doctor("--data", path, *options[:-2]).exception
+    assert "is '0', for which no answer is named; answers has 1" in str(error)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -106,6 +129,9 @@ def test_json_has_the_report_and_the_error(path: Path) -> None:
         ),
         (("--filter", "with_text", "--filter", "with_text"), "the filter 'with_text' is named twice"),
         (("--column", "reply=output"), "unknown name of a column of a[1].jsonl 'reply'"),
+        (("--answer", "1=a", "--answer", "1=b"), "--answer maps '1' to 'a' and to 'b'; leave one out"),
+        (("--answer", "A=a", "--answer", "a=b"), "make no source of data: two answers are named for the value 'a'"),
+        (("--prompt", "Good?"), "make no source of data: prompt 'Good?' names no column; write {column} where"),
     ],
 )
 def test_wrong_options_are_named(path: Path, options: Sequence[str], message: str) -> None:
@@ -114,7 +140,9 @@ def test_wrong_options_are_named(path: Path, options: Sequence[str], message: st
     assert message in str(error)
 
 
-@pytest.mark.parametrize("options", [("--json",), ("--split", "test"), ("--format", "chat"), ("--config", "x")])
+@pytest.mark.parametrize(
+    "options", [("--json",), ("--split", "test"), ("--format", "chat"), ("--prompt", "{x}"), ("--answer", "1=a")]
+)
 def test_options_of_data_need_data(options: Sequence[str]) -> None:
     error = doctor(*options).exception
     assert isinstance(error, UsageError)
