@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -73,7 +73,9 @@ def completed(place: Path, is_complete: Callable[[], bool], say: Say) -> Iterato
         for remains in place.parent.glob(f".{place.name}.part-*"):
             shutil.rmtree(remains, ignore_errors=True)
         try:
-            part = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.part-"))
+            # The name is free, because remains were removed and the lock is held. The umask decides who may read.
+            part = place.with_name(f".{place.name}.part-{os.getpid()}")
+            part.mkdir()
         except OSError as error:
             raise _unwritable(place, error) from error
         try:
