@@ -10,7 +10,6 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -28,8 +27,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Step(Protocol):
     """One countable step of the work. Its begin and its units are safe points for a stop."""
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, share: float | None = None) -> None:
         """Report ``count`` further finished units.
+
+        Args:
+            count: Number of units.
+            share: Their part of the whole work, from which the remaining time follows; by default the same for every
+                unit.
 
         Raises:
             KeyboardInterrupt: The work is to stop.
@@ -64,7 +68,7 @@ class Reporter:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[done]}/{task.fields[units]}", style="progress.download"),
             TimeElapsedColumn(),
             TextColumn("remaining"),
             TimeRemainingColumn(),
@@ -74,36 +78,41 @@ class Reporter:
 
 
 class _Silent:
-    def advance(self, count: int = 1) -> None:
-        del count
+    def advance(self, count: int = 1, share: float | None = None) -> None:
+        del count, share
 
 
 class _Live:
     def __init__(self, progress: Progress, title: str, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(title, total=total)
+        self._progress, self._total, self._done, self._share = progress, total, 0, 0.0
+        # The bar and the remaining time follow the work, and the numbers follow the units.
+        self._task = progress.add_task(title, total=1.0, done=0, units=total)
 
-    def advance(self, count: int = 1) -> None:
-        self._progress.advance(self._task, count)
+    def advance(self, count: int = 1, share: float | None = None) -> None:
+        self._done += count
+        self._share += count / self._total if share is None else share
+        completed = 1.0 if self._done >= self._total else min(self._share, 1.0)
+        self._progress.update(self._task, completed=completed, done=self._done)
         check_stop()
 
 
 class _Lines:
     def __init__(self, reporter: Reporter, title: str, total: int) -> None:
         self._reporter, self._title, self._total = reporter, title, total
-        self._done = 0
+        self._done, self._share = 0, 0.0
         self._began = self._last = time.monotonic()
         reporter.say(f"{title}: {total} to do")
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, share: float | None = None) -> None:
         check_stop()
         self._done += count
+        self._share += count / self._total if share is None else share
         now = time.monotonic()
         if self._done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
         spent = now - self._began
-        left = spent / max(1, self._done) * (self._total - self._done)
+        left = max(0.0, spent / self._share * (1 - self._share)) if self._share else 0.0
         text = f"{self._title}: {self._done}/{self._total} after {duration(spent)}"
         self._reporter.say(text + (f", about {duration(left)} left" if self._done < self._total else ""))
 

@@ -38,25 +38,33 @@ def overlaps(
     console.say(str(suite_overlaps(chosen.data, choices, aligned)))
 
 
-def print_forecast(plan: Plan, screen: Screen, workers: int = 0) -> list[str]:
+def print_forecast(plan: Plan, screen: Screen, workers: int = 0, remembered_bytes: int | None = None) -> list[str]:
     """Print settings and cost of a plan on real models, and what keeps any plan from running here; return the latter.
 
     The cost of worlds that bring their own models is measured on samples instead; see
     :mod:`benchmark.prediction.measured`.
+
+    Args:
+        plan: The plan.
+        screen: Where the lines go.
+        workers: Training processes at once; 0 for the default.
+        remembered_bytes: Disk that remembered rounds may take; ``None`` for the default.
     """
     from benchmark.execution.readiness import data_notes, input_state
     from benchmark.generation.needs import this_device
     from benchmark.prediction.device import measure_rate
     from benchmark.prediction.forecast import predict
     from benchmark.prediction.text import forecast_lines, settings_lines
+    from benchmark.records.remembered import REMEMBERED_BYTES
     from tasks.hub.fetching import without_fetching
 
     if plan.world.models_are_large:
         device, suite = this_device(), plan.suite
         start = next((cell.scenario.start for cell in plan.cells), "")
         dtype = suite.models[start].dtype if start in suite.models else "float32"
+        limit = REMEMBERED_BYTES if remembered_bytes is None else remembered_bytes
         with without_fetching():
-            forecast = predict(plan, device, measure_rate(dtype, device))
+            forecast = predict(plan, device, measure_rate(dtype, device), limit)
         for line in [*settings_lines(suite), *forecast_lines(forecast)]:
             screen.say(line)
     with without_fetching():

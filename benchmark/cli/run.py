@@ -80,6 +80,14 @@ def run(
     workers: Annotated[
         int, typer.Option(min=0, help="Training processes; 0 for one per processor, or as many as memory holds.")
     ] = 0,
+    remember: Annotated[
+        float | None,
+        typer.Option(
+            "--remember",
+            min=0,
+            help="GiB of disk for local training that several rules share; 0 to train for each rule. Default: 4.",
+        ),
+    ] = None,
     data_root: DataRootOption = None,
     model_root: ModelRootOption = None,
     sandbox: Annotated[
@@ -105,6 +113,7 @@ def run(
     Only what the folder of your runs (--runs) lacks is done; committed rows do not count.
     """
     from benchmark.progress import Reporter
+    from benchmark.records.remembered import REMEMBERED_BYTES
 
     Roots(data_root, model_root).use()
     request = RunRequest(
@@ -124,13 +133,14 @@ def run(
     reporter = Reporter(console)
     with resumable():
         prepared = request.prepare(unresolved=dry_run, reporter=reporter)
+    remembered_bytes = REMEMBERED_BYTES if remember is None else int(remember * 2**30)
     if dry_run:
-        _print_plan(prepared.plan, prepared.store)
-        print_forecast(prepared.plan, console, workers)
+        _print_plan(prepared.plan, prepared.store, remembers=bool(remembered_bytes))
+        print_forecast(prepared.plan, console, workers, remembered_bytes)
         return
     at_once = workers_for(prepared.plan, workers)
     probes, problems = _find_tasks([*prepared.plan.suite.tasks, *(task or [])], task_path or [])
-    whole = prepared.run(reporter, at_once)
+    whole = prepared.run(reporter, at_once, remembered_bytes)
     if estimate:
         _estimate(whole)
     else:
@@ -240,11 +250,11 @@ class PreparedRun:
     engine: EngineChoice
     strangers: Strangers
 
-    def run(self, reporter: Reporter, workers: int) -> Run:
-        """Return the run with a number of training processes at once."""
+    def run(self, reporter: Reporter, workers: int, remembered_bytes: int) -> Run:
+        """Return the run with a number of training processes at once and a limit on remembered rounds."""
         from benchmark.execution.run import Run
 
-        return Run(self.plan, self.store, self.engine, reporter, workers, self.strangers)
+        return Run(self.plan, self.store, self.engine, reporter, workers, self.strangers, remembered_bytes)
 
 
 def _estimate(whole: Run) -> None:
@@ -313,8 +323,9 @@ def _find_tasks(names: list[str], folders: list[Path]) -> tuple[Sequence[Probe],
     return probes, list(failures.items())
 
 
-def _print_plan(plan: Plan, store: Store) -> None:
+def _print_plan(plan: Plan, store: Store, *, remembers: bool) -> None:
     from benchmark.execution.outcome import State, recorded_outcome
+    from benchmark.execution.sharing import Sharing
     from benchmark.suites.sensitivity import SensitivityScenario
 
     table = Table()
@@ -331,7 +342,8 @@ def _print_plan(plan: Plan, store: Store) -> None:
         console.say(f"not applicable: {reason}")
     points = sum(1 for cell in plan.cells if isinstance(cell.scenario, SensitivityScenario))
     among = f" ({points} of them sensitivity points)" if points else ""
-    console.say(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings")
+    sharing = Sharing.of(plan.jobs if remembers else (), plan.suite)
+    console.say(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings{sharing.remark}")
 
 
 def _print_prediction(prediction: Prediction) -> None:
@@ -342,3 +354,5 @@ def _print_prediction(prediction: Prediction) -> None:
         f"{prediction.adapters} derived adapters {duration(prediction.training_seconds)}, "
         f"{prediction.response_sets} response sets and their verdicts {duration(prediction.answering_seconds)}"
     )
+    if prediction.sharing is not None and prediction.sharing.remark:
+        console.say(f"{prediction.trainings} trainings{prediction.sharing.remark}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from attacks.base import Attack, attacks
@@ -15,12 +16,15 @@ from benchmark.execution.client_rows import ClientRowsCache
 from benchmark.execution.worlds import EXTERNAL_MODEL, generation_limit, open_world
 from benchmark.models.loading import load_causal_lm
 from benchmark.models.lora import initial_adapter
+from benchmark.records.environment import package_versions, processor
+from benchmark.records.remembered import RememberedRounds
 from benchmark.records.store import Store
 from benchmark.sandbox.proxy import created
 from benchmark.seeds import torch_stream
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.training.clients import ClientRows
 from benchmark.training.federation import LocalTrainer
+from benchmark.training.remembered import RememberingTrainer
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.served import ModelPool, RoleModels, ServedModel
 from benchmark.training.server import MeteredServer
@@ -48,14 +52,23 @@ class JobTools:
         seed: Run seed.
         bench: Models and client rows of earlier jobs.
         store: Holds the alignment that an earlier job made; ``None`` for making it anew.
+        memory: Remembered rounds, or ``None`` to train every round.
 
     Attributes:
         suite: The suite with the scenario's own settings of local training.
     """
 
-    def __init__(self, suite: Suite, scenario: Scenario, seed: int, bench: Bench, store: Store | None = None) -> None:
-        self.suite, self.scenario, self.seed, self._bench = suite.under(scenario), scenario, seed, bench
-        self.store = store
+    def __init__(
+        self,
+        suite: Suite,
+        scenario: Scenario,
+        seed: int,
+        bench: Bench,
+        store: Store | None = None,
+        memory: RememberedRounds | None = None,
+    ) -> None:
+        self.suite, self.scenario, self.seed = suite.under(scenario), scenario, seed
+        self._bench, self.store, self._memory = bench, store, memory
         self.world = open_world(suite, scenario)
         self._models = RoleModels(bench.models, suite, self.world)
         self._max_new_tokens = generation_limit(suite, self.world.probes())
@@ -94,6 +107,18 @@ class JobTools:
             gradient_checkpointing=self.suite.training.gradient_checkpointing,
         )
         return SequentialModel(model, self.suite.lora, stacked.pad_id)
+
+    def remembering_trainer(self) -> RememberingTrainer:
+        """Return the trainer that the suite chooses, with the memory of the job for its first round."""
+        checkpoint, training = self.world.checkpoint(self.scenario.start), self.suite.training
+        circumstances = {
+            "model": [checkpoint.identity, checkpoint.dtype, checkpoint.quantization],
+            "lora": self.suite.lora.model_dump(mode="json"),
+            "mode": [training.mode, training.gradient_checkpointing, self.suite.compute.train_memory_gib],
+            # Another processor or version rounds differently. An entry must equal what this process would train.
+            "machine": [package_versions(), processor(), torch.get_num_threads(), str(self.model.stacked.device)],
+        }
+        return RememberingTrainer(self.trainer, self.model.stacked.layout, self._memory, circumstances)
 
     def server(self, owner: str, external: Callable[[], ServedModel] | None = None) -> MeteredServer:
         """Return a server with tools of its own.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from attacks.base import attacks
 from benchmark import PROTOCOL_VERSION
@@ -30,11 +31,19 @@ from tasks.hub.fetching import without_fetching
 
 @dataclass(frozen=True)
 class ArtefactKeys:
-    """Keys of the federated training, of the served adapter and of the responses."""
+    """Keys of the federated training, of the served adapter and of the responses.
+
+    Attributes:
+        training: Key of the federated training.
+        adapter: Key of the served adapter.
+        response: Key of the responses.
+        local: Key of the local training in the first round, which rules share; empty if clients do not train.
+    """
 
     training: str
     adapter: str
     response: str
+    local: str
 
 
 class CellKeys:
@@ -70,34 +79,48 @@ class CellKeys:
         adapter = self._adapter(training, stage)
         if scenario.reattack_rounds:
             adapter = _reattacked(adapter, scenario.reattack_rounds)
-        return ArtefactKeys(training, adapter, self._response(adapter, stage, scenario))
+        local = self._local(scenario, stage, seed) if stage.trains else ""
+        return ArtefactKeys(training, adapter, self._response(adapter, stage, scenario), local)
 
     def training(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
         """Return the key of a federated training."""
-        attack = attacks.get(scenario.attack.id)
         aggregator = [stage.aggregator] if stage.aggregator else []
+        return content_key(
+            {
+                "artefact": "training",
+                **self._federation(scenario, seed),
+                "aggregator": method_digest(aggregator),
+                "default_aggregate": default_aggregate_digest(),
+            }
+        )
+
+    def _local(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
+        """Return the key of the local training in the first round, which depends on no rule and no declared bound."""
+        content = self._federation(scenario, seed)
+        shape = {name: value for name, value in content["shape"].items() if name != "declared_malicious"}
+        preparing = method_digest([stage.aggregator]) if stage.aggregator and stage.prepares else []
+        return content_key({"artefact": "local training", **content, "shape": shape, "preparing": preparing})
+
+    def _federation(self, scenario: Scenario, seed: int) -> dict[str, Any]:
+        """Return the parts of a training's key that do not depend on the aggregation rule."""
+        attack = attacks.get(scenario.attack.id)
         shape = scenario.model_dump(
             include={"start", "clients", "participants", "malicious", "declared_malicious", "partition"}, mode="json"
         )
         attacker = attacker_role(self._world)
         roles = {ATTACKER_MODEL: attacker} if attacker in self._world.roles else {}
-        return content_key(
-            {
-                "artefact": "training",
-                "protocol": PROTOCOL_VERSION,
-                "world": [self._suite.world, self._revision(scenario)],
-                "models": {name: self.model(role) for name, role in {**roles, scenario.start: scenario.start}.items()},
-                "lora": self._suite.lora.model_dump(mode="json"),
-                "training": self._suite.under(scenario).training.model_dump(mode="json"),
-                "shape": shape,
-                "refusal_share": scenario.refusal_share,
-                "attack": [attack.info.id, attack.source_digest, scenario.attack.params],
-                "aggregator": method_digest(aggregator),
-                "default_aggregate": default_aggregate_digest(),
-                "seed": seed,
-                **({"alignment": aligned.identity} if (aligned := self._suite.aligned(scenario)) else {}),
-            }
-        )
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "world": [self._suite.world, self._revision(scenario)],
+            "models": {name: self.model(role) for name, role in {**roles, scenario.start: scenario.start}.items()},
+            "lora": self._suite.lora.model_dump(mode="json"),
+            "training": self._suite.under(scenario).training.model_dump(mode="json"),
+            "shape": shape,
+            "refusal_share": scenario.refusal_share,
+            "attack": [attack.info.id, attack.source_digest, scenario.attack.params],
+            "seed": seed,
+            **({"alignment": aligned.identity} if (aligned := self._suite.aligned(scenario)) else {}),
+        }
 
     def model(self, role: str) -> str:
         """Return the identity of a role's model; empty if the world lacks the role."""

@@ -24,6 +24,7 @@ from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
 from benchmark.models.lora import export_peft, import_peft
 from benchmark.records.adapters import Usage, adapter_is_complete, read_record, write_record
+from benchmark.records.remembered import RememberedRounds
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.proxy import created
 from benchmark.suites.suite import Suite
@@ -42,10 +43,12 @@ class JobReport:
     Attributes:
         training_key: Key of the training.
         failures: For each adapter key that the job could not make, the reason; empty if the job made all adapters.
+        remembered: Keys of the remembered rounds that the job read or made.
     """
 
     training_key: str
     failures: dict[str, str]
+    remembered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Trained:
     repeated: Mapping[str, int] = field(default_factory=dict)
 
 
-def run_job(suite: Suite, job: TrainingJob, root: Path, bench: Bench) -> JobReport:
+def run_job(
+    suite: Suite, job: TrainingJob, root: Path, bench: Bench, memory: RememberedRounds | None = None
+) -> JobReport:
     """Train, derive all adapters of the job that the store lacks, and write them.
 
     A failure of one adapter does not affect the others. A failure of the training fails all of them.
@@ -73,6 +78,7 @@ def run_job(suite: Suite, job: TrainingJob, root: Path, bench: Bench) -> JobRepo
         job: The job.
         root: Folder of the store.
         bench: Models and client rows of earlier jobs of this process.
+        memory: Remembered rounds, or ``None`` to train every round.
 
     Raises:
         StorageError: The store cannot be written. No method is to blame, so no cell fails.
@@ -82,12 +88,12 @@ def run_job(suite: Suite, job: TrainingJob, root: Path, bench: Bench) -> JobRepo
     failures: dict[str, str] = {}
     finalized: dict[str, Trained] = {}  # by pipeline, because several re-attacks start from the same repaired adapter
     try:
-        tools = JobTools(suite, job.scenario, job.seed, bench, store)
+        tools = JobTools(suite, job.scenario, job.seed, bench, store, memory)
         trained = load_or_train(tools, job, store)
     except StorageError:
         raise
     except BaseException as error:  # a submitted method may raise anything, even SystemExit; the plan goes on
-        return JobReport(job.training_key, dict.fromkeys(missing, reason_of(error)))
+        return JobReport(job.training_key, dict.fromkeys(missing, reason_of(error)), _used(memory))
     for key, name in missing.items():
         if key == job.training_key:
             continue
@@ -102,12 +108,17 @@ def run_job(suite: Suite, job: TrainingJob, root: Path, bench: Bench) -> JobRepo
             raise
         except BaseException as error:  # as above
             failures[key] = reason_of(error)
-    return JobReport(job.training_key, failures)
+    return JobReport(job.training_key, failures, _used(memory))
+
+
+def training_is_stored(store: Store, key: str) -> bool:
+    """Return whether the store holds the adapter and the rounds of a training."""
+    return adapter_is_complete(store, key) and store.has("rounds", key)
 
 
 def load_or_train(tools: JobTools, job: TrainingJob, store: Store) -> Trained:
     """Return the job's trained adapter, from the store or by training."""
-    if adapter_is_complete(store, job.training_key) and store.has("rounds", job.training_key):
+    if training_is_stored(store, job.training_key):
         folder = store.adapter_folder(job.training_key)
         return Trained(import_peft(folder, tools.model.stacked.layout, tools.suite.lora), read_record(folder))
     trained, rounds = train(tools, parse_pipeline(next(iter(job.pipelines.values()))))
@@ -136,7 +147,8 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
     # A pipeline without an aggregator trains by the defaults of its first member, which are FedAvg.
     created_defense = created(aggregator or pipeline.entries[0], hooks=("prepare", "aggregate"))
     with created_defense as defense, tools.attack() as attack:
-        result = run_federation(setting, tools.trainer(), tools.start, attack, defense, server)
+        trainer = tools.remembering_trainer()
+        result = run_federation(setting, trainer, tools.start, attack, defense, server)
     server.usage.server_seconds += result.prepare_seconds
     server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
     record = {
@@ -144,7 +156,7 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
         "malicious_rows": data.malicious_rows,
         "malicious_leaks": data.malicious_leaks,
         "spellings": data.spellings,
-        "train_seconds": time.perf_counter() - began,
+        "train_seconds": time.perf_counter() - began + trainer.owed_seconds,
         **_traffic(tools, result),
     }
     return Trained(result.adapter, record, data.repeated), result.rounds
@@ -198,6 +210,10 @@ def save(tools: JobTools, store: Store, key: str, trained: Trained) -> None:
     with writing(folder):
         canary.save(folder)
     write_record(store, key, {**trained.record, "chat": model.chat.digest, **_inputs(tools, trained)})
+
+
+def _used(memory: RememberedRounds | None) -> tuple[str, ...]:
+    return tuple(sorted(memory.used)) if memory else ()
 
 
 def _traffic(tools: JobTools, result: FederationResult) -> dict[str, int]:

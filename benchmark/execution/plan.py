@@ -43,6 +43,7 @@ class CellPlan:
         flags: Remarks on validity.
         broken: Reason why the cell fails before it runs, for example a submitted method that cannot be constructed;
             empty if there is none.
+        local_key: Key of the local training in the first round; empty if clients do not train.
     """
 
     scenario: Scenario
@@ -56,6 +57,7 @@ class CellPlan:
     not_applicable: str
     flags: tuple[str, ...]
     broken: str = ""
+    local_key: str = ""
 
     @property
     def runs(self) -> bool:
@@ -73,6 +75,7 @@ class TrainingJob:
         training_key: Key of the training.
         pipelines: Adapter key → pipeline that makes the adapter; includes the bare training if it is a cell.
         reattacks: Adapter key → rounds of the second attack, for adapters that are attacked again after their pipeline.
+        local_key: Key of the local training in the first round, which jobs share; empty if clients do not train.
     """
 
     scenario: Scenario
@@ -80,6 +83,7 @@ class TrainingJob:
     training_key: str
     pipelines: dict[str, str]
     reattacks: dict[str, int] = field(default_factory=dict)
+    local_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,18 +101,22 @@ class Plan:
 
     @cached_property
     def jobs(self) -> tuple[TrainingJob, ...]:
-        """The distinct trainings, in the order of their first cell."""
+        """The distinct trainings, in the order of their first cell, but together if they share a first round."""
         jobs: dict[str, TrainingJob] = {}
         for cell in self.cells:
             if not cell.runs:
                 continue
             job = jobs.setdefault(
-                cell.training_key, TrainingJob(cell.scenario, cell.seed, cell.training_key, pipelines={})
+                cell.training_key,
+                TrainingJob(cell.scenario, cell.seed, cell.training_key, pipelines={}, local_key=cell.local_key),
             )
             job.pipelines.setdefault(cell.adapter_key, cell.stage.name)
             if cell.scenario.reattack_rounds:
                 job.reattacks[cell.adapter_key] = cell.scenario.reattack_rounds
-        return tuple(jobs.values())
+        groups: dict[str, list[TrainingJob]] = {}
+        for key, job in jobs.items():
+            groups.setdefault(job.local_key or key, []).append(job)
+        return tuple(job for group in groups.values() for job in group)
 
     @cached_property
     def probe_set(self) -> str:
@@ -214,6 +222,7 @@ def _cell(
         not_applicable=reason,
         flags=flags,
         broken=broken,
+        local_key=artefacts.local,
     )
 
 

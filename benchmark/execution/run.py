@@ -11,6 +11,7 @@ from benchmark.execution.plan import Plan
 from benchmark.generation.needs import available_memory
 from benchmark.generation.select import EngineChoice
 from benchmark.progress import Reporter
+from benchmark.records.remembered import REMEMBERED_BYTES
 from benchmark.records.store import Store
 from benchmark.sandbox.adopt import Strangers
 
@@ -29,6 +30,7 @@ class Run:
         reporter: Shows progress.
         workers: Training processes, one thread each.
         strangers: Methods of the plan that this process has adopted, for the training processes to adopt, too.
+        remembered_bytes: Disk that remembered rounds of local training may take; 0 to train each anew.
     """
 
     plan: Plan
@@ -37,6 +39,7 @@ class Run:
     reporter: Reporter
     workers: int = 1
     strangers: Strangers = field(default_factory=Strangers)
+    remembered_bytes: int = REMEMBERED_BYTES
 
 
 def usable_cores() -> int:

@@ -17,12 +17,14 @@ from benchmark.execution.catalog import write_catalog
 from benchmark.execution.cell_rows import CellRows
 from benchmark.execution.input_rows import write_inputs
 from benchmark.execution.job import run_job
+from benchmark.execution.job_memory import JobMemory
 from benchmark.execution.judging import Judging, judge_responses
 from benchmark.execution.outcome import Failures, Outcome, State, outcome_of
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.prompts import check_prompts
 from benchmark.execution.readiness import check_inputs
 from benchmark.execution.run import Run
+from benchmark.execution.sharing import Sharing, readers, shares_of_work
 from benchmark.execution.stored import check_stored
 from benchmark.execution.worker import Workers
 from benchmark.records.adapters import adapter_is_complete
@@ -98,18 +100,23 @@ def align(run: Run) -> None:
 def train(run: Run) -> dict[str, str]:
     """Run the jobs that the store lacks in worker processes; return the reasons of failures by adapter key."""
     plan, jobs = run.plan, pending_jobs(run.plan, run.store)
-    run.reporter.say(f"{len(plan.cells)} cells; {len(jobs)} of {len(plan.jobs)} trainings to do")
+    memory = JobMemory(plan, jobs, run.store, run.remembered_bytes)
+    sharing = Sharing.of(memory.sharers, plan.suite)
+    run.reporter.say(f"{len(plan.cells)} cells; {len(jobs)} of {len(plan.jobs)} trainings to do{sharing.remark}")
     failures: dict[str, str] = {}
-    if not jobs:
-        return failures
-    tasks = {_name(job): partial(run_job, plan.suite, job, run.store.root) for job in jobs}
-    with (
-        Workers(min(run.workers, len(jobs)), run.strangers) as workers,
-        run.reporter.step("training", len(jobs)) as step,
-    ):
-        for job_report in workers.run(tasks):
-            failures |= job_report.failures
-            step.advance()
+    if jobs:
+        tasks = {_name(job): partial(run_job, plan.suite, job, run.store.root, memory=memory.of(job)) for job in jobs}
+        groups = {_name(job): job.local_key for job in memory.sharers}
+        shares = shares_of_work(jobs, plan.suite, readers(memory.sharers))
+        with (
+            Workers(min(run.workers, len(jobs)), run.strangers) as workers,
+            run.reporter.step("training", len(jobs)) as step,
+        ):
+            for job_report in workers.run(tasks, groups):
+                memory.settle(job_report)
+                failures |= job_report.failures
+                step.advance(share=shares[job_report.training_key])
+    memory.close()
     return failures
 
 

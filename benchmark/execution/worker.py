@@ -24,6 +24,7 @@ import torch
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.bench import Bench
+from benchmark.execution.queue import TaskQueue
 from benchmark.records.environment import TRAINING_THREADS
 from benchmark.sandbox.adopt import Strangers
 from benchmark.sandbox.description import Descriptions, known_descriptions, learn
@@ -65,29 +66,37 @@ class Workers:
     ) -> None:
         self._stop(at_once=kind is not None)
 
-    def run(self, tasks: Mapping[str, Task[T]]) -> Iterator[T]:
+    def run(self, tasks: Mapping[str, Task[T]], groups: Mapping[str, str] | None = None) -> Iterator[T]:
         """Run tasks, as many at once as there are processes; yield their results as the tasks finish.
 
         Args:
             tasks: The tasks by name, such as ``scenario 'blended', seed 11``, for error messages.
+            groups: Group of each task that shares work; :class:`benchmark.execution.queue.TaskQueue` has the order.
 
         Raises:
             FedSafetyError: A process died.
             Exception: A task raised it.
         """
-        waiting = iter(tasks.items())
-        busy: dict[Connection, _Worker] = {}
-        for worker, (name, task) in zip(self._workers, waiting, strict=False):
-            busy[worker.start(name, task)] = worker
+        queue = TaskQueue(tasks, groups or {})
+        idle = dict.fromkeys(self._workers, "")
+        busy: dict[Connection, tuple[_Worker, str]] = {}
+
+        def start() -> None:
+            for worker, last in list(idle.items()):
+                if (name := queue.take(last)) is not None:
+                    del idle[worker]
+                    busy[worker.start(name, tasks[name])] = worker, name
+
+        start()
         while busy:
             check_stop()
             for connection in wait(list(busy), timeout=_POLL_SECONDS):
                 assert isinstance(connection, Connection)
-                worker = busy.pop(connection)
+                worker, name = busy.pop(connection)
                 result = worker.result()
-                for name, task in waiting:
-                    busy[worker.start(name, task)] = worker
-                    break
+                queue.end(name)
+                idle[worker] = name
+                start()
                 yield result
 
     def each(self, name: str, task: Task[T]) -> list[T]:

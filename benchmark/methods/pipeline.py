@@ -51,6 +51,11 @@ class Pipeline:
         return bool(getattr((self.aggregator or self.entries[0]).target, "uses_updates", True))
 
     @property
+    def prepares(self) -> bool:
+        """Whether the aggregator acts before the first round, where it may change what clients start from."""
+        return self.aggregator is not None and self.aggregator.target.prepare is not Defense.prepare
+
+    @property
     def finalizers(self) -> tuple[Entry[DefenseInfo, Defense], ...]:
         """The members that change the adapter after the last round, in order."""
         return tuple(e for e in self.entries if e.target.finalize is not Defense.finalize)

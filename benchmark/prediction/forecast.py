@@ -15,6 +15,7 @@ from functools import cached_property
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.roles import generating_roles, judge_source
+from benchmark.execution.sharing import Sharing, readers, shared_groups
 from benchmark.execution.worlds import open_chat
 from benchmark.generation.needs import AnsweringMemory, Device, answering_memory, judge_too_large, refuse_answering
 from benchmark.methods.pipeline import parse_pipeline
@@ -36,6 +37,7 @@ from benchmark.prediction.device import Rate
 from benchmark.prediction.memory import TrainingMemory, refuse_training, sampling_memory, training_memory
 from benchmark.prediction.roles import find_model
 from benchmark.prediction.step import Operations, Step, training_operations
+from benchmark.records.remembered import REMEMBERED_BYTES
 from benchmark.seeds import stream
 from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import Scenario, Suite
@@ -68,6 +70,7 @@ class JobForecast:
         training: Operations of its rounds.
         posthoc: Operations of server-side fine-tuning and of rounds after it.
         adapter_bytes: Bytes on disk of all its adapters.
+        remembered_bytes: Bytes on disk of its first round while other trainings of the plan reuse the round; else 0.
     """
 
     scenario: str
@@ -76,6 +79,7 @@ class JobForecast:
     training: Operations
     posthoc: Operations
     adapter_bytes: int
+    remembered_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Forecast:
         alignment: Operations of the alignment's training; none where the suite ships the adapter.
         answering: Generated answers to all probes.
         judging: Passes of each judge that is a model of known size.
+        sharing: Trainings that reuse the first round of another, whose operations are counted once.
         row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
         device: Device of the plan.
         rate: Measured rates of this machine, or ``None`` for a prediction without times.
@@ -105,6 +110,7 @@ class Forecast:
     alignment: Operations
     answering: Reading
     judging: Mapping[str, Reading]
+    sharing: Sharing
     row_tokens: int
     device: Device
     rate: Rate | None
@@ -125,6 +131,11 @@ class Forecast:
         """Bytes on disk of all adapters."""
         return sum(job.adapter_bytes for job in self.jobs)
 
+    @property
+    def remembered_bytes(self) -> int:
+        """Bytes on disk of the largest remembered round."""
+        return max((job.remembered_bytes for job in self.jobs), default=0)
+
     def seconds(self, operations: float, traffic: float = 0.0) -> float:
         """Return the time of so many operations and bytes of traffic at the assumed share of the measured rates.
 
@@ -143,13 +154,14 @@ class Forecast:
         return trained + sum(self.seconds(reading.operations, reading.traffic) for reading in readings)
 
 
-def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
+def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_bytes: int = REMEMBERED_BYTES) -> Forecast:
     """Return the cost of ``plan``.
 
     Args:
         plan: The plan; ``unresolved=True`` in :func:`benchmark.execution.plan.make_plan` suffices.
         device: Device of the plan, whose memory decides how far a step is divided.
         rate: Measured rates of the device, for times.
+        remembered_bytes: Disk that remembered rounds may take; a larger round is trained anew by each training.
     """
     suite = plan.suite
     starts = {job.scenario.start for job in plan.jobs} | {cell.scenario.start for cell in plan.cells if cell.runs}
@@ -161,10 +173,24 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
     width, probes = _row_tokens(plan), probe_sets(plan)
     length = longest_sequence(suite, probes)
     training = _training_memory(suite, jobs, models, device, width)
+    sizes = {job.training_key: _round_bytes(suite, job, models[job.scenario.start]) for job in jobs}
+    remembered = [job for job in jobs if sizes[job.training_key] <= remembered_bytes]
+    reused = readers(remembered)
+    kept = {group[0].training_key for group in shared_groups(remembered).values()}
     return Forecast(
         models=models,
         unknown=tuple(role for role in roles if role not in models),
-        jobs=tuple(_job(suite, job, models[job.scenario.start], width) for job in jobs),
+        jobs=tuple(
+            _job(
+                suite,
+                job,
+                models[job.scenario.start],
+                width,
+                reuses=job.training_key in reused,
+                remembered_bytes=sizes[job.training_key] if job.training_key in kept else 0,
+            )
+            for job in jobs
+        ),
         training_memory={
             role: _with_sampling(memory, role, jobs, helpers, models, _sampled_length(suite, probes))
             for role, memory in training.items()
@@ -185,6 +211,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
         alignment=_alignment(suite, jobs, models, width),
         answering=answering(plan, models, probes),
         judging=judging(plan, models, probes),
+        sharing=Sharing.of(remembered, suite),
         row_tokens=width,
         device=device,
         rate=rate,
@@ -228,7 +255,15 @@ def _row_tokens(plan: Plan) -> int:
     return max(len(chat.row(row).ids) for row in rows)
 
 
-def _job(suite: Suite, job: TrainingJob, model: Model, width: int) -> JobForecast:
+def _round_bytes(suite: Suite, job: TrainingJob, model: Model) -> int:
+    """Return the bytes of the adapters of a round's clients."""
+    return 4 * model.decoder.adapter_parameters(suite.lora) * job.scenario.participants
+
+
+def _job(
+    suite: Suite, job: TrainingJob, model: Model, width: int, *, reuses: bool, remembered_bytes: int
+) -> JobForecast:
+    """Return the forecast of a job, which ``reuses`` the first round of another or trains all of its rounds."""
     suite = suite.under(job.scenario)
     trains = any(parse_pipeline(name).trains for name in job.pipelines.values())
     round_operations = _scaled(
@@ -243,9 +278,10 @@ def _job(suite: Suite, job: TrainingJob, model: Model, width: int) -> JobForecas
         scenario=job.scenario.id,
         seed=job.seed,
         start=job.scenario.start,
-        training=_scaled(round_operations, suite.training.rounds * trains),
+        training=_scaled(round_operations, suite.training.rounds * trains - reuses),
         posthoc=_sum(posthoc),
         adapter_bytes=4 * model.decoder.adapter_parameters(suite.lora) * len({job.training_key, *job.pipelines}),
+        remembered_bytes=remembered_bytes,
     )
 
 

@@ -11,7 +11,7 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from benchmark.execution.job import run_job
 from benchmark.execution.judging import Judging, judge_responses
 from benchmark.execution.plan import TrainingJob, make_plan
 from benchmark.execution.run import Run
+from benchmark.execution.sharing import Sharing, readers
 from benchmark.execution.stages import align, pending_jobs, settle
 from benchmark.execution.worker import Workers
 from benchmark.progress import Reporter
@@ -51,6 +52,7 @@ class Prediction:
         response_sets: Response sets to generate and judge.
         training_seconds: Wall time of trainings and derived adapters, all workers together.
         answering_seconds: Wall time of generation and judging, engine starts included.
+        sharing: Trainings that reuse the first round of another, whose time is counted once.
     """
 
     trainings: int
@@ -58,6 +60,7 @@ class Prediction:
     response_sets: int
     training_seconds: float
     answering_seconds: float
+    sharing: Sharing | None = None
 
     @property
     def seconds(self) -> float:
@@ -105,7 +108,8 @@ def predict(run: Run) -> Prediction:
     align(run)
     training = _training_seconds(run, jobs) if jobs else 0.0
     answering = _answering_seconds(run, list(starts.values())) if starts else 0.0
-    return Prediction(len(jobs), adapters, len(starts), training, answering)
+    sharing = Sharing.of(jobs, plan.suite) if jobs and run.remembered_bytes else None
+    return Prediction(len(jobs), adapters, len(starts), training, answering, sharing)
 
 
 def _training_seconds(run: Run, jobs: Sequence[TrainingJob]) -> float:
@@ -126,20 +130,40 @@ def _training_seconds(run: Run, jobs: Sequence[TrainingJob]) -> float:
             measured = processes.each(f"scenario {job.scenario.id!r}", partial(_job_cost, suite, job, run.store))
             costs[shape] = JobCost(*(statistics.fmean(values) for values in zip(*map(astuple, measured), strict=True)))
             step.advance()
-    return starting + job_seconds(suite, jobs, costs, workers)
+    shared = readers(jobs) if run.remembered_bytes else frozenset[str]()
+    return starting + job_seconds(suite, jobs, costs, workers, shared)
 
 
-def job_seconds(suite: Suite, jobs: Sequence[TrainingJob], costs: Mapping[Shape, JobCost], workers: int) -> float:
-    """Return the wall time of ``jobs`` on ``workers`` processes, at the price of their shapes."""
+def job_seconds(
+    suite: Suite,
+    jobs: Sequence[TrainingJob],
+    costs: Mapping[Shape, JobCost],
+    workers: int,
+    reusing: Collection[str] = (),
+) -> float:
+    """Return the wall time of ``jobs`` on ``workers`` processes, at the price of their shapes.
+
+    Args:
+        suite: Their suite.
+        jobs: The jobs.
+        costs: Price of each shape.
+        workers: Number of processes.
+        reusing: Training keys of the jobs that reuse the first round of another; these follow it.
+    """
     total = 0.0
+    chains: dict[str, float] = {}  # jobs that share a round: the first one alone, then the others on all processes
     for job in jobs:
-        cost = costs[_shape(job.scenario)]
+        cost, reuses = costs[_shape(job.scenario)], job.training_key in reusing
         derived = job.pipelines.keys() - {job.training_key}
-        rounds = suite.under(job.scenario).training.rounds
-        total += cost.fixed + cost.round * (rounds + sum(job.reattacks.values())) + cost.adapter * len(derived)
-    for shape in {(job.scenario.id, job.seed): _shape(job.scenario) for job in jobs}.values():
-        total += costs[shape].data * workers  # every worker makes the rows of the jobs it takes
-    return total / workers
+        own_rounds = suite.under(job.scenario).training.rounds - reuses + sum(job.reattacks.values())
+        seconds = cost.fixed + cost.round * own_rounds + cost.adapter * len(derived)
+        total += seconds
+        chain = chains.get(job.local_key, 0.0)
+        chains[job.local_key] = chain + seconds / workers if reuses else max(chain, seconds)
+    data = [costs[shape].data for shape in {(job.scenario.id, job.seed): _shape(job.scenario) for job in jobs}.values()]
+    # Every process makes the rows of the jobs that it takes. Jobs that share a round keep to one process until the end.
+    total += sum(data) + (workers - 1) * max(data, default=0.0) if reusing else sum(data) * workers
+    return max(total / workers, max(chains.values(), default=0.0))
 
 
 def _shape(scenario: Scenario) -> Shape:

@@ -24,17 +24,21 @@ def forecast_lines(forecast: Forecast) -> list[str]:
         lines.append(
             f"  model {role}: unknown size (no 'shape' in the suite, no configuration on this machine); it is left out"
         )
-    trainings, scenarios = len(forecast.jobs), len({job.scenario for job in forecast.jobs})
+    scenarios = len({job.scenario for job in forecast.jobs})
+    trainings = f"{len(forecast.jobs)} trainings in {scenarios} scenarios{forecast.sharing.remark}"
     if forecast.alignment.executed:
         lines.append(f"  alignment of the start model, once: {_work(forecast, forecast.alignment)}")
     lines += [
-        f"  federated training, {trainings} trainings in {scenarios} scenarios: {_work(forecast, forecast.training)}",
+        f"  federated training, {trainings}: {_work(forecast, forecast.training)}",
         *_single(forecast),
         f"  server-side fine-tuning after them: {_work(forecast, forecast.posthoc)}",
         f"  answers: {_reading(forecast, forecast.answering)}",
         *(f"  judging by {judge}: {_reading(forecast, reading)}" for judge, reading in forecast.judging.items()),
         f"  adapters on disk: {gib(forecast.adapter_bytes)}",
     ]
+    if forecast.remembered_bytes:
+        size = gib(forecast.remembered_bytes)
+        lines.append(f"  a remembered round on disk: {size}, until its last training; one for each training process")
     lines += list(_memory(forecast))
     if forecast.rate is not None:
         rate = forecast.rate

@@ -39,7 +39,7 @@ def environment() -> str:
         "python": platform.python_version(),
         "packages": package_versions(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "training_threads": TRAINING_THREADS,
     }
@@ -65,7 +65,9 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

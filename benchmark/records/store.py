@@ -74,7 +74,7 @@ class Store:
                         f"a row has exactly the columns of the schema"
                     )
         rows = _fitted(rows, table)
-        with self._atomic(self._path(table, key)) as scratch:
+        with replacing(self._path(table, key)) as scratch:
             pq.write_table(rows, scratch, compression="zstd", write_page_checksum=True)
 
     def read(self, table: str, key: str) -> pa.Table:
@@ -104,7 +104,7 @@ class Store:
 
     def write_json(self, path: Path, content: Any) -> None:
         """Write a JSON file in one step."""
-        with self._atomic(path) as scratch:
+        with replacing(path) as scratch:
             scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def clear_scratch(self) -> int:
@@ -121,18 +121,6 @@ class Store:
     def _path(self, table: str, key: str) -> Path:
         return self.root / table / f"{key}.parquet"
 
-    @contextlib.contextmanager
-    def _atomic(self, path: Path) -> Iterator[Path]:
-        """Yield a scratch path that takes the place of ``path`` if all goes well and vanishes if not."""
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = scratch_beside(path)
-            try:
-                yield scratch
-                os.replace(scratch, path)
-            finally:
-                scratch.unlink(missing_ok=True)
-
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -147,6 +135,23 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write {path}: {reason}; free space or choose another folder with --runs. "
             f"Everything finished before is kept"
         ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a scratch path that takes the place of ``path`` if all goes well and vanishes if not.
+
+    Raises:
+        StorageError: The scratch file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = scratch_beside(path)
+        try:
+            yield scratch
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def scratch_beside(path: Path) -> Path:

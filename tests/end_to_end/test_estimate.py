@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmark.execution.plan import make_plan
 from benchmark.execution.run import Run
+from benchmark.execution.sharing import readers
 from benchmark.generation.select import choose_engine
 from benchmark.prediction.measured import JobCost, Prediction, job_seconds, predict
 from benchmark.progress import Reporter
@@ -53,3 +54,14 @@ def test_the_time_of_jobs_adds_up(tiny_suite: Path) -> None:
     trainings, derived, worlds = 6 * (1 + 10 * 3), 4 * 5, 2 * 4
     assert job_seconds(suite, plan.jobs, costs, workers=1) == pytest.approx(trainings + derived + worlds)
     assert job_seconds(suite, plan.jobs, costs, workers=2) == pytest.approx((trainings + derived) / 2 + worlds)
+    # Of the three trainings of a scenario two reuse the first round, and one process makes the scenario's rows. The
+    # other process makes those of the last scenario, too.
+    reusing = readers(plan.jobs)
+    assert len(reusing) == 4
+    total = trainings - 4 * 3 + derived
+    assert job_seconds(suite, plan.jobs, costs, 1, reusing) == pytest.approx(total + worlds)
+    assert job_seconds(suite, plan.jobs, costs, 2, reusing) == pytest.approx((total + worlds + 4) / 2)
+    # With one round, the first training of a scenario takes 9 (an adapter included), the others 6 and 1.
+    short = suite.model_copy(update={"training": suite.training.model_copy(update={"rounds": 1})})
+    one = [job for job in plan.jobs if job.scenario.id == "attacked"]
+    assert job_seconds(short, one, costs, 9, reusing) == pytest.approx(9 + (6 + 1) / 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -103,6 +104,40 @@ def test_killed_run_resumes_to_equal_rows(tmp_path: Path, finished_run: Path, ti
     for table in TABLES:
         assert comparable(runs, table) == comparable(finished_run, table), table
     assert not list(runs.rglob(".writing-*"))
+
+
+@pytest.mark.slow
+def test_killed_run_of_one_round_goes_on_with_its_remembered_training(tmp_path: Path, tiny_suite: Path) -> None:
+    suite = tmp_path / "one.yaml"
+    suite.write_text(tiny_suite.read_text(encoding="utf-8").replace("rounds: 2", "rounds: 1"), encoding="utf-8")
+    command = [sys.executable, "-P", "-m", "benchmark.cli.main", "run", "--suite", str(suite), "--scenario", "attacked"]
+    command += ["--engine", "transformers", "--workers", "1"]
+    anew = subprocess.run(
+        [*command, "--runs", str(tmp_path / "anew"), "--remember", "0"], capture_output=True, text=True, check=False
+    )
+    assert anew.returncode == 0, anew.stderr
+    assert "reuse" not in anew.stdout
+    runs = tmp_path / "runs"
+    command += ["--runs", str(runs)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("adapters/*/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (entry,) = runs.glob("remembered/*.safetensors")
+    made = entry.stat().st_ino
+    again = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    inodes = set()
+    while again.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            inodes.add(entry.stat().st_ino)
+        time.sleep(0.02)
+    assert again.wait() == 0
+    assert inodes <= {made}, "the round was trained again"
+    for table in TABLES:
+        assert comparable(runs, table) == comparable(tmp_path / "anew", table), table
+    assert not (runs / "remembered").exists()
 
 
 def test_judge_restores_deleted_verdicts(
