@@ -66,7 +66,7 @@ def _write_cell(plan: Plan, cell: CellPlan, store: Store, outcome: Outcome) -> N
         "origin": ORIGIN_LOCAL,
         "status": outcome.state.value,
         "reason": outcome.reason,
-        "generator": engine_of(store, cell.response_key) if done else "",
+        "generator": _engine_of(store, cell.response_key) if done else "",
         "malicious_rows": record.get("malicious_rows", 0),
         "malicious_leaks": record.get("malicious_leaks", 0),
         "rejected_updates": record.get("rejected_updates", 0),
@@ -120,6 +120,5 @@ def planned_columns(plan: Plan, cell: CellPlan) -> dict[str, Any]:
     }
 
 
-def engine_of(store: Store, response_key: str) -> str:
-    """Return the engine that gave the responses of a set."""
+def _engine_of(store: Store, response_key: str) -> str:
     return str(store.read("responses", response_key)["generator"][0].as_py())

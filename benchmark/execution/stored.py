@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
-from benchmark.execution.cell_rows import engine_of, planned_columns
+from benchmark.execution.cell_rows import planned_columns
 from benchmark.execution.input_rows import probe_rows
 from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan
@@ -137,6 +137,12 @@ def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
         ("responses", "response_key", {cell.response_key: cell for cell in plan.cells}, _check_responses),
         ("probes", "probe_set", {plan.probe_set: None}, _check_probes),
     )
+    for key in sorted(store.keys("catalog")):
+        try:
+            if not len(store.read("catalog", key)):
+                raise _contradiction(store, "catalog", key, "0 rows")
+        except FedSafetyError as error:
+            yield str(error)
     for table, column, cells, check in expected:
         for key in sorted(cells.keys() & store.keys(table)):
             try:
@@ -186,7 +192,8 @@ def _cell_problems(plan: Plan, store: Store) -> Iterator[str]:
             if len(rows) != 1:
                 raise _contradiction(store, "cells", cell.cell_key, f"{len(rows)} rows and not 1")
             if rows[0]["status"] == State.DONE and store.has("responses", cell.response_key):
-                planned |= {"generator": engine_of(store, cell.response_key)}
+                engines = store.read("responses", cell.response_key)["generator"]
+                planned |= {"generator": engines[0].as_py()} if len(engines) else {}
             for column in (*_CLAIMED, *(["generator"] if "generator" in planned else [])):
                 if rows[0][column] != planned[column]:
                     found = f"{column} {rows[0][column]!r} and not {planned[column]!r}"

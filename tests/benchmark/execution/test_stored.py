@@ -70,6 +70,16 @@ def _empty(store: Store, plan: Plan) -> None:
     store.write("rounds", plan.cells[0].training_key, [])
 
 
+def _without_responses(store: Store, plan: Plan) -> None:
+    _changed(status="done", reason="", generator="made")(store, plan)
+    check_stored(plan, store)
+    store.write("responses", plan.cells[0].response_key, [])
+
+
+def _without_catalog(store: Store, plan: Plan) -> None:
+    store.write("catalog", "a", [])
+
+
 def _shortened(store: Store, plan: Plan) -> None:
     key = plan.cells[0].response_key
     store.write("responses", key, store.read("responses", key).slice(1))
@@ -110,6 +120,8 @@ def _probe(**values: Any) -> Callable[[Store, Plan], None]:
     ("damage", "message"),
     [
         (_damaged, r"responses/\w+\.parquet is damaged .*; delete it and run again"),
+        (_without_responses, r"responses/\w+\.parquet holds 0 rows and not \d+, against the key in its name"),
+        (_without_catalog, r"catalog/\w+\.parquet holds 0 rows, against the key in its name; delete it and run again"),
         (_empty, r"rounds/\w+\.parquet holds 0 rows and not 40, against the key in its name; delete it and run again"),
         (_shortened, r"responses/\w+\.parquet holds \d+ rows and not \d+"),
         (_changed(seed=12), r"cells/\w+\.parquet holds seed 12 and not 11, against the key"),
