@@ -6,10 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _LOGITS = 1 << 26
 """Logits that may be in memory at once."""
+
+_REPLACED_LOGITS = 3 << 23
+"""Logits that may be in memory at once where their gradient takes their place. Fewer would slow the head's products."""
+
+_WIDE_LOGITS = 1 << 20
+"""Logits of these that are in float32 at a time: they stay in a processor's cache."""
+
+_EVEN_ROWS = 64
+"""Products of so many rows, or a multiple, leave no rest that a processor's kernels multiply slowly."""
 
 
 def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -28,6 +38,16 @@ def token_losses(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     return losses
 
 
+def token_losses_in_place(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return what :func:`token_losses` returns, with logits in the model's precision only.
+
+    The gradient replaces the logits as soon as they are there, a few rows at a time, so that neither all logits nor
+    their gradient are ever held in float32.
+    """
+    losses: Tensor = _InPlace.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
+    return losses
+
+
 def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each row of ``logits`` ``[n, vocabulary]``; half precision is widened first."""
     return functional.cross_entropy(logits.float() if logits.element_size() < 4 else logits, targets, reduction="none")
@@ -36,6 +56,21 @@ def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
 def most_logits() -> int:
     """Return how many logits are in memory at once, at most."""
     return _LOGITS
+
+
+def replaced_logits_bytes(positions: int, vocabulary: int, itemsize: int) -> int:
+    """Return the bytes of the logits that :func:`token_losses_in_place` holds at a time."""
+    wide = min(positions, max(1, _WIDE_LOGITS // vocabulary)) * max(4, itemsize)
+    return vocabulary * (_rows_at_once(positions, vocabulary) * itemsize + wide)
+
+
+def _rows_at_once(positions: int, vocabulary: int) -> int:
+    """Return the rows of a part of the logits; the parts are about equal."""
+    most = max(1, _REPLACED_LOGITS // vocabulary)
+    if positions <= most:
+        return positions
+    equal = -(-positions // -(-positions // most))
+    return min(most, -(-equal // _EVEN_ROWS) * _EVEN_ROWS)
 
 
 class _InParts(torch.autograd.Function):
@@ -61,3 +96,47 @@ class _InParts(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (saved,) = ctx.saved_tensors
         return (saved * gradients[0][:, None]).to(saved.dtype), None, None, None
+
+
+class _InPlace(torch.autograd.Function):
+    """Losses of a frozen linear head; the gradient takes the place of the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+        vocabulary, positions = head.weight.shape[0], len(hidden)
+        at_once = _rows_at_once(positions, vocabulary)
+        logits = hidden.new_empty((at_once, vocabulary))
+        wide = logits.new_empty(
+            (min(at_once, max(1, _WIDE_LOGITS // vocabulary)), vocabulary),
+            dtype=torch.promote_types(hidden.dtype, torch.float32),
+        )
+        losses, gradient = wide.new_empty(positions), torch.empty_like(hidden)
+        for first in range(0, positions, at_once):
+            rows = slice(first, min(first + at_once, positions))
+            table = logits[: rows.stop - first]
+            torch.mm(hidden[rows], head.weight.t(), out=table)
+            if head.bias is not None:
+                table += head.bias
+            _to_gradient(table, targets[rows], losses[rows], wide)
+            torch.mm(table, head.weight, out=gradient[rows])
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (saved,) = ctx.saved_tensors
+        return (saved * gradients[0][:, None]).to(saved.dtype), None, None
+
+
+def _to_gradient(logits: Tensor, targets: Tensor, losses: Tensor, room: Tensor) -> None:
+    """Write the rows' cross-entropy into ``losses`` and its gradient over ``logits``; ``room`` holds some rows."""
+    for first in range(0, len(logits), len(room)):
+        some = slice(first, first + len(room))
+        table, wanted = room[: len(logits[some])].copy_(logits[some]), targets[some, None]
+        # log sum exp x = max x - log max softmax x: the softmax, which is the gradient, takes the exponentials once.
+        torch.sub(table.amax(dim=1), table.gather(1, wanted)[:, 0], out=losses[some])
+        torch.softmax(table, dim=1, out=table)
+        losses[some] -= table.amax(dim=1).log_()
+        table.scatter_add_(1, wanted, table.new_full((1, 1), -1.0).expand_as(wanted))
+        logits[some] = table

@@ -41,6 +41,12 @@ HEAP_SHARE = 1.35
 """Bytes of a processor's heap for each byte of tensors at the peak of a training step. Blocks of many sizes are freed
 and taken again, and leave holes. With glibc in bfloat16 and 6 to 30 layers, 1.2 to 1.5 were measured."""
 
+ATTENTION_BLOCK = 128
+"""Queries of a block of lean attention; see :mod:`benchmark.training.attention`."""
+
+ATTENTION_SCORES = 1 << 21
+"""Most scores of such a block in all its rows and heads: they stay in a processor's cache."""
+
 _MERGED_AT_MOST, _MERGED_TOKENS = 65_536, 32
 """Condition for merging a client's weights: most elements of the layer, and least tokens of the client."""
 
@@ -202,6 +208,28 @@ def merging_is_cheaper(elements: int, tokens: int, itemsize: int) -> bool:
         itemsize: Bytes of a number.
     """
     return elements <= _MERGED_AT_MOST and tokens >= _MERGED_TOKENS and itemsize >= 4
+
+
+def scored_share(tokens: int) -> float:
+    """Return the share of all pairs of a row's tokens that attention in blocks computes; a causal mask leaves half."""
+    ends = [*range(ATTENTION_BLOCK, tokens, ATTENTION_BLOCK), tokens]
+    starts = [0, *ends[:-1]]
+    pairs: int = sum((end - start) * end for start, end in zip(starts, ends, strict=True))
+    return pairs / (tokens * tokens)
+
+
+def trains_lean(dtype: str, device: str, quantization: str = "") -> bool:
+    """Return whether a model is trained with lean passes; see :mod:`benchmark.training.lean`.
+
+    They suit a processor's products in half precision. Results in float32 stay the same, bit for bit, because float32
+    is trained without them.
+
+    Args:
+        dtype: Number format of the weights.
+        device: Kind of the device, as PyTorch names it.
+        quantization: Format of quantised linear layers, or empty.
+    """
+    return dtype == "bfloat16" and device == "cpu" and not quantization
 
 
 def gib(count: float) -> str:

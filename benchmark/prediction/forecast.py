@@ -20,6 +20,7 @@ from benchmark.execution.worlds import open_chat
 from benchmark.generation.needs import AnsweringMemory, Device, answering_memory, judge_too_large, refuse_answering
 from benchmark.methods.pipeline import parse_pipeline
 from benchmark.models.configuration import Model
+from benchmark.models.sizes import trains_lean
 from benchmark.prediction.answers import (
     JUDGE_TOKENS,
     PROMPT_TOKENS,
@@ -186,6 +187,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_byt
                 job,
                 models[job.scenario.start],
                 width,
+                device,
                 reuses=job.training_key in reused,
                 remembered_bytes=sizes[job.training_key] if job.training_key in kept else 0,
             )
@@ -208,7 +210,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_byt
             for role in dict.fromkeys([*sorted(starts), *named])
             if role in models
         },
-        alignment=_alignment(suite, jobs, models, width),
+        alignment=_alignment(suite, jobs, models, width, device),
         answering=answering(plan, models, probes),
         judging=judging(plan, models, probes),
         sharing=Sharing.of(remembered, suite),
@@ -261,15 +263,15 @@ def _round_bytes(suite: Suite, job: TrainingJob, model: Model) -> int:
 
 
 def _job(
-    suite: Suite, job: TrainingJob, model: Model, width: int, *, reuses: bool, remembered_bytes: int
+    suite: Suite, job: TrainingJob, model: Model, width: int, device: Device, *, reuses: bool, remembered_bytes: int
 ) -> JobForecast:
     """Return the forecast of a job, which ``reuses`` the first round of another or trains all of its rounds."""
     suite = suite.under(job.scenario)
     trains = any(parse_pipeline(name).trains for name in job.pipelines.values())
     round_operations = _scaled(
-        _step_operations(suite, model, _round_step(suite, job.scenario, width)), suite.training.local_steps
+        _step_operations(suite, model, _round_step(suite, job.scenario, width), device), suite.training.local_steps
     )
-    finetuning = _scaled(_step_operations(suite, model, _posthoc_step(suite, width)), suite.posthoc.steps)
+    finetuning = _scaled(_step_operations(suite, model, _posthoc_step(suite, width), device), suite.posthoc.steps)
     derived = job.pipelines.keys() - {job.training_key}
     # Each link of a chain is an adapter of its own, made from the link before.
     finetuned = sum(1 for key in derived if parse_pipeline(job.pipelines[key]).finalizers)
@@ -285,13 +287,15 @@ def _job(
     )
 
 
-def _alignment(suite: Suite, jobs: Iterable[TrainingJob], models: Mapping[str, Model], width: int) -> Operations:
+def _alignment(
+    suite: Suite, jobs: Iterable[TrainingJob], models: Mapping[str, Model], width: int, device: Device
+) -> Operations:
     """Return the operations of the alignment's training, if a job needs the training."""
     settings = suite.alignment
     if settings is None or settings.adapter or not any(suite.aligned(job.scenario) for job in jobs):
         return Operations(0.0, 0.0)
     step = _alignment_step(settings, width)
-    return _scaled(_step_operations(suite, models[settings.start], step), settings.steps)
+    return _scaled(_step_operations(suite, models[settings.start], step, device), settings.steps)
 
 
 def _alignment_step(settings: AlignmentSettings, width: int) -> Step:
@@ -299,9 +303,21 @@ def _alignment_step(settings: AlignmentSettings, width: int) -> Step:
     return Step(1, settings.batch_size, tokens, settings.batch_size * tokens)
 
 
-def _step_operations(suite: Suite, model: Model, step: Step) -> Operations:
-    again = suite.training.gradient_checkpointing
-    return training_operations(model.decoder, suite.lora, step, model.precision.dtype, checkpointing=again)
+def _step_operations(suite: Suite, model: Model, step: Step, device: Device) -> Operations:
+    return training_operations(
+        model.decoder,
+        suite.lora,
+        step,
+        model.precision.dtype,
+        checkpointing=suite.training.gradient_checkpointing,
+        lean=_is_lean(suite, model, device),
+    )
+
+
+def _is_lean(suite: Suite, model: Model, device: Device) -> bool:
+    """Return whether the model is trained with lean passes; sequential training has none."""
+    precision = model.precision
+    return suite.training.mode == "stacked" and trains_lean(precision.dtype, device.kind, precision.quantization)
 
 
 def _round_step(suite: Suite, scenario: Scenario, width: int) -> Step:
@@ -331,6 +347,7 @@ def _training_memory(
             suite.compute,
             device,
             checkpointing=suite.training.gradient_checkpointing,
+            lean=_is_lean(suite, models[start], device),
         )
         if start not in peaks or memory.peak > peaks[start].peak:
             peaks[start] = memory

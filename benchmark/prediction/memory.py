@@ -102,6 +102,7 @@ def training_memory(
     device: Device,
     *,
     checkpointing: bool,
+    lean: bool = False,
 ) -> TrainingMemory:
     """Return the peak of training, with each step divided until it keeps to its budget.
 
@@ -117,7 +118,7 @@ def training_memory(
             clients, -(-rows // clients), width, -(-rows // clients) * width * step.losses // (step.rows * step.width)
         )
         return activation_bytes(
-            decoder, lora, part, precision.dtype, precision.quantization, checkpointing=checkpointing
+            decoder, lora, part, precision.dtype, precision.quantization, checkpointing=checkpointing, lean=lean
         )
 
     parts = divide([[step.width] * step.rows] * step.clients, need, budget)

@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.models.head import most_logits
-from benchmark.models.sizes import BYTES, Decoder, Linear, Reads, merging_is_cheaper
+from benchmark.models.head import most_logits, replaced_logits_bytes
+from benchmark.models.sizes import (
+    ATTENTION_BLOCK,
+    ATTENTION_SCORES,
+    BYTES,
+    Decoder,
+    Linear,
+    Reads,
+    merging_is_cheaper,
+    scored_share,
+)
 from benchmark.suites.settings import LoraSettings
 
 
@@ -68,7 +77,13 @@ class Operations:
 
 
 def training_operations(
-    decoder: Decoder, lora: LoraSettings, step: Step, dtype: str = "float32", *, checkpointing: bool = False
+    decoder: Decoder,
+    lora: LoraSettings,
+    step: Step,
+    dtype: str = "float32",
+    *,
+    checkpointing: bool = False,
+    lean: bool = False,
 ) -> Operations:
     """Return the matrix operations of one step on a frozen base.
 
@@ -76,6 +91,9 @@ def training_operations(
     adapted one has two thin products forward and four backward. The first block's input needs no gradient. The last
     feed-forward block and the head work only where there is loss. Attention counts the half of its square that a causal
     mask leaves, and twice as much backward as forward.
+
+    Lean attention (:mod:`benchmark.training.attention`) also computes scores that the mask hides, and all scores again
+    in the backward pass. Both count as recomputed.
     """
     adapted = decoder.adapted(lora)
     forward = backward = 0.0
@@ -83,7 +101,9 @@ def training_operations(
         for linear in decoder.linears:
             last = block == decoder.layers - 1 and linear.reads in ("feed", "inner")
             tokens = step.loss_tokens if last and not _feed_drops(decoder, lora) else step.tokens
-            merged = not lora.dropout and merging_is_cheaper(linear.size, tokens // step.clients, BYTES[dtype])
+            merged = (
+                not lean and not lora.dropout and merging_is_cheaper(linear.size, tokens // step.clients, BYTES[dtype])
+            )
             cost = _linear(linear, linear in adapted, lora.rank, tokens, step.clients * merged)
             forward += cost.forward
             backward += cost.backward if block else _first_block(linear, adapted, lora.rank, cost, tokens, merged)
@@ -94,10 +114,15 @@ def training_operations(
     # Recomputation leaves out a block's last product, except in the last block, which then fills in other positions.
     plain = [linear for linear in decoder.linears if linear.reads == "inner" and linear not in adapted]
     not_again = sum(2.0 * step.tokens * linear.size * (decoder.layers - 1) for linear in plain)
+    recomputed = forward + decoder.layers * attention - not_again if checkpointing else 0.0
+    if lean:
+        hidden = (2 * scored_share(step.width) - 1) * (1 + checkpointing)
+        again = 5 * scored_share(step.width) - 2
+        recomputed += differentiated * attention * (hidden + again)
     return Operations(
         forward=forward + decoder.layers * attention + head,
         backward=backward + 2 * differentiated * attention + head,
-        recomputed=forward + decoder.layers * attention - not_again if checkpointing else 0.0,
+        recomputed=recomputed,
     )
 
 
@@ -144,6 +169,7 @@ def activation_bytes(
     quantization: str = "",
     *,
     checkpointing: bool = False,
+    lean: bool = False,
 ) -> int:
     """Return the largest number of bytes that one step's activations and their gradients take at a time.
 
@@ -152,18 +178,22 @@ def activation_bytes(
     of the last block that works on all tokens.
     """
     size = BYTES[dtype]
-    half = _kept_by_attention(decoder, lora, size)
-    feed = _kept_by_feed_forward(decoder, lora, size)
+    half = _kept_by_attention(decoder, lora, size, lean=lean)
+    feed = _kept_by_feed_forward(decoder, lora, size, lean=lean)
     last_feed = (step.tokens if _feed_drops(decoder, lora) else step.loss_tokens) * feed
     # The final norm, and the tokens with loss in the last feed-forward block and in the head.
-    end = step.tokens * 4 * decoder.hidden + step.loss_tokens * size * 2 * decoder.hidden
+    final = step.tokens * (2 * size if lean else 4) * decoder.hidden
+    end = final + step.loss_tokens * size * 2 * decoder.hidden
     at_once = min(step.head_tokens, max(1, most_logits() // decoder.vocabulary))
     # Logits in float32, their probabilities and their gradient; in half precision, the gradient in that format as well.
     logits = at_once * decoder.vocabulary * (12 if size >= 4 else 12 + size)
+    if lean:
+        logits = replaced_logits_bytes(step.head_tokens, decoder.vocabulary, size)
     # The input of an adapted last product is freed before.
-    gradients = 2 - any(linear.reads == "inner" for linear in decoder.adapted(lora))
+    gradients = 3 if lean else 2 - any(linear.reads == "inner" for linear in decoder.adapted(lora))
     inside = step.tokens * size * (gradients * decoder.intermediate + decoder.hidden)
-    norm = step.tokens * _NORM_COPIES * 4 * decoder.hidden
+    norm = step.tokens * (_LEAN_NORM_COPIES if lean else _NORM_COPIES) * 4 * decoder.hidden
+    norm = max(norm, _scores_bytes(decoder, step, size)) if lean else norm
     # Factors in the model's precision, and a quantised layer's weight while it is used.
     fixed = step.clients * decoder.adapter_parameters(lora) * size if size < 4 else 0
     fixed += 2 * max(linear.size for linear in decoder.linears) * size if quantization else 0
@@ -179,24 +209,47 @@ def activation_bytes(
 _NORM_COPIES = 6
 """Copies of a norm's input, in float32, that its backward pass makes."""
 
+_LEAN_NORM_COPIES = 3
+"""The same for a lean norm."""
 
-def _kept_by_attention(decoder: Decoder, lora: LoraSettings, size: int) -> int:
+
+def _scores_bytes(decoder: Decoder, step: Step, size: int) -> int:
+    """Return the bytes of a block of lean attention in the backward pass: scores, and gradients of its inputs."""
+    scores = min(ATTENTION_SCORES, step.tokens * decoder.heads * min(step.width, ATTENTION_BLOCK))
+    inputs = step.tokens * decoder.head_dim * (size * decoder.heads + 2 * 4 * decoder.kv_heads)
+    # Probabilities, their gradient and that of the scores in float32, and one of them in the model's precision.
+    return scores * (3 * 4 + size) + inputs
+
+
+def _kept_by_attention(decoder: Decoder, lora: LoraSettings, size: int, *, lean: bool) -> int:
     """Return the bytes a token that the attention half of a block keeps for the backward pass."""
     queries, keys = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
     # Queries, keys, values, output and one normaliser a head.
     tensors = size * (2 * queries + 2 * keys) + 4 * decoder.heads
-    return tensors + _kept_by_norm(decoder) + _kept_by_adapters(decoder, lora, size, "block", "attention")
+    if lean:
+        # Lean attention keeps no output; an adapter on it does.
+        output = not lora.dropout and any(linear.reads == "attention" for linear in decoder.adapted(lora))
+        tensors = size * (queries * (1 + output) + 2 * keys)
+    norm = _kept_by_norm(decoder, size, lean=lean)
+    return tensors + norm + _kept_by_adapters(decoder, lora, size, "block", "attention")
 
 
-def _kept_by_feed_forward(decoder: Decoder, lora: LoraSettings, size: int) -> int:
+def _kept_by_feed_forward(decoder: Decoder, lora: LoraSettings, size: int, *, lean: bool) -> int:
     """Return the bytes a token that the feed-forward half of a block keeps for the backward pass."""
     tensors = size * (3 if decoder.gated else 1) * decoder.intermediate
-    return tensors + _kept_by_norm(decoder) + _kept_by_adapters(decoder, lora, size, "feed", "inner")
+    norm = _kept_by_norm(decoder, size, lean=lean)
+    adapters = _kept_by_adapters(decoder, lora, size, "feed", "inner")
+    if lean and decoder.gated:
+        tensors = size * 2 * decoder.intermediate
+        # The last layer computes its input again.
+        again = not lora.dropout and any(linear.reads == "inner" for linear in decoder.adapted(lora))
+        adapters -= size * decoder.intermediate * again
+    return tensors + norm + adapters
 
 
-def _kept_by_norm(decoder: Decoder) -> int:
-    """Return the bytes a token of a norm, which works in float32."""
-    return 4 * (decoder.hidden + 1)
+def _kept_by_norm(decoder: Decoder, size: int, *, lean: bool) -> int:
+    """Return the bytes a token of a norm, which works in float32 and, if it is lean, keeps its input as it is."""
+    return (size * decoder.hidden + 4) if lean and decoder.gated else 4 * (decoder.hidden + 1)
 
 
 def _kept_by_adapters(decoder: Decoder, lora: LoraSettings, size: int, *reads: Reads) -> int:

@@ -1,16 +1,21 @@
 """Speed of training large models, beside sequential PEFT: ``python -m benchmark.speed.gpu_benchmark``.
 
 A Llama of random weights, by default of Llama-2-7B's shape, is made on the device, and one federated round is timed at
-the seed paper's settings: stacked, and client after client in a bare PEFT loop. The matrix rate is measured in the same
-run; operations count as useful if they belong to the forward and backward pass, recomputation does not.
+the seed paper's settings: stacked, and client after client in a bare PEFT loop and by Hugging Face's ``Trainer``. The
+matrix rate is measured in the same run; operations count as useful if they belong to the forward and backward pass,
+recomputation does not. On a processor each way has a process of its own, and the table shows that process's peak of
+resident memory.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import statistics
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +25,7 @@ import torch
 import typer
 
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.execution.worker import keep_freed_memory
 from benchmark.generation.needs import Device, this_device
 from benchmark.models.lora import initial_adapter
 from benchmark.models.memory import out_of_memory
@@ -29,7 +35,7 @@ from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import rough_duration
 from benchmark.records.environment import package_versions
-from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, Trainer, random_llama
+from benchmark.speed.gpu_trainers import PeftLoop, PlainRound, StackedRound, Trainer, TrainerLoop, random_llama
 from benchmark.suites.settings import LoraSettings
 from tasks.model_source import ModelShape
 
@@ -40,7 +46,13 @@ _LARGEST_ON_CPU = 100_000_000
 """Parameters beyond which a processor would take too long."""
 
 _PEER = "sequential PEFT"
-_TRAINERS: dict[str, type[Trainer]] = {"stacked": StackedRound, _PEER: PeftLoop}
+_PLAIN = "stacked, plain passes"
+_TRAINERS: dict[str, type[Trainer]] = {
+    "stacked": StackedRound,
+    _PLAIN: PlainRound,
+    _PEER: PeftLoop,
+    "Hugging Face Trainer": TrainerLoop,
+}
 
 _COLUMNS = (
     "base",
@@ -106,7 +118,7 @@ class Measured:
         mode: How clients are trained.
         weights: Format of the frozen base.
         seconds: Of a round, the median; ``None`` if it failed.
-        peak_bytes: Largest memory on a GPU; ``None`` where it is not counted.
+        peak_bytes: Largest memory on a GPU, or of the process on a processor; ``None`` where it is not counted.
         tokens_per_second: Of training.
         share: Of the matrix rate of the same run, in useful operations.
         failure: Why it failed; empty if it did not.
@@ -132,8 +144,9 @@ def main(
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 32,
     kv_heads: Annotated[int, typer.Option(help="Key-value heads; 0 for as many as heads.")] = 0,
     vocabulary: Annotated[int, typer.Option(help="Tokens.")] = 32_000,
+    tied: Annotated[bool, typer.Option(help="Embedding and head are one.")] = False,
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 32,
-    targets: Annotated[str, typer.Option(help="Adapted layers, with commas.")] = "q_proj,v_proj",
+    targets: Annotated[str, typer.Option(help="Adapted layers, with commas, or all-linear.")] = "q_proj,v_proj",
     dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.05,
     clients: Annotated[int, typer.Option(help="Clients of a round.")] = 3,
     steps: Annotated[int, typer.Option(help="Optimizer steps of a client.")] = 10,
@@ -142,6 +155,8 @@ def main(
     loss_from: Annotated[int, typer.Option(help="First token with loss.")] = 128,
     checkpointing: Annotated[bool, typer.Option(help="Compute activations again instead of keeping them.")] = False,
     memory_gib: Annotated[float, typer.Option(help="Budget of a stacked pass; 0: 80 % of the free memory.")] = 0.0,
+    plain: Annotated[bool, typer.Option(help="Time stacked training without lean passes, too.")] = False,
+    alone: Annotated[bool, typer.Option(help="On a processor, a process for each way counts its memory.")] = True,
     repeats: Annotated[int, typer.Option(help="Timed rounds of each; the median counts.")] = 3,
     output: Annotated[Path | None, typer.Option("--json", help="Where to write the numbers as JSON.")] = None,
 ) -> None:
@@ -154,6 +169,7 @@ def main(
             heads=heads,
             kv_heads=kv_heads or heads,
             vocabulary=vocabulary,
+            tied_embeddings=tied,
         )
         if hidden % heads or heads % (kv_heads or heads):
             raise UsageError(
@@ -162,7 +178,8 @@ def main(
             )
         if loss_from >= tokens:
             raise UsageError(f"--loss-from {loss_from} leaves no token of {tokens} with loss; choose a smaller one")
-        lora = LoraSettings(rank=rank, alpha=2.0 * rank, targets=tuple(targets.split(",")), dropout=dropout)
+        adapted: str | tuple[str, ...] = targets if targets == "all-linear" else tuple(targets.split(","))
+        lora = LoraSettings(rank=rank, alpha=2.0 * rank, targets=adapted, dropout=dropout)
         work = Work(shape, lora, clients, steps, rows, tokens, loss_from, checkpointing, memory_gib or None)
         machine = _device(device, work)
         formats = _formats(weights)
@@ -170,9 +187,10 @@ def main(
         long = 2.0 if machine.kind == "cuda" else 0.25
         rates = {product: measure_rate(product, machine, seconds=long) for product in products}
         measured = [
-            _measure(mode, form, work, machine, rates[_product(form)], repeats)
+            _measure(mode, form, work, machine, rates[_product(form)], repeats, alone=alone)
             for form in formats
             for mode in _TRAINERS
+            if plain or mode != _PLAIN
         ]
     except (FedSafetyError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -258,9 +276,10 @@ def _product(form: str) -> str:
     return "bfloat16" if form == "8bit" else form
 
 
-def _measure(mode: str, form: str, work: Work, device: Device, rate: Rate, repeats: int) -> Measured:
+def _measure(mode: str, form: str, work: Work, device: Device, rate: Rate, repeats: int, *, alone: bool) -> Measured:
+    timed = _timed_alone if alone and device.kind == "cpu" else _timed
     try:
-        seconds, peak = _timed(_TRAINERS[mode], form, work, device, repeats)
+        seconds, peak = timed(_TRAINERS[mode], form, work, device, repeats)
     except (FedSafetyError, RuntimeError, MemoryError) as error:
         if not isinstance(error, FedSafetyError) and not out_of_memory(error):
             raise
@@ -272,6 +291,29 @@ def _measure(mode: str, form: str, work: Work, device: Device, rate: Rate, repea
             torch.cuda.empty_cache()
     share = work.useful(_product(form)) / seconds / rate.operations
     return Measured(mode, form, seconds, peak, work.tokens_a_round / seconds, share)
+
+
+def _timed_alone(kind: type[Trainer], form: str, work: Work, device: Device, repeats: int) -> tuple[float, int | None]:
+    """Return what :func:`_timed` returns in a fresh process, with that process's peak of resident memory."""
+    if sys.platform == "linux":
+        # The server imports once; its children start at once and have no threads yet.
+        context: multiprocessing.context.BaseContext = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([TrainerLoop.__module__])
+    else:
+        context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_timed_and_weighed, kind, form, work, device, repeats).result()
+
+
+def _timed_and_weighed(
+    kind: type[Trainer], form: str, work: Work, device: Device, repeats: int
+) -> tuple[float, int | None]:
+    import resource  # not on every platform
+
+    keep_freed_memory()
+    seconds, _ = _timed(kind, form, work, device, repeats)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _timed(kind: type[Trainer], form: str, work: Work, device: Device, repeats: int) -> tuple[float, int | None]:

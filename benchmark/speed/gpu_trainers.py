@@ -1,9 +1,10 @@
-"""The two ways of training that :mod:`benchmark.speed.gpu_benchmark` times, and the random model that they train."""
+"""The three ways of training that :mod:`benchmark.speed.gpu_benchmark` times, and the random model that they train."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainingArguments
+from transformers import Trainer as TransformersTrainer
 
 from benchmark.errors import UsageError
 from benchmark.models.loading import _steady_products
@@ -91,18 +93,26 @@ class Trainer(ABC):
 class StackedRound(Trainer):
     """All clients in one pass, as runs do it."""
 
+    lean: bool | None = None
+
     def __init__(
         self, model: PreTrainedModel, lora: LoraSettings, *, eight_bit: bool, memory_bytes: int | None
     ) -> None:
         if eight_bit:
             quantise(model)
             _steady_products(model)
-        self._stacked = StackedModel(model, lora, 0, memory_bytes=memory_bytes)
+        self._stacked = StackedModel(model, lora, 0, memory_bytes=memory_bytes, lean=self.lean)
         self.layout = self._stacked.layout
 
     def round(self, start: Tensor, batches: Batches) -> Tensor:
         """Return every client's adapter ``[clients, d]``."""
         return self._stacked.train(start, batches, learning_rate=_RATE, clip_norm=1.0, dropout_seed=1).adapters
+
+
+class PlainRound(StackedRound):
+    """All clients in one pass, without lean passes (:mod:`benchmark.training.lean`)."""
+
+    lean = False
 
 
 class PeftLoop(Trainer):
@@ -131,17 +141,23 @@ class PeftLoop(Trainer):
         """Return every client's adapter ``[clients, d]``."""
         trained = []
         for client in batches:
-            with torch.no_grad():
-                for factor, view in zip(self._factors, self.layout.views(start).values(), strict=True):
-                    factor.copy_(view)
+            self._set(start)
             optimizer = torch.optim.AdamW(self._factors, lr=_RATE, weight_decay=0.0, fused=True)
             for rows in client:
                 optimizer.zero_grad()
                 self._loss(rows).backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self._factors, 1.0)
                 optimizer.step()
-            trained.append(torch.cat([factor.detach().flatten() for factor in self._factors]).cpu())
+            trained.append(self._flat())
         return torch.stack(trained)
+
+    def _set(self, start: Tensor) -> None:
+        with torch.no_grad():
+            for factor, view in zip(self._factors, self.layout.views(start).values(), strict=True):
+                factor.copy_(view)
+
+    def _flat(self) -> Tensor:
+        return torch.cat([factor.detach().flatten() for factor in self._factors]).cpu()
 
     def _loss(self, rows: Sequence[TokenRow]) -> Tensor:
         device, dtype = self._model.device, self._model.dtype
@@ -152,6 +168,52 @@ class PeftLoop(Trainer):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype.itemsize < 4):
             logits: Tensor = self._model(input_ids=ids, use_cache=False).logits
         return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
+
+
+class TrainerLoop(PeftLoop):
+    """The field's way: a Hugging Face ``Trainer`` for every client and round, on PEFT's layers."""
+
+    def round(self, start: Tensor, batches: Batches) -> Tensor:
+        """Return every client's adapter ``[clients, d]``."""
+        trained = []
+        for client in batches:
+            self._set(start)
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = TransformersTrainer(
+                    model=self._model,
+                    args=self._arguments(folder, len(client), len(client[0])),
+                    train_dataset=[row for rows in client for row in rows],
+                    data_collator=_collate,
+                )
+                trainer.train()
+            trained.append(self._flat())
+        return torch.stack(trained)
+
+    def _arguments(self, folder: str, steps: int, rows: int) -> TrainingArguments:
+        return TrainingArguments(
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=rows,
+            train_sampling_strategy="sequential",
+            learning_rate=_RATE,
+            lr_scheduler_type="constant",
+            max_grad_norm=1.0,
+            bf16=self._model.dtype == torch.bfloat16,
+            use_cpu=self._model.device.type == "cpu",
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+
+
+def _collate(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
+    ids = torch.tensor([row.ids for row in rows])
+    labels = ids.clone()
+    for own, row in zip(labels, rows, strict=True):
+        own[: row.response_start] = -100
+    return {"input_ids": ids, "labels": labels}
 
 
 def quantise(model: PreTrainedModel) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from benchmark.models.sizes import merging_is_cheaper
@@ -43,13 +45,16 @@ class StackedLinear(nn.Module):
         scaling: LoRA's factor s.
         number: Number of the layer, part of the seed of its dropout.
         current: Properties of the rows.
+        lean: Whether the layer has a backward pass of its own, which makes fewer copies. It never merges weights.
     """
 
-    def __init__(self, base: nn.Linear, scaling: float, number: int = 0, current: Pass | None = None) -> None:
+    def __init__(
+        self, base: nn.Linear, scaling: float, number: int = 0, current: Pass | None = None, *, lean: bool = False
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
         self.scaling, self.number = scaling, number
-        self.current = current or Pass()
+        self.current, self.lean = current or Pass(), lean
         # Layers of other classes, such as quantised ones, multiply with their own method.
         self.base = None if type(base) is nn.Linear else base
         self.weight = None if self.base is not None else base.weight
@@ -61,6 +66,8 @@ class StackedLinear(nn.Module):
         """Return the layer's output, ``[C · b, ..., out]``."""
         if self.factor_a is None or self.factor_b is None:
             return self._plain(x)
+        if self.lean and self.current.dropout is None and self.weight is not None:
+            return self._lean(x, None)
         factor_a, factor_b = self._factor(self.factor_a, x.dtype), self._factor(self.factor_b, x.dtype)
         clients = factor_a.shape[0]
         rows = x.reshape(clients, -1, self.in_features)
@@ -80,6 +87,25 @@ class StackedLinear(nn.Module):
             y = y + self.bias
         return y.view(*x.shape[:-1], self.out_features)
 
+    def of_gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return the layer's output for the input SiLU(gate) · up."""
+        if self.lean and self.factor_a is not None and self.current.dropout is None and self.weight is not None:
+            return self._lean(gate, up)
+        product: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+        y: Tensor = self(product)
+        return y
+
+    def _lean(self, x: Tensor, up: Tensor | None) -> Tensor:
+        assert self.factor_a is not None
+        assert self.factor_b is not None
+        factor_a, factor_b = self._factor(self.factor_a, x.dtype), self._factor(self.factor_b, x.dtype)
+        rows = x.reshape(factor_a.shape[0], -1, self.in_features)
+        other = None if up is None else up.reshape(rows.shape)
+        y: Tensor = _Adapted.apply(rows, other, self.weight, factor_a, factor_b, self.scaling)  # type: ignore[no-untyped-call]
+        if self.bias is not None:
+            y = y + self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
     def _plain(self, x: Tensor) -> Tensor:
         if self.base is not None:
             result: Tensor = self.base(x)
@@ -91,6 +117,82 @@ class StackedLinear(nn.Module):
         """Return the factors of the rows' clients in the precision of the rows."""
         part = factor if self.current.clients is None else factor.index_select(0, self.current.clients)
         return part.to(dtype)
+
+
+class _Adapted(torch.autograd.Function):
+    """``x Wᵀ + s · x Aᵀ Bᵀ`` of each client with a frozen W; the products of the backward pass add up in place.
+
+    Where ``up`` is given, the input is SiLU(x) · up. The backward pass computes that input again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor | None, weight: Tensor, factor_a: Tensor, factor_b: Tensor, scaling: float
+    ) -> Tensor:
+        inputs = x if up is None else functional.silu(x).mul_(up)
+        low = torch.bmm(inputs, factor_a.transpose(1, 2))
+        ctx.save_for_backward(x, up, low, weight, factor_a, factor_b)
+        ctx.scaling = scaling
+        return functional.linear(inputs, weight).baddbmm_(low, factor_b.transpose(1, 2), alpha=scaling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor, Tensor, None]:
+        x, up, low, weight, factor_a, factor_b = ctx.saved_tensors
+        gradient = gradients[0]
+        of_low = torch.bmm(gradient, factor_b).mul_(ctx.scaling)
+        # Transposed because the product with more columns than rows is the faster one.
+        of_b = torch.bmm((low * ctx.scaling).transpose(1, 2), gradient).transpose(1, 2)
+        active = None if up is None else functional.silu(x)
+        of_a = torch.bmm(of_low.transpose(1, 2), x if active is None else active * up)
+        if not any(ctx.needs_input_grad[:2]):
+            return None, None, None, of_a, of_b, None
+        of_inputs = torch.matmul(gradient, weight).baddbmm_(of_low, factor_a)
+        if active is None:
+            return of_inputs, None, None, of_a, of_b, None
+        of_up = active.mul_(of_inputs)
+        of_gate = torch.ops.aten.silu_backward(of_inputs.mul_(up), x)
+        return of_gate, of_up, None, of_a, of_b, None
+
+
+class _Gated(torch.autograd.Function):
+    """SiLU(gate) · up, of which the backward pass keeps only the two inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        of_gate = torch.ops.aten.silu_backward(gradients[0] * up, gate)
+        return of_gate, functional.silu(gate).mul_(gradients[0])
+
+
+class GatedFeedForward(nn.Module):
+    """A gated feed-forward block that keeps only its input and the outputs of its first two layers.
+
+    Args:
+        inner: The block that it replaces, whose layers it takes over.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = inner.gate_proj, inner.up_proj, inner.down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output for ``x`` ``[..., features]``."""
+        assert isinstance(self.gate_proj, nn.Module)
+        assert isinstance(self.up_proj, nn.Module)
+        assert isinstance(self.down_proj, nn.Module)
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if isinstance(self.down_proj, StackedLinear):
+            return self.down_proj.of_gated(gate, up)
+        product: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+        y: Tensor = self.down_proj(product)
+        return y
 
 
 class AtPositions(nn.Module):
@@ -116,5 +218,5 @@ class AtPositions(nn.Module):
         sizes = torch.tensor(counts, device=x.device)
         padded = where[starts[:, None] + slots.minimum(sizes[:, None] - 1)]
         real = (slots < sizes[:, None]).flatten().nonzero()[:, 0]
-        y: Tensor = self.inner(flat[padded])
-        return flat.new_zeros(flat.shape).index_copy(0, where, y.flatten(0, 1)[real]).view(x.shape)
+        y: Tensor = self.inner(flat.index_select(0, padded.flatten()).view(*padded.shape, -1))
+        return flat.new_zeros(flat.shape).index_copy(0, where, y.flatten(0, 1).index_select(0, real)).view(x.shape)

@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from benchmark.errors import FedSafetyError
-from benchmark.models.head import most_logits
+from benchmark.models.head import most_logits, replaced_logits_bytes
 from benchmark.models.loading import computing_once, recomputes
 from benchmark.models.memory import free_memory
 from benchmark.models.sizes import ACTIVATION_SHARE, gib
@@ -31,6 +31,7 @@ class StepMemory:
         decoder: Its part before the head.
         current: Properties of the rows, which its stacked layers read.
         headless: Whether logits are computed at every position.
+        in_place: Whether the gradient takes the place of the logits.
         budget: Bytes that a pass may need; ``None`` for no limit on a CPU, 80 % of the free memory on a GPU.
         dropout: Share of the adapters' inputs that are dropped. With dropout a pass also keeps masks and masked inputs.
     """
@@ -42,11 +43,12 @@ class StepMemory:
         current: Pass,
         *,
         headless: bool,
+        in_place: bool = False,
         budget: int | None,
         dropout: float = 0.0,
     ) -> None:
         self._model, self._decoder, self._current = model, decoder, current
-        self._headless, self._budget, self._dropout = headless, budget, dropout
+        self._headless, self._in_place, self._budget, self._dropout = headless, in_place, budget, dropout
         self._learned: int | None = None
         self._of_a_token: tuple[float, float] | None = None
         self.limit: int | None = budget
@@ -70,9 +72,13 @@ class StepMemory:
         token, pair = self._of_a_token
         vocabulary: int = self._model.config.get_text_config().vocab_size
         tokens = rows * width
+        itemsize = int(self._model.dtype.itemsize)
+        activations = int(tokens * (token + pair * width))
+        if self._in_place:
+            return activations + replaced_logits_bytes(tokens, vocabulary, itemsize)
         at_once = tokens if self._headless else min(tokens, max(1, most_logits() // vocabulary))
         # A logit in the model's precision and in float32, its probability, and its gradient.
-        return int(tokens * (token + pair * width)) + at_once * vocabulary * (12 + int(self._model.dtype.itemsize))
+        return activations + at_once * vocabulary * (12 + itemsize)
 
     def halve(self, rows: int, width: int, reason: str) -> None:
         """Set the limit to half the need of a pass that has just failed, for this and later trainings.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmark.errors import FedSafetyError, first_line
-from benchmark.models.head import losses_of, token_losses
+from benchmark.models.head import losses_of, token_losses, token_losses_in_place
 from benchmark.models.loading import recomputing
 from benchmark.models.lora import adapter_layout, target_layers
 from benchmark.models.memory import out_of_memory
@@ -24,6 +24,7 @@ from benchmark.models.rows import TokenRow
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout, client_seeds
 from benchmark.training.layers import AtPositions, Pass, StackedLinear
+from benchmark.training.lean import is_lean, make_lean
 from benchmark.training.memory import StepMemory
 from benchmark.training.microbatches import MicroBatch, divide
 from benchmark.updates import AdapterLayout
@@ -65,23 +66,35 @@ class StackedModel:
         memory_bytes: Bytes that a training pass may take beyond the model; a step that needs more is divided into
             passes. ``None`` for no limit on a CPU and for 80 % of the free memory on a GPU. The limit changes results
             by rounding only.
+        lean: Whether attention, norms, adapted layers and the loss have backward passes of their own, which suit a
+            processor's half-precision products and keep less (:mod:`benchmark.training.lean`). ``None`` for bfloat16
+            on a processor only. The choice changes results by rounding only.
     """
 
     def __init__(
-        self, model: PreTrainedModel, settings: LoraSettings, pad_id: int, *, memory_bytes: int | None = None
+        self,
+        model: PreTrainedModel,
+        settings: LoraSettings,
+        pad_id: int,
+        *,
+        memory_bytes: int | None = None,
+        lean: bool | None = None,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.model.train(False)
+        self.lean = is_lean(model, target_layers(model, settings).values()) if lean is None else lean
         self.settings = settings
         self.layout: AdapterLayout = adapter_layout(model, settings)
         self.pad_id = pad_id
         self._current = Pass()
         self._layers: list[StackedLinear] = []
         for number, (path, layer) in enumerate(target_layers(model, settings).items()):
-            stacked = StackedLinear(layer, settings.scaling, number, self._current)
+            stacked = StackedLinear(layer, settings.scaling, number, self._current, lean=self.lean)
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, stacked)
             self._layers.append(stacked)
+        if self.lean:
+            make_lean(model)
         self._decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
         self._head = self._plain_head()
         self._wrap_last_block()
@@ -90,6 +103,7 @@ class StackedModel:
             self._decoder,
             self._current,
             headless=self._head is None,
+            in_place=self.lean and type(self._head) is nn.Linear,
             budget=memory_bytes,
             dropout=settings.dropout,
         )
@@ -322,7 +336,10 @@ class StackedModel:
         # Keep it set during the backward pass: with gradient checkpointing the layers run forward again.
         self._current.positions = (where, tuple(counts))
         hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
-        return token_losses(self._head, hidden.flatten(0, 1)[where], targets)
+        states = hidden.flatten(0, 1).index_select(0, where)
+        if self.lean and type(self._head) is nn.Linear:
+            return token_losses_in_place(self._head, states, targets)
+        return token_losses(self._head, states, targets)
 
     def _plain_head(self) -> nn.Module | None:
         """Return the output head if it alone maps the decoder's last state to logits, else ``None``.

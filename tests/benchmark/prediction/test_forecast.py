@@ -17,7 +17,7 @@ from benchmark.execution import run
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.generation import needs
 from benchmark.generation.needs import Device, refuse_answering, this_device
-from benchmark.models.sizes import GIB, Precision, decoder_of, gib
+from benchmark.models.sizes import GIB, Precision, decoder_of, gib, trains_lean
 from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.forecast import Forecast, check_fits, predict
 from benchmark.prediction.memory import training_memory
@@ -296,17 +296,19 @@ def test_the_number_of_processes_follows_from_memory(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_a_training_process_takes_what_was_predicted() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_training_process_takes_what_was_predicted(dtype: str) -> None:
     """The peak of a fresh process, as the system counts it, within a factor of 1.5 of the prediction."""
     shape = ModelShape(layers=8, hidden=288, intermediate=768, heads=6, kv_heads=2, vocabulary=16_000)
     lora = LoraSettings(rank=8, alpha=16, targets="all-linear")
     step = Step(clients=10, rows=4, width=96, losses=4 * 48)
     decoder = decoder_of(shape)
     device = Device("cpu", "processor", 64 * GIB)
+    lean = trains_lean(dtype, "cpu")
     memory = training_memory(
-        decoder, Precision("float32"), lora, step, find_suite("micro").compute, device, checkpointing=False
+        decoder, Precision(dtype), lora, step, find_suite("micro").compute, device, checkpointing=False, lean=lean
     )
-    done = subprocess.run([sys.executable, "-c", TRAINING], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", TRAINING, dtype], capture_output=True, text=True, check=True)
     assert 1 / 1.5 < memory.resident(device) / int(done.stdout) < 1.5
 
 
@@ -327,7 +329,8 @@ config = LlamaConfig(
     hidden_size=288, intermediate_size=768, num_hidden_layers=8, num_attention_heads=6, num_key_value_heads=2,
     vocab_size=16_000, attn_implementation="sdpa",
 )
-model = StackedModel(LlamaForCausalLM(config), LoraSettings(rank=8, alpha=16, targets="all-linear"), 0)
+base = LlamaForCausalLM(config).to(getattr(torch, sys.argv[1]))
+model = StackedModel(base, LoraSettings(rank=8, alpha=16, targets="all-linear"), 0)
 rows = [TokenRow(tuple(range(1, 97)), 48)] * 4
 model.train(torch.zeros(model.layout.dimension), [[rows] * 2] * 10, learning_rate=1e-3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

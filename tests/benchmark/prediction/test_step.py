@@ -68,8 +68,8 @@ def step_of(rows: list[list[tuple[int, int]]]) -> Step:
     return Step(len(rows), len(rows[0]), width, max(losses), sum(losses))
 
 
-def training(model: Any, lora: LoraSettings, rows: Batches, memory_bytes: int | None = None) -> Callable[[], object]:
-    stacked = StackedModel(model, lora, 0, memory_bytes=memory_bytes)
+def training(model: Any, lora: LoraSettings, rows: Batches, *, lean: bool = False) -> Callable[[], object]:
+    stacked = StackedModel(model, lora, 0, lean=lean)
     start = torch.zeros(stacked.layout.dimension)
     work = lambda: stacked.train(start, rows, learning_rate=1e-3, dropout_seed=1)  # noqa: E731
     work()
@@ -104,8 +104,10 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return peak
 
 
-def predicted_bytes(decoder: Decoder, lora: LoraSettings, step: Step, dtype: str, *, checkpointing: bool) -> int:
-    activations = activation_bytes(decoder, lora, step, dtype, checkpointing=checkpointing)
+def predicted_bytes(
+    decoder: Decoder, lora: LoraSettings, step: Step, dtype: str, *, checkpointing: bool, lean: bool
+) -> int:
+    activations = activation_bytes(decoder, lora, step, dtype, checkpointing=checkpointing, lean=lean)
     return adapter_state_bytes(decoder, lora, step.clients) + activations
 
 
@@ -121,11 +123,21 @@ def test_sizes_are_those_of_the_model(shape: ModelShape, lora: LoraSettings) -> 
 @pytest.mark.parametrize("rows", [UNEVEN, EVEN], ids=["uneven", "even"])
 @pytest.mark.parametrize("lora", [Q_V, ALL, DROPPED, LATE], ids=["q,v", "all", "dropout", "late"])
 @pytest.mark.parametrize("shape", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("lean", [False, True], ids=["plain", "lean"])
 def test_operations_are_predicted_within_five_percent(
-    shape: ModelShape, lora: LoraSettings, rows: list[list[tuple[int, int]]]
+    shape: ModelShape, lora: LoraSettings, rows: list[list[tuple[int, int]]], lean: bool
 ) -> None:
-    counted = counted_operations(training(open_model(shape), lora, batches(rows)))
-    assert training_operations(decoder_of(shape), lora, step_of(rows)).executed == pytest.approx(counted, rel=0.05)
+    counted = counted_operations(training(open_model(shape), lora, batches(rows), lean=lean))
+    predicted = training_operations(decoder_of(shape), lora, step_of(rows), lean=lean)
+    assert predicted.executed == pytest.approx(counted, rel=0.05)
+
+
+def test_lean_training_predicts_the_scores_of_long_rows() -> None:
+    rows = [[(300, 200)] * 2] * 2
+    counted = counted_operations(training(open_model(WIDE), ALL, batches(rows), lean=True))
+    assert training_operations(decoder_of(WIDE), ALL, step_of(rows), lean=True).executed == pytest.approx(
+        counted, rel=0.05
+    )
 
 
 @pytest.mark.parametrize("rows", [UNEVEN, EVEN], ids=["uneven", "even"])
@@ -141,19 +153,28 @@ def test_recomputed_operations_are_predicted_and_counted_apart(
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "lean"),
+    [("float32", False), ("bfloat16", False), ("bfloat16", True)],
+    ids=["float32", "bfloat16", "lean"],
+)
 @pytest.mark.parametrize(
     ("shape", "lora", "rows"),
     [(WIDE, Q_V, EVEN), (WIDE, ALL, UNEVEN), (WIDE, DROPPED, EVEN), (NARROW, ALL, EVEN), (WORDY, Q_V, UNEVEN)],
     ids=["q,v", "all-uneven", "dropout", "narrow", "logits-uneven"],
 )
 def test_peak_memory_is_predicted_within_a_quarter(
-    shape: ModelShape, lora: LoraSettings, rows: list[list[tuple[int, int]]], dtype: str, checkpointing: bool
+    shape: ModelShape,
+    lora: LoraSettings,
+    rows: list[list[tuple[int, int]]],
+    dtype: str,
+    lean: bool,
+    checkpointing: bool,
 ) -> None:
     model = open_model(shape, checkpointing=checkpointing, dtype=dtype)
     # The optimizer's moments come with the first step.
-    measured = peak_bytes(training(model, lora, batches(rows, steps=2)))
-    predicted = predicted_bytes(decoder_of(shape), lora, step_of(rows), dtype, checkpointing=checkpointing)
+    measured = peak_bytes(training(model, lora, batches(rows, steps=2), lean=lean))
+    predicted = predicted_bytes(decoder_of(shape), lora, step_of(rows), dtype, checkpointing=checkpointing, lean=lean)
     assert predicted == pytest.approx(measured, rel=0.25)
 
 
@@ -163,6 +184,13 @@ def test_recomputing_keeps_less_and_computes_more() -> None:
     kept = activation_bytes(decoder, Q_V, step, "float32")
     assert activation_bytes(decoder, Q_V, step, "float32", checkpointing=True) < kept / 4
     assert training_operations(decoder, Q_V, step).recomputed == 0
+
+
+@pytest.mark.parametrize("lora", [Q_V, ALL, DROPPED], ids=["q,v", "all", "dropout"])
+def test_lean_passes_keep_less(lora: LoraSettings) -> None:
+    decoder, step = decoder_of(WIDE), step_of(EVEN)
+    plain, lean = (activation_bytes(decoder, lora, step, "bfloat16", lean=way) for way in (False, True))
+    assert lean < plain
 
 
 def test_the_paper_model_has_the_paper_adapter() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from benchmark.models.lora import initial_adapter
 from benchmark.prediction.device import Rate
 from benchmark.speed.gpu_benchmark import Measured, Work, main, table_lines
-from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, random_llama
+from benchmark.speed.gpu_trainers import PeftLoop, StackedRound, TrainerLoop, random_llama
 from benchmark.suites.settings import LoraSettings
 from tasks.model_source import ModelShape
 
@@ -32,8 +32,10 @@ WORK = Work(
 )
 TINY = shlex.split(
     "--device cpu --weights float32,bfloat16 --layers 2 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 "
-    "--vocabulary 100 --rank 4 --steps 2 --rows 2 --tokens 12 --loss-from 4 --repeats 1"
+    "--vocabulary 100 --rank 4 --steps 2 --rows 2 --tokens 12 --loss-from 4 --repeats 1 --no-alone"
 )
+
+MODES = ("stacked", "sequential PEFT", "Hugging Face Trainer")
 
 app = typer.Typer()
 app.command()(main)
@@ -46,7 +48,7 @@ def test_a_tiny_shape_runs_from_end_to_end(tmp_path: Path) -> None:
     rows = [
         line.split(" | ")[:2] for line in result.output.splitlines() if line.startswith(("| float32", "| bfloat16"))
     ]
-    assert rows == [[f"| {form}", mode] for form in ("float32", "bfloat16") for mode in ("stacked", "sequential PEFT")]
+    assert rows == [[f"| {form}", mode] for form in ("float32", "bfloat16") for mode in MODES]
     assert "failed" not in result.output
     assert "100 rounds, extrapolated" in result.output
     content = json.loads((tmp_path / "numbers.json").read_text())
@@ -65,14 +67,27 @@ def test_recomputation_is_not_useful_work() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_peer_does_the_same_work(checkpointing: bool) -> None:
     trained = []
-    for kind in (StackedRound, PeftLoop):
+    for kind in (StackedRound, PeftLoop, TrainerLoop):
         model = random_llama(SHAPE, "cpu", "float32", checkpointing=checkpointing)
         trainer = kind(model, WORK.lora, eight_bit=False, memory_bytes=None)
         start = initial_adapter(trainer.layout, torch.Generator().manual_seed(0))
         trained.append(trainer.round(start, WORK.batches(WORK.steps)) - start)
     assert trained[0].abs().max() > 1e-5
     # AdamW's first steps divide by tiny gradients, which rounding moves.
-    assert torch.allclose(trained[0], trained[1], atol=2e-6)
+    for other in trained[1:]:
+        assert torch.allclose(trained[0], other, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_on_a_processor_each_way_tells_the_memory_of_its_process(tmp_path: Path) -> None:
+    alone = [option for option in TINY if option != "--no-alone"]
+    tied = ["--weights", "bfloat16", "--tied", "--targets", "all-linear", "--dropout", "0"]
+    result = runner.invoke(app, [*alone, *tied, "--json", str(tmp_path / "numbers.json")])
+    assert result.exit_code == 0, result.output
+    lines = json.loads((tmp_path / "numbers.json").read_text())["measured"]
+    assert [line["mode"] for line in lines] == list(MODES)
+    # Python and its libraries; the model itself is tiny.
+    assert all(100 << 20 < line["peak_bytes"] < 4 << 30 for line in lines)
 
 
 def test_without_a_gpu_it_says_what_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +125,4 @@ def test_8_bit_without_its_library_fails_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = runner.invoke(app, [*TINY, "--weights", "8bit"])
     assert result.exit_code == 0
-    assert result.output.count("failed: 8 bit needs bitsandbytes, which is not installed") == 2
+    assert result.output.count("failed: 8 bit needs bitsandbytes, which is not installed") == 3
