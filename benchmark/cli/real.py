@@ -122,6 +122,7 @@ def examine_suite(name: str, engine: str, screen: Screen) -> list[str]:
     """Print what a suite needs; return what keeps it from running here."""
     from benchmark.execution.plan import make_plan
     from benchmark.execution.prompts import check_prompts
+    from benchmark.execution.readiness import chat_notes
     from benchmark.suites.suite import find_suite
 
     plan = make_plan(find_suite(name), engine, unresolved=True)
@@ -132,5 +133,7 @@ def examine_suite(name: str, engine: str, screen: Screen) -> list[str]:
         except UsageError as error:
             problems.append(str(error))
             screen.say(f"would be refused: {error}", "red")
+        for line in chat_notes(plan):
+            screen.say(f"thinking: {line}", "yellow")
     # All of them are printed above; an error is one line.
     return [f"{len(problems)} things keep suite {plan.suite.id!r} from running here; see above"] if problems else []

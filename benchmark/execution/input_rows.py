@@ -74,6 +74,7 @@ def write_inputs(plan: Plan, cells: Sequence[CellPlan], store: Store) -> list[st
         if not store.has("inputs", key) or store.read("inputs", key).to_pylist() != rows:
             store.write("inputs", key, rows)
         remarks |= dict.fromkeys(read.remark for read in inputs.values() if read.remark)
+        remarks |= dict.fromkeys(chat.thinking)
         remarks |= dict.fromkeys(remark(count, f"{place} of {start}") for place, count in spellings.items())
     return list(remarks)
 
@@ -96,7 +97,8 @@ def _spellings(training_key: str, chat: ChatFormat, plan: Plan, store: Store) ->
 
 def _chat_row(training_key: str, start: str, chat: ChatFormat, plan: Plan, spellings: dict[str, int]) -> dict[str, Any]:
     source = plan.world.sources[start]
-    detail = {"template": chat.tokenizer.chat_template, "pad_token": chat.tokenizer.pad_token}
+    detail: dict[str, object] = {"template": chat.tokenizer.chat_template, "pad_token": chat.tokenizer.pad_token}
+    detail |= {"thinking": chat.thinking} if chat.thinking else {}
     return {
         "training_key": training_key,
         "kind": "chat",

@@ -17,6 +17,8 @@ from benchmark.execution.alignment import check_shipped
 from benchmark.execution.judging import check_judges
 from benchmark.execution.plan import Plan
 from benchmark.execution.roles import generating_roles, judge_source
+from benchmark.execution.worlds import open_chat
+from benchmark.models.configuration import check_weights
 from benchmark.progress import Reporter
 from tasks.hub.datasets import check_data, fetch_data, is_here, load_rows
 from tasks.hub.models import check_model, fetch_model, model_here
@@ -120,6 +122,18 @@ def data_notes(plan: Plan) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def chat_notes(plan: Plan) -> list[str]:
+    """Return remarks on the ways in which the chat templates of a plan's starting models make them think aloud.
+
+    Templates that cannot be used are left to :func:`benchmark.execution.prompts.check_prompts`.
+    """
+    lines: list[str] = []
+    for role in dict.fromkeys(job.scenario.start for job in plan.jobs):
+        with suppress(FedSafetyError):
+            lines += open_chat(plan.world, role).thinking
+    return list(dict.fromkeys(lines))
+
+
 def _errors(checks: Iterable[Callable[[], object]]) -> list[FedSafetyError]:
     missing: dict[str, FedSafetyError] = {}
     for check in checks:
@@ -132,26 +146,40 @@ def _errors(checks: Iterable[Callable[[], object]]) -> list[FedSafetyError]:
 
 def _checks(plan: Plan) -> list[Callable[[], object]]:
     judging = [partial(check_judges, [judge], plan.world) for judge in plan.suite.judges]
-    models = [partial(check_model, source) for source in _models(plan)]
+    models = [partial(_check_trained, source) for source in _trained_models(plan)]
+    models += [partial(check_model, source) for source in _judge_models(plan)]
     # Local files are read completely, because reading is cheap and finds misspelt columns and empty choices.
     read = check_data if data_root() is None else load_rows
     shipped = [partial(check_shipped, plan.suite)] if _is_aligned(plan) else []
     return [*models, *(partial(read, source) for source in _data(plan)), *shipped, *judging]
 
 
+def _check_trained(source: ModelSource) -> None:
+    check_model(source)
+    check_weights(source)
+
+
 def _models(plan: Plan) -> list[ModelSource]:
     """Return the models from which trainings start, the models that generate data, and the judges' models."""
-    suite = plan.suite
+    return [*_trained_models(plan), *_judge_models(plan)]
+
+
+def _trained_models(plan: Plan) -> list[ModelSource]:
+    """Return the models from which trainings start, and the models that generate data."""
     roles = dict.fromkeys(job.scenario.start for job in plan.jobs)
     roles |= {role: None for job in plan.jobs for role in sorted(generating_roles(job, plan.world))}
-    sources = [suite.models.get(role) for role in roles]
-    judges = (suite.models.get(judge) or judge_source(suite, judge) for judge in suite.judges)
-    return [*filter(None, [*sources, *judges])]
+    return [source for role in roles if (source := plan.suite.models.get(role)) is not None]
 
 
 def _is_aligned(plan: Plan) -> bool:
     """Return whether a training of the plan starts from the suite's aligned start."""
     return any(plan.suite.aligned(job.scenario) for job in plan.jobs)
+
+
+def _judge_models(plan: Plan) -> list[ModelSource]:
+    suite = plan.suite
+    judges = (suite.models.get(judge) or judge_source(suite, judge) for judge in suite.judges)
+    return [source for source in judges if source is not None]
 
 
 def _data(plan: Plan) -> list[DatasetSource]:

@@ -62,8 +62,8 @@ def _end_ids(folder: Path, config: Any, template: str | None) -> frozenset[int]:
     The generation configuration overrides the model's, as in transformers. The tokenizer's end, which training uses,
     and the token that the chat template writes behind an answer are added.
     """
-    tokenizer = read_tokenizer(folder)
-    template = tokenizer.chat_template if template is None else template
+    tokenizer = read_tokenizer(folder, template)
+    template = tokenizer.chat_template
     named = _configured_ends(folder, config)
     named.append(tokenizer.eos_token_id)
     if isinstance(template, str):

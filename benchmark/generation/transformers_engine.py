@@ -22,6 +22,7 @@ from benchmark.generation.checkpoints import read_checkpoint
 from benchmark.generation.memory import memory_error
 from benchmark.generation.merging import MergedWeights, Place
 from benchmark.generation.settings import EngineSettings
+from benchmark.models.decoding import AnswerDecoder
 from benchmark.models.memory import out_of_memory
 from benchmark.models.reading import cause, read_tokenizer
 from benchmark.stop import check_stop
@@ -73,7 +74,7 @@ class TransformersEngine(Engine):
         self._model: Any = None
         with self._memory_watched("loading the model"):
             self._model = _loaded(model_path, dtype, settings.quantization, self._device)
-        self._tokenizer = read_tokenizer(model_path)
+        self._decoder = AnswerDecoder(read_tokenizer(model_path, settings.template))
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self._active: dict[str, tuple[Tensor, Tensor]] = {}
         self._merged: MergedWeights | None = None
@@ -207,7 +208,7 @@ class TransformersEngine(Engine):
         ids = [token for token in row if token >= 0]
         finished = ids[-1] in self._checkpoint.end_ids
         answer = ids[:-1] if finished else ids
-        return Answer(tuple(answer), self._tokenizer.decode(answer, skip_special_tokens=True), finished, contrast)
+        return Answer(tuple(answer), self._decoder.text(answer), finished, contrast)
 
     def _batches(self, keys: Sequence[tuple[Path | None, int]]) -> Iterator[list[int]]:
         """Yield the indices of ``keys`` (adapter, length) in batches of one adapter, which is active meanwhile."""

@@ -43,7 +43,10 @@ from benchmark.generation.merging import MergedWeights
 from benchmark.generation.rounding import LOAD_FORMAT, register_loader
 from benchmark.generation.settings import LORA_RANKS, EngineSettings, buffer_rank
 from benchmark.generation.vllm_weights import kept_weights, mergeable
+from benchmark.models.decoding import AnswerDecoder
+from benchmark.models.loading import check_complete
 from benchmark.models.memory import out_of_memory
+from benchmark.models.reading import read_tokenizer
 from benchmark.models.sizes import CPU_CACHE_BYTES, config_cache_bytes
 from benchmark.stop import check_stop
 from tasks.stand_ins import stand_in_of_checkpoint
@@ -76,6 +79,8 @@ class VllmEngine(Engine):
     def __init__(self, model_path: Path, settings: EngineSettings | None = None) -> None:
         settings = settings or EngineSettings()
         self._checkpoint = read_checkpoint(model_path, settings.template)
+        check_complete(model_path)  # vLLM leaves missing tensors of some architectures as they are
+        self._decoder = AnswerDecoder(read_tokenizer(model_path, settings.template))
         self.max_length = min(settings.max_length or LONGEST, self._checkpoint.max_length)
         self.quantization = settings.quantization
         self._max_batch = settings.max_batch
@@ -345,11 +350,8 @@ class VllmEngine(Engine):
         return SamplingParams(**{"temperature": 0.0, "detokenize": False, **settings})
 
     def _decode(self, answers: Sequence[tuple[int, ...]]) -> list[str]:
-        tokenizer = self._llm.get_tokenizer()
         distinct = sorted(set(answers))
-        texts = dict(
-            zip(distinct, tokenizer.batch_decode([list(d) for d in distinct], skip_special_tokens=True), strict=True)
-        )
+        texts = dict(zip(distinct, self._decoder.texts(distinct), strict=True))
         return [texts[answer] for answer in answers]
 
     def _without_end(self, ids: Sequence[int]) -> tuple[int, ...]:

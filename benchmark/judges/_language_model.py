@@ -24,7 +24,7 @@ from benchmark.keys import content_key
 from benchmark.models.control import ControlTokens, check_rows, remark
 from benchmark.models.date import DATE
 from benchmark.models.reading import read_config, read_tokenizer, token_rows
-from benchmark.models.templates import Messages, check_template, explained, render
+from benchmark.models.templates import Messages, check_template, explained, render, thinking_remarks
 from benchmark.suites.suite import Compute
 from tasks.base import TaskWorld
 from tasks.hub.models import source_checkpoint
@@ -78,6 +78,7 @@ class LanguageModelJudge(Judge):
         self._own: Engine | None = None
         self._cut_responses = 0
         self._spellings = 0
+        self._control_of_question = 0
         self._checked_roles: set[tuple[str, ...]] = set()
 
     @abstractmethod
@@ -101,6 +102,13 @@ class LanguageModelJudge(Judge):
         """Return the engine requests for one question."""
         return [Request(prompt_ids, self.longest_answer)]
 
+    def check_engine(self, engine: Engine) -> None:
+        """Check the engine before it answers questions.
+
+        Raises:
+            FedSafetyError: The engine does not serve the judge's model.
+        """
+
     def conclude(self, answers: Sequence[Answer]) -> Judgement:
         """Return the judgement in the answers to :meth:`requests`. The model's thought is not part of its answer."""
         return self.parse(answer_in(answers[0].text) or "")
@@ -119,10 +127,12 @@ class LanguageModelJudge(Judge):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Numbers of responses that were cut, and of spellings of control tokens that were taken apart, if any."""
+        """Remarks on responses that were cut, on spellings of control tokens, and on a template that opens thoughts."""
         cut = self._cut_responses
         shortening = f"{self.role}: {cut} responses were cut to fit the judge's context" if cut else ""
-        return tuple(filter(None, (shortening, remark(self._spellings, f"questions of {self.role}"))))
+        place = f"the chat template of judge {self.role!r}"
+        thinking = thinking_remarks(self._tokenizer, place, self._template) if self._checked_roles else []
+        return tuple(filter(None, (shortening, remark(self._spellings, f"questions of {self.role}"), *thinking)))
 
     def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order. Equal questions are sent once.
@@ -141,6 +151,8 @@ class LanguageModelJudge(Judge):
         questions = {item: self._question(item) for item in dict.fromkeys(items)}
         distinct = sorted({question.ids for question in questions.values() if question.ids})
         batches = [self.requests(ids) for ids in distinct]
+        if batches:
+            self.check_engine(self._engine())
         answers = iter(
             self._engine().generate([request for requests in batches for request in requests]) if batches else ()
         )
@@ -176,7 +188,7 @@ class LanguageModelJudge(Judge):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return read_tokenizer(self._tokenizer_folder)
+        return read_tokenizer(self._tokenizer_folder, self._chosen_template)
 
     @cached_property
     def _rows(self) -> int:
@@ -186,7 +198,11 @@ class LanguageModelJudge(Judge):
     @cached_property
     def _template(self) -> str | None:
         """Chat template of the judge's or the suite's choice, or else of the tokenizer."""
-        return self.chat_template or self._model.template or self._tokenizer.chat_template
+        return self._chosen_template or self._tokenizer.chat_template
+
+    @property
+    def _chosen_template(self) -> str | None:
+        return self.chat_template or self._model.template
 
     @cached_property
     def _control(self) -> ControlTokens:
@@ -198,7 +214,7 @@ class LanguageModelJudge(Judge):
 
     @cached_property
     def _limit(self) -> int:
-        return min(self.context, read_checkpoint(self._folder).max_length)
+        return min(self.context, read_checkpoint(self._folder, self._chosen_template).max_length)
 
     def _engine(self) -> Engine:
         if self._opened is not None:
@@ -251,6 +267,8 @@ class LanguageModelJudge(Judge):
             cut += excess
             item = replace(item, response=str(self._tokenizer.decode(response)))
             ids = self._prompt_ids(item)
+        if self._holds_control(ids, item):
+            return _Question((), 0, "the judge's tokenizer reads a control token in the instruction or the response")
         return _Question(ids, cut, "")
 
     def _prompt_ids(self, item: Item) -> tuple[int, ...]:
@@ -264,6 +282,17 @@ class LanguageModelJudge(Judge):
             ids = self._tokenizer.encode(self._rendered(prompt), add_special_tokens=False)
         check_rows(ids, self._rows, self._tokenizer, self._folder)
         return tuple(ids)
+
+    def _holds_control(self, ids: Sequence[int], item: Item) -> bool:
+        """Return whether a question holds more control tokens than the same question about other texts.
+
+        A tokenizer that normalises letters may make control tokens of texts that spell none.
+        """
+        number = self._control.among(ids)
+        if number > self._control_of_question:
+            harmless = Item(replace(item.probe, instruction="any"), "any")
+            self._control_of_question = self._control.among(self._prompt_ids(harmless))
+        return number > self._control_of_question
 
     def _rendered(self, turns: Messages) -> str:
         template, roles = self._template, tuple(turn["role"] for turn in turns)

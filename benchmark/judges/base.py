@@ -12,6 +12,7 @@ from typing import ClassVar, Final, final
 
 from benchmark.judges._answers import answer_in
 from benchmark.keys import content_key, normalised_source
+from benchmark.models.thoughts import without_thoughts
 from benchmark.registry import Info, Registry
 from tasks.base import Probe, ProbeKind, TaskWorld
 
@@ -64,7 +65,8 @@ def _asked(item: Item) -> Item | None:
     answer = answer_in(item.response)
     if answer is None and item.probe.kind is not ProbeKind.UTILITY:
         return None
-    return replace(item, response=answer or "")
+    # A task may ask for a tag or a sign alone, which says nothing by itself.
+    return replace(item, response=without_thoughts(item.response) if answer is None else answer)
 
 
 class JudgeInfo(Info):

@@ -86,6 +86,15 @@ class RewardModel(Judge):
             for pair in distinct
             if self._limit is not None and lengths[pair] > self._limit
         }
+        # A tokenizer that normalises letters may make control tokens of texts that spell none.
+        usual = self._control.among(self._tokenizer("any", "any")["input_ids"])
+        rated |= {
+            pair: Judgement(
+                Verdict.UNPARSABLE, "the tokenizer reads a control token in the instruction or the response"
+            )
+            for pair in distinct
+            if self._control.among(encoded[pair]["input_ids"]) > usual
+        }
         # Pairs of similar length share a batch. The order depends on the pairs alone.
         pending = sorted((pair for pair in distinct if pair not in rated), key=lambda pair: (lengths[pair], pair))
         size = _BATCH if self._tokenizer.pad_token_id is not None else 1

@@ -12,9 +12,18 @@ from transformers import PreTrainedTokenizerBase
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.keys import content_key
 from benchmark.models.control import ControlTokens, check_rows
+from benchmark.models.decoding import AnswerDecoder
 from benchmark.models.reading import max_length, read_config, read_tokenizer, token_rows
 from benchmark.models.rows import TokenRow
-from benchmark.models.templates import check_template, explained, render, variables_of
+from benchmark.models.templates import (
+    check_template,
+    explained,
+    opened_thought,
+    render,
+    thinking_remarks,
+    variables_of,
+)
+from benchmark.models.thoughts import without_thoughts
 from tasks.base import Example
 
 _FAR = 4
@@ -43,6 +52,7 @@ class ChatFormat:
 
     Attributes:
         control: The control tokens.
+        thinking: Remarks on the template's ways to make the model think aloud.
 
     Raises:
         UsageError: Template, pad token or end-of-sequence token is missing, the template is not usable, a token has no
@@ -53,11 +63,9 @@ class ChatFormat:
         self, model_path: Path, *, template: str | None = None, pad_token: str = "", template_name: str = ""
     ) -> None:
         # The tokenizer reads the configuration, too, and would be named in an error of the configuration.
-        config, tokenizer = read_config(model_path), read_tokenizer(model_path)
+        config, tokenizer = read_config(model_path), read_tokenizer(model_path, template)
         self._folder = model_path
         self._rows_of_model = token_rows(model_path, config)
-        if template is not None:
-            tokenizer.chat_template = template
         if pad_token:
             self._choose_pad(tokenizer, pad_token)
         for part, value, way_out in (
@@ -70,6 +78,7 @@ class ChatFormat:
                     f"the tokenizer in {model_path} has no {part}; add one to its tokenizer_config.json ({way_out})"
                 )
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
+        self._decoder = AnswerDecoder(tokenizer)
         self.pad_id: int = tokenizer.pad_token_id
         self.eos_id: int = tokenizer.eos_token_id
         self.max_length: int = max_length(model_path, config)
@@ -77,7 +86,11 @@ class ChatFormat:
         place = f"chat template {template_name}" if template is not None else f"chat template in {model_path}"
         check_template(tokenizer, ["user"], place.strip())
         self.control = ControlTokens(tokenizer, tokenizer.chat_template, self._rows_of_model)
-        variables = variables_of(tokenizer.chat_template)
+        opened = opened_thought(tokenizer)
+        self.thinking = thinking_remarks(tokenizer, place.strip())
+        # Rules that came later enter the digests of the models alone that they concern.
+        later = {"closed thought": opened, "control by shape": list(self.control.shaped)}
+        variables = variables_of(tokenizer.chat_template) | {name: value for name, value in later.items() if value}
         vocabulary = sorted(tokenizer.get_vocab().items())
         self.digest = content_key([tokenizer.chat_template, vocabulary, *([variables] if variables else [])])
         # Rows repeat between clients, rounds and cells; rendering a template costs far more than a look-up.
@@ -116,8 +129,8 @@ class ChatFormat:
         return tuple(map(self._shared.setdefault, ids, ids))
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
-        """Return the text of generated ids without special tokens."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+        """Return the text of generated ids without special tokens and without the model's thoughts."""
+        return without_thoughts(self._decoder.text(token_ids)).strip()
 
     def token_id(self, word: str) -> int:
         """Return the id of the first token of ``word``."""

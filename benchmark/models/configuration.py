@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from benchmark.errors import InputsMissingError, UsageError
+from benchmark.models.loading import check_complete
 from benchmark.models.lora import target_layers
 from benchmark.models.reading import empty_model, read_config, reading
 from benchmark.models.sizes import Decoder, Linear, Precision, Reads, attention_sizes, decoder_of
@@ -40,6 +41,17 @@ def source_model(source: ModelSource) -> Model | None:
     if folder is not None:
         return Model(read_decoder(folder), precision)
     return Model(decoder_of(source.shape), precision) if source.shape else None
+
+
+def check_weights(source: ModelSource) -> None:
+    """Check that the weight files of a source hold every tensor of its model, if they are on this machine.
+
+    Raises:
+        FedSafetyError: A tensor is missing, or a weight file is damaged.
+    """
+    folder = _configuration_folder(source)
+    if folder is not None and any(folder.glob("*.safetensors")):
+        check_complete(folder)
 
 
 _READS: Mapping[str, Reads] = {

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UsageError
+from benchmark.models.thoughts import is_mark
 
 _MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
 """Shape of a token such as ``<|im_end|>`` or ``[INST]``, as opposed to a word or blanks."""
+_TOKEN = re.compile(
+    r"<[|\uff5c].+>|<.+[|\uff5c]>|\[\|.+\|\]|\u25c1.+\u25b7|\[/?[A-Z]+(?:_[A-Z]+)*\]|</?[A-Za-z]+(?:[_:]\w+)+>",
+    re.DOTALL,
+)
+"""Shape of an added token that no text means as itself: with bars or triangles, of capitals in brackets, or a tag with
+a compound name, such as ``<|fim_prefix|>``, ``[TOOL_CALLS]`` and ``<tool_call>``. Tags of HTML are not among them,
+because some tokenizers add those for texts."""
 
 _PASSES = 8
 """Readings of a text. A spelling with a blank behind its first character could be taken apart for ever."""
@@ -23,8 +31,9 @@ _PASSES = 8
 class ControlTokens:
     """The control tokens of a tokenizer.
 
-    These are its special tokens, the further added tokens that the chat template spells, and added tokens without a row
-    in the model's embedding. For example, Qwen's ``<think>`` is not special, but its template writes it.
+    These are its special tokens, the further added tokens that the chat template spells or that have the shape of a
+    control token or of the mark of a thought, and added tokens without a row in the model's embedding. For example,
+    Qwen's ``<think>`` and ``<tool_call>`` are not special.
 
     Args:
         tokenizer: A tokenizer of transformers.
@@ -33,15 +42,23 @@ class ControlTokens:
 
     Attributes:
         ids: Their token ids.
+        shaped: Spellings of those that are control tokens by their shape alone, sorted.
     """
 
     def __init__(self, tokenizer: Any, template: str, rows: int | None = None) -> None:
         spellings: dict[str, int] = {}
+        shaped = []
         for number, token in tokenizer.added_tokens_decoder.items():
             text = str(token.content)
             written = text in template and _MARK.fullmatch(text)
-            if text.strip() and (token.special or written or (rows is not None and number >= rows)):
+            if not text.strip():
+                continue
+            if token.special or written or (rows is not None and number >= rows):
                 spellings[text] = number
+            elif _TOKEN.fullmatch(text) or is_mark(text):
+                spellings[text] = number
+                shaped.append(text)
+        self.shaped = tuple(sorted(shaped))
         self.ids = frozenset(spellings.values())
         self._pattern = _any_of(spellings)
         # Texts hold the token of unknown words, which opens and closes no turn.

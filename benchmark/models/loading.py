@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
@@ -98,6 +99,31 @@ def complete_causal_lm(path: Path, options: Mapping[str, Any]) -> Any:
         first = min(report["missing_keys"])
         raise FedSafetyError(f"the checkpoint {path} is incomplete: it has no tensor {first!r}; restore the folder")
     return model
+
+
+def check_complete(path: Path) -> None:
+    """Check that the weight files of a local checkpoint hold every tensor of its model. No weights are read.
+
+    Transformers itself compares the names, because it renames tensors of some architectures while it loads them.
+
+    Raises:
+        FedSafetyError: A tensor is missing, or a weight file is damaged.
+    """
+    if importlib.util.find_spec("accelerate") is None:  # places tensors on the device without memory
+        return
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        complete_causal_lm(path, {"device_map": "meta"})
+    except FedSafetyError:
+        raise
+    except SafetensorError as error:
+        raise FedSafetyError(f"cannot load the checkpoint {path}: {cause(path, error)}") from error
+    except Exception:  # noqa: S110 - a form of weights that has no such check, such as quantised weights
+        pass
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 @contextlib.contextmanager

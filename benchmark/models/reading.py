@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ _LONGEST_REASON = 300
 _LAYERS = re.compile(r"(?:layers?|blocks?|depths?)$")
 """Settings that are numbers of layers."""
 _MOST_LAYERS = 2048
+_SETTINGS = "tokenizer_config.json"
 
 
 def read_config(folder: Path) -> Any:
@@ -45,17 +47,52 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def read_tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path, template: str | None = None) -> Any:
     """Return the tokenizer of a checkpoint. Of several chat templates it has the one named ``default``.
+
+    Args:
+        folder: Folder of the checkpoint.
+        template: Chat template in the place of the checkpoint's own, which is then not read.
 
     Raises:
         UsageError: It is missing or damaged, or belongs to a class that only code in the checkpoint defines.
     """
+    if template is None:
+        return _tokenizer(folder)
+    try:
+        tokenizer = _tokenizer(folder)
+    except UsageError:
+        tokenizer = _tokenizer_without_template(folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _tokenizer_without_template(folder: Path) -> Any:
+    """Return the tokenizer of a checkpoint whose own chat template may be damaged.
+
+    Raises:
+        UsageError: The rest of the tokenizer is damaged, too.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedsafety-tokenizer-") as place:
+        for path in folder.iterdir():
+            if path.is_file() and path.suffix != ".jinja" and path.name not in ("chat_template.json", _SETTINGS):
+                (Path(place) / path.name).symlink_to(path.resolve())
+        with reading(folder, "tokenizer"):
+            if (folder / _SETTINGS).exists():
+                settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+                settings.pop("chat_template", None)
+                (Path(place) / _SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        tokenizer = _tokenizer(Path(place), folder)
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def _tokenizer(folder: Path, named: Path | None = None) -> Any:
     import transformers
 
     hub: Any = transformers
-    check_layers(folder)
-    with reading(folder, "tokenizer"):
+    check_layers(named or folder)
+    with reading(named or folder, "tokenizer"):
         tokenizer = hub.AutoTokenizer.from_pretrained(folder, **LOCAL)
         if isinstance(tokenizer.chat_template, dict):
             tokenizer.chat_template = tokenizer.get_chat_template()

@@ -19,7 +19,7 @@ from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
 from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan, make_plan
-from benchmark.execution.readiness import data_notes
+from benchmark.execution.readiness import data_notes, input_state
 from benchmark.execution.run import Run
 from benchmark.execution.stages import run_plan, settle
 from benchmark.execution.worlds import generation_limit, open_chat, open_world
@@ -302,6 +302,28 @@ def test_files_left_out_and_placeholders_are_shown_with_a_plan(root: Path) -> No
     )
     print_forecast(plan, Screen(file=shown, width=400))
     assert "data: " + data_notes(plan)[0] + "\n" in shown.getvalue()
+
+
+def test_doctor_names_a_template_that_makes_the_model_think_and_missing_tensors(
+    root: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = root / "thinks.jinja"
+    template.write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}{{ reasoning_effort }}<think>")
+    suite = changed(models__base__template=str(template))
+    path = root / "made.yaml"
+    path.write_text(yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True)))
+    shown = io.StringIO()
+    assert examine_suite(str(path), "transformers", Screen(file=shown, width=400)) == []
+    assert f"thinking: chat template {template} opens a thought with <think>; prompts close it" in shown.getvalue()
+    assert f"thinking: chat template {template} reads reasoning_effort, which stay" in shown.getvalue()
+    folder = root / "short"
+    shutil.copytree(checkpoints / "raw", folder)
+    monkeypatch.setenv("FEDSAFETY_MODEL_ROOT", str(root))
+    config = json.loads((folder / "config.json").read_text())
+    layers = {"num_hidden_layers": config["num_hidden_layers"] + 1, "layer_types": None}
+    (folder / "config.json").write_text(json.dumps(config | layers))
+    state = input_state(plan_of(changed(models__base__local="short")))
+    assert any(f"the checkpoint {folder} is incomplete: it has no tensor" in reason for reason in state.missing)
 
 
 def test_a_plan_that_is_only_shown_says_that_it_would_be_refused(root: Path) -> None:

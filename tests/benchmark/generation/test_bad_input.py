@@ -104,14 +104,30 @@ WAY_OUT = (
 )
 
 
-def test_transformers_makes_up_no_missing_tensor(tiny: TinyModel, tmp_path: Path) -> None:
+@pytest.fixture
+def without_tensor(tiny: TinyModel, tmp_path: Path) -> Path:
+    """The tiny model with a configuration that has one more layer than the weights."""
     folder = tmp_path / "base"
     shutil.copytree(tiny.folder, folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] + 1, "layer_types": None}))
-    with pytest.raises(FedSafetyError, match=r"is incomplete: it has no tensor 'model\.layers\..*; restore the folder"):
-        TransformersEngine(folder, device="cpu")
+    return folder
+
+
+MISSING = r"no tensor 'model\.layers\..*; restore the folder"
+
+
+def test_transformers_makes_up_no_missing_tensor(without_tensor: Path) -> None:
+    with pytest.raises(FedSafetyError, match=MISSING):
+        TransformersEngine(without_tensor, device="cpu")
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_vllm_makes_up_no_missing_tensor(without_tensor: Path) -> None:
+    with pytest.raises(FedSafetyError, match=MISSING):
+        VllmEngine(without_tensor)
 
 
 def test_transformers_out_of_memory(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

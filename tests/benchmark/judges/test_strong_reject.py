@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmark.errors import FedSafetyError, UsageError
+from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.judges._judgezoo import judgezoo_module
 from benchmark.judges.base import Judgement, Verdict
 from benchmark.judges.strong_reject import StrongReject
@@ -117,3 +118,15 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(model_root: Path, world_of:
     judge = StrongReject(world_of("strong_reject", "strong_reject_base"), "transformers")
     with pytest.raises(FedSafetyError, match="init_lora_weights = 'pissa'"):
         judge.judge([item("blue")], world_of())
+
+
+def test_an_engine_that_ignores_the_adapter_is_refused(
+    model_root: Path, world_of: WorldOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_model(model_root / "strong_reject_base", {" ": {"1": 20.0, "5": 20.1}})
+    save_adapter(base, model_root / "strong_reject")
+    monkeypatch.setattr(TransformersEngine, "_load", lambda *_: {})
+    judge = StrongReject(world_of("strong_reject", "strong_reject_base"), "transformers")
+    with pytest.raises(FedSafetyError, match="answers with it as without it"):
+        judge.judge([item("blue")], world_of())
+    judge.close()

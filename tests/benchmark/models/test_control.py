@@ -72,6 +72,17 @@ def test_added_tokens_that_the_template_writes_are_control_tokens() -> None:
     assert control.taken_apart("<think>  user <b>") == "< think>  user <b>"
 
 
+def test_added_tokens_with_the_shape_of_control_tokens_are_control_tokens() -> None:
+    marks = ("<|fim_prefix|>", "<\uff5cUser\uff5c>", "<turn|>", "[|user|]", "\u25c1think\u25b7", "[TOOL_CALLS]")
+    marks = (*marks, "<tool_call>", "</longcat_think>", "<seed:think>", "<think>", "[/THINK]")
+    texts = ("<b>", "</table>", "<h1>", "a", "[x]", "  ", "...", "<>", "|", "(c)", "->", "[1]", "C++")
+    control = ControlTokens(tokenizer(plain=(*marks, *texts)), "")
+    assert control.ids == set(range(len(marks)))
+    assert control.shaped == tuple(sorted(marks))
+    assert ControlTokens(tokenizer("<|im_end|>", plain=("<think>",)), "<think>").shaped == ()
+    assert control.taken_apart("<b>use <tool_call> here</b>") == "<b>use < tool_call> here</b>"
+
+
 def test_an_added_token_without_a_row_is_a_control_token() -> None:
     # Gemma 3's tokenizer has a token for images that its text model lacks.
     control = ControlTokens(tokenizer(plain=("one", "two")), "", rows=1)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models import loading
-from benchmark.models.loading import load_causal_lm
+from benchmark.models.loading import check_complete, load_causal_lm
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.stacked import LocalTraining, StackedModel
@@ -50,6 +50,19 @@ def train(path: Path, kind: type[StackedModel] | type[SequentialModel], **option
     start = start_adapter(make_model("qwen2"), SETTINGS, torch.float32)
     batches = make_batches(clients=3, steps=4, rows=4)
     return kind(model, SETTINGS, pad_id=0).train(start, batches, learning_rate=4e-3)
+
+
+def test_missing_tensors_are_found_without_reading_weights(copied: Path) -> None:
+    pytest.importorskip("accelerate")
+    check_complete(copied)
+    path = copied / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}, path, {"format": "pt"})
+    with pytest.raises(FedSafetyError, match=r"is incomplete: it has no tensor 'model\.layers\.1\.mlp"):
+        check_complete(copied)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(FedSafetyError, match="cannot load the checkpoint"):
+        check_complete(copied)
 
 
 def test_it_opens_in_float32_as_transformers_does(checkpoint: Path) -> None:
