@@ -30,6 +30,7 @@ from benchmark.prediction.answers import (
     judging,
     longest_judgement,
     longest_sequence,
+    measuring,
     probe_sets,
 )
 from benchmark.prediction.device import Rate
@@ -90,6 +91,7 @@ class Forecast:
         answering_memory: Need of the answering engine by role.
         alignment: Operations of the alignment's training; none where the suite ships the adapter.
         answering: Generated answers to all probes.
+        measuring: Likelihoods of given continuations.
         judging: Passes of each judge that is a model of known size.
         row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
         device: Device of the plan.
@@ -104,6 +106,7 @@ class Forecast:
     answering_memory: Mapping[str, AnsweringMemory]
     alignment: Operations
     answering: Reading
+    measuring: Reading
     judging: Mapping[str, Reading]
     row_tokens: int
     device: Device
@@ -138,7 +141,7 @@ class Forecast:
     @property
     def total_seconds(self) -> float:
         """Time of all work, one part after the other."""
-        readings = [self.answering, *self.judging.values()]
+        readings = [self.answering, self.measuring, *self.judging.values()]
         trained = self.seconds(self.alignment.executed + self.training.executed + self.posthoc.executed)
         return trained + sum(self.seconds(reading.operations, reading.traffic) for reading in readings)
 
@@ -184,6 +187,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None) -> Forecast:
         },
         alignment=_alignment(suite, jobs, models, width),
         answering=answering(plan, models, probes),
+        measuring=measuring(plan, models, probes),
         judging=judging(plan, models, probes),
         row_tokens=width,
         device=device,
