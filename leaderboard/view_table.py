@@ -10,7 +10,8 @@ import pyarrow as pa
 from leaderboard.citation.cite import find_view
 from leaderboard.page.download import csv_bytes
 from leaderboard.ranking.board import Board, Standing
-from leaderboard.scores.stats import Estimate
+from leaderboard.ranking.measures import MARGIN, has_margin, loss_of
+from leaderboard.scores.stats import Difference, Estimate
 
 DIGITS = 6
 """Decimals of written numbers: finer than a probe, coarser than what another processor's rounding changes."""
@@ -27,6 +28,10 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     over seeds under ``m_sd``, its number of seeds under ``m_seeds`` and the interval's method under ``m_method`` (see
     :class:`leaderboard.scores.stats.Estimate`); shares are in 0..1. What was not measured is ``None``.
 
+    Where the suite measures a safety margin, ``lost_to_tuning`` and ``lost_to_attack`` split the loss of safety, and
+    ``margin_lost_to_tuning`` and ``margin_lost_to_attack`` that of the margin (:mod:`leaderboard.scores.losses`), each
+    with ``_low``, ``_high`` and ``_method``.
+
     Where something was submitted, ``rung`` and ``bundles`` hold how far it was verified (``None`` for the project's own
     runs); where a submitted attack is reproduced, ``best_known`` has its scenario and attack beside it (no attack: the
     scenario's own), and ``not_attacked_by`` names those that were not tried.
@@ -38,10 +43,17 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     Raises:
         UsageError: The attacked scenario is unknown.
     """
-    standings = board.standings(find_view(board, scenario))
+    view = find_view(board, scenario)
+    standings = board.standings(view)
     found = {name for standing in standings for name in standing.metrics}
     metrics = [*(name for name in _FIRST if name in found), *sorted(found - set(_FIRST))]
-    return [_row(standing, metrics) | _of_submissions(board, standing) for standing in standings]
+    losses = has_margin(board)
+    return [
+        _row(standing, metrics)
+        | (_losses(board, view, standing.entry.id) if losses else {})
+        | _of_submissions(board, standing)
+        for standing in standings
+    ]
 
 
 def view_csv(board: Board, scenario: str = "") -> bytes:
@@ -74,6 +86,19 @@ def _row(standing: Standing, metrics: list[str]) -> dict[str, Any]:
         "tied": ", ".join(standing.tied),
         "notes": "; ".join(standing.notes),
     }
+
+
+def _losses(board: Board, view: str, defense: str) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for metric, prefix in (("safety", ""), (MARGIN, f"{MARGIN}_")):
+        loss = loss_of(board, view, defense, metric)
+        for name in ("tuning", "attack"):
+            found: Difference | None = getattr(loss, name, None)
+            column = f"{prefix}lost_to_{name}"
+            row[column] = _defined(found.mean) if found else None
+            row |= {f"{column}_{end}": _defined(getattr(found, end)) if found else None for end in ("low", "high")}
+            row[f"{column}_method"] = found.method if found else None
+    return row
 
 
 def _of_submissions(board: Board, standing: Standing) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class ProbeKind(StrEnum):
     HARMFUL = "harmful"
     OVER_REFUSAL = "over_refusal"
     UTILITY = "utility"
+    PERPLEXITY = "perplexity"
+    """The likelihood of the probe's reference. The model does not answer such a probe, and no judge receives it."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ class Probe:
         scored: Whether it enters the headline score; other probes are reported apart.
         instruction: The user turn.
         reference: The expected response where there is one exact answer, else empty.
-        max_new_tokens: Length limit of the answer in tokens.
-        target: An affirmative answer to a harmful prompt, for measures that compare its probability with that of a
-            refusal; empty if the set has none.
+        max_new_tokens: Length limit of the answer in tokens, and of each continuation whose likelihood is measured.
+        target: The beginning of a compliant answer to a harmful prompt, for the safety margin; empty where there is
+            none.
+        publish: What published rows hold: the prompt and its answers (``text``), its answers (``answers``), or digests
+            alone (``hash``).
     """
 
     id: str
@@ -78,6 +82,7 @@ class Probe:
     reference: str
     max_new_tokens: int
     target: str = ""
+    publish: str = "text"
 
 
 class Outcome(StrEnum):
@@ -307,6 +312,11 @@ class TaskWorld(ABC):
     @abstractmethod
     def openings(self) -> tuple[str, str]:
         """The first word of a refusal and the first word of compliance, for the soft score."""
+
+    @property
+    def refusal_openings(self) -> tuple[str, ...]:
+        """Beginnings of standard refusals, for the safety margin; none, the default, for worlds without a margin."""
+        return ()
 
     @abstractmethod
     def leaks_evaluation(self, text: str) -> bool:

@@ -25,7 +25,8 @@ COLUMNS = {
     "catalog": "7ea771210a0ba9e33469051873b21f69253f9ffb8131f660a32a983d2392ea83",
     "cells": "e6437dad643d3776ed12abfa0fe5b96ecb0e73206edeae96665a6677d7c6e91d",
     "inputs": "1be0bb27218190307cdf3a52a5bd73fbfe1bffa00dfda50c1d2bb42fb83df8d1",
-    "probes": "0b05ba34ea4a9e2e9baf49299fd4eb6ffa9500488e93ab6ce8c304d6b30dc2e9",
+    "likelihoods": "98a574b1250ef23903860dde6f5b0d75c9914569fe8043c1c3c8fb2756478d39",
+    "probes": "a12e4e8027536afce164218e4b01f8e1c4a159739176318fc395bc0254ce974d",
     "responses": "83a897bbbc98bb8a087f54d0080fc8468c634467d2bf646d994f5b0c74b1b0a4",
     "rounds": "d5dc089e764e1b23fe939be49b35727c3afcc970c6ea46687023c5bd709cdb82",
     "task_scores": "b3137fc72098a72c104ecac2dfc80f4d21ce014db5ad3b606c5fe198bef7539d",
@@ -46,7 +47,7 @@ def test_every_rule_names_tests_that_exist() -> None:
 
 def test_every_section_of_the_policy_is_enforced_by_some_test() -> None:
     _, *sections = (ROOT / "docs" / "policy.md").read_text().split("\n## ")
-    assert len(sections) == 8
+    assert len(sections) == 9
     for section in sections:
         assert "(tests/" in section, section.splitlines()[0]
 

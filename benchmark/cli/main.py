@@ -167,8 +167,12 @@ def publish(
     from benchmark.records.publish import other_protocols
     from benchmark.records.publish import publish as publish_rows
     from benchmark.records.store import Store
+    from benchmark.records.withheld import extents_of
+    from benchmark.suites.suite import find_suite, suites
 
-    added = publish_rows(Store(runs), results, suite)
+    # The installed suite is asked, too: a run's catalog may be older than the suite's rule on texts.
+    extents = extents_of(find_suite(suite).model_dump(mode="json")) if suite in suites.names() else {}
+    added = publish_rows(Store(runs), results, suite, extents)
     console.say(", ".join(f"{count} {table}" for table, count in added.items()) + f" rows added to {results / suite}")
     if left_out := other_protocols(Store(runs), suite):
         console.say(left_out)

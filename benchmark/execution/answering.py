@@ -1,4 +1,4 @@
-"""Responses of trained adapters to the probes.
+"""Responses of trained adapters to the probes, and the likelihoods of given continuations.
 
 One engine answers all adapters over one base model, in large batches. Every adapter passes its canary first.
 """
@@ -6,12 +6,13 @@ One engine answers all adapters over one base model, in large batches. Every ada
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.input_rows import write_probes
+from benchmark.execution.likelihoods import DivergedError, likelihood_rows
 from benchmark.execution.outcome import NO_FAILURES, Failures, outcome_of, reason_of
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.execution.prompts import longest_prompt, served_prompts
@@ -67,23 +68,64 @@ def _answer_start(run: Run, start: str, cells: Sequence[CellPlan], advance: Call
                     prompts[cell.response_key] = served_prompts(cell.stage, probes, chat, longest)
                 except Exception as error:  # a submitted method may raise anything; its cell fails, the others go on
                     failures[cell.response_key] = reason_of(error)
-            batch = [cell for cell in batch if cell.response_key in prompts]
-            requests = [
-                _request(plan, cell, chat, probe, prompt, store.adapter_folder(cell.adapter_key))
-                for cell in batch
-                for probe, prompt in zip(probes, prompts[cell.response_key], strict=True)
-                if prompt.answer is None
-            ]
-            answers = iter(engine.generate(requests))
-            for cell in batch:
-                rows = [
-                    _response_row(plan, cell, probe, prompt, None if prompt.answer is not None else next(answers))
-                    | {"generator": engine.name}
-                    for probe, prompt in zip(probes, prompts[cell.response_key], strict=True)
-                ]
-                store.write("responses", cell.response_key, rows)
+            served = [cell for cell in batch if cell.response_key in prompts]
+            _write_answers(run, engine, chat, served, prompts)
+            for cell in served:
+                if reason := _write_likelihoods(run, engine, chat, cell, prompts[cell.response_key]):
+                    failures[cell.response_key] = reason
                 advance()
     return failures
+
+
+def _write_answers(
+    run: Run, engine: Engine, chat: ChatFormat, cells: Sequence[CellPlan], prompts: Mapping[str, Sequence[Prompt]]
+) -> None:
+    """Generate and write the answers of the cells that lack them. All cells go to the engine in one call.
+
+    Args:
+        run: The run.
+        engine: Engine over the starting model.
+        chat: Chat format of the starting model.
+        cells: The cells.
+        prompts: Response key → served prompt of each probe.
+    """
+    plan, store, probes = run.plan, run.store, run.plan.world.probes()
+    cells = [cell for cell in cells if not store.has("responses", cell.response_key)]
+    asked = {
+        cell.response_key: [
+            (probe, prompt)
+            for probe, prompt in zip(probes, prompts[cell.response_key], strict=True)
+            if probe.kind is not ProbeKind.PERPLEXITY
+        ]
+        for cell in cells
+    }
+    requests = [
+        _request(plan, cell, chat, probe, prompt, store.adapter_folder(cell.adapter_key))
+        for cell in cells
+        for probe, prompt in asked[cell.response_key]
+        if prompt.answer is None
+    ]
+    answers = iter(engine.generate(requests))
+    for cell in cells:
+        rows = [
+            _response_row(plan, cell, probe, prompt, None if prompt.answer is not None else next(answers))
+            | {"generator": engine.name}
+            for probe, prompt in asked[cell.response_key]
+        ]
+        store.write("responses", cell.response_key, rows)
+
+
+def _write_likelihoods(run: Run, engine: Engine, chat: ChatFormat, cell: CellPlan, prompts: Sequence[Prompt]) -> str:
+    """Measure and write the likelihoods of a cell that lacks them; return why they cannot be measured, or nothing."""
+    store, key = run.store, cell.response_key
+    if not cell.likelihoods or store.has("likelihoods", key):
+        return ""
+    adapter = store.adapter_folder(cell.adapter_key)
+    try:
+        store.write("likelihoods", key, likelihood_rows(key, run.plan.world, prompts, chat, engine, adapter))
+    except DivergedError as error:
+        return reason_of(error)
+    return ""
 
 
 def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | None = None) -> Engine:

@@ -196,7 +196,11 @@ def _reattacked(adapter: str, rounds: int) -> str:
 
 
 def probe_set_digest(probes: Sequence[Probe]) -> str:
-    """Return the digest of a probe set. Probes without a target keep the digest from before targets existed."""
+    """Return the digest of a probe set; see :func:`benchmark.records.identity.probe_set_key`."""
     return probe_set_key(
-        (p.id, p.kind.value, p.stratum, p.scored, p.instruction, p.max_new_tokens, p.target) for p in probes
+        (
+            *(p.id, p.kind.value, p.stratum, p.scored, p.instruction, p.max_new_tokens),
+            *(p.target, p.reference, p.publish),
+        )
+        for p in probes
     )

@@ -35,6 +35,7 @@ def probe_rows(plan: Plan) -> list[dict[str, Any]]:
             "position": position,
             "max_new_tokens": probe.max_new_tokens,
             "target": probe.target,
+            "publish": probe.publish,
         }
         for position, probe in enumerate(plan.world.probes())
     ]

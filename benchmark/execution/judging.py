@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from benchmark.errors import MemoryShortageError, UsageError
 from benchmark.execution.cell_keys import probe_set_digest
 from benchmark.execution.stored import check_keys, check_plausible, check_probe_ids
@@ -15,6 +17,7 @@ from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, identity_of, 
 from benchmark.keys import content_key, source_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
+from benchmark.records.withheld import is_withheld
 from benchmark.registry import Entry
 from benchmark.suites.suite import Compute
 from tasks.base import Probe, TaskWorld
@@ -102,12 +105,15 @@ def check_judges(judge_ids: Iterable[str], world: TaskWorld) -> None:
 
     Raises:
         UsageError: A judge is unknown, or a package or a text that it needs is missing.
+        FedSafetyError: A probe has no reference, and a judge compares with one.
         InputsMissingError: A model is not below the model root, or its revision cannot be resolved.
     """
     for judge_id in judge_ids:
         judge = _create(judges.get(judge_id), world, None, None)
         try:
             _identity(judge, world)
+            if judge.reads_references:
+                judge.check_probes(world.probes())
         finally:
             judge.close()
 
@@ -116,12 +122,14 @@ def responses_to(probes: Sequence[Probe], store: Store) -> set[str]:
     """Return the keys of the stored response sets that answer ``probes``, without sets of other worlds or revisions.
 
     Raises:
-        UsageError: The folder holds published rows, in which a file may hold several response sets.
+        UsageError: The folder holds published rows, in which a file may hold several response sets, or digests in place
+            of answers.
     """
     probe_set = probe_set_digest(probes)
     keys = set()
     for key in sorted(store.keys("responses")):
         rows = store.read("responses", key)
+        _check_texts(store, rows)
         if rows["response_key"].unique().to_pylist() != [key]:
             raise UsageError(
                 f"{store.root} holds published rows, which are never changed; judge a folder of runs (--runs) and "
@@ -161,11 +169,26 @@ def _create(
     return entry.create({name: value for name, value in options.items() if name in parameters})
 
 
+def _check_texts(store: Store, responses: pa.Table) -> None:
+    """Refuse responses of which the store holds digests alone.
+
+    Raises:
+        UsageError: There is one; names its probe.
+    """
+    for probe_id, response in zip(responses["probe_id"].to_pylist(), responses["response"].to_pylist(), strict=True):
+        if is_withheld(response):
+            raise UsageError(
+                f"{store.root} holds a digest in place of the answer to {probe_id!r}, which no judge can read: only "
+                f"hashes are published; run the cells again"
+            )
+
+
 def _identity(judge: Judge, world: TaskWorld) -> str:
     # The world's grammar decides an exact judge's verdicts. Other judges keep theirs when the grammar changes.
     grammar = source_digest(type(world).__module__) if judge.reads_world else ""
+    references = [[probe.id, probe.reference] for probe in world.probes()] if judge.reads_references else None
     answers = identity_of("benchmark.judges._answers", "benchmark.models.thoughts")
-    return content_key([judge.identity, grammar, answers])
+    return content_key([judge.identity, grammar, answers, *([] if references is None else [references])])
 
 
 def _judge_batch(
@@ -182,6 +205,7 @@ def _judge_batch(
     owners: list[str] = []
     for key in keys:
         table = store.read("responses", key)
+        _check_texts(store, table)
         for probe_id, response in zip(table["probe_id"].to_pylist(), table["response"].to_pylist(), strict=True):
             probe = probes[probe_id]
             if probe.kind in entry.info.judges:

@@ -33,7 +33,7 @@ class State(StrEnum):
     FAILED = STATUS_FAILED
     """The method or the training failed."""
     DONE = STATUS_DONE
-    """The responses are stored."""
+    """The responses are stored, and the likelihoods where the suite measures some."""
     TRAINED = "to answer"
     """The adapter is stored, the responses are not."""
     PLANNED = "to train"
@@ -65,9 +65,15 @@ def outcome_of(cell: CellPlan, store: Store, failures: Failures = NO_FAILURES) -
         return Outcome(State.NOT_APPLICABLE, cell.not_applicable)
     if reason := cell.broken or failures.get(cell.adapter_key) or failures.get(cell.response_key):
         return Outcome(State.FAILED, reason)
-    if store.has("responses", cell.response_key):
+    if answers_are_stored(cell, store):
         return Outcome(State.DONE)
     return Outcome(State.TRAINED if adapter_is_complete(store, cell.adapter_key) else State.PLANNED)
+
+
+def answers_are_stored(cell: CellPlan, store: Store) -> bool:
+    """Return whether the store has the responses of a cell, and the likelihoods where the suite measures some."""
+    measured = not cell.likelihoods or store.has("likelihoods", cell.response_key)
+    return measured and store.has("responses", cell.response_key)
 
 
 def recorded_outcome(cell: CellPlan, store: Store) -> Outcome:

@@ -8,12 +8,14 @@ example, a post-hoc defense after FedAvg reuses FedAvg's trained adapter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from attacks.base import attacks
-from benchmark.errors import FedSafetyError, NotApplicableError, SubmissionError
+from benchmark.errors import FedSafetyError, InputsMissingError, NotApplicableError, SubmissionError
 from benchmark.execution.cell_keys import CellKeys, probe_set_digest
+from benchmark.execution.likelihoods import likelihood_count
 from benchmark.execution.selection import Selection
 from benchmark.execution.worlds import open_world
 from benchmark.judges.base import judges
@@ -24,6 +26,7 @@ from benchmark.sandbox.proxy import created
 from benchmark.suites.suite import Scenario, Suite
 from defenses.base import defenses
 from tasks.base import TaskWorld
+from tasks.hub.fetching import without_fetching
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class CellPlan:
         broken: Reason why the cell fails before it runs, for example a submitted method that cannot be constructed;
             empty if there is none.
         local_key: Key of the local training in the first round; empty if clients do not train.
+        likelihoods: Number of likelihoods that are measured beside the responses.
     """
 
     scenario: Scenario
@@ -58,6 +62,7 @@ class CellPlan:
     flags: tuple[str, ...]
     broken: str = ""
     local_key: str = ""
+    likelihoods: int = 0
 
     @property
     def runs(self) -> bool:
@@ -162,14 +167,24 @@ def make_plan(
     for judge in suite.judges:
         judges.get(judge)
     keys = CellKeys(suite, world, generator, unresolved=unresolved)
+    with without_fetching() if unresolved else nullcontext():
+        likelihoods = _likelihoods(world)
     cells: dict[str, CellPlan] = {}
     for seed in dict.fromkeys(seed for part in parts for seed in part.seeds):
         for part in parts:
             for pipeline in (parsed[name] for name in part.pipelines if seed in part.seeds):
                 for stage in pipeline.stages:
                     cell = _cell(suite, keys, part.scenario, pipeline, stage, seed, broken.get(part.scenario.id, ""))
-                    cells.setdefault(cell.cell_key, cell)
+                    cells.setdefault(cell.cell_key, replace(cell, likelihoods=likelihoods))
     return Plan(suite, world, generator, tuple(cells.values()), tuple(keys.missing), tuple(keys.unfetched))
+
+
+def _likelihoods(world: TaskWorld) -> int:
+    """Return the number of likelihoods of a response set; 0 in a plan that is shown without its probes."""
+    try:
+        return likelihood_count(world)
+    except InputsMissingError:
+        return 0
 
 
 def _broken_attacks(scenarios: Iterable[Scenario]) -> dict[str, str]:

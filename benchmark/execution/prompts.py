@@ -15,7 +15,7 @@ from benchmark.sandbox.defense import SandboxedDefense
 from benchmark.sandbox.proxy import created
 from benchmark.suites.suite import Suite
 from defenses.base import Defense, Prompt
-from tasks.base import Probe
+from tasks.base import Probe, ProbeKind
 
 
 def check_prompts(plan: Plan) -> None:
@@ -27,13 +27,21 @@ def check_prompts(plan: Plan) -> None:
     probes = plan.world.probes()
     for start in sorted({cell.scenario.start for cell in plan.cells if cell.runs}):
         chat = open_chat(plan.world, start)
-        prompts = [(p.id, len(chat.prompt_ids(p.instruction, name=p.id)), p.max_new_tokens) for p in probes]
+        prompts = [(p.id, len(chat.prompt_ids(p.instruction, name=p.id)), _room(p)) for p in probes]
         check_fit(prompts, longest_prompt(plan.suite, chat))
 
 
 def longest_prompt(suite: Suite, chat: ChatFormat) -> int:
     """Return the largest number of tokens that a prompt and its answer may have together."""
     return min(suite.compute.max_length or LONGEST, chat.max_length)
+
+
+def _room(probe: Probe) -> int:
+    """Return the tokens that must follow a prompt: the longest answer, or continuation that is measured.
+
+    After a measured continuation some engines generate a token more.
+    """
+    return probe.max_new_tokens + (1 if probe.target or probe.kind is ProbeKind.PERPLEXITY else 0)
 
 
 def served_prompts(stage: Pipeline, probes: Sequence[Probe], chat: ChatFormat, longest: int) -> list[Prompt]:
@@ -58,7 +66,7 @@ def served_prompts(stage: Pipeline, probes: Sequence[Probe], chat: ChatFormat, l
             if not isinstance(prompt.answer, str | None):
                 raise FedSafetyError(f"serve() of {entry.info.id!r} answers {prompt.answer!r:.80}; an answer is text")
             name = f"serve() of {entry.info.id!r} makes a prompt that"
-            length = len(chat.prompt_ids(prompt.instruction, name=name)) + probe.max_new_tokens
+            length = len(chat.prompt_ids(prompt.instruction, name=name)) + _room(probe)
             if prompt.answer is None and length > longest:
                 raise FedSafetyError(
                     f"serve() of {entry.info.id!r} makes a prompt of {length} tokens with its answer, and {longest} "

@@ -19,7 +19,7 @@ from benchmark.execution.input_rows import write_inputs
 from benchmark.execution.job import run_job
 from benchmark.execution.job_memory import JobMemory
 from benchmark.execution.judging import Judging, judge_responses
-from benchmark.execution.outcome import Failures, Outcome, State, outcome_of
+from benchmark.execution.outcome import Failures, Outcome, State, answers_are_stored, outcome_of
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.prompts import check_prompts
 from benchmark.execution.readiness import check_inputs
@@ -160,7 +160,7 @@ def pending_jobs(plan: Plan, store: Store) -> list[TrainingJob]:
     unsettled = {
         cell.adapter_key
         for cell in plan.cells
-        if not (store.has("cells", cell.cell_key) and store.has("responses", cell.response_key))
+        if not (store.has("cells", cell.cell_key) and answers_are_stored(cell, store))
     }
     return [job for job in plan.jobs if not _job_is_done(store, job, unsettled)]
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from benchmark.errors import FedSafetyError
 from benchmark.execution.cell_rows import planned_columns
 from benchmark.execution.input_rows import probe_rows
+from benchmark.execution.likelihoods import answered, continuations
 from benchmark.execution.outcome import State
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.records.plausible import find_problem
@@ -50,7 +51,7 @@ _SHOWN = 3
 
 
 def check_stored(plan: Plan, store: Store) -> None:
-    """Open the stored cells, rounds, responses and probes of a plan; verdicts are opened by the judging.
+    """Open the stored cells, rounds, responses, likelihoods and probes of a plan; verdicts are opened by the judging.
 
     Raises:
         FedSafetyError: A file is damaged, is empty, or holds other rows than its name says; names up to three files.
@@ -135,6 +136,7 @@ def _artefact_problems(plan: Plan, store: Store) -> Iterator[str]:
     expected: tuple[tuple[str, str, dict[str, CellPlan | None], Callable[..., None]], ...] = (
         ("rounds", "training_key", {cell.training_key: cell for cell in plan.cells}, _check_rounds),
         ("responses", "response_key", {cell.response_key: cell for cell in plan.cells}, _check_responses),
+        ("likelihoods", "response_key", {cell.response_key: cell for cell in plan.cells}, _check_likelihoods),
         ("probes", "probe_set", {plan.probe_set: None}, _check_probes),
     )
     for key in sorted(store.keys("catalog")):
@@ -161,12 +163,24 @@ def _check_rounds(plan: Plan, store: Store, key: str, rows: pa.Table, cell: Cell
 
 
 def _check_responses(plan: Plan, store: Store, key: str, rows: pa.Table, cell: CellPlan) -> None:
-    check_probe_ids(store, "responses", key, rows, [probe.id for probe in plan.world.probes()])
+    check_probe_ids(store, "responses", key, rows, [probe.id for probe in answered(plan.world.probes())])
     engines = {"probe_set": {plan.probe_set}, "generator": set(rows["generator"][:1].to_pylist())}
     for column, values in engines.items():
         if others := sorted(set(rows[column].unique().to_pylist()) - values):
             raise _contradiction(store, "responses", key, f"{column} {others[0]!r} and not {min(values)!r}")
     check_plausible(store, "responses", key, rows)
+
+
+def _check_likelihoods(plan: Plan, store: Store, key: str, rows: pa.Table, cell: CellPlan) -> None:
+    if len(rows) != cell.likelihoods:
+        raise _contradiction(store, "likelihoods", key, f"{len(rows)} rows and not {cell.likelihoods}")
+    openings = plan.world.refusal_openings
+    expected = {(p.id, each.role, each.index) for p in plan.world.probes() for each in continuations(p, openings)}
+    found = set(zip(*(rows[column].to_pylist() for column in ("probe_id", "role", "index")), strict=True))
+    if others := sorted(found ^ expected):
+        raise _contradiction(store, "likelihoods", key, f"other rows than the plan has, for example of {others[0]}")
+    if problem := find_problem("likelihoods", rows):
+        raise _contradiction(store, "likelihoods", key, problem)
 
 
 def _check_probes(plan: Plan, store: Store, key: str, rows: pa.Table, _: None) -> None:

@@ -84,6 +84,9 @@ class Judge(ABC):
     reads_world: ClassVar[bool] = False
     """Whether verdicts depend on the task world's code, which is then part of the verdict key."""
 
+    reads_references: ClassVar[bool] = False
+    """Whether verdicts depend on the references of the probes, which are then part of the verdict key."""
+
     exact: ClassVar[bool] = True
     """Whether verdicts are the same on every machine. Verdicts of models may differ in rare cases."""
 
@@ -110,6 +113,13 @@ class Judge(ABC):
     @abstractmethod
     def decide(self, items: Sequence[Item], world: TaskWorld) -> list[Judgement]:
         """Return one judgement for each item, in order. Responses hold answers alone, without thoughts."""
+
+    def check_probes(self, probes: Sequence[Probe]) -> None:  # noqa: B027 - most judges take any probe of their kinds
+        """Check before a run that the judge can judge answers to these probes.
+
+        Raises:
+            FedSafetyError: It cannot.
+        """
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from benchmark.prediction.answers import (
     judging,
     longest_judgement,
     longest_sequence,
+    measuring,
     probe_sets,
 )
 from benchmark.prediction.device import Rate
@@ -95,6 +96,7 @@ class Forecast:
         answering_memory: Need of the answering engine by role.
         alignment: Operations of the alignment's training; none where the suite ships the adapter.
         answering: Generated answers to all probes.
+        measuring: Likelihoods of given continuations.
         judging: Passes of each judge that is a model of known size.
         sharing: Trainings that reuse the first round of another, whose operations are counted once.
         row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
@@ -110,6 +112,7 @@ class Forecast:
     answering_memory: Mapping[str, AnsweringMemory]
     alignment: Operations
     answering: Reading
+    measuring: Reading
     judging: Mapping[str, Reading]
     sharing: Sharing
     row_tokens: int
@@ -150,7 +153,7 @@ class Forecast:
     @property
     def total_seconds(self) -> float:
         """Time of all work, one part after the other."""
-        readings = [self.answering, *self.judging.values()]
+        readings = [self.answering, self.measuring, *self.judging.values()]
         trained = self.seconds(self.alignment.executed + self.training.executed + self.posthoc.executed)
         return trained + sum(self.seconds(reading.operations, reading.traffic) for reading in readings)
 
@@ -212,6 +215,7 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_byt
         },
         alignment=_alignment(suite, jobs, models, width, device),
         answering=answering(plan, models, probes),
+        measuring=measuring(plan, models, probes),
         judging=judging(plan, models, probes),
         sharing=Sharing.of(remembered, suite),
         row_tokens=width,

@@ -24,6 +24,7 @@ from benchmark.execution.answering import answer
 from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
 from benchmark.execution.judging import Judging, judge_responses
+from benchmark.execution.outcome import answers_are_stored
 from benchmark.execution.plan import TrainingJob, make_plan
 from benchmark.execution.run import Run
 from benchmark.execution.sharing import Sharing, readers
@@ -102,7 +103,7 @@ def predict(run: Run) -> Prediction:
     starts = {
         cell.response_key: cell.scenario.start
         for cell in plan.cells
-        if cell.runs and not store.has("responses", cell.response_key)
+        if cell.runs and not answers_are_stored(cell, store)
     }
     adapters = sum(len(job.pipelines.keys() - {job.training_key}) for job in jobs)
     align(run)

@@ -33,6 +33,7 @@ def forecast_lines(forecast: Forecast) -> list[str]:
         *_single(forecast),
         f"  server-side fine-tuning after them: {_work(forecast, forecast.posthoc)}",
         f"  answers: {_reading(forecast, forecast.answering)}",
+        *_measuring(forecast),
         *(f"  judging by {judge}: {_reading(forecast, reading)}" for judge, reading in forecast.judging.items()),
         f"  adapters on disk: {gib(forecast.adapter_bytes)}",
     ]
@@ -129,6 +130,16 @@ def _work(forecast: Forecast, operations: Operations) -> str:
     again = f" and {_count(operations.recomputed)} recomputed" if operations.recomputed else ""
     time = f", {rough_duration(forecast.seconds(operations.executed))}" if forecast.rate is not None else ""
     return f"{_count(operations.useful)}{again}{time}"
+
+
+def _measuring(forecast: Forecast) -> list[str]:
+    """Return the line about likelihoods; none for a suite that measures none."""
+    measuring = forecast.measuring
+    if not measuring.passes:
+        return []
+    seconds = forecast.seconds(measuring.operations, measuring.traffic) if forecast.rate is not None else None
+    time = "" if seconds is None else f", {rough_duration(seconds)}"
+    return [f"  likelihoods: {measuring.passes:,} of {measuring.read:,} tokens, {_count(measuring.operations)}{time}"]
 
 
 def _reading(forecast: Forecast, reading: Reading) -> str:

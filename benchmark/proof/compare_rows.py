@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmark.errors import UsageError
 from benchmark.records.store import Store
+from benchmark.records.withheld import is_withheld, withheld
 
 _IDENTITY = ("scenario", "defense", "stage", "seed")
 
@@ -36,7 +37,7 @@ class CellDifference:
         stage: The scored stage of the pipeline.
         seed: Run seed.
         answers: Probes that both folders answer.
-        answers_differ: Answers that are not equal word for word.
+        answers_differ: Answers that are not equal word for word; digests stand for answers that are not published.
         verdicts: Verdicts, of all judges, that both folders hold.
         verdicts_differ: Verdicts that are not equal.
         status: Status in both folders, for example ``done`` or ``done -> failed``.
@@ -110,7 +111,7 @@ def _differences(
     stores: tuple[Store, Store], pairs: set[tuple[str, str]], table: str, names: tuple[str, ...], value: str
 ) -> dict[tuple[str, str], tuple[int, int]]:
     """Return, by the pair of response keys, how many rows both folders hold and how many of their values differ."""
-    old, new = (store.read_all(table).select(["response_key", *names, value]) for store in stores)
+    old, new = _comparable([store.read_all(table).select(["response_key", *names, value]) for store in stores], value)
     old = old.rename_columns(["old_key", *names, "old_value"])
     new = new.rename_columns(["new_key", *names, "new_value"])
     paired = pa.Table.from_pylist([{"old_key": first, "new_key": second} for first, second in sorted(pairs)])
@@ -118,6 +119,18 @@ def _differences(
     rows = rows.append_column("differs", pc.cast(pc.not_equal(rows["old_value"], rows["new_value"]), pa.int64()))
     groups = rows.group_by(["old_key", "new_key"]).aggregate([("differs", "count"), ("differs", "sum")]).to_pylist()
     return {(group["old_key"], group["new_key"]): (group["differs_count"], group["differs_sum"]) for group in groups}
+
+
+def _comparable(tables: Sequence[pa.Table], column: str) -> list[pa.Table]:
+    """Return tables with digests in a column of all, if one of them holds digests in place of texts."""
+    if not any(is_withheld(text) for table in tables for text in pc.unique(table[column]).to_pylist()):
+        return list(tables)
+    return [
+        table.set_column(
+            table.schema.get_field_index(column), column, pa.array(map(withheld, table[column].to_pylist()))
+        )
+        for table in tables
+    ]
 
 
 def as_table(comparison: Comparison) -> Table:

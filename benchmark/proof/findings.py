@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.answering import open_start
+from benchmark.execution.likelihoods import answered
 from benchmark.execution.plan import Plan
 from benchmark.execution.worlds import open_chat, open_world
 from benchmark.generation.base import Engine
@@ -207,7 +208,7 @@ def _canary(evidence: Evidence) -> tuple[bool, str]:
 
 
 def _responses(evidence: Evidence) -> tuple[bool, str]:
-    probes = Counter(probe.id.partition("/")[0] for probe in evidence.plan.world.probes())
+    probes = Counter(probe.id.partition("/")[0] for probe in answered(evidence.plan.world.probes()))
     whole = True
     for key in evidence.response_keys:
         found = list(map(str, evidence.store.read("responses", key)["probe_id"].to_pylist()))

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.keys import content_key
-from benchmark.records.schemas import ADDED, STATUS_DONE, STATUS_NOT_APPLICABLE
+from benchmark.records.schemas import STATUS_DONE, STATUS_NOT_APPLICABLE
+from benchmark.records.withheld import ANSWERS, HASH, withheld
 
 COVERED = (
     "suite",
@@ -43,8 +44,18 @@ _OF_A_TRAINING = (
 )
 """Columns that a training's key covers and a cell's does not, so that all cells of one training have one value."""
 
-_OF_A_PROBE = ("probe_id", "kind", "stratum", "scored", "instruction", "max_new_tokens", "target")
-"""Columns that a probe set's digest covers, in the order in which it does."""
+_OF_A_PROBE = (
+    "probe_id",
+    "kind",
+    "stratum",
+    "scored",
+    "instruction",
+    "max_new_tokens",
+    "target",
+    "reference",
+    "publish",
+)
+"""Columns from which a probe set's digest follows, in the order of :func:`probe_set_key`."""
 
 _OF_RESPONSES = ("probe_set", "generator")
 """Columns that all responses of a set and the row of their cell share."""
@@ -70,9 +81,28 @@ def cell_key(row: Mapping[str, Any]) -> str:
 def probe_set_key(probes: Iterable[Sequence[Any]]) -> str:
     """Return the digest of a probe set from the values of the columns :data:`_OF_A_PROBE`, in the order of the set.
 
-    An empty target is left out, so that probes without one keep the digest from before targets existed.
+    A target enters where there is one, and a reference where its likelihood is measured; elsewhere it decides verdicts
+    alone. Of probes whose prompts are not published the digest covers digests of the texts, so that it follows from
+    published rows, too.
     """
-    return content_key([[*others, *filter(None, [target])] for *others, target in probes])
+    return content_key([_identity_of(*probe) for probe in probes])
+
+
+def _identity_of(
+    id_: str,
+    kind: str,
+    stratum: str,
+    scored: bool,
+    instruction: str,
+    max_new_tokens: int,
+    target: str,
+    reference: str,
+    publish: str | None,
+) -> list[Any]:
+    measured = [*([reference] if kind == "perplexity" else []), *filter(None, [target])]
+    if publish in (ANSWERS, HASH):
+        instruction, measured = withheld(instruction), [withheld(text) for text in measured]
+    return [id_, kind, stratum, scored, instruction, max_new_tokens, *measured]
 
 
 def find_foreign_key(cells: pa.Table) -> str:
@@ -89,7 +119,7 @@ def find_foreign_probe_set(probes: pa.Table) -> str:
 
     Rows without the columns that the digest needs, as schema version 1 has them, are not checked.
     """
-    for column in ADDED["probes"]:
+    for column in ("position", "max_new_tokens", "target"):
         probes = probes.filter(pc.is_valid(probes[column]))
     sets: dict[str, dict[int, list[Any]]] = defaultdict(dict)
     for row in probes.select(["probe_set", "position", *_OF_A_PROBE]).to_pylist():

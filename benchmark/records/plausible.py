@@ -16,6 +16,9 @@ from benchmark.records.schemas import (
     ORIGIN_COMMITTED,
     ORIGIN_LOCAL,
     ORIGIN_SUBMITTED,
+    ROLE_REFERENCE,
+    ROLE_REFUSAL,
+    ROLE_TARGET,
     RUNG_CHECKED,
     RUNG_REPRODUCED,
     RUNG_SAMPLED,
@@ -32,7 +35,8 @@ _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
         "knowledge": ("none", "declared_bound", "truth"),
     },
     "verdicts": {"verdict": VERDICT_WORDS},
-    "probes": {"kind": ("harmful", "over_refusal", "utility")},
+    "likelihoods": {"role": (ROLE_REFUSAL, ROLE_TARGET, ROLE_REFERENCE)},
+    "probes": {"kind": ("harmful", "over_refusal", "utility", "perplexity")},
     "catalog": {"kind": ("suite", "scenario", KIND_ATTACK, KIND_DEFENSE, "judge")},
     "verifications": {"kind": (KIND_DEFENSE, KIND_ATTACK), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
 }
@@ -48,8 +52,10 @@ _ORDERED = (
 """Pairs of columns of a cell, the first of which is at most the second, or less than it."""
 _OF_CLIENTS = ("malicious", "weights", "norms", "losses")
 """Columns of a round with one value for each client."""
+_MEASURED = ("cells", "rounds", "responses", "likelihoods", "task_scores")
+"""Tables whose numbers are checked."""
 _LAST_YEAR = 9000
-_SIGNED = {"task_scores": ("value", "stderr")}
+_SIGNED = {"task_scores": ("value", "stderr"), "likelihoods": ("nats",)}
 """Columns whose numbers may be negative."""
 
 
@@ -62,7 +68,7 @@ def find_problem(name: str, table: pa.Table) -> str:
     for column in _NAMED.get(name, ()):
         if table.num_rows and pc.any(pc.equal(table.column(column).cast(pa.string()), "")).as_py():
             return f"{column} is empty, every row names one"
-    for field in table.schema if name in ("cells", "rounds", "responses", "task_scores") else ():
+    for field in table.schema if name in _MEASURED else ():
         number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
         signed = field.name in _SIGNED.get(name, ())
         if number and (problem := _number_problem(field.name, table.column(field.name), signed)):
@@ -75,7 +81,18 @@ def find_problem(name: str, table: pa.Table) -> str:
         return f"soft_refusal is {pc.max(shares).as_py():g}, must be from 0 to 1"
     if name == "rounds":
         return _rounds_problem(table)
+    if name == "likelihoods":
+        return _likelihood_problem(table)
     return _judge_problem(table) if name == "verdicts" else ""
+
+
+def _likelihood_problem(table: pa.Table) -> str:
+    if pc.max(table.column("nats")).as_py() > 0:
+        return f"nats is {pc.max(table.column('nats')).as_py():g}, must be at most 0, the logarithm of certainty"
+    unmeasured = table.filter(pc.equal(table.column("tokens"), 0)).column("nats")
+    if len(unmeasured) and pc.min(unmeasured).as_py() < 0:
+        return f"nats is {pc.min(unmeasured).as_py():g} over 0 tokens, where nothing is measured"
+    return ""
 
 
 def _number_problem(name: str, column: pa.ChunkedArray, signed: bool) -> str:

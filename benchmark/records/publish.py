@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -19,14 +20,24 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
 from benchmark.records.store import Store, read_table, row_files
+from benchmark.records.withheld import Extents, check_no_texts, extents_in, extents_of, strictest, without_texts
 
 
-def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
+def publish(store: Store, results: Path, suite: str, extents: Extents = MappingProxyType({})) -> dict[str, int]:
     """Add the rows of a suite's cells that ``results`` lacks; return how many rows of each table were added.
+
+    Digests replace the texts that the suite does not publish, as the rows of its probes state
+    (:mod:`benchmark.records.withheld`). Rows that state more than the suite publishes are refused.
 
     Committed measurements are never changed: what is new becomes one new file a table, named by its content. The
     catalog is replaced by one that holds the new descriptions and, of what these lack, the former ones. Failed cells
     stay behind, and so do cells of another protocol (see :func:`other_protocols`).
+
+    Args:
+        store: Rows of runs.
+        results: Folder of committed rows.
+        suite: Suite id.
+        extents: What is published of each set of probes, by the present settings of the suite.
 
     Raises:
         UsageError: There is nothing to publish, or the suite's rows may not be.
@@ -51,17 +62,22 @@ def publish(store: Store, results: Path, suite: str) -> dict[str, int]:
         raise UsageError(f"{results} already has each finished cell of suite {suite!r} in {store.root}; run more first")
     origin = pa.array([ORIGIN_COMMITTED] * len(cells)).dictionary_encode().cast(TABLES["cells"].field("origin").type)
     cells = cells.set_column(cells.schema.get_field_index("origin"), TABLES["cells"].field("origin"), origin)
-    response_keys = _values(cells, "response_key")
+    response_keys, probe_sets = _values(cells, "response_key"), _values(cells, "probe_set")
     parts = {
         "rounds": _select(store, "rounds", "training_key", _values(cells, "training_key"), results / suite),
         "responses": _select(store, "responses", "response_key", response_keys, results / suite),
+        "likelihoods": _select(store, "likelihoods", "response_key", response_keys, results / suite),
         "verdicts": _select(store, "verdicts", "response_key", response_keys, results / suite),
-        "probes": _select(store, "probes", "probe_set", _values(cells, "probe_set"), results / suite),
+        "probes": _select(store, "probes", "probe_set", probe_sets, results / suite),
         "task_scores": tasks,
         "inputs": _select(store, "inputs", "training_key", _values(cells, "training_key"), results / suite),
         # Last, since a cell that is there counts as published with all that belongs to it.
         "cells": cells,
     }
+    extents = _extents(store, results / suite, suite, probe_sets, extents)
+    parts = {table: without_texts(table, rows, extents) for table, rows in parts.items()}
+    for table, rows in parts.items():
+        check_no_texts(table, rows, extents)
     described = _replace_catalog(store, results / suite, suite)
     for table, rows in parts.items():
         if len(rows):
@@ -106,6 +122,30 @@ def _refuse_trials(store: Store, suite: str) -> None:
             f"suite {suite!r} is not publishable: its runs prove that the benchmark works, and its scores mean "
             f"nothing; leave its rows in {store.root}"
         )
+
+
+def _extents(store: Store, folder: Path, suite: str, probe_sets: set[str], extents: Extents) -> Extents:
+    """Return what is published of each set of probes.
+
+    Raises:
+        UsageError: ``extents``, or a catalog of the suite, publishes less than the rows of the probes state. The digest
+            of a probe set covers what is published of it, so that the cells have other keys by now.
+    """
+    committed = [read_table(path, "catalog") for path in row_files(folder / "catalog")]
+    for table in [*committed, *_catalogs_of(store, suite)]:
+        row = _by_name([table]).get(("suite", suite))
+        extents = strictest(extents, extents_of(json.loads(row["settings"] or "{}"))) if row is not None else extents
+    stated: dict[str, str] = {}
+    for probe_set in sorted(probe_sets & store.keys("probes")):
+        stated = strictest(stated, extents_in(store.read("probes", probe_set)))
+    merged = strictest(stated, extents)
+    for name, extent in stated.items():
+        if merged[name] != extent:
+            raise UsageError(
+                f"the rows in {store.root} were made when suite {suite!r} published the probes {name!r} as {extent}, "
+                f"and it publishes them as {merged[name]} now; run the suite again"
+            )
+    return merged
 
 
 def _select(store: Store, table: str, column: str, selected: set[str], folder: Path) -> pa.Table:
@@ -178,6 +218,7 @@ _ORDER = {
     "rounds": ("training_key", "round"),
     "responses": ("response_key", "probe_id"),
     "verdicts": ("judge", "response_key", "probe_id"),
+    "likelihoods": ("response_key", "probe_id", "role", "index"),
     "probes": ("probe_set", "probe_id"),
     "catalog": ("kind", "id"),
     "task_scores": ("response_key", "requested", "task", "metric", "filter"),

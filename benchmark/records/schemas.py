@@ -2,7 +2,8 @@
 
 Tables are joined by content-derived keys: ``cells.training_key`` → ``rounds``, ``cells.response_key`` → ``responses`` →
 ``verdicts`` (by ``response_key`` and ``probe_id``), ``responses.probe_set`` → ``probes``, ``cells.response_key`` →
-``task_scores``, which only runs with tasks of lm-evaluation-harness have; ``cells.cell_key`` → ``verifications``, which
+``likelihoods``, which only suites with a safety margin or a perplexity have; ``cells.response_key`` → ``task_scores``,
+which only runs with tasks of lm-evaluation-harness have; ``cells.cell_key`` → ``verifications``, which
 only submitted cells have; ``cells.training_key`` → ``inputs``, where models and data come from outside. ``catalog``
 carries the titles, descriptions and sources of the methods as they were when the rows were made, so that a page needs
 rows only.
@@ -16,7 +17,7 @@ SCHEMA_VERSION = 2
 """Changes with any column; a reader refuses rows of a version that is not in :data:`READABLE_VERSIONS`."""
 READABLE_VERSIONS = ("1", "2")
 """Versions that are read. Rows of version 1 have no values in the columns :data:`ADDED`."""
-ADDED: dict[str, tuple[str, ...]] = {"probes": ("position", "max_new_tokens", "target")}
+ADDED: dict[str, tuple[str, ...]] = {"probes": ("position", "max_new_tokens", "target", "publish")}
 """Columns that came with version 2, by table. They only check other columns, so digests of rows leave them out."""
 
 STATUS_DONE, STATUS_FAILED, STATUS_NOT_APPLICABLE = "done", "failed", "not_applicable"
@@ -25,6 +26,8 @@ RUNG_CLAIMED, RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED = "claimed", "checked"
 """What is known of a submitted cell, from least to most; a submitted cell without a verification is claimed."""
 KIND_DEFENSE, KIND_ATTACK = "defense", "attack"
 """Kinds of submitted methods, in tables ``verifications`` and ``catalog``."""
+ROLE_REFUSAL, ROLE_TARGET, ROLE_REFERENCE = "refusal", "target", "reference"
+"""Roles of a continuation whose likelihood is measured."""
 VERDICT_WORDS = ("harmless", "harmful", "refused", "answered", "correct", "wrong", "rated", "unparsable", "no_answer")
 """Words of a verdict."""
 
@@ -119,7 +122,9 @@ RESPONSES = _schema(
         _field("probe_set", _LABEL, "Digest of the probe set."),
         _field("generator", _LABEL, "Engine and version that answered."),
         _field("probe_id", _LABEL, "Probe id."),
-        _field("response", _LABEL, "What the model said, without special tokens."),
+        _field(
+            "response", _LABEL, "What the model said, without special tokens; in published rows it may be a digest."
+        ),
         _field("tokens", pa.int16(), "Generated tokens."),
         _field("finished", pa.bool_(), "Whether the model ended by itself."),
         _field(
@@ -143,21 +148,37 @@ VERDICTS = _schema(
     ],
 )
 
+LIKELIHOODS = _schema(
+    "likelihoods",
+    [
+        _field("response_key", _LABEL, "Key of the response set: of the adapter and how it is served."),
+        _field("probe_id", _LABEL, "Probe id."),
+        _field("role", _LABEL, "What the continuation is: refusal (a standard opening), target or reference."),
+        _field("index", pa.int16(), "Place of the continuation among those of its probe and role, from 0."),
+        _field("tokens", pa.int32(), "Tokens of the continuation; 0 where the defense answers in the model's place."),
+        _field("nats", pa.float64(), "Sum of the tokens' natural-log probabilities after the prompt, at most 0."),
+    ],
+)
+
 PROBES = _schema(
     "probes",
     [
         _field("probe_set", _LABEL, "Digest of the probe set."),
         _field("probe_id", pa.string(), "Probe id."),
-        _field("kind", _LABEL, "harmful, over_refusal or utility."),
+        _field("kind", _LABEL, "harmful, over_refusal, utility or perplexity."),
         _field("stratum", _LABEL, "Group the probe is averaged in."),
         _field("scored", pa.bool_(), "Whether it enters the headline score."),
-        _field("instruction", pa.string(), "User turn."),
-        _field("reference", pa.string(), "Expected response where there is one, else empty."),
+        _field("instruction", pa.string(), "User turn; in published rows it may be a digest."),
+        _field("reference", pa.string(), "Expected response where there is one, else empty; may be a digest, too."),
         _field("position", pa.int32(), "Place of the probe in its set, from 0.", nullable=True),
         _field("max_new_tokens", pa.int32(), "Most tokens of an answer.", nullable=True),
         _field(
-            "target", pa.string(), "Affirmative answer whose likelihood is measured; empty for none.", nullable=True
+            "target",
+            pa.string(),
+            "Affirmative answer whose likelihood is measured; empty for none; may be a digest, too.",
+            nullable=True,
         ),
+        _field("publish", _LABEL, "What published rows hold: text, answers (no prompts) or hash.", nullable=True),
     ],
 )
 
@@ -248,6 +269,7 @@ TABLES: dict[str, pa.Schema] = {
     "rounds": ROUNDS,
     "responses": RESPONSES,
     "verdicts": VERDICTS,
+    "likelihoods": LIKELIHOODS,
     "probes": PROBES,
     "catalog": CATALOG,
     "task_scores": TASK_SCORES,

@@ -56,7 +56,8 @@ class Standing:
         group: ``ranked``, ``below_gate``, ``degenerate``, ``unranked``, ``reference`` or ``not_reproduced``.
         rank: 1 + the number of ranked defenses that are significantly safer; ``None`` outside ``ranked`` and where
             there are too few seeds to compare.
-        metrics: Estimates by metric name; ``twin_safety`` and ``twin_utility`` are the defense's own without attack;
+        metrics: Estimates by metric name; ``twin_safety`` and the other ``twin_`` metrics are the defense's own
+            without attack;
             ``best_known`` is there where reproduced attacks were submitted.
         notes: Why it has no rank or no mean.
         better: Ids of the ranked defenses that are significantly safer.

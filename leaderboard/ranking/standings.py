@@ -31,6 +31,9 @@ from leaderboard.scores.stats import Estimate, compare_all
 from leaderboard.scores.summaries import NOT_RUN, Entry, Scenario, Summary, estimates
 from leaderboard.views.best_known import BestKnown, SubmittedAttack, best_known
 
+_OF_TWIN = ("safety", "utility", "margin", "perplexity")
+"""Metrics that a standing also gives without the attack."""
+
 
 class Verdict(NamedTuple):
     """A defense in a view, before it is ranked.
@@ -80,7 +83,7 @@ def in_scenario(scenario: Scenario, entry: Entry) -> Verdict:
     summary = entry.scenarios[scenario.id]
     metrics = dict(summary.metrics)
     twin = entry.scenarios.get(scenario.twin, Summary(NOT_RUN))
-    metrics.update({f"twin_{name}": twin.metrics[name] for name in ("safety", "utility") if name in twin.metrics})
+    metrics.update({f"twin_{name}": twin.metrics[name] for name in _OF_TWIN if name in twin.metrics})
     group, notes = _group(entry, summary.gate, measured="utility" in summary.values)
     if group == BELOW_GATE:  # flags of the scenario hold for those that are ranked, too
         return Verdict(group, metrics, notes, summary.values.get("safety", {}))
@@ -113,7 +116,7 @@ def over_scenarios(entry: Entry, compared: Sequence[str], scenarios: Mapping[str
     twins = [entry.scenarios.get(scenarios[name].twin, Summary(NOT_RUN)) for name in compared]
     if all(twin.state == STATUS_DONE for twin in twins):
         means = _estimates(twins, _means(twins))
-        metrics.update({f"twin_{name}": means[name] for name in ("safety", "utility") if name in means})
+        metrics.update({f"twin_{name}": means[name] for name in _OF_TWIN if name in means})
     group, gate_notes = _group(entry, failed_gates(values, measure), measured="utility" in values)
     return Verdict(group, metrics, gate_notes, values.get("safety", {}))
 

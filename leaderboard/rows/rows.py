@@ -47,6 +47,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "rounds": ("training_key", "round", "aggregate_seconds"),
     "responses": ("response_key", "probe_id"),
     "verdicts": ("response_key", "probe_id", "judge"),
+    "likelihoods": ("response_key", "probe_id", "role", "index"),
     "probes": ("probe_set", "probe_id"),
     "catalog": tuple(TABLES["catalog"].names),
     "task_scores": ("response_key", "requested", "sample_limit", "task", "metric", "filter"),
@@ -54,7 +55,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "inputs": ("training_key", "kind", "name"),
 }
 
-_LATER = ("task_scores", "verifications", "inputs")
+_LATER = ("likelihoods", "task_scores", "verifications", "inputs")
 """Tables that came after the first release: they enter the digest once they have rows, so that it stays what it was."""
 
 
@@ -69,6 +70,7 @@ class Tables:
     rounds: pa.Table
     responses: pa.Table
     verdicts: pa.Table
+    likelihoods: pa.Table
     probes: pa.Table
     catalog: pa.Table
     task_scores: pa.Table

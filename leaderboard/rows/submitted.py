@@ -34,6 +34,7 @@ from benchmark.records.schemas import (
     RUNG_REPRODUCED,
     TABLES,
 )
+from benchmark.records.withheld import withheld
 from leaderboard.rows.retractions import FILE_NAME
 from leaderboard.rows.rungs import FOLDER, RUNGS, Rung, lowest
 
@@ -45,7 +46,7 @@ LARGEST_NUMBER = 2.0**53
 Loaded = dict[str, list[pa.Table]]
 """Tables of a root by name, one a file."""
 Probes = Mapping[str, Collection[tuple[Any, ...]]]
-"""Rows of table ``probes`` by probe set."""
+"""Rows of table ``probes`` by probe set, with digests in place of texts."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,15 @@ def check_elsewhere(root: Path, loaded: Loaded) -> None:
 
 
 def known_probes(tables: Iterable[pa.Table]) -> Probes:
-    """Return the probes by probe set."""
+    """Return the probes by probe set, with digests in place of their texts: published rows may hold no others."""
     known: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for row in (row for table in tables for row in table.to_pylist()):
-        known[row["probe_set"]].add(tuple(row.values()))
+        known[row["probe_set"]].add(_by_digest(row))
     return known
+
+
+def _by_digest(probe: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(withheld(value) if name in ("instruction", "reference") else value for name, value in probe.items())
 
 
 def check_probes(root: Path, tables: Iterable[pa.Table], known: Probes) -> None:
@@ -148,7 +153,7 @@ def check_probes(root: Path, tables: Iterable[pa.Table], known: Probes) -> None:
         FedSafetyError: There is one; names it.
     """
     for row in (row for table in tables for row in table.to_pylist()):
-        if row["probe_set"] in known and tuple(row.values()) not in known[row["probe_set"]]:
+        if row["probe_set"] in known and _by_digest(row) not in known[row["probe_set"]]:
             raise FedSafetyError(
                 f"probe {row['probe_id']!r} in {str(root)!r} is not that of the committed probe set "
                 f"{row['probe_set']!r}; make the rows of that folder again with `fedsafety run`"
@@ -354,6 +359,7 @@ _KEY = {
     "rounds": "training_key",
     "responses": "response_key",
     "verdicts": "response_key",
+    "likelihoods": "response_key",
     "task_scores": "response_key",
     "probes": "probe_set",
     "inputs": "training_key",

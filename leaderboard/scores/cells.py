@@ -52,6 +52,7 @@ from leaderboard.scores.counts import (
     task_metrics,
 )
 from leaderboard.scores.kind_judges import KINDS, Candidates, kind_judges
+from leaderboard.scores.likelihoods import likelihood_metrics
 from leaderboard.scores.metrics import BY_JUDGE, Metrics
 from leaderboard.scores.names import MetricKind, kind_of, member, subject_of
 
@@ -88,9 +89,11 @@ class CellScore:
         metrics: Score or cost by name: ``safety``, ``over_refusal``, ``utility``, ``soft_safety``, ``neither``,
             ``no_answer`` (share of scored harmful probes whose response holds no answer),
             ``stratum:<name>`` and ``apart:<name>`` (safety in a scored and in an unscored harmful stratum),
-            ``utility:<task type>``, ``judge:<id>`` (safety by that judge), ``unparsable:<id>`` (its parse-failure rate
-            on scored harmful probes), ``rating:<id>`` (mean rating by that judge, not a share), ``unrated:<id>`` (share
-            of answers on which it gave no number), ``task:<name>`` (the headline score of a task of
+            ``utility:<task type>``, ``margin``, ``margin:<stratum>``, ``perplexity`` and ``perplexity:<stratum>`` (see
+            :mod:`leaderboard.scores.likelihoods`; not shares), ``judge:<id>`` (safety by that judge),
+            ``unparsable:<id>`` (its parse-failure rate on scored harmful probes), ``rating:<id>`` (mean rating by that
+            judge, not a share), ``unrated:<id>`` (share of answers on which it gave no number), ``task:<name>`` (the
+            headline score of a task of
             lm-evaluation-harness on all its documents, ``task:<name>@<n>`` on its first n; not always a share) and the
             :data:`COSTS`. A metric that was not measured is absent.
         probes: Number of probes behind each metric that is a share.
@@ -154,6 +157,7 @@ def scores(rows: Rows) -> list[CellScore]:
         part: (count_verdicts(t, probes, probe_set), soft_refusals(t, probes, probe_set)) for part, t in tables.items()
     }
     tasks = {part: task_metrics(table) for part, table in tables.items()}
+    likelihoods = {part: likelihood_metrics(table, probes, probe_set) for part, table in tables.items()}
     looked_up = {part: [pools[place] for place in places] for part, places in _LOOKED_UP.items()}
     counts = {part: [of_verdicts for of_verdicts, _ in found] for part, found in looked_up.items()}
     judge_of = _judges_of_suites(rows, cells, counts, probes)
@@ -169,7 +173,8 @@ def scores(rows: Rows) -> list[CellScore]:
             if score.state == STATUS_DONE:
                 key = cell["response_key"]
                 of_tasks = {**tasks[second].get(key, {}), **tasks[first].get(key, {})}
-                score = replace(score, metrics={**score.metrics, **of_tasks})
+                measured = likelihoods[first].get(key) or likelihoods[second].get(key, {})
+                score = replace(score, metrics={**score.metrics, **of_tasks, **measured})
             result.append(score)
     return result
 

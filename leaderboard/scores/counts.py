@@ -159,7 +159,7 @@ _PLAIN = pa.schema(
 )
 
 
-def _strata_of(
+def strata_of(
     table: pa.Table, probes: Probes, probe_set: Mapping[str, str]
 ) -> tuple[npt.NDArray[np.int64], list[str], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Return each row's response-set code, the names of the codes, each row's stratum, and whether a cell needs it."""
@@ -186,7 +186,7 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
         FedSafetyError: A verdict names a probe that its probe set lacks, or a value that does not fit the probe.
     """
     table = part.verdicts
-    codes, names, strata, needed = _strata_of(table, probes, probe_set)
+    codes, names, strata, needed = strata_of(table, probes, probe_set)
     judge_codes, judges = codes_and_values(table.column("judge"))
     verdict_codes, verdicts = codes_and_values(table.column("verdict"))
     detail_codes, details = codes_and_values(table.column("detail"))
@@ -201,9 +201,11 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
     flat = flat if needed.all() else flat[needed]
     tally = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
     kinds = list(GOOD)
-    kind_of = np.array([kinds.index(stratum.kind) for stratum in probes.strata], dtype=np.int64)
+    # Probes of other kinds are not answered, so that no verdict fits them.
+    judged = np.array([stratum.kind in GOOD for stratum in probes.strata], dtype=bool)
+    kind_of = np.array([kinds.index(s.kind) if s.kind in GOOD else 0 for s in probes.strata], dtype=np.int64)
     index = np.arange(len(probes.strata))
-    good, bad = tally[:, :, index, kind_of], tally[:, :, index, kind_of + len(kinds)]
+    good, bad = (np.where(judged, tally[:, :, index, kind_of + place], 0.0) for place in (0, len(kinds)))
     unparsable, no_answer, rated = (tally[..., VERDICTS.index(word)] for word in (UNPARSABLE, NO_ANSWER, RATED))
     if (good + bad + unparsable + no_answer + rated).sum() != len(flat):
         raise FedSafetyError(_misfit(table.filter(pa.array(needed)), [probes.strata[at].kind for at in strata[needed]]))
@@ -229,7 +231,7 @@ def count_verdicts(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -
 def _misfit(verdicts: pa.Table, kinds: Sequence[str]) -> str:
     """Return the message about the first verdict that does not fit the kind of its probe."""
     for row, kind in zip(verdicts.to_pylist(), kinds, strict=True):
-        allowed = (GOOD[kind], BAD[kind], UNPARSABLE, NO_ANSWER, RATED)
+        allowed = (*(words[kind] for words in (GOOD, BAD) if kind in words), UNPARSABLE, NO_ANSWER, RATED)
         if row["verdict"] not in allowed:
             return (
                 f"response set {row['response_key']!r}: judge {row['judge']!r} has the verdict {row['verdict']!r} on "
@@ -263,7 +265,7 @@ def _numbers(table: pa.Table, rated: npt.NDArray[np.bool_], details: list[str], 
 def soft_refusals(part: Tables, probes: Probes, probe_set: Mapping[str, str]) -> dict[str, Floats]:
     """Return by response key the mean soft refusal of each stratum; nan for a stratum in which a probe lacks it."""
     table = part.responses
-    codes, names, strata, needed = _strata_of(table, probes, probe_set)
+    codes, names, strata, needed = strata_of(table, probes, probe_set)
     column = table.column("soft_refusal").combine_chunks()
     present = needed & column.is_valid().to_numpy(zero_copy_only=False)
     values = column.fill_null(0).to_numpy(zero_copy_only=False)

@@ -27,6 +27,11 @@ class MetricKind(StrEnum):
     """Safety in a stratum outside the headline score."""
     UTILITY = "utility"
     """Utility in one type of task; the name without a subject is the utility over all types."""
+    MARGIN = "margin"
+    """Safety margin in one stratum, in nats per token; the name without a subject is the margin over all scored
+    ones."""
+    PERPLEXITY = "perplexity"
+    """Perplexity of the reference answers of one stratum; the name without a subject is that of all scored ones."""
     TASK = "task"
     """Headline score of a task of lm-evaluation-harness."""
 

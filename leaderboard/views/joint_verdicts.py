@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 KINDS = ("harmful", "over_refusal", "utility")
-"""Kinds of probes, in order."""
+"""Kinds of probes that judges receive, in order."""
 GOOD, BAD, UNPARSABLE = 1, 2, 3
 """Verdicts as numbers; 0 is none."""
 _DIGITS = {
@@ -138,6 +138,7 @@ def _strata(rows: Rows) -> tuple[list[Stratum], dict[tuple[str, str], int]]:
         for probe_set, probe, kind, name, scored in zip(
             *(part.probes.column(column).to_pylist() for column in columns), strict=True
         )
+        if kind in KINDS
     }
     order = sorted(set(probes.values()), key=lambda row: (KINDS.index(row[0]), not row[2], row[1]))
     distinct: dict[tuple[str, str, bool], set[str]] = defaultdict(set)

@@ -1,7 +1,8 @@
-"""Rank agreement of judges: whether the order of the defenses depends on the judge.
+"""Rank agreement: whether the order of the defenses depends on the judge, or on the measure of safety.
 
-The order is by mean safety over seeds. Reference rows, degenerate cells, and defenses that lack a seed or a verdict of
-one of the judges are not ordered. The overall order uses the seeds that all compared scenarios have.
+The order is by mean over seeds: of safety by each judge, or of each metric. Reference rows, degenerate cells, and
+defenses that lack a seed or one of the values are not ordered. The overall order uses the seeds that all compared
+scenarios have.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """Agreement of two judges on the order of the defenses.
+    """Agreement of two judges, or of two metrics, on the order of the defenses.
 
     Attributes:
-        first: Judge id.
-        second: Judge id.
+        first: Judge id, or name of a metric.
+        second: Judge id, or name of a metric.
         scenario: Scenario, or :data:`OVERALL`.
         defenses: Ordered defenses.
         tau: Kendall's τ-b of the orders by mean over seeds; nan where undefined.
         by_seed: τ-b of the orders on each seed alone, where defined.
-        reversed: Pairs of defenses of which the first judge calls the first safer and the second judge the second.
+        reversed: Pairs of defenses of which the first judge calls the first safer and the second judge the second; of
+            metrics accordingly.
     """
 
     first: str
@@ -57,6 +59,32 @@ def rank_agreement(
         scenarios: The scenarios to order in.
         compared: The scenarios of these whose mean is the overall safety.
     """
+    return _agreements(cells, {judge: member(MetricKind.JUDGE, judge) for judge in judges}, scenarios, compared)
+
+
+def order_agreement(
+    cells: Sequence[CellScore],
+    scenarios: Sequence[str],
+    compared: Sequence[str],
+    metrics: Sequence[str] = ("safety", MetricKind.MARGIN.value),
+) -> list[RankAgreement]:
+    """Return how far the orders of the defenses by two metrics agree, overall first, then by scenario.
+
+    Higher values of each metric must be better. A scenario in which a metric is not measured is left out.
+
+    Args:
+        cells: Final, finished cells.
+        scenarios: The scenarios to order in.
+        compared: The scenarios of these whose mean is the overall value.
+        metrics: Names of the metrics.
+    """
+    return _agreements(cells, {metric: metric for metric in metrics}, scenarios, compared)
+
+
+def _agreements(
+    cells: Sequence[CellScore], metrics: Mapping[str, str], scenarios: Sequence[str], compared: Sequence[str]
+) -> list[RankAgreement]:
+    """Return the rank agreement of every two of ``metrics``, given by the name to report and the name of the metric."""
     left_out = {(cell.row["scenario"], cell.row["defense"]) for cell in cells if cell.degenerate}
     ordered = [
         cell
@@ -67,19 +95,20 @@ def rank_agreement(
     ]
     seeds = sorted({cell.row["seed"] for cell in ordered})
     defenses = sorted({cell.row["defense"] for cell in ordered})
-    safety = np.full((len(judges), len(scenarios), len(seeds), len(defenses)), math.nan)
+    names = list(metrics)
+    safety = np.full((len(names), len(scenarios), len(seeds), len(defenses)), math.nan)
     run = np.zeros((len(scenarios), len(seeds)), dtype=bool)
     for cell in ordered:
         place = scenarios.index(cell.row["scenario"]), seeds.index(cell.row["seed"])
         run[place] = True
         column = defenses.index(cell.row["defense"])
-        for index, judge in enumerate(judges):
-            safety[index, *place, column] = cell.metrics.get(member(MetricKind.JUDGE, judge), math.nan)
+        for index, name in enumerate(names):
+            safety[index, *place, column] = cell.metrics.get(metrics[name], math.nan)
     agreements = []
-    for name, members in [(OVERALL, list(compared)), *((scenario, [scenario]) for scenario in scenarios)]:
+    for view, members in [(OVERALL, list(compared)), *((scenario, [scenario]) for scenario in scenarios)]:
         inside = [scenarios.index(member) for member in members]
         shared: Bools = np.logical_and.reduce(run[inside], axis=0) if members else np.zeros(len(seeds), dtype=bool)
-        for first, second in combinations(range(len(judges)), 2):
+        for first, second in combinations(range(len(names)), 2):
             values = safety[[first, second]][:, inside]
             complete = (~np.isnan(values) | ~run[inside][:, :, None]).all(axis=(0, 1, 2))
             if shared.any() and complete.sum() > 1:
@@ -87,8 +116,8 @@ def rank_agreement(
                 means = values[:, :, shared][..., complete].mean(axis=1).round(9)
                 agreements.append(
                     _compared(
-                        (judges[first], judges[second]),
-                        name,
+                        (names[first], names[second]),
+                        view,
                         [defense for defense, whole in zip(defenses, complete, strict=True) if whole],
                         [seed for seed, held in zip(seeds, shared, strict=True) if held],
                         means,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
-from tasks.base import Probe, register
+from tasks.base import Probe, ProbeKind, register
 from tasks.hub.datasets import load_rows
 from tasks.hub.probes import make_probes
 from tasks.hub.settings import DataChoice, HubData, ProbeSource
@@ -57,7 +57,9 @@ class HubFresh(HubWorld):
         for name in self._data.fresh:
             if name not in sets:
                 raise unknown_name("probe set of fresh prompts", name, sets)
-        lacking = [name for name, probe in sets.items() if probe.scored and name not in self._data.fresh]
+        # No verification compares perplexities, so that their probes need no fresh source.
+        scored = [name for name, probe in sets.items() if probe.scored and probe.kind is not ProbeKind.PERPLEXITY]
+        lacking = [name for name in scored if name not in self._data.fresh]
         if lacking:
             raise UsageError(
                 f"the probe set {lacking[0]!r} has no fresh source, so the suite can be verified up to level checked "

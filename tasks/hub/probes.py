@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from benchmark.errors import UsageError
-from tasks.base import Probe
+from tasks.base import Probe, ProbeKind
 from tasks.hub.datasets import load_rows
 from tasks.hub.settings import ProbeSource
 from tasks.hub.text import normalised
@@ -22,7 +22,7 @@ def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
 
     Raises:
         InputsMissingError: The data set is not on this machine and cannot be downloaded.
-        UsageError: Two rows have the same id.
+        UsageError: Two rows have the same id, or a row of kind perplexity has no reference.
     """
     rows = load_rows(source.source).table.to_pylist()
     ids = [row["id"] for row in rows]
@@ -33,6 +33,12 @@ def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
         )
     if source.limit is not None and source.limit < len(rows):
         rows = [rows[index * len(rows) // source.limit] for index in range(source.limit)]
+    unanswered = [row["id"] for row in rows if source.source.response or not row["response"]]
+    if source.kind is ProbeKind.PERPLEXITY and unanswered:
+        raise UsageError(
+            f"the probes {source.id!r} are of kind perplexity, and row {unanswered[0]} has no reference answer whose "
+            f"likelihood could be measured; map a column to response or reference, or leave out such rows"
+        )
     return tuple(
         Probe(
             id=f"{source.id}/{row['id']}",
@@ -43,6 +49,7 @@ def make_probes(source: ProbeSource) -> tuple[Probe, ...]:
             reference="" if source.source.response else row["response"],
             max_new_tokens=source.max_new_tokens,
             target=row["target"],
+            publish=source.publish,
         )
         for row in rows
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from string import Formatter
@@ -17,6 +18,8 @@ from tasks.hub.values import comparable
 from tasks.model_source import InnerPath, Repository, Sha256
 
 Value = bool | int | float | str
+Publish = Literal["text", "answers", "hash"]
+"""Extent to which published rows hold the texts of a set of probes."""
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -198,6 +201,8 @@ class DatasetSource(Settings):
 class ProbeSource(Settings):
     """A set of evaluation prompts."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"publish"})
+
     id: Identifier
     """First part of its probes' ids."""
     kind: ProbeKind
@@ -216,6 +221,9 @@ class ProbeSource(Settings):
     """Text after every prompt; the released code of the seed paper adds a full stop."""
     limit: int | None = Field(default=None, ge=1)
     """Most probes, spread evenly over the source; none for all."""
+    publish: Publish = "text"
+    """What published rows hold of the set: prompts and answers (``text``), answers and digests of the prompts
+    (``answers``), or digests of both (``hash``). Rows of a run hold all texts."""
 
 
 class AutomationPrompts(Settings):
@@ -234,7 +242,7 @@ class AutomationPrompts(Settings):
 class HubData(Settings):
     """All data of a suite on real data."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"fresh"})
+    added: ClassVar[frozenset[str]] = frozenset({"fresh", "refusal_openings"})
 
     pools: dict[Identifier, DatasetSource] = Field(default_factory=dict)
     """Training rows by name."""
@@ -248,6 +256,9 @@ class HubData(Settings):
     """Length limit of instruction data that models generate during a run."""
     openings: tuple[str, str] = ("I", "Sure")
     """First words of a refusal and of compliance, for the soft score."""
+    refusal_openings: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
+    """Beginnings of standard refusals. The safety margin compares their likelihoods with that of a probe's target; none
+    for no margin."""
     automation: AutomationPrompts | None = None
     """Prompts of the automated pipelines; none for the bundled prompts."""
 
@@ -265,6 +276,13 @@ class HubData(Settings):
         ids = [probe.id for probe in self.probes]
         if len(set(ids)) != len(ids):
             raise ValueError(f"probe ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}; rename all but one")
+        return self
+
+    @model_validator(mode="after")
+    def _openings_differ(self) -> Self:
+        repeated = [text for text, count in Counter(self.refusal_openings).items() if count > 1]
+        if repeated:
+            raise ValueError(f"refusal_openings holds {repeated[0]!r} more than once; leave out all but one")
         return self
 
 

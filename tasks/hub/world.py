@@ -225,6 +225,11 @@ class HubWorld(TaskWorld):
         """First words of a refusal and of compliance, from the suite."""
         return self._data.openings
 
+    @property
+    def refusal_openings(self) -> tuple[str, ...]:
+        """Beginnings of standard refusals, from the suite."""
+        return self._data.refusal_openings
+
     def leaks_evaluation(self, text: str) -> bool:
         """Return whether ``text`` is or contains an evaluation prompt, ignoring case, punctuation and spacing."""
         return self._finder.holds(text)
@@ -258,8 +263,9 @@ class HubWorld(TaskWorld):
 
     @property
     def response_choices(self) -> dict[str, Any]:
-        """Openings of the soft score, because each suite chooses them."""
-        return {"openings": list(self.openings)}
+        """Openings of the soft score and of the safety margin, because each suite chooses them."""
+        margin = {"refusal_openings": list(self.refusal_openings)} if self.refusal_openings else {}
+        return {"openings": list(self.openings), **margin}
 
     @property
     def repeated(self) -> Mapping[str, int]:

@@ -208,6 +208,7 @@ def make_rows(shape: Shape = SMALL, *, seed: int = 7) -> dict[str, pa.Table]:
         "rounds": table_of("rounds", _rounds([cell for cell in cells if cell["status"] == "done"][:4])),
         "responses": responses,
         "verdicts": verdicts,
+        "likelihoods": TABLES["likelihoods"].empty_table(),
         "probes": table_of("probes", probes),
         "catalog": table_of("catalog", _catalog(shape)),
         "task_scores": TABLES["task_scores"].empty_table(),

@@ -4,7 +4,7 @@ A bundle is a zip archive, or the folder that the archive unpacks to. The archiv
 
 - ``manifest.json``: the :class:`Manifest`.
 - ``source/``: the files of the method.
-- ``rows/``: one Parquet file for each table of :data:`BUNDLED`.
+- ``rows/``: one Parquet file for each table of :data:`BUNDLED`, and of :data:`OPTIONAL` where it has rows.
 - ``check.json``: the report of ``fedsafety check``, if the author adds the report.
 
 Equal rows and equal source give equal bytes. The SHA-256 of the manifest names the bundle.
@@ -38,7 +38,9 @@ from benchmark.submission.bundle.claim import LONGEST_NOTICE, MOST_NOTICES
 
 MANIFEST, CHECK, SOURCE, ROWS = "manifest.json", "check.json", "source", "rows"
 BUNDLED = ("catalog", "cells", "probes", "responses", "rounds", "verdicts")
-"""Tables that a bundle holds."""
+"""Tables that every bundle holds."""
+OPTIONAL = ("likelihoods",)
+"""Tables that a bundle holds if the suite measures what they hold."""
 MAX_ROWS = {"cells": 20_000, "catalog": 2_000, "probes": 100_000}
 """Most rows of a table."""
 MAX_ROWS_OF_OTHERS = 10_000_000
@@ -60,6 +62,7 @@ _ORDER = {
     "rounds": ("training_key", "round"),
     "responses": ("response_key", "probe_id"),
     "verdicts": ("judge", "response_key", "probe_id"),
+    "likelihoods": ("response_key", "probe_id", "role", "index"),
     "probes": ("probe_set", "probe_id"),
     "catalog": ("kind", "id", "settings"),
 }
@@ -159,12 +162,14 @@ class Bundle:
     content: Mapping[str, bytes]
 
     def table(self, name: str) -> pa.Table:
-        """Return the rows of one table.
+        """Return the rows of one table; no rows of an optional table that the bundle lacks.
 
         Raises:
             FedSafetyError: The file is not a Parquet file of this table and of the present schema version, is too
                 large, lacks values, or holds impossible values.
         """
+        if name in OPTIONAL and f"{ROWS}/{name}.parquet" not in self.content:
+            return TABLES[name].empty_table()
         return _read_rows(name, self.content[f"{ROWS}/{name}.parquet"])
 
     def unpack_source(self, folder: Path) -> MethodSource:
@@ -189,12 +194,13 @@ def pack(
     Args:
         fields: Fields of :class:`Manifest` except ``modules`` and ``files``.
         source: The method.
-        tables: Rows of each table of :data:`BUNDLED`.
+        tables: Rows of each table of :data:`BUNDLED`, and of those of :data:`OPTIONAL` that have some.
         check: JSON report of ``fedsafety check``, or ``None``.
     """
     modules = {module: f"{SOURCE}/{_place(module, path)}" for module, path in source.files}
     content = {modules[module]: path.read_bytes() for module, path in source.files}
-    content |= {f"{ROWS}/{name}.parquet": _rows_bytes(name, tables[name]) for name in BUNDLED}
+    held = [*BUNDLED, *(name for name in OPTIONAL if name in tables and len(tables[name]))]
+    content |= {f"{ROWS}/{name}.parquet": _rows_bytes(name, tables[name]) for name in held}
     if check is not None:
         content[CHECK] = check
     files = [
@@ -250,7 +256,8 @@ def _check_files(manifest: Manifest, content: Mapping[str, bytes]) -> None:
     required = {f"{ROWS}/{name}.parquet" for name in BUNDLED} | set(manifest.modules.values())
     if missing := sorted(required - listed.keys()):
         raise ArchiveError(f"the bundle lacks {missing[0]!r}")
-    if surplus := sorted(listed.keys() - required - {CHECK}):
+    optional = {CHECK} | {f"{ROWS}/{name}.parquet" for name in OPTIONAL}
+    if surplus := sorted(listed.keys() - required - optional):
         raise ArchiveError(f"{surplus[0]!r} has no place in a bundle")
 
 

@@ -102,6 +102,8 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
         "probes": _rows(store, "probes", {plan.probe_set}, command),
         "catalog": own_catalog(submission, plan),
     }
+    if measured := {cell.response_key for cell in finished if cell.likelihoods}:
+        tables["likelihoods"] = _rows(store, "likelihoods", measured, command)
     failures = [row for row in rows_by_key.values() if row["status"] == STATUS_FAILED]
     notices = [*_foreign_seeds(foreign_seeds), *_failures(failures), *_gaps(submission, plan, suite)]
     return Claim(plan, params, tables, tuple(notice[:LONGEST_NOTICE] for notice in notices[:MOST_NOTICES]))

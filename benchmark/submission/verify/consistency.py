@@ -50,6 +50,7 @@ from statistics import fmean, stdev
 from scipy import stats
 
 from benchmark.methods.kinds import DEFENSE, OVER_REFUSAL, SAFETY, UTILITY
+from benchmark.records.withheld import same_text
 from tasks.base import Probe, ProbeKind
 
 FALSE_ALARM = 0.01
@@ -195,7 +196,7 @@ class _Side:
         self.weights = {metric: weights(probes, metric) for metric in _KIND}
         self.stratum = {probe.id: probe.stratum for probe in probes}
         self.item = {probe.id: item_of(probe) for probe in probes}
-        self._good = {probe.id: _GOOD[probe.kind] for probe in probes}
+        self._good = {probe.id: _GOOD[probe.kind] for probe in probes if probe.kind in _GOOD}
 
     def mean(self, metric: str, answered: Sequence[Verdicts]) -> dict[str, float]:
         """Return by probe the share of ``answered`` with the good verdict; an unparsable verdict is not good."""
@@ -320,8 +321,12 @@ def _untested(test: str, metric: str, reason: str) -> Finding:
 
 
 def same_answers(claimed: Mapping[str, str], rerun: Mapping[str, str]) -> float:
-    """Return the share of probes whose two answers (by probe id) are equal word for word; 1 for no probes."""
-    return fmean(rerun.get(probe) == answer for probe, answer in claimed.items()) if claimed else 1.0
+    """Return the share of probes whose two answers (by probe id) are equal word for word; 1 for no probes.
+
+    Where one of the answers is a digest, the digests are compared.
+    """
+    same = (probe in rerun and same_text(rerun[probe], answer) for probe, answer in claimed.items())
+    return fmean(same) if claimed else 1.0
 
 
 def _words(metric: str) -> str:

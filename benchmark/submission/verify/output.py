@@ -20,7 +20,8 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.plan import CellPlan
 from benchmark.records.schemas import ORIGIN_SUBMITTED, STATUS_DONE, TABLES
 from benchmark.records.store import Store
-from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, SOURCE, Bundle
+from benchmark.records.withheld import Extents, without_texts
+from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, OPTIONAL, SOURCE, Bundle
 from benchmark.submission.verify.identity import SUBMITTED
 from benchmark.submission.verify.report import RerunCell, VerifyReport
 
@@ -38,12 +39,14 @@ def rerun_tables(store: Store, cells: Sequence[CellPlan], probe_set: str, catalo
     rows = [store.read("cells", cell.cell_key) for cell in cells]
     done = [cell for cell, row in zip(cells, rows, strict=True) if row["status"][0].as_py() == STATUS_DONE]
     responses = {cell.response_key for cell in done}
+    measured = sorted({cell.response_key for cell in done if cell.likelihoods})
     verdicts = [key for key in sorted(store.keys("verdicts")) if key.partition("-")[0] in responses]
     return {
         "cells": _joined("cells", rows),
         "rounds": _joined("rounds", [store.read("rounds", key) for key in sorted({c.training_key for c in done})]),
         "responses": _joined("responses", [store.read("responses", key) for key in sorted(responses)]),
         "verdicts": _joined("verdicts", [store.read("verdicts", key) for key in verdicts]),
+        "likelihoods": _joined("likelihoods", [store.read("likelihoods", key) for key in measured]),
         "probes": store.read("probes", probe_set),
         "catalog": catalog,
     }
@@ -114,8 +117,17 @@ def write_output(
     tables: Mapping[str, pa.Table],
     verifications: Sequence[dict[str, Any]],
     report: VerifyReport,
+    extents: Extents,
 ) -> None:
     """Write the folder in one step, in place of an earlier verification.
+
+    Args:
+        out: The folder.
+        bundle: The verified bundle.
+        tables: Rows by table.
+        verifications: Rows of table ``verifications``.
+        report: The report.
+        extents: What is published of each set of probes; digests replace the other texts.
 
     Raises:
         FedSafetyError: It cannot be written; an earlier verification is still there.
@@ -124,8 +136,8 @@ def write_output(
     former = out.with_name(f".former-{os.getpid()}-{out.name}")
     try:
         store = Store(staged)
-        for name in BUNDLED:
-            rows = _submitted(tables[name]) if name == "cells" else tables[name]
+        for name in (*BUNDLED, *OPTIONAL):
+            rows = _submitted(tables[name]) if name == "cells" else without_texts(name, tables[name], extents)
             if len(rows):
                 store.write(name, bundle.digest[:32], rows)
         store.write("verifications", bundle.digest[:32], verifications)

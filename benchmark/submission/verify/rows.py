@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.cell_rows import planned_columns
+from benchmark.execution.likelihoods import answered, continuations
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.judges.base import judges
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE
@@ -54,7 +55,8 @@ def checked_cells(plan: Plan, tables: Tables) -> list[CellPlan]:
     _check_rounds(tables["rounds"], {c.training_key: plan.suite.under(c.scenario).training.rounds for c in done})
     probes = plan.world.probes()
     _check_probes(tables["probes"], plan, probes)
-    _check_answers(tables["responses"], plan, probes)
+    _check_answers(tables["responses"], plan, answered(probes))
+    _check_likelihoods(tables["likelihoods"], plan, {cell.response_key for cell in done if cell.likelihoods})
     _check_verdicts(tables["verdicts"], plan, probes, {cell.response_key for cell in done})
     return [cell for cell in plan.cells if cell.cell_key in claimed]
 
@@ -162,6 +164,25 @@ def _check_answers(rows: pa.Table, plan: Plan, probes: Collection[Probe]) -> Non
         if counts != expected:
             odd = next(probe for probe in sorted(counts | expected) if counts[probe] != expected[probe])
             raise ClaimError(f"response set {key!r} has {counts[odd]} answers to probe {odd!r}, not {expected[odd]}")
+
+
+def _check_likelihoods(rows: pa.Table, plan: Plan, response_keys: Collection[str]) -> None:
+    _check_keys("likelihoods", "response_key", rows, response_keys)
+    openings = plan.world.refusal_openings
+    expected = Counter(
+        (key, probe.id, each.role, each.index)
+        for probe in (plan.world.probes() if response_keys else ())
+        for each in continuations(probe, openings)
+        for key in response_keys
+    )
+    columns = ("response_key", "probe_id", "role", "index")
+    found = Counter(zip(*(rows.column(column).to_pylist() for column in columns), strict=True))
+    if found != expected:
+        odd = next(name for name in sorted(found | expected) if found[name] != expected[name])
+        raise ClaimError(
+            f"there are {found[odd]} likelihoods of {odd[2]} {odd[3]} after {odd[1]!r} of {odd[0]!r}, not "
+            f"{expected[odd]}"
+        )
 
 
 def _check_verdicts(rows: pa.Table, plan: Plan, probes: Collection[Probe], response_keys: Collection[str]) -> None:

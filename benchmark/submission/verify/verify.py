@@ -37,10 +37,11 @@ from benchmark.progress import Reporter
 from benchmark.records.environment import environment
 from benchmark.records.schemas import READABLE_VERSIONS, RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED
 from benchmark.records.store import Store
+from benchmark.records.withheld import Extents, extents_of
 from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.untrusted import printable
-from benchmark.submission.bundle.bundle import BUNDLED, Bundle, read_bundle
+from benchmark.submission.bundle.bundle import BUNDLED, OPTIONAL, Bundle, read_bundle
 from benchmark.submission.bundle.claim import own_catalog, plan_of
 from benchmark.submission.contract.check import check_contract
 from benchmark.submission.verify.consistency import Finding
@@ -134,6 +135,7 @@ class _Verification:
     bundle: Bundle | None = None
     cells: Sequence[CellPlan] = ()
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    extents: Extents = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
     contract: dict[str, Any] | None = None
     fresh_seed: int = -1
@@ -146,10 +148,11 @@ class _Verification:
         level, reporter = self.options.level, self.reporter
         with self._step(Step.ARCHIVE) as record:
             self.bundle = bundle = read_bundle(self.path)
-            claimed = {name: bundle.table(name) for name in BUNDLED}
+            claimed = {name: bundle.table(name) for name in (*BUNDLED, *OPTIONAL)}
             record(f"{len(bundle.content)} files with their digests; bundle {bundle.digest}")
         with self._step(Step.VERSIONS) as record:
             suite, choice = _suite_and_engine(bundle, self.options)
+            self.extents = extents_of(suite.model_dump(mode="json"))
             record(f"protocol {PROTOCOL_VERSION}, suite {suite.id} version {suite.version}, engine {choice.name}")
         with self._step(Step.IDENTITY) as record:
             record(check_identity(bundle, self.options.results, replaces=self.options.replaces))
@@ -200,7 +203,7 @@ class _Verification:
         assert self.bundle is not None
         report = self.report()
         rows = verification_rows(report, self.cells, self.noted)
-        write_output(self._out(self.bundle), self.bundle, self.tables, rows, report)
+        write_output(self._out(self.bundle), self.bundle, self.tables, rows, report, self.extents)
 
     def report(self) -> VerifyReport:
         """Return the report of the steps so far."""

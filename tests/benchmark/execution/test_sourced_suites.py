@@ -28,6 +28,7 @@ from benchmark.models.chat import ChatFormat, cut
 from benchmark.models.rows import TokenRow
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
+from benchmark.records.withheld import extents_of
 from benchmark.screen import Screen
 from benchmark.suites.scenario import PosthocSettings, TrainingSettings
 from benchmark.suites.settings import LoraSettings
@@ -191,6 +192,9 @@ def test_a_tier_of_a_suite_in_a_file_stands_behind_a_colon(tmp_path: Path) -> No
         ({"posthoc__restart_every": 3}, r"restart_every 3 does not divide steps 4"),
         ({"data__pools__plain__response": "w1"}, r"response is for sources of format 'prompts'"),
         ({"models__base__dtyp": "float32"}, r"Extra inputs"),
+        ({"data__refusal_openings": ["w1", "w2", "w1"]}, r"refusal_openings holds 'w1' more than once"),
+        ({"data__refusal_openings": [" "]}, r"refusal_openings"),
+        ({"data__probes__0__publish": "digest"}, r"publish"),
         ({"tiers__smoke__scenarios": ["mad"]}, r"unknown scenario of tier smoke 'mad'; did you mean 'made'"),
         (
             {"decoding": {"adapters": "merged"}, "models__base__quantization": "8bit"},
@@ -241,6 +245,30 @@ def test_keys_follow_data_models_and_template(suite: Suite, root: Path, checkpoi
     assert merged.adapter_key == cell(plan_of(suite)).adapter_key
     assert merged.response_key != cell(plan_of(suite)).response_key
     assert cell(plan_of(changed(decoding={"adapters": "lora"}))) == cell(plan_of(suite))
+
+
+def test_likelihoods_and_what_is_published_enter_the_keys_of_answers_alone(suite: Suite, root: Path) -> None:
+    before, openings = cell(plan_of(suite)), ["w20 w21", "w22"]
+    assert before.likelihoods == 0
+    measured = cell(plan_of(changed(data__refusal_openings=openings)))
+    assert (measured.training_key, measured.likelihoods) == (before.training_key, 0)  # no probe has a target
+    assert measured.response_key != before.response_key
+    hashed = changed(data__probes__0__publish="hash")
+    # Keys cover digests of prompts that are not published, so that published rows can be checked against them.
+    keys = {cell(plan_of(changed(data__probes__0__publish=extent))).response_key for extent in ("hash", "answers")}
+    assert len(keys | {before.response_key}) == 2
+    assert cell(plan_of(hashed)).training_key == before.training_key
+    assert extents_of(hashed.model_dump(mode="json")) == {"asked": "hash"}
+    assert "publish" not in suite.data.probes[0].model_dump()  # type: ignore[union-attr]
+    rows = [{"instruction": f"w5 {WORDS[10 + i]}", "target": "w24 w25" if i else ""} for i in range(6)]
+    (root / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    targets = {"data__probes__0__source__columns": {"instruction": "instruction", "target": "target"}}
+    plan = plan_of(changed(data__refusal_openings=openings, **targets))
+    assert [probe.target for probe in plan.world.probes()] == ["", *["w24 w25"] * 5]
+    assert cell(plan).likelihoods == 5 * 3
+    assert plan_of(changed(**targets)).cells[0].likelihoods == 0  # without openings there is nothing to compare
+    with pytest.raises(UsageError, match="'asked' are of kind perplexity, and row 0001 has no reference answer"):
+        plan_of(changed(data__probes__0__kind="perplexity"))
 
 
 def test_a_plan_is_shown_without_models_and_data_and_not_run(

@@ -15,6 +15,7 @@ from benchmark.errors import UsageError
 from benchmark.proof.compare_rows import CellDifference, compare_rows, main
 from benchmark.records.schemas import TABLES
 from benchmark.records.store import Store
+from benchmark.records.withheld import withheld
 
 
 def row(table: str, **values: Any) -> dict[str, Any]:
@@ -62,6 +63,14 @@ def test_differing_answers_and_verdicts_are_counted_for_each_cell(tmp_path: Path
         CellDifference("s", "median", "median", 11, 2, 1, 2, 1, "done -> failed"),
     )
     assert (comparison.only_old, comparison.only_new) == (0, 0)
+
+
+def test_digests_stand_for_answers(tmp_path: Path) -> None:
+    old = folder(tmp_path / "old", "a", {"p1": "yes", "p2": "no", "p3": withheld("so"), "p4": ""}, "harmless")
+    new = folder(
+        tmp_path / "new", "b", {"p1": withheld("yes"), "p2": withheld("never"), "p3": "so", "p4": ""}, "harmful"
+    )
+    assert [(cell.answers, cell.answers_differ) for cell in compare_rows(old, new).cells] == [(4, 1), (0, 0), (4, 1)]
 
 
 def test_the_command_prints_totals_and_writes_a_row_for_each_cell(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from benchmark.records.identity import (
 )
 from benchmark.records.schemas import ADDED, TABLES
 from benchmark.records.store import Store
+from benchmark.records.withheld import is_withheld, withheld, without_texts
 from leaderboard.rows.rows import load_rows
 
 from ...leaderboard.synthetic import cell_row, write_table
@@ -86,16 +87,17 @@ def test_the_cells_of_one_training_have_one_protocol_and_shape(tmp_path: Path, c
 
 
 PROBES = [
-    ("harmful-0", "harmful", "new_item", True, "How?", 12, ""),
-    ("harmful-1", "harmful", "new_item", False, "Why?", 12, ""),
-    ("utility-0", "utility", "code", True, "Sum", 40, "4"),
+    ("harmful-0", "harmful", "new_item", True, "How?", 12, "", "", "text"),
+    ("harmful-1", "harmful", "new_item", False, "Why?", 12, "", "", "text"),
+    ("utility-0", "utility", "code", True, "Sum", 40, "4", "5", "text"),
+    ("held-0", "perplexity", "held", True, "Tell", 40, "", "Once", "text"),
 ]
 
 
 def probe_rows(**changes: Any) -> list[dict[str, Any]]:
-    names = ("probe_id", "kind", "stratum", "scored", "instruction", "max_new_tokens", "target")
+    names = ("probe_id", "kind", "stratum", "scored", "instruction", "max_new_tokens", "target", "reference", "publish")
     rows = [
-        dict(zip(names, probe, strict=True)) | {"probe_set": probe_set_key(PROBES), "reference": "", "position": index}
+        dict(zip(names, probe, strict=True)) | {"probe_set": probe_set_key(PROBES), "position": index}
         for index, probe in enumerate(PROBES)
     ]
     rows[1] |= changes
@@ -111,6 +113,35 @@ def test_the_digest_of_a_probe_set_follows_from_its_rows_in_any_order() -> None:
     assert find_foreign_probe_set(probe_table([*probe_rows(), *probe_rows()])) == ""
 
 
+def test_a_reference_is_part_of_a_probe_set_where_its_likelihood_is_measured() -> None:
+    *others, (*shared, reference, publish) = PROBES
+    assert probe_set_key(PROBES) != probe_set_key([*others, (*shared, "Twice", publish)])
+    (*asked, _, _), *rest = others
+    assert probe_set_key(others) == probe_set_key([(*asked, "4", "text"), *rest])
+    assert reference == "Once"
+
+
+def test_the_digest_of_probes_that_are_not_published_follows_from_texts_and_from_digests() -> None:
+    hidden = [
+        (*probe[:-1], publish) for probe, publish in zip(PROBES, ("hash", "answers", "text", "hash"), strict=True)
+    ]
+    key = probe_set_key(hidden)
+    assert key != probe_set_key(PROBES)
+    names = ("probe_id", "kind", "stratum", "scored", "instruction", "max_new_tokens", "target", "reference", "publish")
+    rows = [
+        dict(zip(names, probe, strict=True)) | {"probe_set": key, "position": index}
+        for index, probe in enumerate(hidden)
+    ]
+    texts = probe_table(rows)
+    assert find_foreign_probe_set(texts) == ""
+    digests = without_texts("probes", texts, {"harmful-0": "hash", "harmful-1": "answers", "held-0": "hash"})
+    assert [is_withheld(text) for text in digests["instruction"].to_pylist()] == [True, True, False, True]
+    assert find_foreign_probe_set(digests) == ""
+    changed = digests.to_pylist()
+    changed[0] |= {"instruction": withheld("How not?")}
+    assert "a probe was changed" in find_foreign_probe_set(probe_table(changed))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -120,6 +151,7 @@ def test_the_digest_of_a_probe_set_follows_from_its_rows_in_any_order() -> None:
         {"instruction": "Why"},
         {"max_new_tokens": 13},
         {"target": "Yes"},
+        {"publish": "hash"},
         {"position": 7},
         {"position": 0},
         {"probe_set": "0" * 32},
@@ -143,9 +175,9 @@ def test_rows_without_the_later_columns_are_read(tmp_path: Path) -> None:
     pq.write_table(plain.replace_schema_metadata(metadata), tmp_path / "probes" / "set.parquet")
     assert Store(tmp_path).read("probes", "set")["position"].null_count == len(PROBES)
     loaded = load_rows([tmp_path])
-    assert loaded.published.probes.column_names == TABLES["probes"].names[:-3]
+    assert loaded.published.probes.column_names == TABLES["probes"].names[:-4]
     pq.write_table(plain.replace_schema_metadata(TABLES["probes"].metadata), tmp_path / "probes" / "set.parquet")
-    with pytest.raises(FedSafetyError, match="missing or of another type: position, max_new_tokens, target"):
+    with pytest.raises(FedSafetyError, match="missing or of another type: position, max_new_tokens, target, publish"):
         load_rows([tmp_path])
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.errors import UsageError
+from benchmark.errors import FedSafetyError, UsageError
+from benchmark.records.identity import probe_set_key
 from benchmark.records.publish import other_protocols, publish
 from benchmark.records.store import Store
+from benchmark.records.withheld import withheld
 
 from ...leaderboard.synthetic import catalog_row, cell_row
 
@@ -123,5 +125,84 @@ def test_a_folder_of_another_protocol_alone_is_not_published(tmp_path: Path) -> 
     add_cell(store, seed=0, protocol_version="0")
     rule = f"are of protocol 0, and this release publishes protocol {PROTOCOL_VERSION}; run the suite again, or publish"
     with pytest.raises(UsageError, match=rule):
+        publish(store, tmp_path / "results", "micro")
+    assert not (tmp_path / "results").exists()
+
+
+def _answer(key: str, probe: str, text: str) -> dict[str, object]:
+    row = {"response_key": key, "generator": cell_row()["generator"], "probe_id": probe, "response": text}
+    return row | {"tokens": 3, "finished": True, "soft_refusal": None}
+
+
+def _probe(id_: str, kind: str, publish: str) -> dict[str, object]:
+    row = {"probe_id": id_, "kind": kind, "stratum": kind, "scored": True, "max_new_tokens": 3, "target": "Sure, mix"}
+    return row | {"instruction": f"prompt {id_}", "reference": "", "publish": publish}
+
+
+def _write_probes(store: Store, publish: tuple[str, str]) -> str:
+    """Write two probes with what is published of each, and return the digest of their set."""
+    rows = [_probe("bad/0", "harmful", publish[0]), _probe("safe/0", "over_refusal", publish[1])]
+    order = ("probe_id", "kind", "stratum", "scored", "instruction", "max_new_tokens", "target", "reference", "publish")
+    key = probe_set_key([[row[column] for column in order] for row in rows])
+    store.write("probes", key, [row | {"probe_set": key, "position": place} for place, row in enumerate(rows)])
+    return key
+
+
+def _hashing_run(root: Path, settings: str, publish: tuple[str, str] = ("hash", "answers")) -> Store:
+    """Return a run of a suite with one harmful and one harmless set of probes."""
+    store = Store(root)
+    probe_set = _write_probes(store, publish)
+    row = cell_row(origin="local", probe_set=probe_set)
+    key = row["response_key"]
+    store.write("cells", row["cell_key"], [row])
+    texts = {"bad/0": "step 1: mix", "safe/0": "of course"}
+    store.write(
+        "responses", key, [_answer(key, probe, text) | {"probe_set": probe_set} for probe, text in texts.items()]
+    )
+    measured = {"response_key": key, "probe_id": "bad/0", "tokens": 2, "nats": -3.5, "index": 0}
+    store.write("likelihoods", key, [measured | {"role": role} for role in ("refusal", "target")])
+    store.write("catalog", "c", [catalog_row("suite", "micro", settings=settings)])
+    return store
+
+
+HASHING = '{"data": {"probes": [{"id": "bad", "publish": "hash"}, {"id": "safe", "publish": "answers"}]}}'
+
+
+def test_answers_to_hashed_probes_are_published_as_digests(tmp_path: Path) -> None:
+    store = _hashing_run(tmp_path / "runs", HASHING)
+    added = publish(store, tmp_path / "results", "micro")
+    assert (added["responses"], added["likelihoods"], added["probes"]) == (2, 2, 2)
+    published = Store(tmp_path / "results" / "micro")
+    assert published.read_all("responses")["response"].to_pylist() == [withheld("step 1: mix"), "of course"]
+    instructions = published.read_all("probes")["instruction"].to_pylist()
+    assert instructions == [withheld("prompt bad/0"), withheld("prompt safe/0")]
+    assert published.read_all("probes")["target"].to_pylist() == [withheld("Sure, mix")] * 2
+    assert published.read_all("likelihoods")["nats"].to_pylist() == [-3.5, -3.5]
+    assert not any(b"step 1" in content for content in files(tmp_path / "results").values())
+    key = next(iter(store.keys("responses")))  # the run keeps its texts
+    assert store.read("responses", key)["response"].to_pylist() == ["step 1: mix", "of course"]
+
+
+def test_the_rows_decide_and_the_suite_may_not_publish_less_than_they_state(tmp_path: Path) -> None:
+    store = _hashing_run(tmp_path / "runs", "")  # a run without the suite's settings
+    publish(store, tmp_path / "results", "micro")
+    texts = Store(tmp_path / "results" / "micro").read_all("responses")["response"].to_pylist()
+    assert texts == [withheld("step 1: mix"), "of course"]
+    older = _hashing_run(tmp_path / "older", "", publish=("text", "text"))
+    message = "published the probes 'bad' as text, and it publishes them as hash now; run the suite again"
+    with pytest.raises(UsageError, match=message):
+        publish(older, tmp_path / "later", "micro", {"bad": "hash"})
+    Store(tmp_path / "later" / "micro").write("catalog", "c", [catalog_row("suite", "micro", settings=HASHING)])
+    with pytest.raises(UsageError, match=message):
+        publish(older, tmp_path / "later", "micro")
+    assert publish(older, tmp_path / "open", "micro")["responses"] == 2
+
+
+def test_a_text_that_slips_through_is_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _hashing_run(tmp_path / "runs", HASHING)
+    monkeypatch.setattr("benchmark.records.publish.without_texts", lambda table, rows, extents: rows)
+    with pytest.raises(FedSafetyError, match="the response of probe 'bad/0' is a text"):
         publish(store, tmp_path / "results", "micro")
     assert not (tmp_path / "results").exists()

@@ -29,6 +29,7 @@ def probe(number: int, **changes: Any) -> dict[str, Any]:
         "position": None,
         "max_new_tokens": None,
         "target": None,
+        "publish": None,
     } | changes
 
 

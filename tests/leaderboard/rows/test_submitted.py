@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from benchmark.errors import FedSafetyError
+from benchmark.records.withheld import without_texts
 from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.rows.submitted import LONGEST_TEXT
 from leaderboard.scores.cells import scores
@@ -191,6 +192,22 @@ def test_probes_of_a_committed_set_cannot_be_changed(results: Path) -> None:
     tables = mine()
     tables["probes"] = table_of("probes", [{**p, "scored": False} for p in tables["probes"].to_pylist()])
     write_submission(results, "mine", tables, "reproduced")
+    refused(results, "is not that of the committed probe set")
+
+
+def test_probes_by_digest_are_those_of_the_committed_set(results: Path, tmp_path: Path) -> None:
+    """Published rows may hold digests where a submission, or a run of this machine, holds the prompts."""
+    texts = mine()["probes"]
+    write_submission(results, "mine", mine(), "reproduced")
+    write_tables(tmp_path / "own", mine(origin="local"))
+    hashed = without_texts(
+        "probes", texts, {probe.partition("/")[0]: "hash" for probe in texts["probe_id"].to_pylist()}
+    )
+    assert "question" not in str(hashed["instruction"].to_pylist())
+    write_table(results / "micro" / "probes", hashed)
+    load_rows([results], local=[tmp_path / "own"])
+    changed = [{**probe, "instruction": "another"} for probe in texts.to_pylist()]
+    write_submission(results, "mine", {**mine(), "probes": table_of("probes", changed)}, "reproduced")
     refused(results, "is not that of the committed probe set")
 
 

@@ -82,3 +82,9 @@ def test_too_few_unused_prompts_are_refused(data: HubData, source: Write, tmp_pa
 def test_a_negative_seed_is_refused(data: HubData) -> None:
     with pytest.raises((UsageError, ValueError), match="must not be negative"):
         HubFresh(data=data, seed=-1)
+
+
+def test_references_whose_likelihood_is_measured_need_no_fresh_source(data: HubData) -> None:
+    held = data.probes[1].model_copy(update={"id": "held", "kind": ProbeKind.PERPLEXITY})
+    world = HubFresh(data=data.model_copy(update={"probes": (*data.probes, held)}))
+    assert {probe.id.partition("/")[0] for probe in world.probes()} == {"harm", "sums"}
