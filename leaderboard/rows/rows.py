@@ -272,16 +272,16 @@ def _load_root(root: Path, apart: Sequence[Path] = ()) -> Loaded:
         for name, table in pool.map(_load_file, paths):
             loaded[name].append(table)
     whole = {name: pa.concat_tables(loaded[name]) for name in ("cells", "probes", "responses") if loaded[name]}
-    contradiction, changed = "", "cell"
+    contradiction = ""
     if "cells" in whole:
         contradiction = find_divided_training(whole["cells"])
         if not contradiction and "responses" in whole:
             contradiction = find_foreign_responses(whole["cells"], whole["responses"])
     if not contradiction and "probes" in whole:
-        contradiction, changed = find_foreign_probe_set(whole["probes"]), "probes"
+        contradiction = find_foreign_probe_set(whole["probes"])
     if contradiction:
         raise FedSafetyError(
-            f"{str(root)!r} cannot be right: {contradiction}; delete the file of the changed {changed} and run again"
+            f"{str(root)!r} cannot be right: {contradiction}; delete the file of the changed rows and run again"
         )
     # The added columns have done their work, and the digest of rows was made without them.
     loaded["probes"] = [table.drop_columns(list(ADDED["probes"])) for table in loaded["probes"]]
