@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from benchmark.cli.main import main
 
+from ..leaderboard.synthetic import write_rows
+
 WORDS = """
     list defenses attacks suites judges cite power leaderboard doctor overlaps new check submit reproduce publish judge
     --help -h --json --suite --seed --runs --results --defense --dry-run --scenario --out --quick --workers --engine
@@ -37,7 +39,10 @@ HARMLESS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("work")
+    """Return a working folder with few committed rows; all rows of the project would take seconds in each example."""
+    folder = tmp_path_factory.mktemp("work")
+    write_rows(folder / "results")
+    return folder
 
 
 def _status() -> int:
