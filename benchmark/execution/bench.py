@@ -115,6 +115,7 @@ class JobTools:
             "model": [checkpoint.identity, checkpoint.dtype, checkpoint.quantization],
             "lora": self.suite.lora.model_dump(mode="json"),
             "mode": [training.mode, training.gradient_checkpointing, self.suite.compute.train_memory_gib],
+            "lean": self.model.stacked.lean,
             # Another processor or version rounds differently. An entry must equal what this process would train.
             "machine": [package_versions(), processor(), torch.get_num_threads(), str(self.model.stacked.device)],
         }
