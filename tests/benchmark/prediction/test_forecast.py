@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from benchmark.cli.real import workers_for
@@ -387,7 +389,7 @@ def test_a_configuration_below_the_model_root_comes_before_the_stated_shape(
     LlamaConfig(
         architectures=["LlamaForCausalLM"], hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=50
     ).save_pretrained(folder)
-    (folder / "model.safetensors").touch()
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     monkeypatch.setenv("FEDSAFETY_MODEL_ROOT", str(tmp_path))
     assert forecast_of(suite_of(), H200).models["raw"].decoder.hidden == 64
 
@@ -418,9 +420,10 @@ def test_every_setting_of_a_suite_is_printed(name: str) -> None:
         for field in type(getattr(suite, group)).model_fields:
             assert f"{field} " in text
     for role, model in suite.models.items():
-        assert f"model {role}: repository {model.repository}, revision {model.revision}" in text
+        line = f"model {role}: repository {model.repository}, package none, revision {model.revision}"
+        assert line in text
     for pool, source in suite.data.pools.items() if suite.data else ():
-        assert f"data pool {pool}: repository {source.repository}, revision {source.revision}" in text
+        assert f"data pool {pool}: repository {source.repository}, github none, revision {source.revision}" in text
         assert f"split {source.split}" in text
         assert all(condition in text for condition in source.filters)
     for probe in suite.data.probes if suite.data else ():
