@@ -105,6 +105,25 @@ def test_an_alignment_is_counted_once_where_no_adapter_is_shipped() -> None:
     assert peaks[0] > peaks[1]
 
 
+def test_a_shared_round_counts_once() -> None:
+    """The paper's shape has 3 clients a round. The plan has its twin, and keep_initial trains no client."""
+    rules = ("fedavg", "dnc", "median", "keep_initial")
+    plan = plan_of(suite_of(rounds=1), *rules)
+    alone = forecast_of(suite_of(rounds=1), H200, "fedavg")
+    shared = predict(plan, H200, RATE)
+    assert shared.training.useful == alone.training.useful
+    assert shared.sharing.remark == "; 4 of them reuse the local training of another, so clients train 2 times"
+    assert shared.remembered_bytes == 3 * 4 * 16_777_216
+    text = "\n".join(forecast_lines(shared))
+    assert "federated training, 8 trainings in 2 scenarios; 4 of them reuse the local training of another, so" in text
+    assert "a remembered round on disk: 0.2 GiB" in text
+    anew = predict(plan, H200, RATE, remembered_bytes=3 * 4 * 16_777_216 - 1)
+    assert anew.training.useful == pytest.approx(3 * alone.training.useful)
+    assert (anew.remembered_bytes, anew.sharing.remark) == (0, "")
+    long = predict(plan_of(suite_of(), *rules), H200, RATE)
+    assert long.training.useful == pytest.approx((3 * 100 - 2) * alone.training.useful)
+
+
 def test_fine_tuning_and_its_adapters_are_added() -> None:
     forecast = forecast_of(suite_of(), H200, "fedavg", "posthoc_self")
     step = training_operations(decoder_of(LLAMA_2_7B), suite_of().lora, Step(1, 16, 512, 16 * 512), "bfloat16")
