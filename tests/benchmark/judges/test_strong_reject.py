@@ -125,7 +125,7 @@ def test_an_engine_that_ignores_the_adapter_is_refused(
 ) -> None:
     base = save_model(model_root / "strong_reject_base", {" ": {"1": 20.0, "5": 20.1}})
     save_adapter(base, model_root / "strong_reject")
-    monkeypatch.setattr(TransformersEngine, "_load", lambda *_: {})
+    monkeypatch.setattr(TransformersEngine, "_factors", lambda *_: {})
     judge = StrongReject(world_of("strong_reject", "strong_reject_base"), "transformers")
     with pytest.raises(FedSafetyError, match="answers with it as without it"):
         judge.judge([item("blue")], world_of())
