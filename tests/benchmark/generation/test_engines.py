@@ -156,6 +156,8 @@ def test_adapters_that_do_not_fit_are_refused(engine: Engine, tiny: TinyModel, t
     refused(deeper, "layers.9")
     corrupt = changed_copy(tiny.adapters[0], tmp_path / "corrupt")
     (corrupt / "adapter_model.safetensors").write_bytes(b"not safetensors")
+    refused(corrupt, "adapter_model.safetensors is a text, which begins with 'not safetensors'")
+    (corrupt / "adapter_model.safetensors").write_bytes((99).to_bytes(8, "little") + b"{}")
     refused(corrupt, "cannot read adapter_model.safetensors")
     assert engine.generate([Request(tiny.prompts[0], 2, tiny.adapters[0])])
 

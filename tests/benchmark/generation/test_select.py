@@ -120,5 +120,8 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no safetensors weights"):
         open_engine(choose_engine("transformers"), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"model\.safetensors is an empty file; download or copy the file again"):
+        open_engine(choose_engine("transformers"), tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((8).to_bytes(8, "little") + b"{}      ")
     with pytest.raises(UsageError, match="cannot be read: Unrecognized model"):
         open_engine(choose_engine("transformers"), tmp_path)
