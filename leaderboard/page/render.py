@@ -27,9 +27,11 @@ from leaderboard.page.views import detection_data, detection_table, judging, poi
 from leaderboard.ranking.board import GROUPS, Board, Standing
 from leaderboard.ranking.gates import GATE, REFUSAL_FLAG, REFUSAL_GATE
 from leaderboard.ranking.grid import BASELINE
+from leaderboard.ranking.measures import has_margin, loss_of, margin_agreement
 from leaderboard.rows.catalog import settings_of
 from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import MEANINGS, PROJECTS_OWN, RANKED_ARE, RUNGS
+from leaderboard.scores.losses import Loss
 from leaderboard.scores.names import MetricKind, kind_of, member, subject_of
 from leaderboard.scores.summaries import OVERALL, Entry
 
@@ -92,6 +94,16 @@ BEST_KNOWN = Column("best_known", "Best known", "Lowest safety under its attacks
 """Shown where a submitted attack is reproduced."""
 
 
+MEASURES = (
+    Column(
+        "margin", "Margin", "Log-likelihood of refusals minus that of compliance, nats per token", False, "Likelihoods"
+    ),
+    Column("twin_margin", "No attack", "The same defense's margin in the un-attacked twin", False, "Likelihoods"),
+    Column("perplexity", "Perplexity", "Of held-out answers; lower is better", False, "Likelihoods"),
+)
+"""Shown where likelihoods were measured; they never rank."""
+
+
 def columns_of(board: Board) -> tuple[Column, ...]:
     """Return the columns of the ranking table of ``board``."""
     after, costs = (next(i for i, column in enumerate(COLUMNS) if column.key == key) for key in ("worst", _FIRST_COST))
@@ -102,6 +114,7 @@ def columns_of(board: Board) -> tuple[Column, ...]:
         *best,
         *COLUMNS[after:costs],
         *map(partial(_rating, board), board.ratings),
+        *(MEASURES if has_margin(board) else ()),
         *COLUMNS[costs:],
     )
 
@@ -194,6 +207,9 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         points_of={defense: points_of(board, defense) for defense in board.at_points},
         tasks={entry.id: task_scores(board, entry) for entry in board.entries},
         detected=detection_table(board),
+        losses=_losses(board),
+        margin_orders=margin_agreement(board) if has_margin(board) else {},
+        overall=OVERALL,
         judging=judging(board),
         retracted=retracted(board),
         published=published(),
@@ -283,6 +299,7 @@ def _sections(board: Board) -> list[tuple[str, str]]:
         ("ranking", "Ranking"),
         *local,
         ("trade-off", "Trade-offs"),
+        *([("losses", "Losses")] if has_margin(board) else []),
         ("heat", "Attack \N{MULTIPLICATION SIGN} defense"),
         ("sensitivity", "Sensitivity"),
         ("detection", "Detection"),
@@ -292,6 +309,15 @@ def _sections(board: Board) -> list[tuple[str, str]]:
         ("published", "Published"),
         ("limits", "Limits"),
     ]
+
+
+def _losses(board: Board) -> list[tuple[Entry, Loss | None, Loss | None]]:
+    """Return each defense with its losses of safety and margin over the compared scenarios; none without a margin."""
+    if not has_margin(board):
+        return []
+    entries = [entry for entry in board.entries if not entry.reference]
+    found = [(entry, *(loss_of(board, OVERALL, entry.id, name) for name in ("safety", "margin"))) for entry in entries]
+    return [(entry, safety, margin) for entry, safety, margin in found if safety or margin]
 
 
 def _filters(board: Board) -> dict[str, list[str]]:
