@@ -146,12 +146,13 @@ def _rounds_problem(rounds: pa.Table) -> str:
             odd |= ~np.isfinite(numbers) | ((numbers < 0) if name != "losses" else False)
         doubtful[pc.list_parent_indices(column).to_numpy()[odd]] = True
     # A round is looked at as Python values only where these columns leave a doubt.
-    suspects = pa.table({"round": rounds.column("round"), **columns}).filter(pa.array(doubtful))
+    identity = {name: rounds.column(name) for name in ("training_key", "round")}
+    suspects = pa.table(identity | columns).filter(pa.array(doubtful))
     return next(filter(None, map(_round_problem, suspects.to_pylist())), "")
 
 
 def _round_problem(row: dict[str, Any]) -> str:
-    clients, name = row["clients"], f"round {row['round']}"
+    clients, name = row["clients"], f"round {row['round']} of training {row['training_key']!r}"
     for column in _OF_CLIENTS:
         if row[column] is not None and len(row[column]) != len(clients):
             return f"{name} has {len(row[column])} {column} and {len(clients)} clients, each client has one"

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.errors import FedSafetyError
 from leaderboard.rows.canonical import codes_and_values
 
 Floats = npt.NDArray[np.float64]
@@ -44,8 +43,7 @@ class Tally:
 def tallies_of(table: pa.Table, wanted: set[str]) -> dict[str, Tally]:
     """Return the tallies of the ``wanted`` trainings in one pool of rounds (a canonical table), by training key.
 
-    Raises:
-        FedSafetyError: The lists of a round differ in length, or a weight is negative or not finite.
+    The reader of rows has checked that each round holds one flag and one possible weight for each client.
     """
     codes, names = codes_and_values(table.column("training_key"))
     number = table.column("round").to_numpy()
@@ -55,22 +53,9 @@ def tallies_of(table: pa.Table, wanted: set[str]) -> dict[str, Tally]:
     if not keep.any():
         return {}
     table = table.filter(pa.array(keep)).combine_chunks()
-    codes, number = codes[keep], number[keep]
+    codes = codes[keep]
     lists = {name: table.column(name).combine_chunks() for name in ("clients", "malicious", "weights", "rejected")}
     length = {name: _lengths(array) for name, array in lists.items()}
-    wrong = (length["malicious"] != length["clients"]) | (
-        (length["weights"] != length["clients"]) & lists["weights"].is_valid().to_numpy(zero_copy_only=False)
-    )
-    values = lists["weights"].flatten().to_numpy(zero_copy_only=False)
-    unknown = lists["malicious"].flatten().is_null().to_numpy(zero_copy_only=False)
-    for name, unusable in (("weights", ~np.isfinite(values) | (values < 0)), ("malicious", unknown)):
-        wrong[np.repeat(np.arange(len(codes)), length[name])[unusable]] = True
-    if wrong.any():
-        index = int(np.flatnonzero(wrong)[0])
-        raise FedSafetyError(
-            f"round {number[index]} of training {names[codes[index]]!r} does not hold one flag and one finite, "
-            f"non-negative weight for each client; delete the file that holds it and run those cells again"
-        )
     rejected = length["rejected"]
     door = _refused(lists, rejected)
     malicious = lists["malicious"].flatten().to_numpy(zero_copy_only=False)
@@ -78,7 +63,7 @@ def tallies_of(table: pa.Table, wanted: set[str]) -> dict[str, Tally]:
     drawn = np.bincount(row, weights=malicious, minlength=len(codes)).astype(np.int64)
     weighted = length["weights"] > 0
     weight = np.full(len(row), math.nan)
-    weight[weighted[row]] = values
+    weight[weighted[row]] = lists["weights"].flatten().to_numpy(zero_copy_only=False)
     counted = ~door & weighted[row]
     sums, n = _rounds(weight[counted], malicious[counted], row[counted], len(codes))
     present = n > 0

@@ -139,9 +139,6 @@ def detection(rows: Rows, cells: Iterable[CellScore], baseline: str) -> Detectio
         rows: The rows that hold the cells' rounds.
         cells: The shown cells; cells that are retracted, not final or not done are skipped.
         baseline: The defense that averages by sample count.
-
-    Raises:
-        FedSafetyError: The lists of a round differ in length, or a weight is negative or not finite.
     """
     trainings: dict[tuple[str, str], dict[int, tuple[str, bool]]] = defaultdict(dict)
     # Keep the keys of retracted cells: a defense may share the training of a baseline whose score was retracted.
