@@ -14,7 +14,7 @@ def test_judges_that_rate_say_their_scale() -> None:
 
 def test_judges_that_are_models_do_not_claim_to_be_exact() -> None:
     claims = {entry.info.id for entry in judges.entries() if entry.target.exact}
-    assert claims == {"micro_judge", "oracle", "rule", "rule_paper"}  # the first is known by its engine
+    assert claims == {"exact", "micro_judge", "oracle", "rule", "rule_paper"}  # micro_judge is known by its engine
     assert {entry.info.id for entry in judges.entries() if entry.target.reads_world} == {"oracle"}
 
 
@@ -27,6 +27,7 @@ def test_identities_differ_and_are_stable() -> None:
 def test_every_judge_is_registered_with_what_it_judges() -> None:
     kinds = {entry.info.id: entry.info.judges for entry in judges.entries()}
     assert kinds == {
+        "exact": (ProbeKind.UTILITY,),
         "harmbench": (ProbeKind.HARMFUL,),
         "harmbench_mistral": (ProbeKind.HARMFUL,),
         "llama_guard_3": (ProbeKind.HARMFUL,),
