@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def test_what_the_limit_or_the_disk_has_no_room_for_is_not_written(
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(memory: RememberedRounds) -> None:
     memory.folder.write_text("a file")
-    with pytest.raises(StorageError, match="choose another folder with --runs"):
+    rule = re.escape(f"{memory.folder} is a file where a folder of rows belongs; move it away and run again")
+    with pytest.raises(StorageError, match=rule):
         memory.write("a", ENTRY)
 
 
