@@ -175,6 +175,13 @@ def cell_row(**changes: Any) -> dict[str, Any]:
     return row
 
 
+def generated_by(responses: pa.Table, generator: str) -> pa.Table:
+    """Return ``responses`` as those of another engine."""
+    column = TABLES["responses"].get_field_index("generator")
+    field = TABLES["responses"].field(column)
+    return responses.set_column(column, field, pa.array([generator] * len(responses)).cast(field.type))
+
+
 def catalog_row(kind: str, id_: str, **changes: Any) -> dict[str, Any]:
     """Return one plausible row of ``catalog``, with ``changes``."""
     title = id_.replace("_", " ").replace("+", " + ").capitalize()

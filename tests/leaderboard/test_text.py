@@ -25,9 +25,12 @@ def printed(rows: Rows, suite: str = "micro", width: int = 160) -> str:
 
 def cells(defense: str, attacked: list[float], clean: float = 1.0) -> list[tuple[dict[str, Any], dict[str, float]]]:
     return [
-        (cell_row(scenario=scenario, twin="clean", seed=seed, defense=defense), {"safety": safety, "utility": 0.9})
+        (
+            cell_row(scenario=scenario, twin="clean", attack=attack, seed=seed, defense=defense),
+            {"safety": safety, "utility": 0.9},
+        )
         for seed, under_attack in enumerate(attacked)
-        for scenario, safety in (("aligned_start", under_attack), ("clean", clean))
+        for scenario, attack, safety in (("aligned_start", "unaligned_data", under_attack), ("clean", "none", clean))
     ]
 
 

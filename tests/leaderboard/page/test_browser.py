@@ -20,7 +20,17 @@ from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
 
 from ..by_hand import cells, second_scenario
-from ..synthetic import SMALL, catalog_row, exact_rows, make_rows, table_of, write_site, write_submission, write_tables
+from ..synthetic import (
+    SMALL,
+    catalog_row,
+    exact_rows,
+    generated_by,
+    make_rows,
+    table_of,
+    write_site,
+    write_submission,
+    write_tables,
+)
 from ..views.test_best_known import attacking, committed, write_attack
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="NOT RUN: playwright is not installed")
@@ -425,6 +435,7 @@ def test_hostile_text_neither_runs_nor_breaks_the_layout(visit: Open, tmp_path: 
             row["scenario"] = HOSTILE
     cells[0].update(status="failed", reason=f"{LONG} {HOSTILE}")
     tables["catalog"], tables["cells"] = table_of("catalog", catalog), table_of("cells", cells)
+    tables["responses"] = generated_by(tables["responses"], LONG)
     path = write_site(load_rows([write_tables(tmp_path / "rows", tables)]), tmp_path / "site")
     seen = visit(path=path, **PHONE)
     assert seen.fits()

@@ -27,6 +27,7 @@ from ..synthetic import (
     catalog_row,
     cell_row,
     exact_rows,
+    generated_by,
     make_rows,
     table_of,
     write_rows,
@@ -235,6 +236,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         if row["scenario"] == "unaligned":
             row["scenario"] = hostile_id
     tables["cells"] = table_of("cells", cells)
+    tables["responses"] = generated_by(tables["responses"], HOSTILE)
     page = write_site(load_rows([write_tables(tmp_path, tables)]), tmp_path / "site").read_text(encoding="utf-8")
     outline = Outline(page)
     assert [attrs.get("type") for tag, attrs in outline.tags if tag == "script"] == ["application/json", None]

@@ -138,7 +138,7 @@ def test_soft_safety_is_the_mean_over_strata(tmp_path: Path) -> None:
         {
             "response_key": cell_row()["response_key"],
             "probe_set": probe["probe_set"],
-            "generator": "vllm",
+            "generator": cell_row()["generator"],
             "probe_id": probe["probe_id"],
             "response": "x",
             "tokens": 1,

@@ -157,7 +157,7 @@ def test_an_attack_that_is_not_reproduced_lowers_nothing(tmp_path: Path, rung: s
     ("changes", "base", "words"),
     [
         (
-            {"participants": 3},
+            {"participants": 5},
             "aligned_start",
             "have another federation, twin, start, probes or judge than aligned_start",
         ),

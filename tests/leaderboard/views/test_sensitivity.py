@@ -212,8 +212,12 @@ def test_a_seed_that_fails_outside_the_axis_hides_no_point(tmp_path: Path) -> No
     """The base scenario has seeds 0 to 2 and fails on 2; the other point has seeds 0 and 1, and so has the axis."""
     point = {"axis": "share", "title": "Share", "unit": "%", "value": 10, "position": 0, "base": "aligned_start"}
     cells = [
-        (cell_row(scenario=scenario, twin="clean", seed=seed), {"safety": 0.1 * seed, "utility": 0.9})
-        for scenario, seeds in (("aligned_start", (0, 1)), ("clean", (0, 1, 2)), ("ten", (0, 1)))
+        (cell_row(scenario=scenario, twin="clean", attack=attack, seed=seed), {"safety": 0.1 * seed, "utility": 0.9})
+        for scenario, attack, seeds in (
+            ("aligned_start", "unaligned_data", (0, 1)),
+            ("clean", "none", (0, 1, 2)),
+            ("ten", "unaligned_data", (0, 1)),
+        )
         for seed in seeds
     ]
     cells.append((cell_row(seed=2, status="failed", reason="disk full"), {}))
