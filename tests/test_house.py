@@ -476,6 +476,7 @@ ACROSS_MODULES = {
     "tests/defenses/test_properties.py",
     "tests/defenses/test_variants.py",
     "tests/leaderboard/page/test_browser.py",
+    "tests/leaderboard/page/test_losses.py",
     "tests/leaderboard/rows/test_plausible.py",
     "tests/tasks/hub/test_real_data.py",
 }
