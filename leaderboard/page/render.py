@@ -315,8 +315,11 @@ def _losses(board: Board) -> list[tuple[Entry, Loss | None, Loss | None]]:
     """Return each defense with its losses of safety and margin over the compared scenarios; none without a margin."""
     if not has_margin(board):
         return []
-    entries = [entry for entry in board.entries if not entry.reference]
-    found = [(entry, *(loss_of(board, OVERALL, entry.id, name) for name in ("safety", "margin"))) for entry in entries]
+    found = [
+        (entry, loss_of(board, OVERALL, entry.id, "safety"), loss_of(board, OVERALL, entry.id, "margin"))
+        for entry in board.entries
+        if not entry.reference
+    ]
     return [(entry, safety, margin) for entry, safety, margin in found if safety or margin]
 
 
