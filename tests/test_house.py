@@ -467,6 +467,7 @@ ACROSS_MODULES = {
     "tests/benchmark/sandbox/test_proxies.py",
     "tests/benchmark/submission/contract/test_defense.py",
     "tests/benchmark/suites/test_paper_suite.py",
+    "tests/benchmark/suites/test_pocket_suite.py",
     "tests/benchmark/test_imports.py",
     "tests/benchmark/training/test_architectures.py",
     "tests/benchmark/training/test_training_memory.py",

