@@ -445,6 +445,18 @@ class _Loader(yaml.SafeLoader):
             lines[name] = line
         return node
 
+    def construct_scalar(self, node: Any) -> Any:
+        """Join the two halves in which JSON writes a character beyond 16 bits; a half alone is no text."""
+        text = super().construct_scalar(node)
+        if not isinstance(text, str) or not any("\ud800" <= sign <= "\udfff" for sign in text):
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.YAMLError(
+                f"the text {text!r} on line {node.start_mark.line + 1} holds half a character; write all of it"
+            ) from None
+
 
 _MOST_PROBLEMS = 5
 """Most problems of a file in one error."""

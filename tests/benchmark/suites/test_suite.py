@@ -285,6 +285,16 @@ def test_changes_of_local_training_are_checked(
         read_suite(_with_training(tmp_path, *changes))
 
 
+def test_json_escapes_of_one_character_are_one_character(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(json.dumps(MICRO | {"title": "\U0001f600"}))
+    assert "\\ud83d\\ude00" in path.read_text()
+    assert read_suite(path).title == "\U0001f600"
+    path.write_text(json.dumps(MICRO | {"title": "half \ud83d"}))
+    with pytest.raises(UsageError, match=r"the text 'half \\ud83d' on line 1 holds half a character"):
+        read_suite(path)
+
+
 def test_params_keep_their_types(tmp_path: Path) -> None:
     content = copy.deepcopy(MICRO)
     content["scenarios"][0]["attack"]["params"] = {"a": 1, "b": 0.5, "c": True, "d": "text"}
