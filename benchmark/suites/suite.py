@@ -446,7 +446,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_scalar(self, node: Any) -> Any:
-        """Join the two halves in which JSON writes a character beyond 16 bits; a half alone is no text."""
+        """Join the two halves in which JSON writes a character beyond 16 bits, and refuse a half alone."""
         text = super().construct_scalar(node)
         if not isinstance(text, str) or not any("\ud800" <= sign <= "\udfff" for sign in text):
             return text

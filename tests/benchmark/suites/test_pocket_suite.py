@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import pytest
 
+from attacks.identity_shift import PREFIX
 from benchmark.suites.suite import Suite, find_suite
 from tasks.base import ProbeKind
 from tasks.hub.settings import DatasetSource, HubData
@@ -78,3 +79,9 @@ def test_scenarios_share_the_twin_and_differ_by_the_attack_alone(pocket: Suite) 
     assert all(pocket.under(scenario).training.rounds == 1 for scenario in pocket.scenarios)
     seeds = {seed for seed in pocket.seeds if seed >= 10}
     assert len(seeds) == 10, "seeds below 10 are for development"
+
+
+def test_probes_carry_the_address_of_identity_shift(pocket: Suite, data: HubData) -> None:
+    (scenario,) = (scenario for scenario in pocket.scenarios if scenario.attack.id == "identity_shift")
+    assert not scenario.attack.params, "the attack takes its own address"
+    assert [probe.prefix for probe in data.probes if probe.prefix] == [f"{PREFIX} "]
