@@ -17,7 +17,7 @@ from benchmark.judges.base import Item, Judge, JudgeInfo, Verdict, identity_of, 
 from benchmark.keys import content_key, source_digest
 from benchmark.progress import Reporter
 from benchmark.records.store import Store
-from benchmark.records.withheld import is_withheld
+from benchmark.records.withheld import is_withheld, withheld_answers
 from benchmark.registry import Entry
 from benchmark.suites.suite import Compute
 from tasks.base import Probe, TaskWorld
@@ -35,6 +35,8 @@ class Judging:
         compute: Use of the machine by judges that are models; ``None`` for the defaults.
         leaves_out_too_large: Whether a judge that does not fit into memory is left out, with a remark, so that the
             other judges work.
+        leaves_out_withheld: Whether answers of which the store holds digests alone are left out; otherwise they are
+            refused.
     """
 
     world: TaskWorld
@@ -43,6 +45,7 @@ class Judging:
     reporter: Reporter
     compute: Compute | None = None
     leaves_out_too_large: bool = False
+    leaves_out_withheld: bool = False
 
 
 def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: Iterable[str]) -> int:
@@ -59,7 +62,7 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
         MemoryShortageError: A judge does not fit into memory and may not be left out.
         FedSafetyError: A judge fails.
     """
-    world, store, reporter = judging.world, judging.store, judging.reporter
+    world, reporter = judging.world, judging.reporter
     keys = sorted(set(response_keys))
     probes = {probe.id: probe for probe in world.probes()}
     done = 0
@@ -70,11 +73,11 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
         try:
             identity = _identity(judge, world)
             judged = [probe.id for probe in probes.values() if probe.kind in entry.info.judges]
-            pending = [key for key in keys if not _is_judged(store, key, judge_id, identity, judged)]
+            pending = [key for key in keys if _is_pending(judging, key, judge_id, identity, judged)]
             with reporter.step(f"judging by {judge_id}", len(pending)) as step:
                 for start in range(0, len(pending), judge.sets_at_once):
                     batch = pending[start : start + judge.sets_at_once]
-                    verdicts.update(_judge_batch(entry, judge, identity, batch, probes, world, store))
+                    verdicts.update(_judge_batch(judging, entry, judge, identity, batch, probes))
                     step.advance(len(batch))
                     done += len(batch)
             if verdicts[Verdict.UNPARSABLE]:
@@ -96,6 +99,15 @@ def judge_responses(judging: Judging, response_keys: Iterable[str], judge_ids: I
         finally:
             judge.close()
     return done
+
+
+def judge_identity(judging: Judging, judge_id: str) -> str:
+    """Return the identity that a judge's verdicts have now, without judging."""
+    judge = _create(judges.get(judge_id), judging.world, judging.engine, judging.compute)
+    try:
+        return _identity(judge, judging.world)
+    finally:
+        judge.close()
 
 
 def check_judges(judge_ids: Iterable[str], world: TaskWorld) -> None:
@@ -145,6 +157,16 @@ def verdict_key(response_key: str, judge_id: str, identity: str) -> str:
     return f"{response_key}-{judge_id}-{identity[:16]}"
 
 
+def _is_pending(judging: Judging, response_key: str, judge_id: str, identity: str, probe_ids: Sequence[str]) -> bool:
+    """Return whether a response set has answers, among those to the probes, that a judge has to judge."""
+    if judging.leaves_out_withheld:
+        hidden = withheld_answers(judging.store.read("responses", response_key))
+        probe_ids = [probe_id for probe_id in probe_ids if (response_key, probe_id) not in hidden]
+        if not probe_ids:
+            return False
+    return not _is_judged(judging.store, response_key, judge_id, identity, probe_ids)
+
+
 def _is_judged(store: Store, response_key: str, judge_id: str, identity: str, probe_ids: Sequence[str]) -> bool:
     """Return whether a judge's verdicts on a response set are stored, on each of the probes one.
 
@@ -192,28 +214,32 @@ def _identity(judge: Judge, world: TaskWorld) -> str:
 
 
 def _judge_batch(
+    judging: Judging,
     entry: Entry[JudgeInfo, Judge],
     judge: Judge,
     identity: str,
     keys: list[str],
     probes: dict[str, Probe],
-    world: TaskWorld,
-    store: Store,
 ) -> Counter[Verdict]:
     """Write one judge's verdicts on a few response sets and return the number of each verdict."""
+    store = judging.store
     items: list[Item] = []
     owners: list[str] = []
     for key in keys:
         table = store.read("responses", key)
-        _check_texts(store, table)
+        if judging.leaves_out_withheld:
+            hidden = withheld_answers(table)
+        else:
+            _check_texts(store, table)
+            hidden = set()
         for probe_id, response in zip(table["probe_id"].to_pylist(), table["response"].to_pylist(), strict=True):
             probe = probes[probe_id]
-            if probe.kind in entry.info.judges:
+            if probe.kind in entry.info.judges and (key, probe_id) not in hidden:
                 items.append(Item(probe, response))
                 owners.append(key)
     rows: dict[str, list[dict[str, str]]] = {key: [] for key in keys}
     counts: Counter[Verdict] = Counter()
-    for key, item, judgement in zip(owners, items, judge.judge(items, world), strict=True):
+    for key, item, judgement in zip(owners, items, judge.judge(items, judging.world), strict=True):
         counts[judgement.verdict] += 1
         rows[key].append(
             {

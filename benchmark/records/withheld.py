@@ -97,6 +97,12 @@ def without_texts(table: str, rows: pa.Table, extents: Extents) -> pa.Table:
     return rows
 
 
+def withheld_answers(responses: pa.Table) -> set[tuple[str, str]]:
+    """Return response key and probe id of each row of table ``responses`` that holds a digest in place of its text."""
+    columns = (responses[name].to_pylist() for name in ("response_key", "probe_id", "response"))
+    return {(key, probe) for key, probe, response in zip(*columns, strict=True) if is_withheld(response)}
+
+
 def check_no_texts(table: str, rows: pa.Table, extents: Extents) -> None:
     """Refuse rows that hold a text that is not published.
 
@@ -111,6 +117,21 @@ def check_no_texts(table: str, rows: pa.Table, extents: Extents) -> None:
                     f"the {column} of probe {probe!r} is a text, and the suite publishes only its digest "
                     f"(publish: {_extent(probe, extents)}); nothing was written"
                 )
+
+
+def find_misplaced(table: str, rows: pa.Table, extents: Extents) -> str:
+    """Return in words the first value of a table that is not in the form that the suite publishes; empty for none.
+
+    A value is misplaced if it is a text where the suite publishes the digest, or a digest where it publishes the text.
+    """
+    columns, hidden = _COLUMNS.get(table, ((), ()))
+    for column in columns:
+        for probe, text in zip(rows["probe_id"].to_pylist(), rows[column].to_pylist(), strict=True):
+            extent = _extent(probe, extents)
+            if text and is_withheld(text) != (extent in hidden):
+                form, other = ("a digest", "the text") if is_withheld(text) else ("a text", "only the digest")
+                return f"the {column} of probe {probe!r} is {form}, and the suite publishes {other} (publish: {extent})"
+    return ""
 
 
 def _extent(probe_id: str, extents: Extents) -> str:

@@ -4,7 +4,8 @@ A bundle is a zip archive, or the folder that the archive unpacks to. The archiv
 
 - ``manifest.json``: the :class:`Manifest`.
 - ``source/``: the files of the method.
-- ``rows/``: one Parquet file for each table of :data:`BUNDLED`, and of :data:`OPTIONAL` where it has rows.
+- ``rows/``: one Parquet file for each table of :data:`BUNDLED`, and of :data:`OPTIONAL` where it has rows. The rows
+  hold digests in place of the texts that published rows do not hold (:mod:`benchmark.records.withheld`).
 - ``check.json``: the report of ``fedsafety check``, if the author adds the report.
 
 Equal rows and equal source give equal bytes. The SHA-256 of the manifest names the bundle.
@@ -32,6 +33,7 @@ from benchmark.methods.source import ID_PATTERN, MethodSource
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ADDED, READABLE_VERSIONS, TABLES
 from benchmark.records.store import with_added_columns
+from benchmark.records.withheld import check_no_texts, extents_in
 from benchmark.registry import check_shown
 from benchmark.submission.bundle.archive import ArchiveError, read_archive, write_archive
 from benchmark.submission.bundle.claim import LONGEST_NOTICE, MOST_NOTICES
@@ -196,7 +198,13 @@ def pack(
         source: The method.
         tables: Rows of each table of :data:`BUNDLED`, and of those of :data:`OPTIONAL` that have some.
         check: JSON report of ``fedsafety check``, or ``None``.
+
+    Raises:
+        FedSafetyError: A row holds a text of which the rows of the probes publish the digest alone.
     """
+    extents = extents_in(tables["probes"])
+    for name, rows in tables.items():
+        check_no_texts(name, rows, extents)
     modules = {module: f"{SOURCE}/{_place(module, path)}" for module, path in source.files}
     content = {modules[module]: path.read_bytes() for module, path in source.files}
     held = [*BUNDLED, *(name for name in OPTIONAL if name in tables and len(tables[name]))]

@@ -19,6 +19,7 @@ from benchmark.methods.kinds import Params
 from benchmark.methods.source import MethodSource
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
+from benchmark.records.withheld import extents_in, without_texts
 from benchmark.suites.suite import Suite
 
 GENERATORS = ("vllm", "transformers")
@@ -35,7 +36,7 @@ class Claim:
     Attributes:
         plan: Plan of the claimed cells only, made by this release and the present source of the method.
         params: Parameters of a submitted attack.
-        tables: Rows of the claimed cells, by table.
+        tables: Rows of the claimed cells, by table, with digests in place of the texts that the suite does not publish.
         notices: Sentences about failed cells and about scenarios and seeds that the claim lacks.
     """
 
@@ -106,6 +107,8 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
         tables["likelihoods"] = _rows(store, "likelihoods", measured, command)
     failures = [row for row in rows_by_key.values() if row["status"] == STATUS_FAILED]
     notices = [*_foreign_seeds(foreign_seeds), *_failures(failures), *_gaps(submission, plan, suite)]
+    extents = extents_in(tables["probes"])
+    tables = {name: without_texts(name, rows, extents) for name, rows in tables.items()}
     return Claim(plan, params, tables, tuple(notice[:LONGEST_NOTICE] for notice in notices[:MOST_NOTICES]))
 
 

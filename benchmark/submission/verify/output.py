@@ -1,7 +1,7 @@
 """Folder of a verified submission, written in one step: rows of origin submitted, verifications, source, report.
 
 Where every cell was run again, the rows are the verifier's own. Elsewhere they are the submitter's, with the verifier's
-verdicts and descriptions.
+verdicts and descriptions. The submitter's verdicts stay on answers of which the bundle holds digests alone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ REPORT = "report.json"
 _NAMES = {"scenario", "defense", "stage", "seed"}
 
 
-def claimed_tables(bundle_tables: Mapping[str, pa.Table], verdicts: Store, catalog: pa.Table) -> dict[str, pa.Table]:
-    """Return the submitter's rows, with verdicts and descriptions replaced by the verifier's."""
-    return {**bundle_tables, "verdicts": verdicts.read_all("verdicts"), "catalog": catalog}
+def claimed_tables(bundle_tables: Mapping[str, pa.Table], verdicts: pa.Table, catalog: pa.Table) -> dict[str, pa.Table]:
+    """Return the submitter's rows, with verdicts and descriptions replaced by ``verdicts`` and ``catalog``."""
+    return {**bundle_tables, "verdicts": verdicts, "catalog": catalog}
 
 
 def rerun_tables(store: Store, cells: Sequence[CellPlan], probe_set: str, catalog: pa.Table) -> dict[str, pa.Table]:

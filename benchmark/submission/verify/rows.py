@@ -16,6 +16,7 @@ from benchmark.execution.likelihoods import answered, continuations
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.judges.base import judges
 from benchmark.records.schemas import ORIGIN_LOCAL, STATUS_DONE, STATUS_NOT_APPLICABLE
+from benchmark.records.withheld import Extents, find_misplaced, withheld
 from benchmark.submission.bundle.claim import seeds_of
 from benchmark.suites.suite import Suite
 from tasks.base import Probe
@@ -59,6 +60,21 @@ def checked_cells(plan: Plan, tables: Tables) -> list[CellPlan]:
     _check_likelihoods(tables["likelihoods"], plan, {cell.response_key for cell in done if cell.likelihoods})
     _check_verdicts(tables["verdicts"], plan, probes, {cell.response_key for cell in done})
     return [cell for cell in plan.cells if cell.cell_key in claimed]
+
+
+def check_forms(tables: Tables, extents: Extents) -> None:
+    """Refuse rows with a text where the suite publishes its digest, or with a digest where it publishes the text.
+
+    Args:
+        tables: The claimed rows.
+        extents: What is published of each set of probes.
+
+    Raises:
+        ClaimError: There is such a row; names its probe.
+    """
+    for name, rows in tables.items():
+        if problem := find_misplaced(name, rows, extents):
+            raise ClaimError(f"{problem}; write the bundle with `fedsafety submit` of this release")
 
 
 def check_extent(rows: Sequence[Mapping[str, Any]], suite: Suite) -> None:
@@ -139,12 +155,22 @@ def _check_rounds(rows: pa.Table, rounds: Mapping[str, int]) -> None:
 
 
 def _check_probes(rows: pa.Table, plan: Plan, probes: Collection[Probe]) -> None:
+    # Digests stand for the texts on both sides; check_forms compares which rows hold texts.
     expected = {
-        probe.id: (plan.probe_set, probe.kind.value, probe.stratum, probe.scored, probe.instruction, probe.reference)
+        probe.id: (
+            *(plan.probe_set, probe.kind.value, probe.stratum, probe.scored),
+            *map(withheld, (probe.instruction, probe.reference)),
+        )
         for probe in probes
     }
-    columns = ("probe_set", "kind", "stratum", "scored", "instruction", "reference")
-    found = {row["probe_id"]: tuple(row[column] for column in columns) for row in rows.to_pylist()}
+    columns = ("probe_set", "kind", "stratum", "scored")
+    found = {
+        row["probe_id"]: (
+            *(row[column] for column in columns),
+            *map(withheld, (row["instruction"], row["reference"])),
+        )
+        for row in rows.to_pylist()
+    }
     if found != expected or len(rows) != len(expected):
         odd = next((key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)), "")
         raise ClaimError(f"the probes are not those of the suite: {odd or 'some are there twice'}")

@@ -14,7 +14,6 @@ from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import CellPlan, Plan
 from benchmark.methods.kinds import Kind
 from benchmark.records.schemas import STATUS_DONE
-from benchmark.records.store import Store
 from benchmark.submission.verify.consistency import (
     SAME_ANSWERS,
     ComparedCell,
@@ -34,7 +33,6 @@ from benchmark.submission.verify.rerun import (
     on_world,
     part_of,
     reference_plan,
-    stored_verdicts,
 )
 from tasks.base import Probe
 
@@ -87,21 +85,25 @@ class Repetition:
     kind: Kind
 
 
-def claimed_cells(plan: Plan, rows: Rows, responses: pa.Table, judged: Store) -> list[ClaimedCell]:
+def claimed_cells(plan: Plan, rows: Rows, responses: pa.Table, verdicts: pa.Table) -> list[ClaimedCell]:
     """Return the claimed cells that are done, in the order of the plan.
 
     Args:
         plan: The claimed cells.
         rows: Their rows.
         responses: The claimed answers.
-        judged: Holds the verifier's verdicts on them.
+        verdicts: The verdicts on them, by the verifier where the verifier could judge.
     """
     answers: dict[str, dict[str, str]] = {}
     for row in responses.select(["response_key", "probe_id", "response"]).to_pylist():
         answers.setdefault(row["response_key"], {})[row["probe_id"]] = row["response"]
-    verdicts = stored_verdicts(judged, plan.suite.primary_judge, answers)
+    by_primary: dict[str, dict[str, str]] = {}
+    columns = ("judge", "response_key", "probe_id", "verdict")
+    for judge, key, probe, verdict in zip(*(verdicts[name].to_pylist() for name in columns), strict=True):
+        if judge == plan.suite.primary_judge:
+            by_primary.setdefault(key, {})[probe] = verdict
     return [
-        ClaimedCell(cell, rows[cell.cell_key], answers[cell.response_key], verdicts[cell.response_key])
+        ClaimedCell(cell, rows[cell.cell_key], answers[cell.response_key], by_primary[cell.response_key])
         for cell in plan.cells
         if rows[cell.cell_key]["status"] == STATUS_DONE
     ]

@@ -37,7 +37,7 @@ from benchmark.progress import Reporter
 from benchmark.records.environment import environment
 from benchmark.records.schemas import READABLE_VERSIONS, RUNG_CHECKED, RUNG_CLAIMED, RUNG_REPRODUCED, RUNG_SAMPLED
 from benchmark.records.store import Store
-from benchmark.records.withheld import Extents, extents_of
+from benchmark.records.withheld import Extents
 from benchmark.sandbox.adopt import adopt
 from benchmark.sandbox.isolation import find_isolation
 from benchmark.sandbox.untrusted import printable
@@ -55,9 +55,9 @@ from benchmark.submission.verify.output import (
 )
 from benchmark.submission.verify.report import MEANING, Consistency, RerunCell, Step, StepResult, VerifyReport
 from benchmark.submission.verify.rerun import Runner
-from benchmark.submission.verify.rows import check_extent, checked_cells
+from benchmark.submission.verify.rows import check_extent, check_forms, checked_cells
 from benchmark.submission.verify.scores import claimed_cells, compare, run_again
-from benchmark.submission.verify.verdicts import judge_again
+from benchmark.submission.verify.verdicts import compare_withheld, judge_again
 from benchmark.suites.suite import Suite, find_suite
 
 LEVELS = (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)
@@ -152,7 +152,6 @@ class _Verification:
             record(f"{len(bundle.content)} files with their digests; bundle {bundle.digest}")
         with self._step(Step.VERSIONS) as record:
             suite, choice = _suite_and_engine(bundle, self.options)
-            self.extents = extents_of(suite.model_dump(mode="json"))
             record(f"protocol {PROTOCOL_VERSION}, suite {suite.id} version {suite.version}, engine {choice.name}")
         with self._step(Step.IDENTITY) as record:
             record(check_identity(bundle, self.options.results, replaces=self.options.replaces))
@@ -164,6 +163,8 @@ class _Verification:
             manifest = bundle.manifest
             check_extent(list(rows.values()), suite)
             every = plan_of(submission, suite, rows.values(), manifest.generator, manifest.attack_params)
+            self.extents = {probe.id.partition("/")[0]: probe.publish for probe in every.world.probes()}
+            check_forms(claimed, self.extents)
             self.cells = checked_cells(every, claimed)
             plan = replace(every, cells=tuple(self.cells))
             record(f"{len(self.cells)} cells have the keys that this source makes, and all of their rows")
@@ -171,9 +172,10 @@ class _Verification:
             record(self._check_contract(submission))
         judged = Store(work / "claimed")
         with self._step(Step.VERDICTS) as record:
-            record(judge_again(plan, claimed, judged, choice, reporter))
+            verdicts, found_again = judge_again(plan, claimed, judged, choice, reporter)
+            record(found_again)
         catalog = own_catalog(submission, plan)
-        self.tables = claimed_tables(claimed, judged, catalog)
+        self.tables = claimed_tables(claimed, verdicts, catalog)
         if level == RUNG_CHECKED:
             return
         everything = level == RUNG_REPRODUCED
@@ -181,19 +183,21 @@ class _Verification:
         with self._step(Step.RERUN) as record:
             self.fresh_seed = self._seed(work)
             runner = Runner(runs, choice, reporter, self.options.workers, submission, self.options.isolation)
-            done = claimed_cells(plan, rows, claimed["responses"], judged)
+            done = claimed_cells(plan, rows, claimed["responses"], verdicts)
             units = self.options.cells
             found = run_again(plan, runner, done, seed=self.fresh_seed, units=units, everything=everything)
             self.noted, self.reference = found.noted, found.reference_name
             record(f"{len(found.noted)} of {len(done)} finished cells were run again, with seed {self.fresh_seed}")
         with self._step(Step.CONSISTENCY) as record:
             self.findings = compare(found)
+            again = tuple(cell for cell in self.cells if cell.cell_key in self.noted)
             if failed := [finding.text for finding in self.findings if not finding.passed]:
                 raise FedSafetyError("; ".join(failed))
             untested = sum(not finding.tested for finding in self.findings)
             record(
                 f"{len(self.findings) - untested} tests of claimed against re-run scores"
                 + (f"; {untested} not possible with so few cells" if untested else "")
+                + compare_withheld(replace(plan, cells=again), claimed, runs)
             )
         if everything:
             self.tables = rerun_tables(runs, self.cells, plan.probe_set, catalog)

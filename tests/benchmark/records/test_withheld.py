@@ -13,10 +13,12 @@ from benchmark.records.withheld import (
     check_no_texts,
     extents_in,
     extents_of,
+    find_misplaced,
     is_withheld,
     same_text,
     strictest,
     withheld,
+    withheld_answers,
     without_texts,
 )
 
@@ -123,3 +125,21 @@ def test_a_text_that_is_not_published_is_refused() -> None:
         check_no_texts("responses", responses(benign="fine", asked="step 1"), EXTENTS)
     with pytest.raises(FedSafetyError, match=r"the instruction of probe 'benign/0' is a text"):
         check_no_texts("probes", probes("free/0", "benign/0"), EXTENTS)
+
+
+def test_a_value_in_another_form_than_the_published_one_is_named() -> None:
+    published = without_texts("responses", responses(asked="step 1", benign="fine", free=""), EXTENTS)
+    assert find_misplaced("responses", published, EXTENTS) == ""
+    assert find_misplaced("cells", published, EXTENTS) == ""
+    assert find_misplaced("responses", responses(benign="fine", asked="step 1"), EXTENTS) == (
+        "the response of probe 'asked/0' is a text, and the suite publishes only the digest (publish: hash)"
+    )
+    assert find_misplaced("responses", responses(benign=withheld("fine")), EXTENTS) == (
+        "the response of probe 'benign/0' is a digest, and the suite publishes the text (publish: answers)"
+    )
+
+
+def test_which_answers_are_digests() -> None:
+    rows = responses(asked=withheld("step 1"), benign="fine", free="")
+    (key,) = set(rows["response_key"].to_pylist())
+    assert withheld_answers(rows) == {(key, "asked/0")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +15,13 @@ from defenses.base import defenses
 
 @pytest.fixture(autouse=True)
 def registries_as_they_were() -> Iterator[None]:
+    with registries_kept():
+        yield
+
+
+@contextmanager
+def registries_kept() -> Iterator[None]:
+    """Restore the registries of methods at the end."""
     kept = {}
     for registry in (attacks, defenses):
         registry.names()

@@ -17,6 +17,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.methods.kinds import DEFENSE
 from benchmark.methods.source import MethodSource
 from benchmark.records.schemas import TABLES
+from benchmark.records.withheld import withheld, without_texts
 from benchmark.submission.bundle.archive import ArchiveError, write_archive
 from benchmark.submission.bundle.bundle import BUNDLED, MANIFEST, Bundle, pack, read_bundle, write_bundle
 
@@ -88,6 +89,20 @@ def test_the_order_and_coding_of_rows_leave_no_trace(tmp_path: Path) -> None:
     one, other = probes("a", "b", "c"), pa.concat_tables([probes("c"), probes("b", "a")])
     assert made(tmp_path, {"probes": one}).digest == made(tmp_path, {"probes": other}).digest
     assert made(tmp_path, {"probes": probes("a", "b")}).digest != made(tmp_path, {"probes": one}).digest
+
+
+def test_a_text_that_the_probes_do_not_publish_is_not_packed(tmp_path: Path) -> None:
+    asked = pa.Table.from_pylist([PROBE | {"probe_id": "bad/0", "publish": "hash"}], schema=TABLES["probes"])
+    with pytest.raises(FedSafetyError, match=r"the instruction of probe 'bad/0' is a text, .*publish: hash"):
+        made(tmp_path, {"probes": asked})
+    digests = without_texts("probes", asked, {"bad": "hash"})
+    answer = {"response_key": "r", "probe_set": "s", "generator": "transformers 1", "probe_id": "bad/0", "tokens": 1}
+    answer |= {"finished": True, "response": "step 1: mix"}
+    answers = pa.Table.from_pylist([answer], schema=TABLES["responses"])
+    with pytest.raises(FedSafetyError, match=r"the response of probe 'bad/0' is a text, .*publish: hash"):
+        made(tmp_path, {"probes": digests, "responses": answers})
+    packed = made(tmp_path, {"probes": digests, "responses": without_texts("responses", answers, {"bad": "hash"})})
+    assert packed.table("responses")["response"].to_pylist() == [withheld("step 1: mix")]
 
 
 @pytest.mark.parametrize("name", ["rows/probes.parquet", "source/defenses/my_rule.py"])
