@@ -21,6 +21,7 @@ from leaderboard.citation.published import published
 from leaderboard.page import formats, plots
 from leaderboard.page.answers import answers
 from leaderboard.page.citations import citations
+from leaderboard.page.claims import claims
 from leaderboard.page.curves import drawings
 from leaderboard.page.data import page_data
 from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
@@ -185,6 +186,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         axes=AXES,
         headings=_headings(columns),
         sections=_sections(board),
+        claims=claims(board),
         titles={scenario.id: scenario.info["title"] for scenario in board.scenarios},
         defense_titles={
             **{id_: info["title"] for id_, info in board.at_points.items()},
@@ -296,6 +298,7 @@ def _sections(board: Board) -> list[tuple[str, str]]:
     local = [("local", "This machine")] if board.local and not board.local_only else []
     return [
         ("answer", "Answer"),
+        *([("claims", "Claims")] if board.by_scenario else []),
         ("ranking", "Ranking"),
         *local,
         ("trade-off", "Trade-offs"),
