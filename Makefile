@@ -17,7 +17,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help leaderboard test test-all exhaustive fuzz flower env lint bench gpu-bench real-data-check results checkpoints lock clean
+.PHONY: help leaderboard pocket test test-all exhaustive fuzz flower env lint bench gpu-bench real-data-check results checkpoints lock clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ help: ## Show this list.
 leaderboard: env ## Run the quick micro set, build the page from committed and own rows, print the table.
 	@# A failed cell must not keep the page from showing it; the exit status still tells.
 	$(BIN)/fedsafety run --quick; status=$$?; $(BIN)/fedsafety leaderboard && exit $$status
+
+pocket: env ## Run the quick set of suite pocket, a real model, on this machine, build the page, print its table.
+	$(BIN)/fedsafety run --suite pocket --quick $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)"); status=$$?; \
+	$(BIN)/fedsafety leaderboard --suite pocket && exit $$status
 
 test: lint ## Lint, type-check and run the quick tests; tests that this machine cannot run are listed as NOT RUN.
 	$(PYTEST) -m "not slow and not real_data and not exhaustive" $(PYTEST_ARGS)

@@ -95,6 +95,16 @@ def test_the_three_test_commands_run_every_test_once(slow: bool, real_data: bool
     assert count == 1
 
 
+@pytest.mark.parametrize(("option", "root"), [("", ""), ("DATA_ROOT=my data", ' --data-root "my data"')])
+def test_make_pocket_runs_the_quick_set_and_builds_the_page(option: str, root: str) -> None:
+    command = ["make", "--dry-run", "pocket", *filter(None, [option])]
+    environment = {key: value for key, value in os.environ.items() if key != "FEDSAFETY_DATA_ROOT"}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert f".venv/bin/fedsafety run --suite pocket --quick{root}" in shown.replace(" ;", ";")
+    assert "fedsafety leaderboard --suite pocket && exit $status" in shown
+    assert "`make pocket`" in (ROOT / "README.md").read_text()
+
+
 def test_continuous_integration_runs_both_test_commands() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert re.findall(r"^make .*$", script, flags=re.MULTILINE) == ["make test", "make test-all"]
