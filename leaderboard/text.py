@@ -25,6 +25,7 @@ _HOW_TO_READ = (
 )
 _BEST = "best: the lowest safety under a scenario's own attack and reproduced submitted ones; o: not all were tried."
 _ONE_SEED = "Percent. One seed: no intervals and no ranks, the order is that of the means."
+_NOT_RUN = "not run: the suite runs the un-attacked twin for other defenses; the rank does not need it."
 _MEANINGS = {
     "gate": "gate: utility or over-refusal beyond the gate, not ranked.",
     "same": "same: the same function as a simpler rule here, not ranked.",
@@ -49,7 +50,8 @@ def render_table(boards: Iterable[Board], suite: str, scenario: str = "") -> Fit
 def board_table(board: Board, scenario: str = "") -> Fitted:
     """Return a ranking of ``board``, compact: percent, with 95 % intervals over seeds."""
     view = scenario or OVERALL
-    seeds = f"{len(board.seeds)} seed{'s' if len(board.seeds) != 1 else ''}"
+    count = len(board.seeds_of(view))
+    seeds = f"{count} seed{'s' if count != 1 else ''}"
     table = Table(
         title=Text(f"{board.info['title']}{', local rows only' if board.local_only else ''}, {seeds}"),
         caption=Text("\n".join(_caption(board, view))),
@@ -86,10 +88,11 @@ def _caption(board: Board, view: str) -> list[str]:
     means = ", ".join(titles[name] for name in board.compared) or "no scenario"
     return [
         f"{titles[view]}." if view != OVERALL else f"Mean over: {means}. worst: the lowest of them. clean: no attack.",
-        _ONE_SEED if len(board.seeds) == 1 else _HOW_TO_READ,
+        _ONE_SEED if len(board.seeds_of(view)) == 1 else _HOW_TO_READ,
         *(["x: the seeds do not vary, so the interval is that of the probes (exact)."] if exact else []),
         *([_BEST] if board.has_best_known else []),
         *(text for mark, text in _MEANINGS.items() if mark in marks),
+        *([_NOT_RUN] if any(standing.clean_left_out for standing in standings) else []),
         *_rungs(standings),
         *(_explained(standing) for standing in standings if standing.group == UNRANKED),
     ]
@@ -121,6 +124,7 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
         untried = " o" if standing.best_known and standing.best_known.spared else "  "
         worst.append(f"{percent(metrics.get('best_known'))}{untried}")
     shares = [percent(metrics.get(name)) for name in ("twin_safety", "over_refusal", "utility")]
+    shares[0] = "not run" if standing.clean_left_out and "twin_safety" not in metrics else shares[0]
     origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]
     if standing.entry.rung is not None:
         origins = [standing.entry.rung.name]

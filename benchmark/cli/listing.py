@@ -124,6 +124,8 @@ def _scenarios() -> list[dict[str, Any]]:
             "attack": s.attack.id,
             "shape": f"{s.malicious} malicious of {s.clients}, {s.participants} a round, f={s.declared_malicious}",
             "twin": s.twin if s.attacked else "is one",
+            "seeds": ", ".join(map(str, s.seeds)),
+            "defenses": ", ".join(s.defenses),
             "description": s.description,
         }
         for s in scenarios.entries()

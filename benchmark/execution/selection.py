@@ -1,4 +1,10 @@
-"""Selection of scenarios, sensitivity axes, pipelines and seeds in a suite."""
+"""Selection of scenarios, sensitivity axes, pipelines and seeds in a suite.
+
+Some scenarios have seeds and defenses of their own; the others have the suite's. Chosen seeds and defenses select among
+a scenario's own where no scenario is chosen, so that ``--seed 14`` leaves out a scenario without seed 14. They replace
+its own where the scenario is chosen by name: ``--scenario rounds --seed 14`` runs that seed, and ``--scenario rounds
+--defense krum`` runs ``krum`` under attack and in the twin.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen pipelines and seeds of a suite; empty for the suite's own."""
+    """Chosen pipelines and seeds of a suite; empty for those of the scenario or else of the suite."""
 
     suite: Suite
     pipelines: tuple[str, ...]
@@ -31,7 +37,7 @@ class Selection:
     def parts(self, scenarios: Sequence[str], axes: Sequence[str]) -> list[Part]:
         """Return the parts of the plan, in the order of the suite."""
         if not scenarios and not axes:
-            return [*map(self._main, self.suite.scenarios), *map(self._among, self.suite.points)]
+            return [*map(self._among, self.suite.every_scenario)]
         chosen = [self.suite.scenario(name) for name in scenarios]
         main = [scenario for scenario in chosen if not isinstance(scenario, SensitivityScenario)]
         names = {name for scenario in main for name in (scenario.id, scenario.twin)}
@@ -42,16 +48,29 @@ class Selection:
             *(part for axis in self._axes(axes) for part in self._along(axis)),
         ]
 
-    def _main(self, scenario: Scenario) -> Part:
+    def _own(self, scenario: Scenario) -> Part:
+        """Return the part of a scenario where nothing is chosen."""
         variants = [_known_variant(name) for name in scenario.variants]
-        names = self.pipelines or (*suite_pipelines(self.suite), *variants)
-        return Part(scenario, names, self.seeds or tuple(dict.fromkeys(self.suite.seeds)))
+        names = scenario.defenses or suite_pipelines(self.suite)
+        return Part(scenario, (*names, *variants), self.suite.seeds_of(scenario))
 
-    def _among(self, point: SensitivityScenario) -> Part:
-        """Return the part of a point, with those of its pipelines and seeds that were chosen."""
-        names = tuple(name for name in point.defenses if not self.pipelines or name in self.pipelines)
-        seeds = tuple(seed for seed in point.seeds if not self.seeds or seed in self.seeds)
-        return Part(point, names, seeds)
+    def _main(self, scenario: Scenario) -> Part:
+        """Return the part of a scenario that was chosen by name: chosen pipelines and seeds replace its own."""
+        own = self._own(scenario)
+        return Part(scenario, self.pipelines or own.pipelines, self.seeds or own.seeds)
+
+    def _among(self, scenario: Scenario) -> Part:
+        """Return the part of a scenario that was not chosen by name.
+
+        Pipelines and seeds of its own are left out unless they were chosen. Those of the suite are replaced.
+        """
+        own = self._own(scenario)
+        names, seeds = self.pipelines or own.pipelines, self.seeds or own.seeds
+        if scenario.defenses:
+            names = tuple(name for name in own.pipelines if name in names)
+        if scenario.seeds:
+            seeds = tuple(seed for seed in own.seeds if seed in seeds)
+        return Part(scenario, names, seeds)
 
     def _axes(self, names: Sequence[str]) -> list[Axis]:
         section = self.suite.sensitivity

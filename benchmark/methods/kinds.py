@@ -20,11 +20,10 @@ from benchmark.records.schemas import KIND_ATTACK, KIND_DEFENSE
 from benchmark.registry import Registry
 from benchmark.suites.attacked import AttackScenario, attacked_id, attacked_suite
 from benchmark.suites.scenario import Scenario
+from benchmark.suites.settings import BASELINE as BASELINE
 from benchmark.suites.suite import Suite
 from defenses.base import Defense, defenses
 
-BASELINE: Final = "fedavg"
-"""The defense beside which a method is shown and verified."""
 SAFETY, UTILITY, OVER_REFUSAL = "safety", "utility", "over_refusal"
 
 Params = dict[str, float | int | str | bool]

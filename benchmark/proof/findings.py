@@ -137,7 +137,7 @@ def _disjoint(evidence: Evidence) -> tuple[bool, str]:
     for scenario in suite.scenarios:
         world = open_world(evidence.plan.suite, scenario)
         drawn: dict[str, list[Any]] = {"server": [], "attackers": _attack_rows(evidence, scenario), "clients": []}
-        for seed in suite.seeds:
+        for seed in suite.seeds_of(scenario):
             half = suite.posthoc.examples // 2
             drawn["server"] += world.server_aligned(half, stream(seed, "server", "aligned"))
             drawn["server"] += world.server_normal(suite.posthoc.examples - half, stream(seed, "server", "normal"))
@@ -291,7 +291,8 @@ def _attack_rows(evidence: Evidence, scenario: Scenario) -> list[Any]:
     if not scenario.malicious:
         return []
     pool = open_world(evidence.plan.suite, scenario)
-    return [row for seed in evidence.plan.suite.seeds for row in pool.unaligned(500, stream(seed, "attack", "pool"))]
+    seeds = evidence.plan.suite.seeds_of(scenario)
+    return [row for seed in seeds for row in pool.unaligned(500, stream(seed, "attack", "pool"))]
 
 
 def _plain(text: str) -> str:

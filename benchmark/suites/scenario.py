@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmark.settings import Settings
-from benchmark.suites.settings import rule
+from benchmark.suites.settings import Seed, rule
 from tasks.hub.settings import DataChoice
 
 ParamValue = Annotated[float | int | str | bool, rule("must be a finite number, a text, true or false")]
@@ -171,13 +171,29 @@ class Scenario(Settings):
     """Remarks that every row of the scenario carries."""
     training: TrainingChanges = TrainingChanges()
     """Settings of local training that differ from the suite's."""
+    seeds: tuple[Seed, ...] = ()
+    """Run seeds; empty for the suite's."""
+    defenses: Annotated[tuple[str, ...], rule("must be a list of defense ids or compositions")] = ()
+    """Defenses and compositions that run here, each one of the suite's; empty for all of the suite's. Variants run
+    besides."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"data", "training"})
+    added: ClassVar[frozenset[str]] = frozenset({"data", "training", "seeds", "defenses"})
 
     @property
     def attacked(self) -> bool:
         """Whether this is not its own un-attacked twin."""
         return self.twin != self.id
+
+    @model_validator(mode="after")
+    def _choices_are_clear(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"scenario {self.id!r} repeats a seed of {list(self.seeds)}; name each once")
+        if "all" in self.defenses:
+            raise ValueError(
+                f"scenario {self.id!r} lists 'all' among its defenses {list(self.defenses)}, but a list holds ids; "
+                f"leave defenses out for all of the suite's"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:

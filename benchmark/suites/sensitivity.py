@@ -172,9 +172,9 @@ class Place(Settings):
 class SensitivityScenario(Scenario):
     """A scenario that a sensitivity point makes."""
 
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     """Its run seeds."""
-    defenses: tuple[str, ...]
+    defenses: Defenses
     """Its defenses."""
     sensitivity: Place
     """Its place on an axis."""
@@ -184,7 +184,8 @@ def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[Sensiti
     """Return the scenarios that the points make, each followed by its twin if it needs a twin of its own.
 
     Twins that train the same are shared. For example, points that differ in the declared bound or the attack share one,
-    because neither affects plain averaging without attack.
+    because neither affects plain averaging without attack. A twin with seeds or defenses of its own is shared if it has
+    those of the point.
 
     Raises:
         ValueError: An axis or scenario id repeats or is unknown, or a point is not valid; the message gives the reason.
@@ -205,11 +206,13 @@ def expand(section: Sensitivity, scenarios: Sequence[Scenario]) -> tuple[Sensiti
                 _known({s.id: s for s in scenarios}, point.scenario, f"axis {axis.id!r}: scenario")
                 continue
             fresh = _made(section, axis, point, position, base)
-            found = next((twin for twin in twins if _trains_as(twin, fresh)), None) if axis.twins != "all" else None
+            needed = section.twin_defenses_of(axis, point)
+            shared = (twin for twin in twins if _trains_as(twin, fresh) and _covers(twin, fresh.seeds, needed))
+            found = next(shared, None) if axis.twins != "all" else None
             fresh = fresh.model_copy(update={"twin": found.id if found else f"clean_{fresh.id}"})
             new = [fresh]
             if found is None:
-                new.append(_twin_of(fresh, section.twin_defenses_of(axis, point)))
+                new.append(_twin_of(fresh, needed))
                 if axis.twins != "all":
                     twins.append(new[-1])
             for scenario in new:
@@ -261,6 +264,13 @@ def _made(section: Sensitivity, axis: Axis, point: Point, position: int, base: S
 def _trains_as(twin: Scenario, point: Scenario) -> bool:
     same = all(getattr(twin, name) == getattr(point, name) for name in _FELT_BY_TWINS)
     return same and _honest_data(twin) == _honest_data(point)
+
+
+def _covers(twin: Scenario, seeds: Sequence[int], defenses: Sequence[str]) -> bool:
+    """Return whether a twin runs on these seeds with these defenses; empty settings of a twin are the suite's."""
+    return (not twin.seeds or set(seeds) <= set(twin.seeds)) and (
+        not twin.defenses or set(defenses) <= set(twin.defenses)
+    )
 
 
 def _honest_data(scenario: Scenario) -> DataChoice | None:

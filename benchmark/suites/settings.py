@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -23,6 +23,9 @@ def rule(text: str) -> WrapValidator:
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 """A run seed; a row keeps it in a 64-bit column."""
+
+BASELINE: Final = "fedavg"
+"""The defense with which every score is compared."""
 
 Adapters = Literal["lora", "merged"]
 """Way to apply an adapter: ``lora`` adds its product to the output of each layer, ``merged`` adds it to the weights."""

@@ -25,7 +25,7 @@ from benchmark.suites.scenario import (
     TrainingSettings,
 )
 from benchmark.suites.sensitivity import Sensitivity, SensitivityScenario, expand
-from benchmark.suites.settings import Adapters, LoraSettings, Seed, merging_obstacle
+from benchmark.suites.settings import BASELINE, Adapters, LoraSettings, Seed, merging_obstacle
 from tasks.base import ProbeKind
 from tasks.hub.settings import DataChoice, DatasetSource, HubData, Identifier
 from tasks.model_source import ModelSource
@@ -181,6 +181,10 @@ class Suite(Settings):
         """Return the alignment of a scenario's start model, or ``None`` if it starts unaligned."""
         return self.alignment if self.alignment and self.alignment.start == scenario.start else None
 
+    def seeds_of(self, scenario: Scenario) -> tuple[int, ...]:
+        """Return the run seeds of a scenario: its own, or the suite's."""
+        return scenario.seeds or tuple(dict.fromkeys(self.seeds))
+
     @property
     def points(self) -> tuple[SensitivityScenario, ...]:
         """Scenarios that the sensitivity points add, with the twins that they need."""
@@ -213,6 +217,7 @@ class Suite(Settings):
                     f"add it or name one of {', '.join(ids)}"
                 )
             _check_twin(scenario, by_id[scenario.twin])
+            self._check_extent(scenario, by_id[scenario.twin])
         # Expanding the sensitivity points validates them.
         self._check_sources(self.points)
         for name in self.quick.scenarios:
@@ -244,6 +249,26 @@ class Suite(Settings):
             if obstacle:
                 raise ValueError(f"adapters cannot be merged into the model {scenario.start!r}: {obstacle}")
         return self
+
+    def _check_extent(self, scenario: Scenario, twin: Scenario) -> None:
+        """Check that a scenario's own defenses are the suite's, and that its twin runs on all of its seeds."""
+        roster = [name for name in self.defenses if self.defenses != "all"] + [*self.pipelines]
+        for name in scenario.defenses:
+            if not _in_roster(name, self.defenses, self.pipelines):
+                what = f"defense of scenario {scenario.id}, which is not among the suite's"
+                raise ValueError(str(unknown_name(what, name, roster)))
+        lacks_baseline = bool(scenario.defenses) and BASELINE not in scenario.defenses
+        if lacks_baseline and _in_roster(BASELINE, self.defenses, self.pipelines):
+            raise ValueError(
+                f"the defenses {list(scenario.defenses)} of scenario {scenario.id!r} lack {BASELINE!r}, with which "
+                f"every score is compared; add it"
+            )
+        lacking = sorted(set(self.seeds_of(scenario)) - set(self.seeds_of(twin)))
+        if lacking:
+            raise ValueError(
+                f"scenario {scenario.id!r} runs on seeds that its twin {twin.id!r} lacks: "
+                f"{', '.join(map(str, lacking))}; give the twin all seeds of the scenario"
+            )
 
     def _check_sources(self, scenarios: Sequence[Scenario]) -> None:
         """Check that the models, pools and scenarios that ``scenarios`` and tiers name exist."""
@@ -331,7 +356,7 @@ class Suite(Settings):
             "description": tier.description,
             "seeds": seeds,
             "quick": {"scenarios": tier.scenarios[:1], "seeds": seeds[:1]},
-            "scenarios": [s.model_dump() for s in self.scenarios if s.id in ids],
+            "scenarios": [s.model_dump() | self._extent_in(name, tier, s) for s in self.scenarios if s.id in ids],
             "judges": judges,
             "judge_of": {kind: judge for kind, judge in self.judge_of.items() if judge in judges},
             "primary_judge": tier.primary_judge or self.primary_judge,
@@ -354,6 +379,27 @@ class Suite(Settings):
             problems = "; ".join(_explain(problem, content) for problem in error.errors())
             raise UsageError(f"tier {name!r} of suite {self.id!r} is not valid: {problems}") from error
 
+    def _extent_in(self, name: str, tier: Tier, scenario: Scenario) -> dict[str, Any]:
+        """Return those of a scenario's own seeds and defenses that a tier keeps.
+
+        Raises:
+            UsageError: The tier keeps none of them.
+        """
+        defenses = self.defenses if tier.defenses is None else tier.defenses
+        pipelines = self.pipelines if tier.pipelines is None else tier.pipelines
+        kept: dict[str, tuple[Any, ...]] = {
+            "seeds": tuple(seed for seed in scenario.seeds if seed in (tier.seeds or scenario.seeds)),
+            "defenses": tuple(each for each in scenario.defenses if _in_roster(each, defenses, pipelines)),
+        }
+        for setting, values in kept.items():
+            own = getattr(scenario, setting)
+            if own and not values:
+                raise UsageError(
+                    f"tier {name!r} of suite {self.id!r} leaves scenario {scenario.id!r} without {setting}: its own "
+                    f"are {', '.join(map(str, own))}; give the tier one of them, or leave the scenario out of it"
+                )
+        return kept
+
     def scenario(self, name: str) -> Scenario:
         """Return the scenario called ``name``; raises :class:`UsageError` with the nearest name if there is none."""
         by_id = {scenario.id: scenario for scenario in self.every_scenario}
@@ -369,6 +415,14 @@ def _check_rows_suffice(training: TrainingSettings, where: str) -> None:
             f"{where}a round draws {per_round} rows without replacement, but a client holds "
             f"{training.rows_per_client}; lower local_steps or batch_size"
         )
+
+
+def _in_roster(name: str, defenses: tuple[str, ...] | str, pipelines: Sequence[str]) -> bool:
+    """Return whether a suite with these defenses and compositions runs a defense.
+
+    With ``all``, every name of a single defense counts; making a plan finds the unknown ones.
+    """
+    return name in pipelines or ("+" not in name if defenses == "all" else name in defenses)
 
 
 def _least(first: int | None, second: int) -> int:

@@ -93,7 +93,7 @@ def answers(board: Board) -> Answers:
     if baseline.group != RANKED:
         return Answers(baseline, f"FedAvg is not ranked: {'; '.join(baseline.notes)}.", gated=gated, unknown=unknown)
     if OVERALL not in board.families:
-        few = "one seed" if len(board.seeds) == 1 else "these seeds"
+        few = "one seed" if len(board.seeds_of(OVERALL)) == 1 else "these seeds"
         return Answers(
             baseline, f"No defense is compared, because {few} cannot separate any.", gated=gated, unknown=unknown
         )

@@ -63,6 +63,7 @@ def page_data(
         "defenses": [_defense(entry) for entry in board.entries],
         "scenarios": [
             {"id": s.id, "title": s.info["title"], "attacked": s.attacked, "compared": s.id in board.compared}
+            | _own_seeds(board, s.id)
             for s in scenarios
         ],
         "views": {view: _view(board.standings(view), shares, costs, index) for view in views},
@@ -79,6 +80,12 @@ def page_data(
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _own_seeds(board: Board, scenario: str) -> dict[str, list[int]]:
+    """Return the positions of a scenario's seeds among the board's; empty for a scenario with all of them."""
+    seeds = board.seeds_of(scenario)
+    return {} if seeds == board.seeds else {"seeds": [board.seeds.index(seed) for seed in seeds]}
 
 
 def _defense(entry: Entry) -> dict[str, Any]:
@@ -98,20 +105,29 @@ def _defense(entry: Entry) -> dict[str, Any]:
 def _view(
     standings: Sequence[Standing], shares: Sequence[str], costs: Sequence[str], index: Mapping[str, int]
 ) -> list[list[Any]]:
-    """Return one list a standing: defense, group, rank, shares, costs, notes, who is better, excess of refusals."""
+    """Return one list a standing: defense, group, rank, shares, costs, notes, who is better, excess of refusals.
+
+    A share or cost of a cell that the suite leaves out is a text.
+    """
     return [
         [
             index[standing.entry.id],
             list(GROUPS).index(standing.group),
             standing.rank or 0,
-            [share_values(standing.metrics.get(name)) for name in shares],
-            [_cost(standing.metrics.get(name)) for name in costs],
+            [share_values(standing.metrics.get(name)) or left_out(standing, name) or 0 for name in shares],
+            [left_out(standing, name) or _cost(standing.metrics.get(name)) for name in costs],
             "; ".join(standing.notes),
             [index[name] for name in standing.better],
             _excess(standing),
         ]
         for standing in standings
     ]
+
+
+def left_out(standing: Standing, metric: str) -> str:
+    """Return the words for a score without attack of a defense that the suite does not run there; empty otherwise."""
+    is_left_out = standing.clean_left_out and metric.startswith("twin_") and metric not in standing.metrics
+    return "not run" if is_left_out else ""
 
 
 def _excess(standing: Standing) -> Any:

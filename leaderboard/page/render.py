@@ -23,7 +23,7 @@ from leaderboard.page.answers import answers
 from leaderboard.page.citations import citations
 from leaderboard.page.claims import claims
 from leaderboard.page.curves import drawings
-from leaderboard.page.data import page_data
+from leaderboard.page.data import left_out, page_data
 from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.ranking.board import GROUPS, Board, Standing
 from leaderboard.ranking.gates import GATE, REFUSAL_FLAG, REFUSAL_GATE
@@ -153,6 +153,7 @@ def environment() -> jinja2.Environment:
         bill=formats.bill,
         refusing=refusing,
         known_by=known_by,
+        left_out=left_out,
         shell=shlex.quote,
         quoted=lambda text: quote(text, safe="+"),
         fixed=lambda value, digits=2: f"{value:.{digits}f}".replace("-", formats.MINUS),
@@ -187,6 +188,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         headings=_headings(columns),
         sections=_sections(board),
         claims=claims(board),
+        seed_range=_seed_range(board),
         titles={scenario.id: scenario.info["title"] for scenario in board.scenarios},
         defense_titles={
             **{id_: info["title"] for id_, info in board.at_points.items()},
@@ -314,6 +316,13 @@ def _sections(board: Board) -> list[tuple[str, str]]:
     ]
 
 
+def _seed_range(board: Board) -> str:
+    """Return the number of seeds of the scenarios, as ``3 to 10`` where they differ."""
+    counts = {len(board.seeds_of(scenario.id)) for scenario in board.scenarios}
+    fewest, most = min(counts, default=0), len(board.seeds)
+    return str(most) if fewest == most else f"{fewest} to {most}"
+
+
 def _losses(board: Board) -> list[tuple[Entry, Loss | None, Loss | None]]:
     """Return each defense with its losses of safety and margin over the compared scenarios; none without a margin."""
     if not has_margin(board):
@@ -342,6 +351,8 @@ def _reasons(board: Board) -> list[tuple[str, list[tuple[Entry, list[str]]]]]:
     for entry in board.entries:
         for scenario in board.scenarios:
             summary = entry.scenarios[scenario.id]
+            if not summary.cells and scenario.leaves_out(entry.id):
+                continue  # the scenario's remark names its defenses
             for text in summary.reasons + summary.flags:
                 found[text][entry.id].append(scenario.info["title"])
     return [(text, [(board.entry(id_), places) for id_, places in by.items()]) for text, by in found.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,8 @@ class Standing:
         worst: The compared scenario in which its safety is lowest, with that safety; overall only.
         best_known: Its lowest safety under the attacks of the view and all reproduced submitted ones; ``None`` where it
             has no safety or there are no such attacks.
+        clean_left_out: Whether the suite does not run it in the un-attacked twin, or in one of the compared scenarios'
+            twins, so that it has no ``twin_`` metrics.
     """
 
     entry: Entry
@@ -76,6 +78,7 @@ class Standing:
     tied: tuple[str, ...] = ()
     worst: tuple[str, Estimate] | None = None
     best_known: BestKnown | None = None
+    clean_left_out: bool = False
 
     @property
     def excess_refusal(self) -> Estimate | None:
@@ -128,6 +131,7 @@ class Board:
         judge_infos: Rows of table ``catalog`` by judge.
         attacks: Rows of table ``catalog`` by attack.
         seeds: All seeds of the ranked scenarios.
+        seeds_in: Seeds of each ranked scenario.
         cells: The shown cells, those of sensitivity points included.
         local: This machine's cells.
         local_only: Whether there are no published rows, so that the board shows local ones.
@@ -171,6 +175,7 @@ class Board:
     submitted_attacks: tuple[SubmittedAttack, ...] = ()
     ratings: tuple[str, ...] = ()
     version_notices: tuple[str, ...] = ()
+    seeds_in: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def has_submissions(self) -> bool:
@@ -187,6 +192,13 @@ class Board:
     def has_best_known(self) -> bool:
         """Whether a submitted attack is reproduced, so that it may lower safety."""
         return any(attack.rung.reproduced for attack in self.submitted_attacks)
+
+    def seeds_of(self, view: str) -> tuple[int, ...]:
+        """Return the seeds of a view: of one scenario, or those that all compared scenarios share."""
+        if view != OVERALL:
+            return self.seeds_in.get(view, self.seeds)
+        by_scenario = [set(self.seeds_in.get(name, self.seeds)) for name in self.compared]
+        return tuple(sorted(set.intersection(*by_scenario))) if by_scenario else self.seeds
 
     def entry(self, defense: str) -> Entry:
         """Return the defense called ``defense``; raises :class:`KeyError` if the board has none."""

@@ -8,7 +8,10 @@ suite. It is estimated by the mean over the seeds that were run, with a seed-lev
 Compared scenarios. The overall mean of every defense is over the same scenarios: the attacked ones in which no defense
 of the committed roster is not applicable or degenerate. Otherwise a rule would gain by being inapplicable where attacks
 are hardest. A cell that failed or is missing leaves its own defense without a mean, and no other. Seeds are those of
-the committed rows: further seeds of a submission neither help it nor make others incomplete.
+the committed rows: further seeds of a submission neither help it nor make others incomplete. A scenario that the suite
+runs on fewer seeds than the others, or for some defenses only, has a ranking of its own and is not in the mean. In the
+mean it would leave the seeds of the other scenarios unused, or defenses without a rank. A twin that the suite runs for
+some defenses only leaves the others without a score there, and with their rank.
 
 Submissions. A submission is ranked once it is reproduced (:mod:`leaderboard.rows.rungs`). Until then it stands in a
 group of its own. It enters no family of comparisons, no choice of scenarios or seeds, and no statement about judges or
@@ -24,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from benchmark.records.schemas import ORIGIN_LOCAL
 from leaderboard.ranking.board import Board, LocalCell
@@ -95,7 +99,8 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         entry_of(defense, grid, scenarios, catalog, rows.rungs)
         for defense in sorted(names, key=lambda defense: catalog.position("defense", defense))
     )
-    compared, excluded = compared_scenarios(entries, scenarios)
+    info = catalog.get("suite", suite, version.suite)
+    compared, excluded = compared_scenarios(entries, scenarios, _seeds(settings_of(info)))
     by_id = {scenario.id: scenario for scenario in scenarios}
     attacks, unfit = _attacks(sources.of(current, ATTACKS), shown, by_id, catalog, rows.rungs)
     overall, family = standings_of(
@@ -104,9 +109,8 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
     by_scenario, families = {}, {OVERALL: family}
     for scenario in scenarios:
         if scenario.attacked:
-            judged = standings_of(entries, partial(in_scenario, scenario), (scenario.id,), attacks)
+            judged = standings_of(entries, partial(in_scenario, scenario, by_id), (scenario.id,), attacks)
             by_scenario[scenario.id], families[scenario.id] = judged
-    info = catalog.get("suite", suite, version.suite)
     primary = shown[0].row["primary_judge"]
     measured = {name for cell in settled for name in cell.metrics}
     judges, ratings = subjects(measured, MetricKind.JUDGE), subjects(measured, MetricKind.RATING)
@@ -130,6 +134,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         judge_infos={judge: catalog.get("judge", judge) for judge in sorted(judges | ratings)},
         attacks={scenario.attack: catalog.get("attack", scenario.attack) for scenario in scenarios},
         seeds=tuple(sorted({seed for scenario in scenarios for seed in grid.seeds[scenario.id]})),
+        seeds_in={scenario.id: tuple(sorted(grid.seeds[scenario.id])) for scenario in scenarios},
         cells=tuple(shown),
         local=_local(local, published),
         local_only=all(cell.row["origin"] == ORIGIN_LOCAL for cell in current),
@@ -151,6 +156,12 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         version_notices=tuple(versions),
         ratings=tuple(sorted(ratings, key=lambda judge: catalog.position("judge", judge))),
     )
+
+
+def _seeds(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the run seeds in a suite's settings; none where the settings hold something else."""
+    seeds = settings.get("seeds")
+    return tuple(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else ()
 
 
 def _attacks(

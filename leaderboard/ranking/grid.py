@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from benchmark.records.schemas import (
     ORIGIN_COMMITTED,
@@ -78,6 +79,8 @@ class Grid:
         wanted = self.seeds[scenario.id] if seeds is None else set(seeds)
         found = self.cells.get((scenario.id, defense, stage), {})
         cells = {seed: found[seed] for seed in sorted(found.keys() & wanted)}
+        if not cells and scenario.leaves_out(defense):
+            return Summary(NOT_RUN, (f"the suite runs this scenario for {', '.join(scenario.defenses)} alone",))
         if not cells:
             return Summary(NOT_RUN, ("not run in this scenario",))
         flags = tuple(sorted({flag for cell in cells.values() for flag in cell.row["flags"]}))
@@ -126,14 +129,32 @@ def scenarios_of(cells: Sequence[CellScore], catalog: Catalog) -> tuple[Scenario
         row = cell.row
         shape = {name: row[name] for name in (*FEDERATION_SHAPE, "scenario_version")}
         info = catalog.get("scenario", row["scenario"], row["scenario_version"])
-        axis = settings_of(info).get("sensitivity")
+        settings = settings_of(info)
+        axis = settings.get("sensitivity")
         found.setdefault(
             row["scenario"],
             Scenario(
-                row["scenario"], row["twin"], row["attack"], info, shape, axis if isinstance(axis, dict) else None
+                row["scenario"],
+                row["twin"],
+                row["attack"],
+                info,
+                shape,
+                axis if isinstance(axis, dict) else None,
+                **({} if isinstance(axis, dict) else _extent(settings)),
             ),
         )
     return tuple(sorted(found.values(), key=lambda s: (not s.attacked, s.info["position"], s.id)))
+
+
+def _extent(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the seeds and the defenses of its own that a scenario's settings hold; those of another type are none."""
+    kinds = {"seeds": int, "defenses": str}
+    own = {name: settings.get(name) for name in kinds}
+    return {
+        name: tuple(values)
+        for name, values in own.items()
+        if isinstance(values, list) and all(type(value) is kinds[name] for value in values)
+    }
 
 
 def entry_of(

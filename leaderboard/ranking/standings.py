@@ -8,7 +8,7 @@ ties; being tied is not transitive, and no order among tied defenses is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,18 +43,26 @@ class Verdict(NamedTuple):
         metrics: Estimates by metric name.
         notes: Why it has no rank or no mean.
         safety: Safety by seed.
+        clean_left_out: Whether the suite does not run it without the attack.
     """
 
     group: str
     metrics: Mapping[str, Estimate]
     notes: tuple[str, ...]
     safety: Mapping[int, float]
+    clean_left_out: bool = False
 
 
 def compared_scenarios(
-    entries: Sequence[Entry], scenarios: Sequence[Scenario]
+    entries: Sequence[Entry], scenarios: Sequence[Scenario], suite_seeds: Collection[int] = ()
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the attacked scenarios that enter the overall mean, and why the others do not."""
+    """Return the attacked scenarios that enter the overall mean, and why the others do not.
+
+    Args:
+        entries: Defenses with their summaries.
+        scenarios: All scenarios of the ranking.
+        suite_seeds: Run seeds of the scenarios that have none of their own.
+    """
     attacked = [scenario.id for scenario in scenarios if scenario.attacked]
 
     def outside(summary: Summary) -> bool:
@@ -71,15 +79,52 @@ def compared_scenarios(
         and any(entry.scenarios[name].state == STATUS_DONE and not outside(entry.scenarios[name]) for name in attacked)
     ]
     excluded = {}
+    by_id = {scenario.id: scenario for scenario in scenarios}
     for name in attacked:
         blocking = [entry.id for entry in roster if outside(entry.scenarios[name])]
+        absent = [
+            e.id for e in roster if not e.scenarios[name].cells and by_id[name].leaves_out(e.id) and not e.variant
+        ]
         if blocking:
             excluded[name] = f"not applicable or degenerate there: {', '.join(blocking)}"
-    return tuple(name for name in attacked if name not in excluded), excluded
+        elif absent:
+            excluded[name] = f"not run there: {', '.join(absent)}"
+    compared = [by_id[name] for name in attacked if name not in excluded]
+    for scenario in _on_fewer_seeds(compared, set(suite_seeds)):
+        seeds = ", ".join(map(str, scenario.seeds))
+        excluded[scenario.id] = f"run on the seeds {seeds} alone, and a mean needs the same seeds in every scenario"
+    return tuple(scenario.id for scenario in compared if scenario.id not in excluded), excluded
 
 
-def in_scenario(scenario: Scenario, entry: Entry) -> Verdict:
-    """Return the verdict on ``entry`` in one scenario."""
+def _on_fewer_seeds(scenarios: Sequence[Scenario], suite_seeds: set[int]) -> list[Scenario]:
+    """Return the scenarios that lack seeds of the others by the suite's settings.
+
+    The seeds to have are the suite's if a scenario runs on all of them, or else those of the first scenario.
+    """
+
+    def has(scenario: Scenario, seeds: set[int]) -> bool:
+        return not scenario.seeds or (bool(seeds) and seeds <= set(scenario.seeds))
+
+    if any(has(scenario, suite_seeds) for scenario in scenarios):
+        return [scenario for scenario in scenarios if not has(scenario, suite_seeds)]
+    return [scenario for scenario in scenarios if not has(scenario, set(scenarios[0].seeds))]
+
+
+def in_scenario(scenario: Scenario, scenarios: Mapping[str, Scenario], entry: Entry) -> Verdict:
+    """Return the verdict on ``entry`` in one of the ``scenarios``."""
+    verdict = _in_scenario(scenario, entry)
+    return verdict._replace(clean_left_out=_clean_left_out(entry, [scenario.id], scenarios))
+
+
+def _clean_left_out(entry: Entry, names: Sequence[str], scenarios: Mapping[str, Scenario]) -> bool:
+    """Return whether the suite runs a defense in the twin of not every scenario called ``names``."""
+    twins = [scenarios[name].twin for name in names]
+    return any(
+        twin in scenarios and scenarios[twin].leaves_out(entry.id) and not entry.scenarios[twin].cells for twin in twins
+    )
+
+
+def _in_scenario(scenario: Scenario, entry: Entry) -> Verdict:
     summary = entry.scenarios[scenario.id]
     metrics = dict(summary.metrics)
     twin = entry.scenarios.get(scenario.twin, Summary(NOT_RUN))
@@ -96,7 +141,11 @@ def in_scenario(scenario: Scenario, entry: Entry) -> Verdict:
 
 
 def over_scenarios(entry: Entry, compared: Sequence[str], scenarios: Mapping[str, Scenario], measure: str) -> Verdict:
-    """Return the verdict on ``entry`` over the compared scenarios."""
+    """Return the verdict on ``entry`` over the compared scenarios.
+
+    Its values without attack are means over the twins of all compared scenarios. A defense that the suite leaves out of
+    one of these twins has none of them; its other values and its rank do not depend on them.
+    """
     group = REFERENCE if entry.reference else UNRANKED
     if not compared:
         return Verdict(group, {}, ("no scenario in which all defenses are applicable and different",), {})
@@ -118,7 +167,8 @@ def over_scenarios(entry: Entry, compared: Sequence[str], scenarios: Mapping[str
         means = _estimates(twins, _means(twins))
         metrics.update({f"twin_{name}": means[name] for name in _OF_TWIN if name in means})
     group, gate_notes = _group(entry, failed_gates(values, measure), measured="utility" in values)
-    return Verdict(group, metrics, gate_notes, values.get("safety", {}))
+    left_out = _clean_left_out(entry, compared, scenarios)
+    return Verdict(group, metrics, gate_notes, values.get("safety", {}), left_out)
 
 
 def _group(entry: Entry, gate: tuple[str, ...] | None, *, measured: bool) -> tuple[str, tuple[str, ...]]:
@@ -177,7 +227,7 @@ def standings_of(
 
     standings = []
     for entry in sorted(entries, key=order):
-        group, metrics, notes, _ = verdicts[entry.id]
+        group, metrics, notes, _, clean_left_out = verdicts[entry.id]
         place = places.get(entry.id, Place())
         lowest: BestKnown | None = None
         if has_best_known and "safety" in metrics:
@@ -193,6 +243,7 @@ def standings_of(
                 tied=place.tied,
                 worst=_worst(entry, names) if len(names) > 1 and "safety" in metrics else None,
                 best_known=lowest,
+                clean_left_out=clean_left_out,
             )
         )
     return tuple(standings), family

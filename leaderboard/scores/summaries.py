@@ -96,6 +96,14 @@ class Scenario:
     """The federation's shape, from the rows."""
     axis: Mapping[str, Any] | None = None
     """Axis and place of a point of a sensitivity set. Such points are never ranked."""
+    seeds: tuple[int, ...] = ()
+    """Run seeds of its own; empty for the suite's."""
+    defenses: tuple[str, ...] = ()
+    """Defenses of its own, FedAvg among them; empty for the suite's."""
+
+    def leaves_out(self, defense: str) -> bool:
+        """Whether the suite does not run a defense here."""
+        return bool(self.defenses) and defense not in self.defenses
 
     @property
     def attacked(self) -> bool:

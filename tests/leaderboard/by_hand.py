@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from leaderboard.ranking.board import Board, Standing
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 
-from .synthetic import cell_row, exact_rows, write_submission, write_tables
+from .synthetic import catalog_row, cell_row, exact_rows, table_of, write_submission, write_tables
 
 Cell = tuple[dict[str, Any], Mapping[str, float]]
 
@@ -63,3 +64,33 @@ def second_scenario(defense: str, safeties: list[float], **changes: Any) -> list
         identity = f"{defense}-{row['seed']}"
         row.update(fresh, cell_key=f"cell-{identity}", response_key=f"response-{identity}")
     return made
+
+
+def uneven(defenses: dict[str, list[float]], twin: tuple[str, ...]) -> list[Cell]:
+    """Return the cells of ``rounds`` and its twin ``clean_rounds``, given safety under attack by seed."""
+    made = []
+    for defense, safeties in defenses.items():
+        for scenario, attack in (("rounds", "unaligned_data"), ("clean_rounds", "none")):
+            for seed, safety in enumerate(safeties if attack != "none" or defense in twin else []):
+                row = cell_row(scenario=scenario, twin="clean_rounds", attack=attack, defense=defense, seed=seed)
+                made.append((row, {"safety": safety if attack != "none" else 1.0, "utility": 0.9, "over_refusal": 0.1}))
+    return made
+
+
+def board_with(root: Path, rows: list[Cell], **scenarios: dict[str, Any]) -> Board:
+    """Return the board of ``rows`` of a suite on four seeds, with settings of scenarios."""
+    write_uneven(root, rows, **scenarios)
+    (board,) = boards(load_rows([root]))
+    return board
+
+
+def write_uneven(root: Path, rows: list[Cell], **scenarios: dict[str, Any]) -> Path:
+    """Write the rows of such a board below ``root`` and return it."""
+    tables = exact_rows(rows)
+    entries = [catalog_row("suite", "micro", settings=json.dumps({"seeds": [0, 1, 2, 3]}))]
+    entries += [catalog_row("scenario", name, settings=json.dumps(own)) for name, own in scenarios.items()]
+    return write_tables(root, {**tables, "catalog": table_of("catalog", entries)})
+
+
+ROUNDS = {"fedavg": [0.3, 0.2], "median": [0.5, 0.4], "krum": [0.7, 0.6]}
+TWIN = {"seeds": [0, 1], "defenses": ["fedavg", "krum"]}

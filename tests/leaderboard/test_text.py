@@ -13,6 +13,7 @@ from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.summaries import OVERALL
 from leaderboard.text import render_table
 
+from .by_hand import FEDAVG4, KRUM4, MEDIAN4, ROUNDS, TWIN, uneven, write_uneven
 from .synthetic import cell_row, exact_rows, write_tables
 
 
@@ -95,3 +96,17 @@ def test_one_scenario_alone_has_its_own_ranking(rows: Rows) -> None:
     assert "Mean over" not in console.file.getvalue()
     with pytest.raises(UsageError, match="did you mean 'aligned_start'"):
         render_table(boards(rows), "micro", "aligned_strat")
+
+
+def test_seeds_are_those_of_the_scenario_and_a_score_that_is_not_run_is_named(tmp_path: Path) -> None:
+    rows = FEDAVG4 + MEDIAN4 + KRUM4 + uneven(ROUNDS, ("fedavg", "krum"))
+    (board,) = boards(load_rows([write_uneven(tmp_path, rows, rounds={"seeds": [0, 1]}, clean_rounds=TWIN)]))
+    for scenario, seeds, clean in (("", "Micro, 4 seeds", "100.0"), ("rounds", "Micro, 2 seeds", "not run")):
+        console = Console(file=io.StringIO(), width=160)
+        console.print(render_table([board], "micro", scenario))
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert seeds in text
+        (median,) = (line for line in text.splitlines() if " median " in line)
+        assert clean in median
+        assert ("the rank does not need it" in text) == (clean == "not run")

@@ -114,7 +114,7 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
 
 def seeds_of(suite: Suite) -> frozenset[int]:
     """Return the run seeds of a suite's scenarios and sensitivity points. Only rows of these seeds enter a score."""
-    return frozenset(suite.seeds) | {seed for point in suite.points for seed in point.seeds}
+    return frozenset(suite.seeds) | {seed for scenario in suite.every_scenario for seed in scenario.seeds}
 
 
 def plan_of(
@@ -200,16 +200,20 @@ def _gaps(submission: MethodSource, plan: Plan, suite: Suite) -> tuple[str, ...]
     """Return the notices about scenarios and seeds of the suite that a claim lacks."""
     pipelines = sorted({cell.pipeline.name for cell in plan.cells})
     cells = {(cell.scenario.id, cell.pipeline.name, cell.seed) for cell in plan.cells}
-    scenarios = submission.kind.complete(suite, {cell.scenario.id for cell in plan.cells})
+    complete = submission.kind.complete(suite, {cell.scenario.id for cell in plan.cells})
+    scenarios = {cell.scenario.id: cell.scenario for cell in plan.cells} | {s.id: s for s in suite.every_scenario}
     gaps = []
     for pipeline in pipelines:
-        scenarios_by_gap: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for scenario in scenarios:
-            seeds = tuple(seed for seed in suite.seeds if (scenario, pipeline, seed) not in cells)
-            scenarios_by_gap[seeds].append(scenario)
-        scenarios_by_gap.pop((), None)
-        for seeds, names in sorted(scenarios_by_gap.items()):
-            listing = "all seeds" if len(seeds) == len(suite.seeds) else f"seeds {', '.join(map(str, seeds))}"
+        scenarios_by_gap: dict[tuple[tuple[int, ...], bool], list[str]] = defaultdict(list)
+        for scenario in map(scenarios.__getitem__, complete):
+            if scenario.defenses and pipeline not in scenario.defenses:
+                continue  # the suite does not run the pipeline there
+            own = suite.seeds_of(scenario)
+            seeds = tuple(seed for seed in own if (scenario.id, pipeline, seed) not in cells)
+            if seeds:
+                scenarios_by_gap[seeds, len(seeds) == len(own)].append(scenario.id)
+        for (seeds, every), names in sorted(scenarios_by_gap.items()):
+            listing = "all seeds" if every else f"seeds {', '.join(map(str, seeds))}"
             gaps.append(f"{pipeline} lacks {listing} of {', '.join(names)}: a ranked row needs every seed")
     return tuple(gaps)
 

@@ -33,11 +33,11 @@ function fillRow(row, standing) {
   note.hidden = !notes;
   data.shares.forEach((key, index) => {
     const share = shares[index];
-    cell(key).dataset.v = share ? share[0] : "";
+    cell(key).dataset.v = Array.isArray(share) ? share[0] : "";
     cell(key).replaceChildren(...shareNodes(share));
   });
   data.costs.forEach((key, index) => {
-    cell(key).dataset.v = costs[index] ?? "";
+    cell(key).dataset.v = typeof costs[index] === "number" ? costs[index] : "";
     cell(key).replaceChildren(el("span", { class: "n" }, cost(costs[index])));
   });
   cell("worst").dataset.v = "";
@@ -63,7 +63,7 @@ function showView() {
   const base = standings().find(([d]) => data.defenses[d].id === "fedavg")?.[3][0];
   if (base) body.style.setProperty("--base", `${base[0] / 10}%`);
   else body.style.removeProperty("--base");
-  for (const part of document.querySelectorAll("p[data-view], details[data-view]")) part.hidden = part.dataset.view !== state.view;
+  for (const part of document.querySelectorAll("p[data-view], details[data-view], span[data-view]")) part.hidden = part.dataset.view !== state.view;
 }
 
 function showColumns() {

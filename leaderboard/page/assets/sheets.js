@@ -4,6 +4,9 @@ const WORDS = { not_applicable: "n/a", null: DASH };
 
 const shellWord = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
 
+// Positions of a scenario's seeds among all.
+const seedsAt = (place) => data.scenarios[place].seeds ?? data.seeds.map((_, seed) => seed);
+
 function command(scenario, defense, seed) {
   const options = { suite: data.suite, scenario, defense, seed: String(seed) };
   return `fedsafety run ${Object.entries(options).map(([name, value]) => `--${name} ${shellWord(value)}`).join(" ")}`;
@@ -15,7 +18,11 @@ function seedCell(value, place) {
   return el("td", { ...at, class: "void" }, WORDS[value] ?? String(value).replaceAll("_", " "));
 }
 
+// A cell of a seed that the suite does not run in this scenario.
+const noCell = () => el("td", { class: "void", title: "not a seed of this scenario" });
+
 function cellsTable(kind, own) {
+  const columns = kind === "scenario" ? seedsAt(own) : data.seeds.map((_, seed) => seed);
   const metric = Math.max(0, METRICS.indexOf(state.cells));
   const others = kind === "defense" ? data.scenarios : data.defenses;
   const rows = others.flatMap((_, other) => {
@@ -26,14 +33,15 @@ function cellsTable(kind, own) {
     return [el("tr", {},
       el("th", { scope: "row" }, kind === "defense" ? scenarioLink(other) : defenseLink(other)),
       el("td", {}, ...(means ? shareNodes(means[metric]) : withInterval(DASH))),
-      values[metric].map((value, seed) => seedCell(value, [other, seed])))];
+      columns.map((seed) => (values[metric][seed] !== null || seedsAt(place).includes(seed)
+        ? seedCell(values[metric][seed], [other, seed]) : noCell())))];
   });
   return el("div", { class: "scroll tall", role: "region", "aria-label": "Cells by seed", tabindex: "0" },
     el("table", { class: "plain cellsof" },
       el("caption", {}, `${METRIC_LABELS[METRICS[metric]]} in percent: mean with 95 % interval, then each seed`),
       el("thead", {}, el("tr", {},
         el("th", { scope: "col", class: "stick" }, kind === "defense" ? "Scenario" : "Defense"),
-        el("th", { scope: "col" }, "Mean"), data.seeds.map((seed) => el("th", { scope: "col" }, `seed ${seed}`)))),
+        el("th", { scope: "col" }, "Mean"), columns.map((seed) => el("th", { scope: "col" }, `seed ${data.seeds[seed]}`)))),
       el("tbody", {}, rows)));
 }
 
@@ -47,6 +55,9 @@ function commandBox(kind, own, sheet) {
   const code = el("code", { class: "command", tabindex: "0" });
   const said = el("span", { role: "status", class: "quiet" });
   const write = () => {
+    const at = kind === "scenario" ? seedsAt(own) : which.value === "" ? [] : seedsAt(Number(which.value));
+    for (const option of seeds.options) option.hidden = option.disabled = !at.includes(Number(option.value));
+    if (at.length && !at.includes(Number(seeds.value))) seeds.value = String(at[0]);
     const other = others[Number(which.value)]?.id ?? "";
     const [scenario, defense] = kind === "defense" ? [other, data.defenses[own].id] : [data.scenarios[own].id, other];
     code.textContent = command(scenario, defense, data.seeds[Number(seeds.value)]);

@@ -10,6 +10,7 @@ const signed = (share) => (Number((100 * share).toFixed(1)) > 0 ? `+${points(sha
 
 function cost(value) {
   if (value === null) return DASH;
+  if (typeof value === "string") return value;
   if (value < 10 && !Number.isInteger(value)) return value.toFixed(value < 1 ? 2 : 1);
   return value.toFixed(0).replace(/\B(?=(\d{3})+$)/g, "\u2009");
 }
@@ -24,8 +25,9 @@ function withInterval(number, low, high, exact) {
   return nodes;
 }
 
+// A text stands for a cell that the suite leaves out.
 const shareNodes = (share) =>
-  share ? withInterval(tenths(share[0]), ...share.slice(1, 3).map(tenths), ...(share.length > 3 ? [true] : []))
+  typeof share === "string" ? withInterval(share) : share ? withInterval(tenths(share[0]), ...share.slice(1, 3).map(tenths), ...(share.length > 3 ? [true] : []))
     : withInterval(DASH);
 
 // Rows in the order of a column; what was not measured stays last, equals stay as they were.

@@ -69,3 +69,44 @@ def test_a_composition_alone_still_makes_every_stage(micro: Suite) -> None:
 def test_unknown_names_are_refused(micro: Suite, choice: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan_of(micro, **choice)
+
+
+@pytest.fixture
+def uneven(micro: Suite) -> Suite:
+    """Micro with two seeds of its own in ``blended`` and its twin, and with two defenses in the twin."""
+    seeded = with_scenarios(micro, ("blended", "clean_blended"), seeds=(12, 11))
+    return with_scenarios(seeded, ("clean_blended",), defenses=("krum", "fedavg"))
+
+
+def test_a_scenario_runs_on_its_own_seeds_with_its_own_defenses(micro: Suite, uneven: Suite) -> None:
+    whole, plan = plan_of(micro), plan_of(uneven)
+    assert {c.seed for c in plan.cells if c.scenario.id == "blended"} == {11, 12}
+    assert {(c.stage.name, c.seed) for c in plan.cells if c.scenario.id == "clean_blended"} == {
+        (name, seed) for name in ("krum", "fedavg") for seed in (11, 12)
+    }
+    rest = [c.cell_key for c in plan.cells if c.scenario.id not in ("blended", "clean_blended")]
+    assert {c.cell_key for c in plan.cells} < {c.cell_key for c in whole.cells}, "keys do not depend on the extent"
+    others = {c.cell_key for c in whole.cells if c.scenario.id not in ("blended", "clean_blended")}
+    assert set(rest) == others
+
+
+def test_without_a_chosen_scenario_choices_select_among_its_own(uneven: Suite) -> None:
+    plan = plan_of(uneven, pipelines=["median", "krum"], seeds=[11, 14])
+    found = {(c.scenario.id, c.stage.name, c.seed) for c in plan.cells}
+    assert {each for each in found if each[0] == "blended"} == {("blended", "median", 11), ("blended", "krum", 11)}
+    assert {each for each in found if each[0] == "clean_blended"} == {("clean_blended", "krum", 11)}
+    assert ("aligned_start", "median", 14) in found
+    elsewhere = plan_of(uneven, pipelines=["median"], seeds=[14])
+    assert {c.scenario.id for c in elsewhere.cells}.isdisjoint({"blended", "clean_blended"})
+
+
+def test_choices_replace_the_own_of_a_chosen_scenario(uneven: Suite) -> None:
+    plan = plan_of(uneven, scenarios=["blended"], pipelines=["median"], seeds=[14])
+    assert [(c.scenario.id, c.stage.name, c.seed) for c in plan.cells] == [
+        ("blended", "median", 14),
+        ("clean_blended", "median", 14),
+    ]
+    named = plan_of(uneven, scenarios=["blended"])
+    assert {c.seed for c in named.cells} == {11, 12}
+    assert {c.stage.name for c in named.cells if c.scenario.id == "clean_blended"} == {"krum", "fedavg"}
+    assert len({c.stage.name for c in named.cells if c.scenario.id == "blended"}) > 2

@@ -229,3 +229,41 @@ def test_catalog_rows_say_where_a_scenario_lies(micro: Suite) -> None:
     assert "sensitivity" not in json.loads(rows["aligned_start"]["settings"])
     axes = json.loads(rows["micro"]["settings"])["sensitivity"]["axes"]
     assert [p["scenario"] for p in axes[0]["points"]] == [None, None, "aligned_start", None]
+
+
+def test_a_twin_with_an_extent_of_its_own_is_shared_where_it_has_the_points_cells(tmp_path: Path) -> None:
+    """A suite on data of its own, as ``pocket``: an axis over the rounds of training, and one over the attack."""
+    content: Any = yaml.safe_load(Path(suites._source("pocket")[0]).read_text(encoding="utf-8"))
+    [base] = [scenario for scenario in content["scenarios"] if scenario["id"] == "one_shot"]
+    [clean] = [scenario for scenario in content["scenarios"] if scenario["id"] == "clean_one_shot"]
+    clean["defenses"] = ["fedavg", "krum"]
+    clean["seeds"], base["seeds"] = [11, 12, 13, 14], [11, 12]
+    content["scenarios"] = [base, clean]
+    points = [{"value": share, "id": f"share_{share}", "set": {"malicious": share}} for share in (1, 2)]
+    shares = {"id": "share", "title": "Malicious", "description": "Malicious clients of ten.", "base": "one_shot"}
+    rounds = {"id": "length", "title": "Rounds", "description": "Rounds of the federation.", "base": "one_shot"}
+    longer = [{"value": n, "id": f"rounds_{n}", "set": {"training": {"rounds": n}}} for n in (2, 4)]
+    content["sensitivity"] = {
+        "seeds": [12, 13],
+        "defenses": ["fedavg", "median"],
+        "axes": [{**shares, "points": points}, {**rounds, "points": longer}],
+    }
+    path = tmp_path / "suite.yaml"
+
+    def read() -> Suite:
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return read_suite(path)
+
+    suite = read()
+    assert [(s.id, s.twin) for s in suite.points if s.attacked] == [
+        ("share_1", "clean_one_shot"),
+        ("share_2", "clean_one_shot"),
+        ("rounds_2", "clean_rounds_2"),
+        ("rounds_4", "clean_rounds_4"),
+    ]
+    made = suite.scenario("rounds_4")
+    assert (made.seeds, made.defenses) == ((12, 13), ("fedavg", "median"))
+    assert (suite.under(made).training.rounds, suite.under(suite.scenario("clean_rounds_4")).training.rounds) == (4, 4)
+    assert suite.under(suite.scenario("share_1")).training.rounds == 1
+    clean["seeds"] = [11, 12]  # without seed 13 of the points
+    assert {s.twin for s in read().points if s.attacked} >= {"clean_share_1"}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from benchmark.errors import UsageError
-from benchmark.suites.suite import _Loader, find_suite, read_suite, scenarios, suites
+from benchmark.suites.suite import Suite, _Loader, find_suite, read_suite, scenarios, suites
 
 MICRO: dict[str, Any] = yaml.safe_load(Path(suites._source("micro")[0]).read_text(encoding="utf-8"))
 UNIT = "^suite .*suite.yaml is not valid: "
@@ -356,3 +356,63 @@ def test_an_outside_suite_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert lacking.startswith("suite 'theirs' of 'theirs' cannot be read from package 'not_installed': ModuleNotFound")
     other = ask_with_outside_suite(tmp_path / "b", ("their_attack",), id="micro")
     assert other.startswith("suite 'theirs' of 'theirs' calls itself 'micro'; its id must be the name of its file or,")
+
+
+def _uneven(changes: dict[str, dict[str, Any]], **suite: Any) -> Any:
+    """Return the micro suite with changed scenarios and settings."""
+    content = copy.deepcopy(MICRO) | suite
+    for scenario in content["scenarios"]:
+        scenario.update(changes.get(scenario["id"], {}))
+    return content
+
+
+def test_own_seeds_and_defenses_are_written_only_where_they_are_set() -> None:
+    plain, own = Suite.model_validate(MICRO), Suite.model_validate(_uneven({"blended": {"seeds": [12, 11]}}))
+    assert not {"seeds", "defenses"} & plain.scenario("blended").model_dump().keys()
+    assert own.scenario("blended").model_dump()["seeds"] == (12, 11)
+    assert own.seeds_of(own.scenario("blended")) == (12, 11)
+    assert own.seeds_of(own.scenario("clean")) == plain.seeds
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({"blended": {"seeds": [11, 11]}}, {}, r"scenario 'blended' repeats a seed of \[11, 11\]; name each once"),
+        ({"clean": {"defenses": "all"}}, {}, "must be a list of defense ids or compositions"),
+        ({"clean": {"defenses": ["all", "krum"]}}, {}, "lists 'all' among its defenses .* leave defenses out for all"),
+        (
+            {"clean": {"defenses": ["fedavg", "medain"]}},
+            {"defenses": ["fedavg", "median"]},
+            "defense of scenario clean, which is not among the suite's 'medain'; did you mean 'median'",
+        ),
+        ({"clean": {"defenses": ["fedavg", "dnc+posthoc_self"]}}, {}, "not among the suite's 'dnc\\+posthoc_self'"),
+        ({"clean": {"defenses": ["krum"]}}, {}, r"\['krum'\] of scenario 'clean' lack 'fedavg', .*; add it"),
+        (
+            {"clean_blended": {"seeds": [11, 12]}, "blended": {"seeds": [11, 13, 14]}},
+            {},
+            "'blended' runs on seeds that its twin 'clean_blended' lacks: 13, 14; give the twin all seeds",
+        ),
+    ],
+)
+def test_own_seeds_and_defenses_are_checked(
+    changes: dict[str, dict[str, Any]], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Suite.model_validate(_uneven(changes, **settings, sensitivity=None))
+
+
+def test_a_tier_keeps_those_of_a_scenarios_own_that_it_has() -> None:
+    tier = {"title": "Lite", "description": "A smaller form of the suite, for this test.", "scenarios": ["blended"]}
+    own = {"blended": {"seeds": [11, 12, 13]}, "clean_blended": {"defenses": ["fedavg", "krum+posthoc_self"]}}
+    tiers = {
+        "few": {**tier, "seeds": [12, 13, 20], "defenses": ["fedavg", "krum"], "pipelines": []},
+        "other": {**tier, "seeds": [20]},
+        "plain": tier,
+    }
+    suite = Suite.model_validate(_uneven(own, tiers=tiers))
+    few = suite.tier("few")
+    assert (few.scenario("blended").seeds, few.scenario("clean_blended").seeds) == ((12, 13), ())
+    assert few.scenario("clean_blended").defenses == ("fedavg",)
+    assert suite.tier("plain").scenario("blended").seeds == (11, 12, 13)
+    with pytest.raises(UsageError, match=r"tier 'other' .* leaves scenario 'blended' without seeds: its own"):
+        suite.tier("other")

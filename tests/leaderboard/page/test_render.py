@@ -25,6 +25,7 @@ from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.summaries import Summary
 from leaderboard.views.sensitivity import Axis, Cell, Line, Point
 
+from ..by_hand import FEDAVG4, KRUM4, MEDIAN4, ROUNDS, TWIN, uneven, write_uneven
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables
 
 SEEDS = range(4)
@@ -392,3 +393,43 @@ def test_a_formula_in_a_download_is_text(rows: Rows) -> None:
     table = cell_table(replace(board, cells=cells))
     assert next(csv.DictReader(io.StringIO(csv_bytes(table).decode())))["reason"] == "'=HYPERLINK(1)"
     assert table.column("reason")[0].as_py() == "=HYPERLINK(1)"
+
+
+def test_the_page_states_which_scenario_has_which_seeds_and_defenses(tmp_path: Path) -> None:
+    cells = FEDAVG4 + MEDIAN4 + KRUM4 + uneven(ROUNDS, ("fedavg", "krum"))
+    rows = load_rows([write_uneven(tmp_path, cells, rounds={"seeds": [0, 1]}, clean_rounds=TWIN)])
+    [board] = boards(rows)
+    page = _page(board, rows)
+    sheet = page[page.index('id="scenario=rounds"') :].partition("</article>")[0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", sheet))
+    assert "It has 2 of the 4 seeds: 0, 1. The suite runs the un-attacked twin for fedavg, krum alone;" in text
+    assert "Not in the overall mean: run on the seeds 0, 1 alone" in text
+    assert 'class="extent"' not in page[page.index('id="scenario=aligned_start"') :].partition("</article>")[0]
+    heat = page[page.index('aria-labelledby="heat"') :].partition("</section>")[0]
+    assert re.search(r'title="the suite runs this scenario for fedavg, krum alone">not run<', heat)
+    assert "Why cells are missing" not in heat, "a cell that the suite leaves out is not missing"
+    assert "2 to 4 seeds" in page
+    data = _data(page)
+    places = {scenario["id"]: scenario for scenario in data["scenarios"]}
+    assert (places["rounds"]["seeds"], "seeds" in places["aligned_start"]) == ([0, 1], False)
+    twin = data["shares"].index("twin_safety")
+    words = {data["defenses"][line[0]]["id"]: line[3][twin] for line in data["views"]["rounds"]}
+    assert words["median"] == "not run"
+    assert words["krum"][0] == 1000
+    assert {line[3][twin] == "not run" for line in data["views"]["*"]} == {False}
+
+
+def test_a_mean_without_attack_that_is_not_run_is_no_gap(tmp_path: Path) -> None:
+    longer = {name: [*values, *values] for name, values in ROUNDS.items()}
+    cells = FEDAVG4 + MEDIAN4 + KRUM4 + uneven(longer, ("fedavg", "krum"))
+    rows = load_rows([write_uneven(tmp_path, cells, clean_rounds={"defenses": ["fedavg", "krum"]})])
+    page = _page(boards(rows)[0], rows)
+    table = page[page.index('id="table"') : page.index("</table>", page.index('id="table"'))]
+    lines = {
+        re.search(r"defense=(\w+)", line)[1]: line
+        for line in re.findall(r"<tr class=.group-.*?</tr>", table, re.DOTALL)
+    }  # type: ignore[index]
+    shown = {
+        name: re.search(r'data-c="twin_safety"[^>]*><span class="n">([^<]*)', line)[1] for name, line in lines.items()
+    }  # type: ignore[index]
+    assert shown == {"krum": "100.0", "median": "not run", "fedavg": "99.4"}

@@ -12,7 +12,21 @@ from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.summaries import OVERALL
 
-from ..by_hand import DNC4, FEDAVG, FEDAVG4, KRUM4, MEDIAN4, board_of, cells, second_scenario, standing
+from ..by_hand import (
+    DNC4,
+    FEDAVG,
+    FEDAVG4,
+    KRUM4,
+    MEDIAN4,
+    ROUNDS,
+    TWIN,
+    board_of,
+    board_with,
+    cells,
+    second_scenario,
+    standing,
+    uneven,
+)
 from ..synthetic import exact_rows, write_tables
 
 
@@ -125,3 +139,71 @@ def test_spread_of_the_overall_mean_is_over_seeds(tmp_path: Path) -> None:
     safety = standing(board_of(tmp_path, rows), "fedavg").metrics["safety"]
     assert safety.mean == pytest.approx((0.2 + 0.0 + 0.4 + 0.4) / 4)
     assert safety.sd == pytest.approx(abs(0.3 - 0.2) / math.sqrt(2))
+
+
+# Two scenarios: `aligned_start` on four seeds, `rounds` on two of them, whose twin runs for chosen defenses
+
+
+def test_a_scenario_on_fewer_seeds_has_a_ranking_of_its_own_and_leaves_the_mean_its_seeds(tmp_path: Path) -> None:
+    rows = FEDAVG4 + MEDIAN4 + KRUM4 + uneven(ROUNDS, ("fedavg", "krum"))
+    board = board_with(tmp_path, rows, rounds={"seeds": [0, 1]}, clean_rounds=TWIN)
+    assert board.compared == ("aligned_start",)
+    assert board.excluded == {
+        "rounds": "run on the seeds 0, 1 alone, and a mean needs the same seeds in every scenario"
+    }
+    assert (board.seeds_of(OVERALL), board.seeds_of("rounds"), board.seeds) == ((0, 1, 2, 3), (0, 1), (0, 1, 2, 3))
+    assert standing(board, "median").metrics["safety"].count == 4
+    assert [(line.rank, line.entry.id) for line in board.overall] == [(1, "krum"), (2, "median"), (3, "fedavg")]
+    assert {line.group for line in board.by_scenario["rounds"]} == {"ranked"}
+
+
+def test_a_defense_that_the_twin_leaves_out_keeps_rank_drop_and_gates(tmp_path: Path) -> None:
+    rows = FEDAVG4 + MEDIAN4 + KRUM4 + uneven(ROUNDS, ("fedavg", "krum"))
+    board = board_with(tmp_path, rows, rounds={"seeds": [0, 1]}, clean_rounds=TWIN)
+    median, krum = (standing(board, name, "rounds") for name in ("median", "krum"))
+    assert (median.group, median.notes, median.rank) == ("ranked", (), 1)
+    assert (median.clean_left_out, krum.clean_left_out) == (True, False)
+    assert "twin_safety" not in median.metrics
+    assert krum.metrics["twin_safety"].mean == 1.0
+    assert median.metrics["drop"].mean == pytest.approx(1.0 - 0.45)
+    # By seed (0.5 - 0.3) / 0.7 and (0.4 - 0.2) / 0.8.
+    assert median.metrics["recovery"].mean == pytest.approx((0.2 / 0.7 + 0.2 / 0.8) / 2)
+    cell = median.entry.scenarios["clean_rounds"]
+    assert (cell.state, cell.reasons) == ("not_run", ("the suite runs this scenario for fedavg, krum alone",))
+    assert standing(board, "median").metrics["twin_safety"].mean == 1.0, "the mean is over the compared scenarios"
+
+
+def test_a_twin_that_is_compared_and_leaves_a_defense_out_gives_no_mean_without_attack(tmp_path: Path) -> None:
+    rows = FEDAVG4 + MEDIAN4 + KRUM4
+    longer = {name: [*values, *values] for name, values in ROUNDS.items()}
+    board = board_with(
+        tmp_path, rows + uneven(longer, ("fedavg", "krum")), clean_rounds={"defenses": ["fedavg", "krum"]}
+    )
+    assert board.compared == ("aligned_start", "rounds")
+    median = standing(board, "median")
+    assert (median.group, median.clean_left_out) == ("ranked", True)
+    assert median.rank is not None
+    assert median.metrics["safety"].mean == pytest.approx((0.5375 + 0.45) / 2)
+    assert median.worst is not None
+    assert (median.worst[0], median.worst[1].mean) == ("rounds", pytest.approx(0.45))
+    assert "twin_safety" not in median.metrics
+    assert standing(board, "krum").metrics["twin_safety"].mean == 1.0
+
+
+def test_a_scenario_that_leaves_out_a_defense_under_attack_is_not_in_the_mean(tmp_path: Path) -> None:
+    longer = {name: [*values, *values] for name, values in ROUNDS.items() if name != "median"}
+    rows = FEDAVG4 + MEDIAN4 + KRUM4 + uneven(longer, ("fedavg", "krum"))
+    own = {"defenses": ["fedavg", "krum"]}
+    board = board_with(tmp_path, rows, rounds=own, clean_rounds=own)
+    assert (board.compared, board.excluded) == (("aligned_start",), {"rounds": "not run there: median"})
+    assert standing(board, "median").rank == 2
+    assert standing(board, "median", "rounds").group == "unranked"
+
+
+def test_scenarios_that_all_have_the_same_seeds_of_their_own_are_compared(tmp_path: Path) -> None:
+    own = {"seeds": [0, 1]}
+    first = [cell for cell in FEDAVG4 + KRUM4 if cell[0]["seed"] < 2]
+    rows = first + uneven({name: ROUNDS[name] for name in ("fedavg", "krum")}, ("fedavg", "krum"))
+    board = board_with(tmp_path, rows, rounds=own, clean_rounds=own, aligned_start=own, clean=own)
+    assert board.compared == ("aligned_start", "rounds")
+    assert standing(board, "krum").metrics["safety"].count == 2
