@@ -178,19 +178,25 @@ def _attack_conclusion(effect: AttackEffect) -> str:
     safety, utility = effect.changes["safety"], effect.changes.get("utility")
     if not safety.has_interval:
         return f"{_no_interval(safety.difference)}, so the rows support no conclusion."
-    size = _SHARE.size(safety.difference.mean)
-    first = {-1: f"The attack takes safety ({size})", 1: f"Safety is higher under the attack ({size})"}.get(
+    first = {-1: "The attack takes safety", 1: "Safety is higher under the attack"}.get(
         safety.direction, "The rows do not show a difference in safety"
     )
+    first = f"{first} ({_in_short(safety)})"
     if utility is None:
         return f"{first}. Utility was not measured."
-    if safety.direction == utility.direction == 0:
-        return f"{first} or in utility."
-    size = _SHARE.size(utility.difference.mean)
-    second = {-1: f"utility falls ({size})", 1: f"utility rises ({size})"}.get(
+    second = {-1: "utility falls", 1: "utility rises"}.get(
         utility.direction, "the rows do not show a difference in utility"
     )
-    return f"{first}, and {second}."
+    if safety.direction == utility.direction == 0:
+        second = "none in utility"
+    return f"{first}, and {second} ({_in_short(utility)})."
+
+
+def _in_short(change: Change) -> str:
+    """Return the difference of a share, its interval and the number of seeds."""
+    difference = change.difference
+    ends = f"95 % interval {_SHARE.ends(difference.low, difference.high)}" if change.has_interval else "no interval"
+    return f"{_SHARE.size(difference.mean)}, {ends}, {_seeds([difference])}"
 
 
 def _answer(comparisons: Sequence[Comparison], kind: str, describe: Callable[[Sequence[Rival]], str]) -> str:

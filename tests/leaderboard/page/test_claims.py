@@ -36,7 +36,8 @@ def test_an_attack_that_works(tmp_path: Path) -> None:
         "utility by 0.0 points. The rows do not show a loss of utility."
     )
     assert conclusion(attack) == (
-        "The attack takes safety (-70.0 points), and the rows do not show a difference in utility."
+        "The attack takes safety (-70.0 points, 95 % interval [-88.4, -51.6], 4 seeds), and the rows do not show a "
+        "difference in utility (0.0 points, 95 % interval [-6.5, +6.5], 4 seeds)."
     )
     safety, utility = numbers(attack)
     assert safety == (
@@ -60,14 +61,20 @@ def test_an_attack_that_does_not_work(tmp_path: Path) -> None:
     assert text(attack.answer) == (
         "The rows do not show that the attack takes safety from FedAvg in the attacked scenario."
     )
-    assert conclusion(attack) == "The rows do not show a difference in safety or in utility."
+    safety, utility = conclusion(attack).split(", and ")
+    assert safety.startswith("The rows do not show a difference in safety (0.0 points, 95 % interval [-18.4, +18.4]")
+    assert utility.startswith("none in utility (0.0 points, 95 % interval [")
     assert numbers(attack)[0].endswith("which includes zero; 4 seeds). The rows do not show a difference.")
 
 
 def test_an_attack_that_takes_utility_too(tmp_path: Path) -> None:
     rows = [*cells("fedavg", ATTACKED, TAKEN | {"utility": [0.5, 0.6, 0.5, 0.6]}), *cells("fedavg", CLEAN, INTACT)]
     attack = claims(board_of(tmp_path, rows))[0]
-    assert conclusion(attack) == "The attack takes safety (-70.0 points), and utility falls (-35.0 points)."
+    # Utility: differences -0.4 and -0.3 in turn, half-width 3.18245 * 0.057735 / 2.
+    assert conclusion(attack) == (
+        "The attack takes safety (-70.0 points, 95 % interval [-88.4, -51.6], 4 seeds), and utility falls (-35.0 "
+        "points, 95 % interval [-44.2, -25.8], 4 seeds)."
+    )
     assert text(attack.answer).endswith("The rows show a loss of utility in this scenario.")
 
 
