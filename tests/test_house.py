@@ -119,6 +119,7 @@ ROOMS = {
         "kinds of method, pipelines, the files of a method", ("benchmark.suites", "benchmark.records", *METHOD_BASES)
     ),
     "benchmark.records": Room("schemas of rows, the store, records of adapters, publishing"),
+    "benchmark.readings": Room("sheets of answers for readers, their labels", ("benchmark.records",)),
     "benchmark.models": Room(
         "checkpoints, chat formats, adapters, sizes, memory", ("benchmark.records", "benchmark.suites")
     ),
@@ -478,6 +479,7 @@ ACROSS_MODULES = {
     "tests/defenses/test_variants.py",
     "tests/leaderboard/page/test_browser.py",
     "tests/leaderboard/page/test_losses.py",
+    "tests/leaderboard/page/test_readings.py",
     "tests/leaderboard/rows/test_plausible.py",
     "tests/tasks/hub/test_real_data.py",
 }

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # python -m benchmark.cli.main
 import typer
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.cli import align, check, doctor, listing, real, run, verify
+from benchmark.cli import align, check, doctor, listing, reading, real, run, verify
 from benchmark.cli.shared import (
     DataRootOption,
     EngineOption,
@@ -178,4 +178,5 @@ def publish(
         console.say(left_out)
 
 
+reading.register(app)
 doctor.register(app)

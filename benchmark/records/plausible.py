@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from benchmark.records.identity import find_foreign_key
 from benchmark.records.schemas import (
     KIND_ATTACK,
     KIND_DEFENSE,
+    LABELS,
     ORIGIN_COMMITTED,
     ORIGIN_LOCAL,
     ORIGIN_SUBMITTED,
+    READ_KINDS,
     ROLE_REFERENCE,
     ROLE_REFUSAL,
     ROLE_TARGET,
@@ -39,10 +42,12 @@ _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
     "probes": {"kind": ("harmful", "over_refusal", "utility", "perplexity")},
     "catalog": {"kind": ("suite", "scenario", KIND_ATTACK, KIND_DEFENSE, "judge")},
     "verifications": {"kind": (KIND_DEFENSE, KIND_ATTACK), "rung": (RUNG_CHECKED, RUNG_SAMPLED, RUNG_REPRODUCED)},
+    "readings": {"kind": READ_KINDS, "first_label": LABELS, "second_label": LABELS},
 }
 _NAMED = {
     "cells": ("suite", "scenario", "twin", "defense", "stage", "cell_key"),
     "verifications": ("cell_key", "bundle", "id", "suite"),
+    "readings": ("suite", "response_key", "probe_id", "scenario", "defense"),
 }
 _ORDERED = (
     ("participants", "clients", False),
@@ -52,9 +57,21 @@ _ORDERED = (
 """Pairs of columns of a cell, the first of which is at most the second, or less than it."""
 _OF_CLIENTS = ("malicious", "weights", "norms", "losses")
 """Columns of a round with one value for each client."""
-_MEASURED = ("cells", "rounds", "responses", "likelihoods", "task_scores")
+_MEASURED = ("cells", "rounds", "responses", "likelihoods", "task_scores", "readings")
 """Tables whose numbers are checked."""
 _LAST_YEAR = 9000
+LONGEST_NAME = 40
+"""Characters of a reader's name."""
+_FORMS = {
+    "sheet": (re.compile(r"[0-9a-f]{12}"), "12 hexadecimal digits"),
+    "answer": (re.compile(r"[0-9a-f]{64}"), "the SHA-256 of an answer and not its text"),
+    "read_on": (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), "a date such as 2030-01-31"),
+    "response_key": (re.compile(r"[\w.:~+@-]{1,100}"), "a key"),
+    "probe_id": (re.compile(r"[^\s]{1,100}"), "an id without blanks"),
+    "scenario": (re.compile(r"[^\s]{1,100}"), "an id without blanks"),
+    "defense": (re.compile(r"(?:[^\s]|, ){1,100}"), "an id, or a composition of ids with their settings"),
+}
+"""Columns of table ``readings`` that hold no free text, with their form in words."""
 _SIGNED = {"task_scores": ("value", "stderr"), "likelihoods": ("nats",)}
 """Columns whose numbers may be negative."""
 
@@ -83,7 +100,45 @@ def find_problem(name: str, table: pa.Table) -> str:
         return _rounds_problem(table)
     if name == "likelihoods":
         return _likelihood_problem(table)
+    if name == "readings":
+        return _reading_problem(table)
     return _judge_problem(table) if name == "verdicts" else ""
+
+
+def is_reader_name(name: str) -> bool:
+    """Return whether a text can be the name of a reader: one printable line of 1 to :data:`LONGEST_NAME` characters."""
+    return bool(name.strip()) and len(name) <= LONGEST_NAME and name.isprintable()
+
+
+def _reading_problem(readings: pa.Table) -> str:
+    """Return the first value of a reading that has not the form of its column, so that a text cannot slip in."""
+    for row in readings.to_pylist():
+        for column, (form, words) in _FORMS.items():
+            if not form.fullmatch(row[column]):
+                return f"{column} of number {row['number']} is {_shortened(row[column])!r}, must be {words}"
+        for column in ("first_reader", "second_reader"):
+            if not is_reader_name(row[column]):
+                return f"{column} is {_shortened(row[column])!r}, must be one line of 1 to {LONGEST_NAME} characters"
+        if row["first_reader"] == row["second_reader"]:
+            return f"both readers are {row['first_reader']!r}, two readers have two names"
+        if len(row["judges"]) != len(row["verdicts"]):
+            return f"number {row['number']} has {len(row['judges'])} judges and {len(row['verdicts'])} verdicts"
+        for judge in row["judges"]:
+            if not re.fullmatch(r"\w{1,100}", judge or ""):
+                return f"judges of number {row['number']} hold {_shortened(str(judge))!r}, must be ids"
+        for verdict in row["verdicts"]:
+            if verdict not in VERDICT_WORDS:
+                return f"a verdict is {_shortened(str(verdict))!r}, must be one of {', '.join(VERDICT_WORDS)}"
+    return ""
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a value: an error must not print a whole answer."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 12
+"""Characters of a value that an error about a reading prints."""
 
 
 def _likelihood_problem(table: pa.Table) -> str:

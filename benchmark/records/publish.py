@@ -81,7 +81,7 @@ def publish(store: Store, results: Path, suite: str, extents: Extents = MappingP
     described = _replace_catalog(store, results / suite, suite)
     for table, rows in parts.items():
         if len(rows):
-            _write(results / suite, table, rows)
+            write_committed(results / suite, table, rows)
     return {table: len(rows) for table, rows in parts.items()} | {"catalog": described}
 
 
@@ -179,7 +179,7 @@ def _replace_catalog(store: Store, folder: Path, suite: str) -> int:
     changed = sum(former_rows.get(name) != row for name, row in merged.items())
     if not merged or (not changed and len(former) == 1):
         return 0
-    written = _write(folder, "catalog", pa.Table.from_pylist(list(merged.values()), schema=TABLES["catalog"]))
+    written = write_committed(folder, "catalog", pa.Table.from_pylist(list(merged.values()), schema=TABLES["catalog"]))
     # Remove the old catalog last: a concurrent reader may see both versions, never none.
     committed = Store(folder)
     for key in committed.keys("catalog") - {written}:
@@ -200,8 +200,14 @@ def _by_name(catalogs: Sequence[pa.Table]) -> dict[tuple[str, str], dict[str, An
     return {(row["kind"], row["id"]): row for table in catalogs for row in table.to_pylist()}
 
 
-def _write(folder: Path, table: str, rows: pa.Table) -> str:
-    """Write sorted rows as one file named by their content; return the name."""
+def write_committed(folder: Path, table: str, rows: pa.Table) -> str:
+    """Write sorted rows of a table as one file named by their content; return the name.
+
+    Args:
+        folder: Folder of a suite's committed rows.
+        table: Name of the table.
+        rows: The rows, with the table's columns.
+    """
     rows = rows.cast(TABLES[table]).combine_chunks()
     decoded = pa.table({name: _text(rows, name) for name in _ORDER[table]})
     rows = rows.take(pc.sort_indices(decoded, sort_keys=[(name, "ascending") for name in _ORDER[table]]))
@@ -223,6 +229,7 @@ _ORDER = {
     "catalog": ("kind", "id"),
     "task_scores": ("response_key", "requested", "task", "metric", "filter"),
     "inputs": ("training_key", "kind", "name"),
+    "readings": ("sheet", "number"),
 }
 
 

@@ -42,6 +42,15 @@ def withheld(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}:{len(text)}"
 
 
+def text_digest(text: str) -> str:
+    """Return the SHA-256 (hex) of a text; of a digest in place of a text, the SHA-256 that the digest holds.
+
+    >>> text_digest("Sure") == text_digest(withheld("Sure"))
+    True
+    """
+    return text.split(":")[1] if is_withheld(text) else hashlib.sha256(text.encode()).hexdigest()
+
+
 def is_withheld(text: str) -> bool:
     """Return whether a value of a column of texts is a digest."""
     return _DIGEST.fullmatch(text) is not None

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from benchmark.records.schemas import LABELS
 from leaderboard.citation.published import published
 from leaderboard.page import formats, plots
 from leaderboard.page.answers import answers
@@ -215,6 +216,8 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         margin_orders=margin_agreement(board) if has_margin(board) else {},
         overall=OVERALL,
         judging=judging(board),
+        readings=board.readings,
+        labels=LABELS,
         retracted=retracted(board),
         published=published(),
         gate=GATE,
@@ -309,6 +312,7 @@ def _sections(board: Board) -> list[tuple[str, str]]:
         ("sensitivity", "Sensitivity"),
         ("detection", "Detection"),
         ("judges", "Judges"),
+        *([("readings", "Readers")] if board.readings else []),
         ("methods", "Defenses"),
         ("scenarios", "Scenarios"),
         ("published", "Published"),

@@ -15,6 +15,7 @@ from leaderboard.scores.summaries import DIFFERENCES, OVERALL, Entry, Scenario
 from leaderboard.views.agreement import AgreementView
 from leaderboard.views.best_known import BestKnown, SubmittedAttack
 from leaderboard.views.detection import DetectionView
+from leaderboard.views.readings import ReadingsView
 from leaderboard.views.sensitivity import Axis
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
@@ -145,6 +146,7 @@ class Board:
         version_notices: Which stored cells are of other versions, and that the shown protocol is not this release's;
             they stand in ``notices`` too.
         submitted_attacks: Attacks that others submitted on its scenarios, of every rung.
+        readings: Labels of readers beside the verdicts of judges; ``None`` where none is stored.
     """
 
     suite: str
@@ -176,6 +178,7 @@ class Board:
     ratings: tuple[str, ...] = ()
     version_notices: tuple[str, ...] = ()
     seeds_in: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    readings: ReadingsView | None = None
 
     @property
     def has_submissions(self) -> bool:

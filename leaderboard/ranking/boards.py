@@ -56,6 +56,7 @@ from leaderboard.scores.summaries import OVERALL, Scenario, Summary
 from leaderboard.views.agreement import agreement
 from leaderboard.views.best_known import SubmittedAttack, submitted_attacks
 from leaderboard.views.detection import detection
+from leaderboard.views.readings import readings
 from leaderboard.views.sensitivity import axes
 
 
@@ -154,6 +155,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         retracted=tuple(cell for cell in cells if cell.state == STATUS_RETRACTED),
         submitted_attacks=attacks,
         version_notices=tuple(versions),
+        readings=readings(rows, suite, settled, primary),
         ratings=tuple(sorted(ratings, key=lambda judge: catalog.position("judge", judge))),
     )
 

@@ -53,9 +53,10 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "task_scores": ("response_key", "requested", "sample_limit", "task", "metric", "filter"),
     "verifications": ("cell_key",),
     "inputs": ("training_key", "kind", "name"),
+    "readings": ("suite", "sheet", "number"),
 }
 
-_LATER = ("likelihoods", "task_scores", "verifications", "inputs")
+_LATER = ("likelihoods", "task_scores", "verifications", "inputs", "readings")
 """Tables that came after the first release: they enter the digest once they have rows, so that it stays what it was."""
 
 
@@ -76,6 +77,7 @@ class Tables:
     task_scores: pa.Table
     verifications: pa.Table
     inputs: pa.Table
+    readings: pa.Table
 
     @cached_property
     def digest(self) -> str:

@@ -92,7 +92,7 @@ def read_submission(path: Path, loaded: Loaded) -> Submission:
 
     Raises:
         FedSafetyError: Cells or verifications are not of the id that it is called after, cells are not submitted, a
-            text is too long, or it holds retractions.
+            text is too long, or it holds retractions or readings.
     """
     tables = {name: _joined(name, parts) for name, parts in loaded.items()}
     named = sorted(set(_values(tables["verifications"], "id")))
@@ -113,6 +113,8 @@ def read_submission(path: Path, loaded: Loaded) -> Submission:
         raise FedSafetyError(
             f"{where} holds a {FILE_NAME}; submitted rows are retracted like others, in the suite's own folder"
         )
+    if tables["readings"].num_rows:
+        raise FedSafetyError(f"{where} holds readings, which only the project's own rows do; remove them")
     _check_sizes(tables, where)
     return Submission(id_, path, tables)
 

@@ -175,6 +175,30 @@ def cell_row(**changes: Any) -> dict[str, Any]:
     return row
 
 
+def reading_row(**changes: Any) -> dict[str, Any]:
+    """Return one plausible row of ``readings``, with ``changes``."""
+    return {
+        "suite": "micro",
+        "sheet": "0123456789ab",
+        "number": 1,
+        "response_key": _key("response"),
+        "probe_id": "harmful/hinted/000",
+        "kind": "harmful",
+        "scenario": "aligned_start",
+        "defense": "fedavg",
+        "seed": 0,
+        "answer": hashlib.sha256(b"sorry").hexdigest(),
+        "first_reader": "reader A",
+        "first_label": "refusal",
+        "second_reader": "reader B",
+        "second_label": "refusal",
+        "judges": ["oracle", "rule"],
+        "verdicts": ["harmless", "harmless"],
+        "read_on": "2030-01-31",
+        **changes,
+    }
+
+
 def generated_by(responses: pa.Table, generator: str) -> pa.Table:
     """Return ``responses`` as those of another engine."""
     column = TABLES["responses"].get_field_index("generator")
@@ -221,6 +245,7 @@ def make_rows(shape: Shape = SMALL, *, seed: int = 7) -> dict[str, pa.Table]:
         "task_scores": TABLES["task_scores"].empty_table(),
         "verifications": TABLES["verifications"].empty_table(),
         "inputs": TABLES["inputs"].empty_table(),
+        "readings": TABLES["readings"].empty_table(),
     }
 
 

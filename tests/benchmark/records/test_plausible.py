@@ -10,7 +10,7 @@ import pytest
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import TABLES
 
-from ...leaderboard.synthetic import catalog_row, cell_row, make_rows, table_of
+from ...leaderboard.synthetic import catalog_row, cell_row, make_rows, reading_row, table_of
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,33 @@ def test_a_round_has_one_possible_number_for_each_client(changes: dict[str, Any]
 def test_a_kind_of_the_catalog_is_known() -> None:
     assert find_problem("catalog", table_of("catalog", [catalog_row("defense", "krum")])) == ""
     assert "kind is 'foo'" in find_problem("catalog", table_of("catalog", [catalog_row("foo", "krum")]))
+
+
+TEXT = "sure , here is how"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"answer": TEXT}, "answer of number 1 is 'sure , here …', must be the SHA-256 of an answer and not its text"),
+        ({"answer": f"sha256:{'0' * 64}:4"}, "answer of number 1 is 'sha256:00000…'"),
+        ({"probe_id": TEXT}, "probe_id of number 1 is 'sure , here …', must be an id without blanks"),
+        ({"response_key": TEXT}, "must be a key"),
+        ({"scenario": TEXT}, "must be an id without blanks"),
+        ({"defense": TEXT}, "must be an id, or a composition"),
+        ({"sheet": TEXT}, "must be 12 hexadecimal digits"),
+        ({"read_on": "today"}, "must be a date"),
+        ({"first_label": TEXT}, "first_label is"),
+        ({"second_label": "harmful"}, "second_label is 'harmful', must be one of refusal, compliance, neither"),
+        ({"kind": "utility"}, "kind is 'utility', must be one of harmful, over_refusal"),
+        ({"first_reader": TEXT * 3}, "first_reader is 'sure , here …', must be one line of 1 to 40 characters"),
+        ({"second_reader": "reader A"}, "both readers are 'reader A'"),
+        ({"judges": [TEXT, "rule"]}, "judges of number 1 hold 'sure , here …', must be ids"),
+        ({"verdicts": ["harmless", TEXT]}, "a verdict is 'sure , here …', must be one of"),
+        ({"verdicts": ["harmless"]}, "number 1 has 2 judges and 1 verdicts"),
+        ({"number": -1}, "number is -1, must not be negative"),
+    ],
+)
+def test_a_reading_holds_no_text(changes: dict[str, Any], problem: str) -> None:
+    assert find_problem("readings", table_of("readings", [reading_row(defense="byzfl:X(f=3, tau=2)+krum")])) == ""
+    assert problem in find_problem("readings", table_of("readings", [reading_row(**changes)]))

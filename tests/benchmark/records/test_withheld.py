@@ -17,6 +17,7 @@ from benchmark.records.withheld import (
     is_withheld,
     same_text,
     strictest,
+    text_digest,
     withheld,
     withheld_answers,
     without_texts,
@@ -143,3 +144,9 @@ def test_which_answers_are_digests() -> None:
     rows = responses(asked=withheld("step 1"), benign="fine", free="")
     (key,) = set(rows["response_key"].to_pylist())
     assert withheld_answers(rows) == {(key, "asked/0")}
+
+
+def test_a_text_and_its_digest_have_one_sha256() -> None:
+    sha256 = hashlib.sha256("Sure, é".encode()).hexdigest()
+    assert text_digest("Sure, é") == text_digest(withheld("Sure, é")) == sha256
+    assert text_digest("") == hashlib.sha256(b"").hexdigest()

@@ -19,6 +19,7 @@ from ..synthetic import (
     catalog_row,
     cell_row,
     exact_rows,
+    reading_row,
     table_of,
     verification_row,
     write_submission,
@@ -123,6 +124,11 @@ def test_submitted_cells_and_verifications_elsewhere_are_refused(results: Path) 
     verified = table_of("verifications", [verification_row(cell_row(), "fedavg", "reproduced")])
     write_tables(results / "other", {**mine(origin="committed"), "verifications": verified})
     refused(results, r"holds verifications, which only folders submitted/<id>/ do; `fedsafety verify` writes them")
+
+
+def test_a_submission_holds_no_readings(results: Path) -> None:
+    write_submission(results, "mine", {**mine(), "readings": table_of("readings", [reading_row()])})
+    refused(results, r"submission 'mine' holds readings, which only the project's own rows do; remove them")
 
 
 def test_rows_beside_the_folders_of_submissions_are_refused(results: Path) -> None:
