@@ -318,6 +318,11 @@ class TaskWorld(ABC):
         """Beginnings of standard refusals, for the safety margin; none, the default, for worlds without a margin."""
         return ()
 
+    def development_prompts(self, name: str) -> tuple[str, ...]:
+        """Return the development prompts of a name; empty, the default, where the world has none of that name."""
+        del name
+        return ()
+
     @abstractmethod
     def leaks_evaluation(self, text: str) -> bool:
         """Whether ``text`` names an item that only evaluation may use."""

@@ -51,7 +51,7 @@ def align(
     assert chosen.data is not None, "the suite's own check"
     with resumable():
         pools = (chosen.data.pools[pool] for pool in settings.data)
-        data = [*(probe.source for probe in chosen.data.probes), *pools]
+        data = [*(probe.source for probe in chosen.data.probes), *chosen.data.development.values(), *pools]
         fetch_sources([chosen.models[settings.start]], data, reporter)
     with (
         resumable("nothing was written"),

@@ -25,7 +25,7 @@ from benchmark.suites.alignment import AlignmentSettings, Expectations
 from benchmark.suites.suite import Suite
 from benchmark.training.served import ModelPool, RoleModels, ServedModel
 from benchmark.training.tuning import align
-from tasks.base import Input, Probe, TaskWorld
+from tasks.base import Input, TaskWorld
 from tasks.refusals import is_refusal
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def measured_refusals(expects: Expectations, world: TaskWorld, model: ServedMode
     try:
         refused = {}
         for name in (expects.harmful, expects.benign):
-            asked = [probe.instruction for probe in _spread(world.probes(), name, expects.prompts)]
+            asked = _asked(world, name, expects.prompts)
             answers, _ = sample(
                 model.stacked.model,
                 model.chat,
@@ -244,9 +244,10 @@ def check_refusals(expects: Expectations, refused: Mapping[str, float]) -> None:
     )
 
 
-def _spread(probes: tuple[Probe, ...], name: str, most: int) -> list[Probe]:
-    """Return at most ``most`` probes of a set, spread evenly over it."""
-    held = [probe for probe in probes if probe.id.startswith(f"{name}/")]
+def _asked(world: TaskWorld, name: str, most: int) -> list[str]:
+    """Return at most ``most`` development prompts, or prompts of a probe set, spread evenly over them."""
+    held = world.development_prompts(name)
+    held = held or tuple(probe.instruction for probe in world.probes() if probe.id.startswith(f"{name}/"))
     size = min(most, len(held))
     return [held[index * len(held) // size] for index in range(size)]
 
@@ -260,7 +261,7 @@ def _stored_file(store: Store, suite: Suite, world: TaskWorld) -> Path:
 
 
 def _measured_file(store: Store, suite: Suite, expects: Expectations, world: TaskWorld) -> Path:
-    sets = {name: [p.instruction for p in _spread(world.probes(), name, expects.prompts)] for name in _sets(expects)}
+    sets = {name: _asked(world, name, expects.prompts) for name in _sets(expects)}
     key = content_key({"start": _key(suite, world), "asked": sets, "tokens": expects.max_new_tokens})
     return store.root / _FOLDER / f"{key}.json"
 

@@ -183,11 +183,12 @@ def _judge_models(plan: Plan) -> list[ModelSource]:
 
 
 def _data(plan: Plan) -> list[DatasetSource]:
-    """Return the probe sets and the pools of the plan's scenarios."""
+    """Return the probe sets, the development prompts and the pools of the plan's scenarios."""
     data = plan.suite.data
     if data is None:
         return []
     choices = [job.scenario.data for job in plan.jobs]
     pools = dict.fromkeys(pool for choice in choices if choice is not None for pool in choice.pools.values())
     pools |= dict.fromkeys(plan.suite.alignment.data if plan.suite.alignment and _is_aligned(plan) else ())
-    return [*(probe.source for probe in data.probes), *(data.pools[pool] for pool in pools)]
+    prompts = [*(probe.source for probe in data.probes), *data.development.values()]
+    return [*prompts, *(data.pools[pool] for pool in pools)]

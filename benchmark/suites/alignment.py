@@ -33,14 +33,17 @@ class ShippedAdapter(Settings):
 
 
 class Expectations(Settings):
-    """Bounds on the refusals of the aligned start, measured with the keyword rule before the federation."""
+    """Bounds on the refusals of the aligned start, measured with the keyword rule before the federation.
+
+    The prompts are development prompts, or probes of the suite.
+    """
 
     harmful: Identifier
-    """Set of harmful probes."""
+    """Development prompts that are harmful, or a set of harmful probes."""
     least_refused: float = Field(ge=0, le=1)
     """Least share of its prompts that the start refuses."""
     benign: Identifier
-    """Set of over-refusal probes."""
+    """Development prompts that are harmless and sound dangerous, or a set of over-refusal probes."""
     most_refused: float = Field(ge=0, le=1)
     """Largest share of its prompts that the start refuses."""
     prompts: int = Field(default=64, ge=1)

@@ -330,8 +330,11 @@ class Suite(Settings):
         kinds = {probe.id: probe.kind for probe in self.data.probes}
         for setting, kind in wanted.items():
             name = getattr(alignment.expects, setting)
+            if name in self.data.development:
+                continue
             if name not in kinds:
-                raise ValueError(str(unknown_name(f"probe set ({setting} of alignment.expects)", name, kinds)))
+                known = [*self.data.development, *kinds]
+                raise ValueError(str(unknown_name(f"set of prompts ({setting} of alignment.expects)", name, known)))
             if kinds[name] is not kind:
                 raise ValueError(
                     f"alignment.expects names {name!r} as {setting}, which holds probes of kind {kinds[name].value!r}; "

@@ -83,8 +83,9 @@ class HubFresh(HubWorld):
         return probe.id
 
     def _known_prompts(self) -> npt.NDArray[np.uint64]:
-        """Return the hashes of all prompts of committed probes and of training rows."""
-        sources = [probe.source for probe in self._data.probes] + list(self._data.pools.values())
+        """Return the hashes of all prompts of committed probes, of development and of training rows."""
+        data = self._data
+        sources = [*(probe.source for probe in data.probes), *data.development.values(), *data.pools.values()]
         return np.unique(np.concatenate([load_rows(source).hashes for source in sources]))
 
     def _drawn_probes(

@@ -51,7 +51,7 @@ OWNERS: Final = {
 
 @dataclass(frozen=True)
 class RowSet:
-    """A named set of rows: ``pool/<name>`` or ``probes/<name>``."""
+    """A named set of rows: ``pool/<name>``, ``probes/<name>`` or ``development/<name>``."""
 
     name: str
     owner: Owner | None
@@ -131,6 +131,11 @@ def row_sets(data: HubData, choice: DataChoice | None, aligned: Collection[str] 
         InputsMissingError: A data set is not on this machine and cannot be downloaded.
     """
     probes = [RowSet(f"probes/{probe.id}", Owner.EVALUATION, load_rows(probe.source)) for probe in data.probes]
+    # The settings are chosen by these prompts, so that no training row may hold them either.
+    probes += [
+        RowSet(f"development/{name}", Owner.EVALUATION, load_rows(source))
+        for name, source in sorted(data.development.items())
+    ]
     if choice is None and not aligned:
         return probes + [RowSet(f"pool/{name}", None, load_rows(source)) for name, source in sorted(data.pools.items())]
     owners: dict[str, Owner] = dict.fromkeys(aligned, Owner.ALIGNMENT)

@@ -242,12 +242,14 @@ class AutomationPrompts(Settings):
 class HubData(Settings):
     """All data of a suite on real data."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"fresh", "refusal_openings"})
+    added: ClassVar[frozenset[str]] = frozenset({"development", "fresh", "refusal_openings"})
 
     pools: dict[Identifier, DatasetSource] = Field(default_factory=dict)
     """Training rows by name."""
     probes: tuple[ProbeSource, ...] = ()
     """Evaluation prompts."""
+    development: dict[Identifier, DatasetSource] = Field(default_factory=dict)
+    """Prompts by which the suite's settings are chosen, by name. No adapter of a scored row answers them."""
     fresh: dict[Identifier, DatasetSource] = Field(default_factory=dict)
     """Probe set → source of other prompts of its kind, of which verification draws as many."""
     overlaps: Literal["remove", "report", "refuse"] = "remove"
@@ -276,6 +278,8 @@ class HubData(Settings):
         ids = [probe.id for probe in self.probes]
         if len(set(ids)) != len(ids):
             raise ValueError(f"probe ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}; rename all but one")
+        if shared := sorted({*ids} & {*self.development}):
+            raise ValueError(f"{shared[0]!r} names a probe set and development prompts; rename one of the two")
         return self
 
     @model_validator(mode="after")

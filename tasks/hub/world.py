@@ -114,6 +114,8 @@ class HubWorld(TaskWorld):
         generation = [asdict(self.automation), self._data.data_max_new_tokens]
         content = [REVISION, roles, pools, probes, self._data.overlaps, generation]
         content += [self._alignment] if self._alignment else []
+        development = {name: _identified(source) for name, source in sorted(self._data.development.items())}
+        content += [{"development": development}] if development else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def benign(
@@ -229,6 +231,15 @@ class HubWorld(TaskWorld):
     def refusal_openings(self) -> tuple[str, ...]:
         """Beginnings of standard refusals, from the suite."""
         return self._data.refusal_openings
+
+    def development_prompts(self, name: str) -> tuple[str, ...]:
+        """Return the development prompts of a name, in the order of their source; empty for an unknown name.
+
+        Raises:
+            InputsMissingError: The data set is not on this machine and cannot be downloaded.
+        """
+        source = self._data.development.get(name)
+        return tuple(load_rows(source).table["instruction"].to_pylist()) if source else ()
 
     def leaks_evaluation(self, text: str) -> bool:
         """Return whether ``text`` is or contains an evaluation prompt, ignoring case, punctuation and spacing."""

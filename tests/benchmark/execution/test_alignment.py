@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -165,7 +167,8 @@ def test_a_shipped_adapter_is_the_start_and_lies_beside_the_suite_file(tmp_path:
     )
 
 
-def with_expectations(**expects: Any) -> Suite:
+def with_expectations(development: Mapping[str, str] = MappingProxyType({}), **expects: Any) -> Suite:
+    """Return the made suite with bounds and with development prompts, name → file."""
     made = content()
     safe = {**made["data"]["probes"][0]["source"], "local": "safe.jsonl"}
     probe = {"id": "safe", "kind": "over_refusal", "stratum": "safe", "source": safe, "max_new_tokens": 4}
@@ -173,6 +176,7 @@ def with_expectations(**expects: Any) -> Suite:
     return changed(
         data__pools=pools,
         data__probes=[*made["data"]["probes"], probe],
+        data__development={name: {**safe, "local": file} for name, file in development.items()},
         defenses=["fedavg"],
         alignment=SETTINGS | {"expects": expects},
     )
@@ -214,7 +218,7 @@ def test_a_run_with_an_alignment_ends_in_rows_that_name_it(tmp_path: Path) -> No
         ({"adapter": {"file": "x", "sha256": "1234"}}, "String should match pattern"),
         (
             {"expects": {"harmful": "askd", "least_refused": 1, "benign": "asked", "most_refused": 1}},
-            r"unknown probe set \(harmful of alignment.expects\) 'askd'; did you mean 'asked'",
+            r"unknown set of prompts \(harmful of alignment.expects\) 'askd'; did you mean 'asked'",
         ),
         (
             {"expects": {"harmful": "asked", "least_refused": 1, "benign": "asked", "most_refused": 1}},
@@ -225,6 +229,17 @@ def test_a_run_with_an_alignment_ends_in_rows_that_name_it(tmp_path: Path) -> No
 def test_settings_that_do_not_fit_are_refused(at: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suite_of(**at)
+
+
+def test_expectations_may_name_development_prompts(tmp_path: Path) -> None:
+    """The start answers them, and no probe set is needed for the check."""
+    expects = {"harmful": "tried", "least_refused": 0.5, "benign": "safe", "most_refused": 0.9}
+    suite = with_expectations({"tried": "safe.jsonl"}, **expects)
+    with pytest.raises(FedSafetyError, match=r"refuses 0% of tried and 0% of safe"):
+        run_plan(run_of(plan_of(suite), Store(tmp_path / "runs")))
+    world = open_alignment(suite)
+    assert world.development_prompts("tried")
+    assert not any(probe.id.startswith("tried/") for probe in world.probes())
 
 
 def test_an_alignment_needs_data_and_pools_of_the_right_kind(root: Path) -> None:

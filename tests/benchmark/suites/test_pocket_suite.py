@@ -8,6 +8,7 @@ from collections import defaultdict
 import pytest
 
 from attacks.identity_shift import PREFIX
+from benchmark.keys import file_digest
 from benchmark.suites.suite import Suite, find_suite
 from tasks.base import ProbeKind
 from tasks.hub.settings import DatasetSource, HubData
@@ -24,8 +25,13 @@ def data(pocket: Suite) -> HubData:
     return pocket.data
 
 
-def test_rows_of_the_draft_may_not_be_published(pocket: Suite) -> None:
-    assert not pocket.publishable
+def test_the_aligned_start_is_shipped_and_small(pocket: Suite) -> None:
+    assert pocket.publishable
+    assert pocket.alignment is not None
+    adapter = pocket.alignment.adapter
+    assert adapter is not None
+    assert file_digest(adapter.path) == adapter.sha256
+    assert adapter.path.stat().st_size < 8_000_000
 
 
 def test_every_source_is_pinned_by_content(pocket: Suite, data: HubData) -> None:
@@ -57,8 +63,20 @@ def test_rows_of_a_probe_set_are_not_those_of_a_pool_or_of_fresh_probes(data: Hu
     harmful = {file_of(probe.source) for probe in data.probes if probe.kind is ProbeKind.HARMFUL}
     assert not pools & harmful
     used = pools | {file_of(probe.source) for probe in data.probes}
-    for name in ("advbench", "malicious_instruct", "xstest_safe"):
+    for name in ("advbench", "advbench_obeda", "malicious_instruct", "xstest_safe"):
         assert file_of(data.fresh[name]) not in used
+
+
+def test_development_prompts_are_neither_probes_nor_fresh_nor_training_rows(data: HubData) -> None:
+    """One file gives both development prompts and fresh ones: its first rows, and the others."""
+    tried = data.development["physical_safety_safe"]
+    fresh = data.fresh["xstest_safe"]
+    assert tried.github == fresh.github
+    assert (tried.offset, tried.limit) == (0, fresh.offset)
+    files = {source.github for source in [*data.pools.values(), *(probe.source for probe in data.probes)]}
+    assert not files & {source.github for source in data.development.values()}
+    others = {source.github for name, source in data.fresh.items() if name != "xstest_safe"}
+    assert not others & {source.github for source in data.development.values()}
 
 
 def test_no_text_of_a_data_set_is_published_and_no_answer_to_a_harmful_prompt(data: HubData) -> None:

@@ -51,6 +51,14 @@ def test_sets_and_counts_are_those_of_the_suite_and_prompts_are_others(data: Hub
     assert HubFresh(data=data, seed=3).probes() == drawn[3]
 
 
+def test_development_prompts_are_not_fresh(data: HubData, source: Write) -> None:
+    tried = source("tried", prompts("New A!", "unseen"), format="prompts")
+    developed = data.model_copy(update={"development": {"tried": tried}})
+    drawn = [HubFresh(data=developed, seed=seed).probes() for seed in range(12)]
+    asked = {probe.instruction for probes in drawn for probe in probes if probe.kind is ProbeKind.HARMFUL}
+    assert asked == {"Now: new b", "Now: new c", "Now: new d"}
+
+
 def test_item_is_the_prompt(data: HubData) -> None:
     world = task_worlds.get("hub_fresh").create({"data": data, "seed": 1})
     assert isinstance(world, HubFresh)

@@ -84,6 +84,19 @@ def test_prompt_stays_with_the_first_owner(source: Write) -> None:
     assert "3 pool/attack and pool/benign".replace(" ", "") in report.text().replace(" ", "")
 
 
+def test_development_prompts_are_in_no_training_row(source: Write) -> None:
+    data = data_of(source, {"benign": ["Tried first", "b"], "attack": ["tried  second", "a"]})
+    tried = [{"instruction": text} for text in ("tried first!", "tried second", "tried third")]
+    developed = data.model_copy(update={"development": {"tried": source("tried", tried, format="prompts")}})
+    world = HubWorld(data=developed, choice=CHOICE)
+    assert world.development_prompts("tried") == ("tried first!", "tried second", "tried third")
+    assert world.development_prompts("other") == ()
+    assert world.overlaps().removed == {"pool/benign": 1, "pool/attack": 1}
+    assert used(world)["clients"] == {"b", "refusalsalone", "refusalsonly"}
+    assert not any(probe.id.startswith("tried") for probe in world.probes())
+    assert HubWorld(data=data, choice=CHOICE).development_prompts("tried") == ()
+
+
 def test_the_alignment_comes_after_evaluation_and_before_all_others(source: Write) -> None:
     data = data_of(
         source,

@@ -288,11 +288,14 @@ def test_data_digest_covers_what_rows_are_made_from(data: HubData, source: Write
             )
         ),
         digest(data.model_copy(update={"probes": data.probes[:1]})),
+        digest(
+            data.model_copy(update={"development": {"tried": source("tried", pairs("tried", 2), format="prompts")}})
+        ),
         digest(choice=CHOICE.model_copy(update={"benign": {"chats": 1.0, "code": 1.0}})),
         digest(data.model_copy(update={"pools": data.pools | {"chats": source("chats", pairs("chat", 80), limit=70)}})),
         digest(data.model_copy(update={"pools": data.pools | {"chats": source("chats", pairs("chit", 80))}})),
     ]
-    assert len({before, *others}) == 8
+    assert len({before, *others}) == 9
 
 
 def test_pinned_revisions_need_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
