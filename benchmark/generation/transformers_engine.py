@@ -179,6 +179,9 @@ class TransformersEngine(Engine):
         tokens: list[Tensor] = []
         running = torch.ones(len(requests), dtype=torch.bool, device=self._device)
         cache: Any = None
+        # An index copies the last states. The view that the number 1 takes would make the head's product hold one copy of
+        # its weights for each row.
+        last = torch.tensor([-1], device=self._device)
         contrasts: list[tuple[float, float] | None] = []
         with torch.inference_mode():
             while True:
@@ -188,7 +191,7 @@ class TransformersEngine(Engine):
                     position_ids=positions,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=last,
                 )
                 logits, cache = output.logits[:, -1].float(), output.past_key_values
                 contrasts = contrasts or _contrasts(logits, requests)
