@@ -153,13 +153,22 @@ def test_a_batch_is_bounded_by_its_keys_and_values(served: ServedModel, monkeypa
 def test_large_vocabularies_keep_the_last_logits_only(served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(served, 0.0)
     monkeypatch.setattr(token_loss, "_LOGITS", 0)
-    kept = []
-    handle = served.stacked.model.register_forward_hook(lambda *parts: kept.append(parts[-1].logits.shape[1]))
+    kept, copied = [], []
+    model = served.stacked.model
+    handles = [
+        model.register_forward_hook(lambda *parts: kept.append(parts[-1].logits.shape[1])),
+        # PyTorch multiplies a view of some positions by one copy of the weights for each row.
+        model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, inputs: copied.append(inputs[0].is_contiguous())
+        ),
+    ]
     try:
         assert run(served, 0.0) == whole
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     assert set(kept) == {1}
+    assert all(copied)
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))
