@@ -179,8 +179,8 @@ class TransformersEngine(Engine):
         tokens: list[Tensor] = []
         running = torch.ones(len(requests), dtype=torch.bool, device=self._device)
         cache: Any = None
-        # An index copies the last states. The view that the number 1 takes would make the head's product hold one copy of
-        # its weights for each row.
+        # An index copies the last states. The view that the number 1 takes would make the head's product hold one
+        # copy of its weights for each row.
         last = torch.tensor([-1], device=self._device)
         contrasts: list[tuple[float, float] | None] = []
         with torch.inference_mode():

@@ -155,8 +155,8 @@ def _sample_batch(
     running = torch.ones(len(prompts), dtype=torch.bool)
     options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
     if ids.numel() * model.config.get_text_config().vocab_size > most_logits() and _keeps_some_logits(model):
-        # An index copies the last states. The view that the number 1 takes would make the head's product hold one copy of
-        # its weights for each row.
+        # An index copies the last states. The view that the number 1 takes would make the head's product hold one
+        # copy of its weights for each row.
         options["logits_to_keep"] = torch.tensor([-1], device=model.device)
     for _ in range(max_new_tokens):
         logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=positions, **options).logits[:, -1]
