@@ -130,12 +130,16 @@ class _PerPrompt:
 
     def next(self, logits: Tensor) -> Tensor:
         self._step += 1
-        sums = torch.softmax(logits.float().cpu() / self._temperature, dim=-1).double().cumsum(-1)
-        if not torch.isfinite(sums[:, -1]).all():
+        # One row at a time stays in the processor's cache. All rows at once take several times as long.
+        return torch.cat([self._drawn_from(row, place) for place, row in enumerate(logits.cpu())])
+
+    def _drawn_from(self, logits: Tensor, place: int) -> Tensor:
+        sums = torch.softmax(logits.float() / self._temperature, dim=-1).double().cumsum(-1)
+        if not torch.isfinite(sums[-1]):
             raise FedSafetyError("the model gives logits that are not finite; its adapter or its weights are damaged")
         # Search to the right of equal sums, so that a token of probability 0 is never drawn.
-        tokens = torch.searchsorted(sums, self._drawn[self._step, :, None] * sums[:, -1:], right=True)[:, 0]
-        return tokens.clamp(max=logits.shape[-1] - 1)
+        token = torch.searchsorted(sums, self._drawn[self._step, place, None] * sums[-1:], right=True)
+        return token.clamp(max=len(logits) - 1)
 
 
 def _sample_batch(
