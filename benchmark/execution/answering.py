@@ -30,6 +30,8 @@ from defenses.base import Prompt
 from tasks.base import Probe, ProbeKind
 
 _ADAPTERS_PER_BATCH = 16
+"""Adapters whose answers are one call of the engine and are stored together. An engine that merges adapters answers for
+one after the other, so a call for each keeps what is finished."""
 
 
 def answer(run: Run, failures: Failures = NO_FAILURES) -> dict[str, str]:
@@ -58,7 +60,7 @@ def _answer_start(run: Run, start: str, cells: Sequence[CellPlan], advance: Call
     probes, chat = plan.world.probes(), open_chat(plan.world, start)
     longest = longest_prompt(plan.suite, chat)
     with open_start(plan, start, run.engine) as engine:
-        for batch in _batched(cells, _ADAPTERS_PER_BATCH):
+        for batch in _batched(cells, 1 if plan.suite.decoding.adapters == "merged" else _ADAPTERS_PER_BATCH):
             for cell in batch:
                 check_chat(store, cell, chat)
             _check_adapters(engine, batch, store)

@@ -23,7 +23,7 @@ from benchmark.execution.outcome import Failures, Outcome, State, answers_are_st
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.prompts import check_prompts
 from benchmark.execution.readiness import check_inputs
-from benchmark.execution.run import Run
+from benchmark.execution.run import Run, usable_cores
 from benchmark.execution.sharing import Sharing, readers, shares_of_work
 from benchmark.execution.stored import check_stored
 from benchmark.execution.worker import Workers
@@ -69,8 +69,8 @@ def run_plan(run: Run) -> RunReport:
 
 def check(run: Run) -> None:
     """Check that the inputs of a plan are available, and prepare process and store, before anything is trained."""
-    # One thread: with a tiny model more threads only wait for each other, and results do not depend on the machine.
-    torch.set_num_threads(1)
+    # Training processes have threads of their own. With a tiny model more threads than one only wait for each other.
+    torch.set_num_threads(usable_cores() if run.plan.world.models_are_large else 1)
     # Read the environment before the work starts, so that the rows name the source that did the work.
     environment()
     check_inputs(run.plan)
