@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,8 @@ from benchmark.screen import Screen
 
 if TYPE_CHECKING:
     from benchmark.execution.plan import Plan
+    from benchmark.generation.needs import Device
+    from benchmark.prediction.forecast import Forecast
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +57,7 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0, remembered_byte
     from benchmark.generation.needs import this_device
     from benchmark.prediction.device import measure_rate
     from benchmark.prediction.forecast import predict
+    from benchmark.prediction.lengths import measure_lengths
     from benchmark.prediction.text import forecast_lines, settings_lines
     from benchmark.records.remembered import REMEMBERED_BYTES
     from tasks.hub.fetching import without_fetching
@@ -64,7 +68,8 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0, remembered_byte
         dtype = suite.models[start].dtype if start in suite.models else "float32"
         limit = REMEMBERED_BYTES if remembered_bytes is None else remembered_bytes
         with without_fetching():
-            forecast = predict(plan, device, measure_rate(dtype, device), limit)
+            forecast = predict(plan, device, measure_rate(dtype, device), limit, measure_lengths(plan))
+        forecast = replace(forecast, processes=_at_once(plan, forecast, workers, device))
         for line in [*settings_lines(suite), *forecast_lines(forecast)]:
             screen.say(line)
     with without_fetching():
@@ -96,7 +101,7 @@ def workers_for(plan: Plan, workers: int, screen: Screen | None = None) -> int:
         UsageError: The plan is on real models that do not fit into this machine's memory; gives the numbers and the
             way out.
     """
-    from benchmark.execution.run import SMALL_PROCESS_BYTES, default_workers, usable_cores
+    from benchmark.execution.run import default_workers, usable_cores
     from benchmark.generation.needs import available_memory, this_device
     from benchmark.models.sizes import gib
     from benchmark.prediction.forecast import check_fits, predict
@@ -104,10 +109,9 @@ def workers_for(plan: Plan, workers: int, screen: Screen | None = None) -> int:
     if not plan.world.models_are_large:
         return workers or default_workers()
     screen, device = screen or errors, this_device()
-    forecast, jobs = predict(plan, device), max(1, len(plan.jobs))
-    residents = [memory.resident(device) for memory in forecast.training_memory.values()]
-    largest = max(residents, default=SMALL_PROCESS_BYTES)
-    at_once = min(workers or default_workers(largest), jobs)
+    forecast = predict(plan, device)
+    jobs, largest = max(1, len(plan.jobs)), _largest_process(forecast, device)
+    at_once = _at_once(plan, forecast, workers, device)
     for warning in check_fits(plan.suite, forecast, device, at_once):
         screen.say(f"warning: {warning}", "yellow")
     if not workers and device.kind == "cpu" and at_once < min(usable_cores(), jobs):
@@ -116,6 +120,20 @@ def workers_for(plan: Plan, workers: int, screen: Screen | None = None) -> int:
             f"{gib(largest)} and {gib(available_memory())} of memory are free",
         )
     return at_once
+
+
+def _at_once(plan: Plan, forecast: Forecast, workers: int, device: Device) -> int:
+    """Return the training processes at once: the user's number, or as many as processors and memory allow."""
+    from benchmark.execution.run import default_workers
+
+    return min(workers or default_workers(_largest_process(forecast, device)), max(1, len(plan.jobs)))
+
+
+def _largest_process(forecast: Forecast, device: Device) -> int:
+    from benchmark.execution.run import SMALL_PROCESS_BYTES
+
+    residents = [memory.resident(device) for memory in forecast.training_memory.values()]
+    return max(residents, default=SMALL_PROCESS_BYTES)
 
 
 def examine_suite(name: str, engine: str, screen: Screen) -> list[str]:

@@ -100,7 +100,7 @@ def likelihood_rows(
         for each in continuations(probe, world.refusal_openings)
     ]
     measured = [
-        _token_ids(chat, prompt.instruction, each, probe.max_new_tokens)
+        continuation_ids(chat, prompt.instruction, each, probe.max_new_tokens)
         for probe, prompt, each in asked
         if prompt.answer is None
     ]
@@ -129,10 +129,17 @@ def likelihood_rows(
     return rows
 
 
-def _token_ids(
+def continuation_ids(
     chat: ChatFormat, instruction: str, continuation: Continuation, most: int
 ) -> tuple[tuple[int, ...], int]:
-    """Return prompt and continuation as ids, and the place of the continuation's first token."""
+    """Return prompt and continuation as ids, and the place of the continuation's first token.
+
+    Args:
+        chat: Chat format of the model.
+        instruction: The served prompt.
+        continuation: What follows it.
+        most: Most tokens of the continuation.
+    """
     start = len(chat.prompt_ids(instruction))
     # One token more than is kept: the end of the answer, or a token that shows that the text is longer.
     example = Example(instruction, continuation.text, DataKind.NORMAL, "")

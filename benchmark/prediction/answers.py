@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from benchmark.errors import InputsMissingError
-from benchmark.execution.likelihoods import continuations
+from benchmark.execution.likelihoods import continuation_ids, continuations
 from benchmark.execution.plan import Plan
 from benchmark.generation.needs import held_quantization
 from benchmark.judges.base import judges
+from benchmark.models.chat import ChatFormat
 from benchmark.models.configuration import Model
 from benchmark.suites.suite import Suite
-from tasks.base import ProbeKind
+from tasks.base import Probe, ProbeKind
 from tasks.hub.settings import ProbeSource
 
 PROMPT_TOKENS = 128
-"""Tokens of a prompt with its template."""
+"""Tokens of a prompt with its template, where its data set or the tokenizer is not on this machine."""
+
+PROBE_SAMPLE = 64
+"""Most prompts of a probe set whose tokens are counted."""
 
 JUDGE_TOKENS = 1000
 """Tokens of a judge's template around a prompt and its answer."""
@@ -50,25 +54,65 @@ class Reading:
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """Probes of one kind with one limit of answers, in tokens, and one number of measured continuations each."""
+    """Probes of one kind with one limit of answers, in tokens, and one number of measured continuations each.
+
+    Attributes:
+        kind: Their kind.
+        count: Number of probes.
+        answer: Limit of an answer, and of a continuation.
+        measured: Measured continuations of each probe.
+        prompt: Mean tokens of a prompt.
+        scored: Mean tokens of a prompt with a measured continuation; ``None`` for the assumed length.
+    """
 
     kind: ProbeKind
     count: int
     answer: int
     measured: int = 0
+    prompt: float = PROMPT_TOKENS
+    scored: float | None = None
+
+    @property
+    def sequence(self) -> float:
+        """Mean tokens of a measured sequence: the prompt with a whole reference, or with an opening."""
+        if self.scored is not None:
+            return self.scored
+        return self.prompt + (self.answer if self.kind is ProbeKind.PERPLEXITY else min(self.answer, OPENING_TOKENS))
 
 
-def probe_sets(plan: Plan) -> list[ProbeSet]:
-    """Return the probes of a plan, by the suite's limits if they are not on this machine."""
+def probe_sets(plan: Plan, chat: ChatFormat | None = None) -> list[ProbeSet]:
+    """Return the probes of a plan, by the suite's limits if they are not on this machine.
+
+    Args:
+        plan: The plan.
+        chat: Chat format of the answering model, to count the tokens of prompts; without one, their length is assumed.
+    """
+    groups: dict[tuple[ProbeKind, int, int], list[Probe]] = defaultdict(list)
     try:
         openings = plan.world.refusal_openings
-        counted = Counter(
-            (probe.kind, probe.max_new_tokens, len(continuations(probe, openings))) for probe in plan.world.probes()
-        )
+        for probe in plan.world.probes():
+            groups[probe.kind, probe.max_new_tokens, len(continuations(probe, openings))].append(probe)
     except InputsMissingError:
         sources = plan.suite.data.probes if plan.suite.data else ()
         return [ProbeSet(p.kind, p.limit or UNKNOWN_PROBES, p.max_new_tokens, _measured(p, plan)) for p in sources]
-    return [ProbeSet(kind, count, answer, measured) for (kind, answer, measured), count in counted.items()]
+    sets = []
+    for (kind, answer, measured), probes in groups.items():
+        counted = ProbeSet(kind, len(probes), answer, measured)
+        sets.append(counted if chat is None else _with_lengths(counted, probes, chat, openings))
+    return sets
+
+
+def _with_lengths(counted: ProbeSet, probes: Sequence[Probe], chat: ChatFormat, openings: Sequence[str]) -> ProbeSet:
+    """Return a probe set with the mean lengths of a sample of its probes, which is spread evenly."""
+    size = min(len(probes), PROBE_SAMPLE)
+    sample = [probes[place * len(probes) // size] for place in range(size)]
+    prompts = [len(chat.prompt_ids(probe.instruction, name=probe.id)) for probe in sample]
+    scored = [
+        len(continuation_ids(chat, probe.instruction, each, probe.max_new_tokens)[0])
+        for probe in sample
+        for each in continuations(probe, openings)
+    ]
+    return replace(counted, prompt=sum(prompts) / size, scored=sum(scored) / len(scored) if scored else None)
 
 
 def _measured(source: ProbeSource, plan: Plan) -> int:
@@ -79,28 +123,29 @@ def _measured(source: ProbeSource, plan: Plan) -> int:
     return openings + 1 if openings and "target" in source.source.columns else 0
 
 
-def answering(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet]) -> Reading:
-    """Return the cost of all response sets whose starting model is in ``models``."""
-    starts = {cell.response_key: cell.scenario.start for cell in plan.cells if cell.runs}
-    sets = Counter(start for start in starts.values() if start in models)
-    return _sum(
-        _reading(models[start], plan, count * probe.count, PROMPT_TOKENS, probe.answer)
-        for start, count in sets.items()
-        for probe in probes
+def answering(plan: Plan, models: Mapping[str, Model], probes: Mapping[str, Sequence[ProbeSet]]) -> Reading:
+    """Return the cost of all response sets whose starting model is in ``models``; ``probes`` are by starting model."""
+    return added(
+        reading(models[start], plan, count * probe.count, probe.prompt, probe.answer)
+        for start, count in _sets(plan, models).items()
+        for probe in probes[start]
         if probe.kind is not ProbeKind.PERPLEXITY
     )
 
 
-def measuring(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet]) -> Reading:
+def measuring(plan: Plan, models: Mapping[str, Model], probes: Mapping[str, Sequence[ProbeSet]]) -> Reading:
     """Return the cost of the likelihoods of all response sets whose starting model is in ``models``."""
-    starts = {cell.response_key: cell.scenario.start for cell in plan.cells if cell.runs}
-    sets = Counter(start for start in starts.values() if start in models)
-    return _sum(
-        _scoring(models[start], plan, count * probe.count * probe.measured, PROMPT_TOKENS + length)
-        for probe in probes
-        for length in [probe.answer if probe.kind is ProbeKind.PERPLEXITY else min(probe.answer, OPENING_TOKENS)]
-        for start, count in sets.items()
+    return added(
+        _scoring(models[start], plan, count * probe.count * probe.measured, probe.sequence)
+        for start, count in _sets(plan, models).items()
+        for probe in probes[start]
     )
+
+
+def _sets(plan: Plan, models: Mapping[str, Model]) -> Counter[str]:
+    """Return the number of response sets of each starting model."""
+    starts = {cell.response_key: cell.scenario.start for cell in plan.cells if cell.runs}
+    return Counter(start for start in starts.values() if start in models)
 
 
 def judging(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet]) -> dict[str, Reading]:
@@ -108,8 +153,8 @@ def judging(plan: Plan, models: Mapping[str, Model], probes: Iterable[ProbeSet])
     sets = len({cell.response_key for cell in plan.cells if cell.runs})
     listed = list(probes)
     return {
-        judge: _sum(
-            _reading(
+        judge: added(
+            reading(
                 models[judge],
                 plan,
                 sets * probe.count,
@@ -139,36 +184,52 @@ def longest_sequence(suite: Suite, probes: Iterable[ProbeSet]) -> int:
     return suite.compute.max_length or PROMPT_TOKENS + max((probe.answer for probe in probes), default=0)
 
 
-def _reading(model: Model, plan: Plan, passes: int, read: int, written: int) -> Reading:
+def reading(
+    model: Model, plan: Plan, passes: int, read: float, written: int, *, batch: int = 0, training: bool = False
+) -> Reading:
+    """Return the cost of answers.
+
+    Args:
+        model: The answering model.
+        plan: The plan, whose engine and settings decide how weights are held.
+        passes: Sequences.
+        read: Mean tokens of a prompt.
+        written: Tokens of an answer.
+        batch: Sequences at once; 0 for the suite's number.
+        training: Whether a training process generates data, with the weights that it holds.
+    """
     decoder, precision = model.decoder, model.precision
     tokens = passes * (read + written)
     compute = plan.suite.compute
-    held = held_quantization(precision.quantization, plan.generator, compute.tensor_parallel)
+    held = precision.quantization
+    if not training:
+        held = held_quantization(precision.quantization, plan.generator, compute.tensor_parallel)
     weights = decoder.weight_bytes(precision.dtype, held)
     return Reading(
         passes=passes,
-        read=passes * read,
+        read=round(passes * read),
         written=passes * written,
         # In a prompt, the head works on the last token only.
         operations=2.0 * (tokens * decoder.linear_parameters + passes * written * decoder.hidden * decoder.vocabulary),
-        traffic=-(-passes // compute.max_batch) * written * float(weights),
+        traffic=-(-passes // (batch or compute.max_batch)) * written * float(weights),
     )
 
 
-def _scoring(model: Model, plan: Plan, passes: int, length: int) -> Reading:
+def _scoring(model: Model, plan: Plan, passes: int, length: float) -> Reading:
     """Return the cost of sequences whose every token is scored, so that the head works on all tokens."""
     decoder, precision, compute = model.decoder, model.precision, plan.suite.compute
     held = held_quantization(precision.quantization, plan.generator, compute.tensor_parallel)
     tokens = passes * length
     return Reading(
         passes=passes,
-        read=tokens,
+        read=round(tokens),
         operations=2.0 * tokens * (decoder.linear_parameters + decoder.hidden * decoder.vocabulary),
         traffic=-(-passes // compute.max_batch) * float(decoder.weight_bytes(precision.dtype, held)),
     )
 
 
-def _sum(parts: Iterable[Reading]) -> Reading:
+def added(parts: Iterable[Reading]) -> Reading:
+    """Return the sum of costs."""
     listed = list(parts)
     return Reading(
         passes=sum(part.passes for part in listed),

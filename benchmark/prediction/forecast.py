@@ -2,14 +2,15 @@
 
 With large models, samples of a suite's work (:mod:`benchmark.prediction.measured`) would take as long as whole runs of
 small suites. This prediction needs no weights and no data. Models are described by sizes in the suite or by a
-configuration on this machine, and the rest follows from the settings. :data:`ASSUMPTIONS` lists the assumptions. Only
-the rates at which this machine multiplies matrices and copies memory are measured.
+configuration on this machine, and the rest follows from the settings. :meth:`Forecast.assumptions` lists the
+assumptions. Only the rates at which this machine multiplies matrices and copies memory are measured, and token lengths
+where the data are here (:mod:`benchmark.prediction.lengths`). Times are expected values; memory is an upper bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from benchmark.errors import FedSafetyError
@@ -27,6 +28,7 @@ from benchmark.prediction.answers import (
     UNKNOWN_PROBES,
     ProbeSet,
     Reading,
+    added,
     answering,
     judge_context,
     judging,
@@ -36,29 +38,22 @@ from benchmark.prediction.answers import (
     probe_sets,
 )
 from benchmark.prediction.device import Rate
+from benchmark.prediction.generating import generated
+from benchmark.prediction.lengths import Lengths, RowSample
 from benchmark.prediction.memory import TrainingMemory, refuse_training, sampling_memory, training_memory
+from benchmark.prediction.rates import Shares, opening_seconds, shares_of
 from benchmark.prediction.roles import find_model
+from benchmark.prediction.schedule import Task, makespan
 from benchmark.prediction.step import Operations, Step, training_operations
 from benchmark.records.remembered import REMEMBERED_BYTES
 from benchmark.seeds import stream
 from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import Scenario, Suite
 
-SHARE = 0.4
-"""Assumed share of the measured rates that a run reaches."""
-
 ROW_TOKENS = 512
 """Tokens of a training row if the suite sets no limit and the world's rows cannot be read."""
 
 _SAMPLED_ROWS = 64
-
-ASSUMPTIONS = (
-    f"prompts of {PROMPT_TOKENS} tokens, answers as long as their limit",
-    f"{UNKNOWN_PROBES} probes in a set that is not on this machine and has no limit",
-    f"judges' templates of {JUDGE_TOKENS} tokens and answers as long as their limit",
-    "memory not counted: models that methods use without declaring the trait",
-    "time not counted: data that attacks and defenses generate, opening models, aggregation",
-)
 
 
 @dataclass(frozen=True)
@@ -73,6 +68,11 @@ class JobForecast:
         posthoc: Operations of server-side fine-tuning and of rounds after it.
         adapter_bytes: Bytes on disk of all its adapters.
         remembered_bytes: Bytes on disk of its first round while other trainings of the plan reuse the round; else 0.
+        attack_data: Data that the attackers' model generates, once for the trainings that a process does in a row with
+            the same scenario and seed.
+        defense_data: Data that models generate for defenses after the rounds.
+        key: Key of the training.
+        group: Name of the trainings with which it shares the first round; empty for none.
     """
 
     scenario: str
@@ -82,6 +82,10 @@ class JobForecast:
     posthoc: Operations
     adapter_bytes: int
     remembered_bytes: int = 0
+    attack_data: Reading = field(default_factory=Reading)
+    defense_data: Reading = field(default_factory=Reading)
+    key: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,13 @@ class Forecast:
         measuring: Likelihoods of given continuations.
         judging: Passes of each judge that is a model of known size.
         sharing: Trainings that reuse the first round of another, whose operations are counted once.
-        row_tokens: Tokens of every training row: the limit of the suite, or the longest of a sample.
+        row_tokens: Tokens of the longest training row: the limit of the suite, or the longest of a sample.
         device: Device of the plan.
         rate: Measured rates of this machine, or ``None`` for a prediction without times.
-        share: Assumed share of the rates that a run reaches.
+        lengths: Measured lengths of rows and prompts; the others are assumed.
+        shares: Shares of the rates that a run reaches.
+        openings: Seconds in which the answering engine and a training process open.
+        processes: Training processes at once, of one thread each on a processor.
     """
 
     models: Mapping[str, Model]
@@ -118,7 +125,10 @@ class Forecast:
     row_tokens: int
     device: Device
     rate: Rate | None
-    share: float = SHARE
+    lengths: Lengths
+    shares: Shares
+    openings: tuple[float, float]
+    processes: int = 1
 
     @cached_property
     def training(self) -> Operations:
@@ -140,25 +150,88 @@ class Forecast:
         """Bytes on disk of the largest remembered round."""
         return max((job.remembered_bytes for job in self.jobs), default=0)
 
-    def seconds(self, operations: float, traffic: float = 0.0) -> float:
-        """Return the time of so many operations and bytes of traffic at the assumed share of the measured rates.
+    @cached_property
+    def generated(self) -> Reading:
+        """Data that models generate in trainings: an attack's once for each scenario and seed, and the defenses'."""
+        attacks = {(job.scenario, job.seed): job.attack_data for job in self.jobs}
+        return added([*attacks.values(), *(job.defense_data for job in self.jobs)])
+
+    def seconds(self, operations: float, traffic: float = 0.0, share: float | None = None) -> float:
+        """Return the time of so many operations and bytes of traffic on the whole machine.
+
+        Args:
+            operations: Matrix operations.
+            traffic: Bytes that are read from memory.
+            share: Share of the measured rates; by default that of training.
 
         Raises:
             FedSafetyError: Nothing was measured.
         """
         if self.rate is None:
             raise FedSafetyError("no time can be predicted: the rate of this machine was not measured")
-        return max(operations / self.rate.operations, traffic / self.rate.bandwidth) / self.share
+        whole = max(operations / self.rate.operations, traffic / self.rate.bandwidth)
+        return whole / (self.shares.training if share is None else share)
+
+    def alone(self, operations: Operations, data: Reading | None = None) -> float:
+        """Return the time of training steps and of generated data in one training process.
+
+        On a processor such a process has one thread, so it reaches the measured rate divided by the threads.
+        """
+        threads, data = self.rate.threads if self.rate else 1, data or Reading()
+        generating = self.seconds(data.operations, data.traffic / threads, self.shares.sampling)
+        return threads * (self.seconds(operations.executed) + generating)
+
+    @property
+    def training_seconds(self) -> float:
+        """Time of all trainings with their data and the work after them, in processes side by side."""
+        tasks = [
+            Task(
+                name=job.key,
+                seconds=self.alone(_sum([job.training, job.posthoc]), job.defense_data),
+                data=f"{job.scenario}/{job.seed}",
+                making=self.alone(Operations(0.0, 0.0), job.attack_data),
+            )
+            for job in self.jobs
+        ]
+        groups = {job.key: job.group for job in self.jobs if job.group}
+        return makespan(tasks, groups, self.processes, self.openings[1])
 
     @property
     def total_seconds(self) -> float:
-        """Time of all work, one part after the other."""
-        readings = [self.answering, self.measuring, *self.judging.values()]
-        trained = self.seconds(self.alignment.executed + self.training.executed + self.posthoc.executed)
-        return trained + sum(self.seconds(reading.operations, reading.traffic) for reading in readings)
+        """Time of all work, one part after the other; trainings run side by side."""
+        read = [(reading, self.shares.answering) for reading in (self.answering, self.measuring)]
+        read += [(reading, self.shares.judging) for reading in self.judging.values()]
+        parts = sum(self.seconds(reading.operations, reading.traffic, share) for reading, share in read)
+        opening = self.openings[0] if self.answering.passes else 0.0
+        return self.alone(self.alignment) + self.training_seconds + opening + parts
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the prediction assumes because neither the suite nor this machine determines it."""
+        scenarios, starts = {job.scenario for job in self.jobs}, {job.start for job in self.jobs}
+        unread = scenarios - self.lengths.rows.keys()
+        opening = "" if any(self.openings) else "opening models, "
+        lines = {
+            f"training rows of {self.row_tokens} tokens, each with loss; shorter rows take less": unread,
+            "rows of attackers as long as those of honest clients": scenarios - unread,
+            f"prompts of {PROMPT_TOKENS} tokens": starts - self.lengths.probes.keys(),
+            "answers as long as their limit": True,
+            f"{UNKNOWN_PROBES} probes in a set that is not on this machine and has no limit": not self.lengths.probes,
+            f"judges' templates of {JUDGE_TOKENS} tokens and answers as long as their limit": self.judging,
+            "generated data as long as their limit; two proposals and an answer for each pair": self.generated.passes,
+            "memory not counted: models that methods use without declaring the trait": True,
+            f"time not counted: {opening}aggregation, canaries, data of methods that do not declare the trait": True,
+        }
+        return tuple(line for line, holds in lines.items() if holds)
 
 
-def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_bytes: int = REMEMBERED_BYTES) -> Forecast:
+def predict(
+    plan: Plan,
+    device: Device,
+    rate: Rate | None = None,
+    remembered_bytes: int = REMEMBERED_BYTES,
+    lengths: Lengths | None = None,
+) -> Forecast:
     """Return the cost of ``plan``.
 
     Args:
@@ -166,8 +239,9 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_byt
         device: Device of the plan, whose memory decides how far a step is divided.
         rate: Measured rates of the device, for times.
         remembered_bytes: Disk that remembered rounds may take; a larger round is trained anew by each training.
+        lengths: Measured lengths of the plan's data, for times; by default all lengths are assumed.
     """
-    suite = plan.suite
+    suite, lengths = plan.suite, lengths or Lengths()
     starts = {job.scenario.start for job in plan.jobs} | {cell.scenario.start for cell in plan.cells if cell.runs}
     named = [judge for judge in suite.judges if judge in suite.models or judge_source(suite, judge)]
     helpers = {job.training_key: generating_roles(job, plan.world) for job in plan.jobs}
@@ -179,20 +253,17 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_byt
     training = _training_memory(suite, jobs, models, device, width)
     sizes = {job.training_key: _round_bytes(suite, job, models[job.scenario.start]) for job in jobs}
     remembered = [job for job in jobs if sizes[job.training_key] <= remembered_bytes]
-    reused = readers(remembered)
-    kept = {group[0].training_key for group in shared_groups(remembered).values()}
+    reused, groups = readers(remembered), shared_groups(remembered)
+    kept = {group[0].training_key for group in groups.values()}
+    answered = {role: lengths.probes.get(role, probes) for role in models}
     return Forecast(
         models=models,
         unknown=tuple(role for role in roles if role not in models),
         jobs=tuple(
-            _job(
-                suite,
-                job,
-                models[job.scenario.start],
-                width,
-                device,
-                reuses=job.training_key in reused,
+            replace(
+                _job(plan, job, models, width, device, lengths, reuses=job.training_key in reused),
                 remembered_bytes=sizes[job.training_key] if job.training_key in kept else 0,
+                group=job.local_key if job.local_key in groups and job in groups[job.local_key] else "",
             )
             for job in jobs
         ),
@@ -213,14 +284,17 @@ def predict(plan: Plan, device: Device, rate: Rate | None = None, remembered_byt
             for role in dict.fromkeys([*sorted(starts), *named])
             if role in models
         },
-        alignment=_alignment(suite, jobs, models, width, device),
-        answering=answering(plan, models, probes),
-        measuring=measuring(plan, models, probes),
+        alignment=_alignment(suite, jobs, models, width, device, lengths.alignment),
+        answering=answering(plan, models, answered),
+        measuring=measuring(plan, models, answered),
         judging=judging(plan, models, probes),
         sharing=Sharing.of(remembered, suite),
         row_tokens=width,
         device=device,
         rate=rate,
+        lengths=lengths,
+        shares=shares_of(plan, device),
+        openings=opening_seconds(plan, device),
     )
 
 
@@ -267,38 +341,60 @@ def _round_bytes(suite: Suite, job: TrainingJob, model: Model) -> int:
 
 
 def _job(
-    suite: Suite, job: TrainingJob, model: Model, width: int, device: Device, *, reuses: bool, remembered_bytes: int
+    plan: Plan,
+    job: TrainingJob,
+    models: Mapping[str, Model],
+    width: int,
+    device: Device,
+    lengths: Lengths,
+    *,
+    reuses: bool,
 ) -> JobForecast:
     """Return the forecast of a job, which ``reuses`` the first round of another or trains all of its rounds."""
-    suite = suite.under(job.scenario)
+    suite, scenario = plan.suite.under(job.scenario), job.scenario
+    model = models[scenario.start]
     trains = any(parse_pipeline(name).trains for name in job.pipelines.values())
-    round_operations = _scaled(
-        _step_operations(suite, model, _round_step(suite, job.scenario, width), device), suite.training.local_steps
-    )
-    finetuning = _scaled(_step_operations(suite, model, _posthoc_step(suite, width), device), suite.posthoc.steps)
+    step, rows = _round_step(suite, scenario, width), lengths.rows.get(scenario.id)
+    if rows:
+        step = rows.step(step.clients, step.rows, stacked=suite.training.mode == "stacked")
+    round_operations = _scaled(_step_operations(suite, model, step, device), suite.training.local_steps)
+    step, rows = _posthoc_step(suite, width), lengths.server.get(scenario.id, rows)
+    if rows:
+        step = rows.step(1, step.rows)
+    finetuning = _scaled(_step_operations(suite, model, step, device), suite.posthoc.steps)
     derived = job.pipelines.keys() - {job.training_key}
     # Each link of a chain is an adapter of its own, made from the link before.
     finetuned = sum(1 for key in derived if parse_pipeline(job.pipelines[key]).finalizers)
     posthoc = [_scaled(finetuning, finetuned), _scaled(round_operations, sum(job.reattacks.values()))]
+    probes = lengths.probes.get(scenario.start) or probe_sets(plan)
+    asking, limit = lengths.asking.get(scenario.start, PROMPT_TOKENS), _sampled_limit(suite, probes)
+    attack_data, defense_data = generated(plan, job, dict(models), asking, limit)
     return JobForecast(
-        scenario=job.scenario.id,
+        scenario=scenario.id,
         seed=job.seed,
-        start=job.scenario.start,
+        start=scenario.start,
         training=_scaled(round_operations, suite.training.rounds * trains - reuses),
         posthoc=_sum(posthoc),
         adapter_bytes=4 * model.decoder.adapter_parameters(suite.lora) * len({job.training_key, *job.pipelines}),
-        remembered_bytes=remembered_bytes,
+        attack_data=attack_data,
+        defense_data=defense_data,
+        key=job.training_key,
     )
 
 
 def _alignment(
-    suite: Suite, jobs: Iterable[TrainingJob], models: Mapping[str, Model], width: int, device: Device
+    suite: Suite,
+    jobs: Iterable[TrainingJob],
+    models: Mapping[str, Model],
+    width: int,
+    device: Device,
+    rows: RowSample | None,
 ) -> Operations:
     """Return the operations of the alignment's training, if a job needs the training."""
     settings = suite.alignment
     if settings is None or settings.adapter or not any(suite.aligned(job.scenario) for job in jobs):
         return Operations(0.0, 0.0)
-    step = _alignment_step(settings, width)
+    step = rows.step(1, settings.batch_size) if rows else _alignment_step(settings, width)
     return _scaled(_step_operations(suite, models[settings.start], step, device), settings.steps)
 
 
@@ -377,8 +473,12 @@ def _with_sampling(
 
 
 def _sampled_length(suite: Suite, probes: Iterable[ProbeSet]) -> int:
-    limit = suite.data.data_max_new_tokens if suite.data else max((probe.answer for probe in probes), default=0)
-    return PROMPT_TOKENS + limit
+    return PROMPT_TOKENS + _sampled_limit(suite, probes)
+
+
+def _sampled_limit(suite: Suite, probes: Iterable[ProbeSet]) -> int:
+    """Return the most tokens of a generated text."""
+    return suite.data.data_max_new_tokens if suite.data else max((probe.answer for probe in probes), default=0)
 
 
 def _sum(parts: Iterable[Operations]) -> Operations:

@@ -20,8 +20,10 @@ from benchmark.execution.plan import Plan, make_plan
 from benchmark.generation import needs
 from benchmark.generation.needs import Device, refuse_answering, this_device
 from benchmark.models.sizes import GIB, Precision, decoder_of, gib, trains_lean
+from benchmark.prediction.answers import ProbeSet
 from benchmark.prediction.device import Rate, measure_rate
 from benchmark.prediction.forecast import Forecast, check_fits, predict
+from benchmark.prediction.lengths import Lengths, RowSample
 from benchmark.prediction.memory import training_memory
 from benchmark.prediction.step import Step, training_operations
 from benchmark.prediction.text import forecast_lines, settings_lines
@@ -29,6 +31,7 @@ from benchmark.screen import Screen
 from benchmark.suites.alignment import AlignmentSettings, ShippedAdapter
 from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import Decoding, Suite, find_suite
+from tasks.base import ProbeKind
 from tasks.hub import HubWorld
 from tasks.model_source import ModelShape, ModelSource
 
@@ -143,7 +146,72 @@ def test_times_are_the_stated_share_of_what_was_measured() -> None:
     assert forecast.total_seconds > forecast.seconds(forecast.training.useful)
     lines = "\n".join(forecast_lines(forecast))
     assert "measured here just now (bfloat16): 700.00 tera-operations/s" in lines
-    assert "assumed share of both: 40%" in lines
+    assert "assumed shares: 40% of both" in lines
+
+
+def test_trainings_on_a_processor_run_side_by_side_in_processes_of_one_thread() -> None:
+    """Two trainings at 60 % of 4e11 operations/s of two threads, after the 60 s in which processes open."""
+    rate = Rate("processor", "bfloat16", 4e11, 1e10, threads=2)
+    forecast = predict(plan_of(suite_of(rounds=1)), LAPTOP, rate)
+    one = forecast.jobs[0].training.executed
+    assert forecast.alone(forecast.jobs[0].training) == pytest.approx(one / (0.6 * 2e11))
+    assert forecast.training_seconds == pytest.approx(60 + 2 * one / (0.6 * 2e11))
+    side_by_side = replace(forecast, processes=2)
+    assert side_by_side.training_seconds == pytest.approx(60 + one / (0.6 * 2e11))
+    answers = forecast.answering.operations / 4e11 / 0.18
+    assert forecast.total_seconds == pytest.approx(forecast.training_seconds + 75 + answers)
+    lines = forecast_lines(side_by_side)
+    assert any(line.startswith("  all trainings in 2 processes, data and work after them included: ") for line in lines)
+    assert "  opening the answering engine: 75 s" in lines
+    assert "times are expected values, memory is an upper bound" in lines[0]
+    assert any(line.startswith("  in all: ") and line.endswith(" expected on processor") for line in lines)
+
+
+def test_generated_data_take_time_once_for_a_scenario_and_seed_and_for_each_repaired_adapter() -> None:
+    """The attack of ``generated`` makes 3 sequences for each pair, and so does post-hoc defense level 3."""
+    plan = make_plan(find_suite("micro"), "vllm", scenarios=["generated"], pipelines=["fedavg", "dnc"], seeds=[11])
+    repaired = make_plan(
+        find_suite("micro"), "vllm", scenarios=["generated"], pipelines=["fedavg", "posthoc_self"], seeds=[11]
+    )
+    suite = suite_of(rounds=1)
+    models = {**suite.models, "attacker": suite.models["raw"]}
+    suite = suite.model_copy(update={"models": models})
+    world = HubWorld(models=models)
+    both, after = (predict(replace(each, suite=suite, world=world), LAPTOP) for each in (plan, repaired))
+    attack = both.jobs[0].attack_data
+    assert attack.passes > 0
+    assert both.generated == attack == both.jobs[1].attack_data
+    assert both.generated.read == attack.passes * 128
+    posthoc = 3 * suite.posthoc.examples
+    assert after.generated.passes == attack.passes + posthoc * sum(1 for job in after.jobs)
+    text = "\n".join(forecast_lines(after))
+    assert f"  data that models generate in trainings: {after.generated.passes:,} sequences, " in text
+
+
+def test_measured_lengths_replace_what_is_assumed() -> None:
+    """Rows of 50 tokens with 20 in the loss, and one probe set of 10 prompts of 40 tokens with 8 new ones."""
+    plan = plan_of(suite_of(rounds=1))
+    scenarios = [job.scenario.id for job in plan.jobs]
+    sample = RowSample((50,) * 4, (20,) * 4)
+    probes = (ProbeSet(ProbeKind.HARMFUL, 10, 8, measured=2, prompt=40.0, scored=45.5),)
+    lengths = Lengths({"raw": probes}, dict.fromkeys(scenarios, sample), asking={"raw": 60.0})
+    forecast = predict(plan, H200, RATE, lengths=lengths)
+    step = training_operations(
+        decoder_of(LLAMA_2_7B), suite_of().lora, Step(3, 16, 50, 16 * 20, 3 * 16 * 20), "bfloat16"
+    )
+    assert forecast.jobs[0].training.useful == pytest.approx(10 * step.useful)
+    assert (forecast.answering.passes, forecast.answering.read, forecast.answering.written) == (20, 800, 160)
+    assert (forecast.measuring.passes, forecast.measuring.read) == (40, 1820)
+    # Memory stays that of rows of full length.
+    assert forecast.training_memory == forecast_of(suite_of(rounds=1), H200).training_memory
+    lines = forecast_lines(forecast)
+    assert any(line.startswith("  likelihoods: 40 sequences, 1,820 tokens, ") for line in lines)
+    assert "  read from the data here: prompts for raw of 40 tokens on average" in lines
+    assumed = [line for line in lines if line.startswith("  assumed: ")]
+    assert not any("rows of 512 tokens" in line or "prompts of 128" in line for line in assumed)
+    lines = forecast_lines(forecast_of(suite_of(rounds=1), H200))
+    assert "  assumed: training rows of 512 tokens, each with loss; shorter rows take less" in lines
+    assert "  assumed: prompts of 128 tokens" in lines
 
 
 def test_without_a_measurement_there_is_no_time() -> None:
@@ -426,6 +494,7 @@ def test_the_rate_is_measured_here() -> None:
     device = this_device()
     rate = measure_rate("float32", device, seconds=0.01)
     assert rate.device == device.name
+    assert rate.threads == (torch.get_num_threads() if device.kind == "cpu" else 1)
     assert rate.operations > 1e6
     assert rate.bandwidth > 1e6
     assert device.memory > GIB
@@ -442,7 +511,7 @@ def test_every_setting_of_a_suite_is_printed(name: str) -> None:
         line = f"model {role}: repository {model.repository}, package none, revision {model.revision}"
         assert line in text
     for pool, source in suite.data.pools.items() if suite.data else ():
-        assert f"data pool {pool}: repository {source.repository}, github none, revision {source.revision}" in text
+        assert f"data pool {pool}: repository {source.repository}, revision {source.revision}" in text
         assert f"split {source.split}" in text
         assert all(condition in text for condition in source.filters)
     for probe in suite.data.probes if suite.data else ():
@@ -450,3 +519,19 @@ def test_every_setting_of_a_suite_is_printed(name: str) -> None:
     for scenario in suite.scenarios:
         assert f"scenario {scenario.id}: " in text
     assert all(judge in text for judge in suite.judges)
+
+
+def test_each_source_of_development_and_fresh_prompts_has_a_line_without_settings_that_are_none() -> None:
+    lines = settings_lines(find_suite("pocket"))
+    (development,) = (line for line in lines if line.startswith("  development malicious_instructions: "))
+    (fresh,) = (line for line in lines if line.startswith("  fresh prompts of xstest_safe: "))
+    (rest,) = (line for line in lines if line.startswith("  data: "))
+    assert development.startswith(
+        "  development malicious_instructions: github (repository vinid/safety-tuned-llamas, "
+    )
+    assert ", offset 40, limit 60" in fresh
+    assert not any("none" in line for line in (development, fresh))
+    assert rest.startswith("  data: overlaps remove, data_max_new_tokens 64, ")
+    assert "repository" not in rest
+    # A name that reads "none" is a value.
+    assert any("attack (id none)" in line for line in lines if line.startswith("  scenario clean_one_shot: "))
