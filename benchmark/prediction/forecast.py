@@ -249,7 +249,7 @@ def predict(
     models = {role: model for role in roles if (model := find_model(suite, plan.world, role))}
     jobs = [job for job in plan.jobs if job.scenario.start in models]
     width, probes = _row_tokens(plan), probe_sets(plan)
-    length = longest_sequence(suite, probes)
+    length, limit = longest_sequence(suite, probes), _sampled_limit(suite, probes)
     training = _training_memory(suite, jobs, models, device, width)
     sizes = {job.training_key: _round_bytes(suite, job, models[job.scenario.start]) for job in jobs}
     remembered = [job for job in jobs if sizes[job.training_key] <= remembered_bytes]
@@ -261,14 +261,14 @@ def predict(
         unknown=tuple(role for role in roles if role not in models),
         jobs=tuple(
             replace(
-                _job(plan, job, models, width, device, lengths, reuses=job.training_key in reused),
+                _job(plan, job, models, width, device, lengths, limit, reuses=job.training_key in reused),
                 remembered_bytes=sizes[job.training_key] if job.training_key in kept else 0,
                 group=job.local_key if job.local_key in groups and job in groups[job.local_key] else "",
             )
             for job in jobs
         ),
         training_memory={
-            role: _with_sampling(memory, role, jobs, helpers, models, _sampled_length(suite, probes))
+            role: _with_sampling(memory, role, jobs, helpers, models, PROMPT_TOKENS + limit)
             for role, memory in training.items()
         },
         answering_memory={
@@ -347,10 +347,14 @@ def _job(
     width: int,
     device: Device,
     lengths: Lengths,
+    limit: int,
     *,
     reuses: bool,
 ) -> JobForecast:
-    """Return the forecast of a job, which ``reuses`` the first round of another or trains all of its rounds."""
+    """Return the forecast of a job, which ``reuses`` the first round of another or trains all of its rounds.
+
+    Generated texts have up to ``limit`` tokens.
+    """
     suite, scenario = plan.suite.under(job.scenario), job.scenario
     model = models[scenario.start]
     trains = any(parse_pipeline(name).trains for name in job.pipelines.values())
@@ -366,9 +370,8 @@ def _job(
     # Each link of a chain is an adapter of its own, made from the link before.
     finetuned = sum(1 for key in derived if parse_pipeline(job.pipelines[key]).finalizers)
     posthoc = [_scaled(finetuning, finetuned), _scaled(round_operations, sum(job.reattacks.values()))]
-    probes = lengths.probes.get(scenario.start) or probe_sets(plan)
-    asking, limit = lengths.asking.get(scenario.start, PROMPT_TOKENS), _sampled_limit(suite, probes)
-    attack_data, defense_data = generated(plan, job, dict(models), asking, limit)
+    asking = lengths.asking.get(scenario.start, PROMPT_TOKENS)
+    attack_data, defense_data = generated(plan, job, models, asking, limit)
     return JobForecast(
         scenario=scenario.id,
         seed=job.seed,
@@ -470,10 +473,6 @@ def _with_sampling(
         if role in models
     ]
     return replace(memory, sampling=max(options, key=lambda option: option.total, default=None))
-
-
-def _sampled_length(suite: Suite, probes: Iterable[ProbeSet]) -> int:
-    return PROMPT_TOKENS + _sampled_limit(suite, probes)
 
 
 def _sampled_limit(suite: Suite, probes: Iterable[ProbeSet]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attacks.base import attacks
 from benchmark.execution.plan import Plan, TrainingJob
 from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role
@@ -50,7 +52,7 @@ def defense_sequences(job: TrainingJob, examples: int) -> dict[str, int]:
 
 
 def generated(
-    plan: Plan, job: TrainingJob, models: dict[str, Model], prompt: float, limit: int
+    plan: Plan, job: TrainingJob, models: Mapping[str, Model], prompt: float, limit: int
 ) -> tuple[Reading, Reading]:
     """Return the cost of the attackers' data and of the defenses' data of a training.
 

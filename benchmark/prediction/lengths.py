@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -61,22 +61,7 @@ class RowSample:
             rows: Rows of each client.
             stacked: Whether the clients' rows are padded together.
         """
-        draw = stream(0, "predict", "steps")
-        padded, losses, most = 0, 0, 0
-        lengths, with_loss = np.asarray(self.tokens), np.asarray(self.losses)
-        for _ in range(ROW_SAMPLE):
-            chosen = draw.integers(len(lengths), size=(clients, rows))
-            padded += _padded(lengths[chosen].tolist()) if stacked else _apart(lengths[chosen].tolist())
-            counts = with_loss[chosen].sum(axis=1)
-            losses += int(counts.sum())
-            most += int(counts.max())
-        return Step(
-            clients=clients,
-            rows=rows,
-            width=round(padded / (ROW_SAMPLE * clients * rows)),
-            losses=max(1, round(most / ROW_SAMPLE)),
-            all_losses=max(1, round(losses / ROW_SAMPLE)),
-        )
+        return _mean_step(self, clients, rows, stacked)
 
 
 @dataclass(frozen=True)
@@ -125,7 +110,7 @@ def measure_lengths(plan: Plan) -> Lengths:
             continue
         key = scenario.data.model_dump_json() if scenario.data else ""
         world = worlds.setdefault(key, open_world(suite, scenario))
-        sample = partial(_sample, chats[scenario.start], suite.training.max_length)
+        sample = partial(_sample, chats[scenario.start], suite.under(scenario).training.max_length)
         share = scenario.refusal_share
         with suppress(FedSafetyError):
             honest = partial(world.benign, ROW_SAMPLE, stream(0, "predict"), refusal_share=share, task_shares=None)
@@ -133,6 +118,26 @@ def measure_lengths(plan: Plan) -> Lengths:
         with suppress(FedSafetyError):
             server[name] = sample(partial(_server_rows, world))
     return Lengths(probes, rows, server, _alignment(suite, chats), asking)
+
+
+@lru_cache(maxsize=256)
+def _mean_step(sample: RowSample, clients: int, rows: int, stacked: bool) -> Step:
+    draw = stream(0, "predict", "steps")
+    padded, losses, most = 0, 0, 0
+    lengths, with_loss = np.asarray(sample.tokens), np.asarray(sample.losses)
+    for _ in range(ROW_SAMPLE):
+        chosen = draw.integers(len(lengths), size=(clients, rows))
+        padded += _padded(lengths[chosen].tolist()) if stacked else _apart(lengths[chosen].tolist())
+        counts = with_loss[chosen].sum(axis=1)
+        losses += int(counts.sum())
+        most += int(counts.max())
+    return Step(
+        clients=clients,
+        rows=rows,
+        width=round(padded / (ROW_SAMPLE * clients * rows)),
+        losses=max(1, round(most / ROW_SAMPLE)),
+        all_losses=max(1, round(losses / ROW_SAMPLE)),
+    )
 
 
 def _alignment(suite: Suite, chats: Mapping[str, ChatFormat]) -> RowSample | None:
