@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from benchmark.cli.real import examine_suite, print_forecast
 from benchmark.errors import InputsMissingError, UsageError
+from benchmark.execution import stages
 from benchmark.execution.answering import answer
 from benchmark.execution.bench import Bench
 from benchmark.execution.job import run_job
@@ -23,7 +25,9 @@ from benchmark.execution.readiness import data_notes, input_state
 from benchmark.execution.run import Run
 from benchmark.execution.stages import run_plan, settle
 from benchmark.execution.worlds import generation_limit, open_chat, open_world
+from benchmark.generation.base import Answer, Request
 from benchmark.generation.select import EngineChoice
+from benchmark.generation.transformers_engine import TransformersEngine
 from benchmark.models.chat import ChatFormat, cut
 from benchmark.models.rows import TokenRow
 from benchmark.progress import Reporter
@@ -436,6 +440,48 @@ def test_a_served_prompt_that_the_engine_cannot_take_fails_its_cell_alone(
     assert "'refuse_all' makes a prompt of" in reason
     assert "24 are allowed; shorten it, or raise max_length" in reason
     assert store.has("responses", cell(plan, "clean_made").response_key)
+
+
+def test_merged_adapters_are_answered_and_stored_one_by_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = changed(decoding={"adapters": "merged"}, tiers__smoke__defenses=["fedavg", "median"]).tier("smoke")
+    plan, store = plan_of(smoke, scenarios=["clean_made"]), Store(tmp_path / "runs")
+    for job in plan.jobs:
+        assert run_job(smoke, job, store.root, Bench()).failures == {}
+    calls, generate = [], TransformersEngine.generate
+
+    def interrupted(engine: TransformersEngine, requests: Sequence[Request]) -> list[Answer]:
+        calls.append({request.adapter for request in requests})
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(engine, requests)
+
+    monkeypatch.setattr(TransformersEngine, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer(Run(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO())))
+    assert [len(adapters) for adapters in calls] == [1, 1]
+    assert calls[0] != calls[1]
+    keys = [cell(plan, "clean_made", name).response_key for name in ("fedavg", "median")]
+    assert [store.has("responses", key) for key in keys] == [True, False]
+
+
+def test_a_run_with_large_models_answers_with_all_processors(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = changed(tiers__smoke__defenses=["fedavg"]).tier("smoke")
+    plan, threads = plan_of(smoke, scenarios=["clean_made"]), torch.get_num_threads()
+    monkeypatch.setattr(stages, "usable_cores", lambda: 3)
+    found = []
+    monkeypatch.setattr(stages, "answer", lambda *_: found.append(torch.get_num_threads()) or {})
+    monkeypatch.setattr(stages, "train", lambda _: {})
+    try:
+        for large in (True, False):
+            monkeypatch.setattr(HubWorld, "models_are_large", large)
+            run_plan(Run(plan, Store(tmp_path / str(large)), EngineChoice("transformers", ""), reporter(io.StringIO())))
+    finally:
+        torch.set_num_threads(threads)
+    assert found == [3, 1]
 
 
 def test_rows_are_cut_at_their_end() -> None:
