@@ -23,6 +23,10 @@ from benchmark.stop import check_stop
 
 _SECONDS_BETWEEN_LINES = 10.0
 
+_LEAST_SHARE = 0.05
+"""Share of the work from which on the remaining time is estimated. A small unit that ends first, while large ones are
+under way, would give hours in place of minutes."""
+
 
 class Step(Protocol):
     """One countable step of the work. Its begin and its units are safe points for a stop."""
@@ -112,9 +116,10 @@ class _Lines:
             return
         self._last = now
         spent = now - self._began
-        left = max(0.0, spent / self._share * (1 - self._share)) if self._share else 0.0
         text = f"{self._title}: {self._done}/{self._total} after {duration(spent)}"
-        self._reporter.say(text + (f", about {duration(left)} left" if self._done < self._total else ""))
+        if self._done < self._total and self._share >= _LEAST_SHARE:
+            text += f", about {duration(max(0.0, spent / self._share * (1 - self._share)))} left"
+        self._reporter.say(text)
 
 
 def duration(seconds: float) -> str:

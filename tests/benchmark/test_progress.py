@@ -38,5 +38,12 @@ def test_units_are_equal_unless_their_share_is_given(monkeypatch: pytest.MonkeyP
     ]
 
 
+def test_a_small_part_of_the_work_gives_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lines_of(monkeypatch, [0.01, 0.49, 0.5])[1:3] == [
+        "work: 1/3 after 1 min 00 s",
+        "work: 2/3 after 2 min 00 s, about 2 min 00 s left",
+    ]
+
+
 def test_a_terminal_shows_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3/3" in lines_of(monkeypatch, [0.8, 0.1, 0.1], terminal=True)[-2]
