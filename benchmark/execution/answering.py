@@ -18,6 +18,7 @@ from benchmark.execution.plan import CellPlan, Plan
 from benchmark.execution.prompts import longest_prompt, served_prompts
 from benchmark.execution.run import Run
 from benchmark.execution.worlds import open_chat
+from benchmark.generation.adapters import adapter_digest
 from benchmark.generation.base import Answer, Engine, Request
 from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
@@ -59,6 +60,7 @@ def _answer_start(run: Run, start: str, cells: Sequence[CellPlan], advance: Call
     plan, store, failures = run.plan, run.store, dict[str, str]()
     probes, chat = plan.world.probes(), open_chat(plan.world, start)
     longest = longest_prompt(plan.suite, chat)
+    equals = _Equals(plan, store)
     with open_start(plan, start, run.engine) as engine:
         for batch in _batched(cells, 1 if plan.suite.decoding.adapters == "merged" else _ADAPTERS_PER_BATCH):
             for cell in batch:
@@ -71,12 +73,45 @@ def _answer_start(run: Run, start: str, cells: Sequence[CellPlan], advance: Call
                 except Exception as error:  # a submitted method may raise anything; its cell fails, the others go on
                     failures[cell.response_key] = reason_of(error)
             served = [cell for cell in batch if cell.response_key in prompts]
-            _write_answers(run, engine, chat, served, prompts)
+            firsts = [cell for cell in served if equals.first_of(cell, prompts[cell.response_key]) == cell.response_key]
+            _write_answers(run, engine, chat, firsts, prompts)
             for cell in served:
+                equals.copy("responses", cell)
+                equals.copy("likelihoods", cell)
                 if reason := _write_likelihoods(run, engine, chat, cell, prompts[cell.response_key]):
                     failures[cell.response_key] = reason
                 advance()
     return failures
+
+
+class _Equals:
+    """Response sets of one engine whose adapters have the same bytes and get the same prompts: one is answered.
+
+    Without an attack, for example, FedAvg and a rule that leaves nobody out serve one adapter. Where answers are drawn,
+    each set draws its own.
+    """
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._greedy, self._store = not plan.suite.decoding.temperature, store
+        self._firsts: dict[tuple[str, tuple[Prompt, ...]], str] = {}
+        self._first: dict[str, str] = {}
+
+    def first_of(self, cell: CellPlan, prompts: Sequence[Prompt]) -> str:
+        """Return the key of the first response set that equals the one of a cell; the cell's own if there is none."""
+        key = cell.response_key
+        if self._greedy:
+            served = adapter_digest(self._store.adapter_folder(cell.adapter_key)), tuple(prompts)
+            self._first[key] = self._firsts.setdefault(served, key)
+        return self._first.get(key, key)
+
+    def copy(self, table: str, cell: CellPlan) -> None:
+        """Write the rows of a cell that an equal response set has and the cell lacks."""
+        key = cell.response_key
+        first = self._first.get(key, key)
+        if first == key or self._store.has(table, key) or not self._store.has(table, first):
+            return
+        rows = self._store.read(table, first).to_pylist()
+        self._store.write(table, key, [row | {"response_key": key} for row in rows])
 
 
 def _write_answers(

@@ -466,6 +466,34 @@ def test_merged_adapters_are_answered_and_stored_one_by_one(
     assert [store.has("responses", key) for key in keys] == [True, False]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_equal_adapters_are_answered_once_where_answers_are_greedy(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """Without an attack the rule that removes attackers removes nobody."""
+    names = ("fedavg", "attackers_removed", "refuse_all")
+    smoke = changed(decoding={"temperature": temperature}, tiers__smoke__defenses=[*names]).tier("smoke")
+    plan, store = plan_of(smoke, scenarios=["clean_made"]), Store(tmp_path / "runs")
+    for job in plan.jobs:
+        assert run_job(smoke, job, store.root, Bench()).failures == {}
+    asked, generate = [], TransformersEngine.generate
+
+    def counted(engine: TransformersEngine, requests: Sequence[Request]) -> list[Answer]:
+        asked.extend(requests)
+        return generate(engine, requests)
+
+    monkeypatch.setattr(TransformersEngine, "generate", counted)
+    assert answer(Run(plan, store, EngineChoice("transformers", ""), reporter(io.StringIO()))) == {}
+    fedavg, removed, refusing = (
+        store.read("responses", cell(plan, "clean_made", name).response_key).to_pylist() for name in names
+    )
+    assert len(asked) == len(fedavg) * (1 if temperature == 0 else 2)
+    assert {row["response_key"] for row in removed} == {cell(plan, "clean_made", "attackers_removed").response_key}
+    bare = [[row | {"response_key": ""} for row in rows] for rows in (fedavg, removed, refusing)]
+    assert bare[0] == bare[1] or temperature
+    assert bare[2] != bare[0], "the same adapter with other prompts is another model to its users"
+
+
 def test_a_run_with_large_models_answers_with_all_processors(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
