@@ -42,7 +42,10 @@ def open_alignment(suite: Suite) -> TaskWorld:
         UsageError: The suite has no alignment.
     """
     if suite.alignment is None:
-        raise UsageError(f"suite {suite.id!r} has no alignment; its start models are as their checkpoints have them")
+        raise UsageError(
+            f"suite {suite.id!r} has no alignment: its start models are used as they are; give a suite whose YAML file "
+            f"has the key alignment, such as pocket"
+        )
     params = {"models": suite.models, "data": suite.data, "alignment": suite.alignment.data}
     return task_worlds.get(suite.world).create(params)
 
