@@ -60,11 +60,13 @@ class Sharing:
         whole: Trainings of one round that read it from another.
         first: Trainings of several rounds that read the first one from another.
         trained: Trainings that train their first round.
+        none: Trainings in which no client trains, such as that of a reference that serves the start.
     """
 
     whole: int
     first: int
     trained: int
+    none: int = 0
 
     @classmethod
     def of(cls, jobs: Sequence[TrainingJob], suite: Suite) -> Sharing:
@@ -72,7 +74,8 @@ class Sharing:
         reusing = readers(jobs)
         rounds = [suite.under(job.scenario).training.rounds for job in jobs if job.training_key in reusing]
         whole = sum(count == 1 for count in rounds)
-        return cls(whole, len(rounds) - whole, sum(bool(job.local_key) for job in jobs) - len(rounds))
+        training = sum(bool(job.local_key) for job in jobs)
+        return cls(whole, len(rounds) - whole, training - len(rounds), len(jobs) - training)
 
     @property
     def remark(self) -> str:
@@ -87,4 +90,5 @@ class Sharing:
         if not self.whole:
             return ""
         times = "once" if self.trained == 1 else f"{self.trained} times"
-        return f"; {self.whole} of them reuse the local training of another, so clients train {times}"
+        none = f", and {self.none} train no client" if self.none else ""
+        return f"; {self.whole} of them reuse the local training of another{none}, so clients train {times}"

@@ -49,13 +49,17 @@ def test_jobs_that_share_follow_each_other(whole: Suite) -> None:
 def test_a_remark_says_how_often_clients_train(plan: Plan) -> None:
     reusing = len(readers(plan.jobs))
     clients_train = sum(bool(job.local_key) for job in plan.jobs)
+    none = len(plan.jobs) - clients_train
     many = Sharing.of(plan.jobs, plan.suite)
-    assert many == Sharing(whole=0, first=reusing, trained=clients_train - reusing)
+    assert many == Sharing(whole=0, first=reusing, trained=clients_train - reusing, none=none)
     assert many.remark == f"; {reusing} of them reuse the first round of another"
     one = plan.suite.model_copy(update={"training": plan.suite.training.model_copy(update={"rounds": 1})})
-    assert Sharing.of(plan.jobs, one) == Sharing(whole=reusing, first=0, trained=clients_train - reusing)
+    assert Sharing.of(plan.jobs, one) == Sharing(whole=reusing, first=0, trained=clients_train - reusing, none=none)
     assert Sharing(12, 0, 1).remark == "; 12 of them reuse the local training of another, so clients train once"
     assert Sharing(24, 0, 2).remark.endswith("so clients train 2 times")
+    assert Sharing(27, 0, 3, none=3).remark == (
+        "; 27 of them reuse the local training of another, and 3 train no client, so clients train 3 times"
+    )
     assert Sharing(24, 11, 3).remark == "; 24 of them reuse the local training of another, and 11 its first round"
     assert Sharing.of([], one).remark == ""
     assert Sharing.of(plan.jobs[:1], one).remark == ""
