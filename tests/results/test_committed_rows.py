@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmark import COMPARABLE_PROTOCOLS, PROTOCOL_VERSION
 from benchmark.execution.plan import make_plan
 from benchmark.execution.selection import suite_pipelines
+from benchmark.records.withheld import is_withheld
 from benchmark.suites.suite import find_suite
 from leaderboard.build import build
 from leaderboard.ranking.boards import boards
@@ -35,6 +36,18 @@ def cells(rows: Rows) -> list[dict[str, object]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def micro(cells: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [cell for cell in cells if cell["suite"] == "micro"]
+
+
+@pytest.fixture(scope="module")
+def pocket(cells: list[dict[str, object]]) -> list[dict[str, object]]:
+    found = [cell for cell in cells if cell["suite"] == "pocket"]
+    assert found
+    return found
+
+
 def identity(cell: dict[str, object]) -> tuple[object, ...]:
     return cell["scenario"], cell["defense"], cell["stage"], cell["seed"]
 
@@ -53,28 +66,28 @@ def test_all_rows_are_committed_and_of_a_comparable_protocol(rows: Rows, cells: 
     assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 80e6
 
 
-def test_every_cell_of_a_defense_with_rows_is_committed(cells: list[dict[str, object]]) -> None:
+def test_every_cell_of_a_defense_with_rows_is_committed(micro: list[dict[str, object]]) -> None:
     suite = find_suite("micro")
     assert len(suite.seeds) >= 10
     assert suite.sensitivity is not None
     assert all(len(suite.sensitivity.seeds_of(axis)) >= 3 for axis in suite.sensitivity.axes)
-    present = {cell["defense"] for cell in cells}
+    present = {cell["defense"] for cell in micro}
     assert {*suite_pipelines(suite)} - present == set()
-    missing = set(planned_cells()) - {identity(cell) for cell in cells if cell["protocol_version"] == PROTOCOL_VERSION}
+    missing = set(planned_cells()) - {identity(cell) for cell in micro if cell["protocol_version"] == PROTOCOL_VERSION}
     assert {defense for _, defense, _, _ in missing} & present == set()
 
 
 def test_a_judge_has_one_identity_in_all_verdicts_of_a_protocol(rows: Rows, cells: list[dict[str, object]]) -> None:
     """Two would mean that some answers were judged by another judge of the same name."""
-    protocols = {cell["response_key"]: cell["protocol_version"] for cell in cells}
+    sources = {cell["response_key"]: (cell["suite"], cell["protocol_version"]) for cell in cells}
     verdicts = rows.published.verdicts.select(["response_key", "judge", "judge_identity"])
     judged = {
-        (protocols.get(row["response_key"]), row["judge"], row["judge_identity"])
+        (sources.get(row["response_key"]), row["judge"], row["judge_identity"])
         for row in verdicts.group_by(verdicts.column_names).aggregate([]).to_pylist()
     }
-    for protocol in {*protocols.values()}:
-        judges = [judge for version, judge, _ in judged if version == protocol]
-        assert sorted(judges) == sorted(find_suite("micro").judges)
+    for source in {*sources.values()}:
+        judges = [judge for found, judge, _ in judged if found == source]
+        assert sorted(judges) == sorted(find_suite(str(source[0])).judges)
 
 
 def test_no_cell_failed_and_what_is_not_applicable_says_why(cells: list[dict[str, object]]) -> None:
@@ -99,13 +112,13 @@ def test_the_attackers_pool_names_no_evaluation_item_where_it_is_existing_data(c
             assert cell["malicious_rows"]
 
 
-@pytest.mark.parametrize("scenario", ["", "aligned_start"])
-def test_the_readme_quotes_the_table_that_the_rows_give(rows: Rows, scenario: str) -> None:
+@pytest.mark.parametrize(("suite", "scenario"), [("micro", ""), ("micro", "aligned_start"), ("pocket", "")])
+def test_the_readme_quotes_the_table_that_the_rows_give(rows: Rows, suite: str, scenario: str) -> None:
     console = Console(file=io.StringIO(), width=80)
-    console.print(render_table(boards(rows), "micro", scenario))
+    console.print(render_table(boards(rows), suite, scenario))
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines() if line[:3].strip().isdigit()]
-    assert len(lines) > 8
+    assert len(lines) >= 8
     readme = (ROOT / "README.md").read_text()
     for line in lines:
         assert line in readme
@@ -117,12 +130,54 @@ def test_the_page_is_the_same_from_the_same_rows(tmp_path: Path) -> None:
     assert len(pages[0]) < 1.5e6
 
 
-def test_the_rows_are_those_of_the_present_methods_settings_and_models(cells: list[dict[str, object]]) -> None:
+def test_the_rows_are_those_of_the_present_methods_settings_and_models(micro: list[dict[str, object]]) -> None:
     planned = planned_cells()
     # A method that was added without rows is planned and not committed; the other way round would be stale rows.
-    assert {identity(cell) for cell in cells} <= planned.keys()
-    keys = {identity(cell): cell["cell_key"] for cell in cells if cell["protocol_version"] == PROTOCOL_VERSION}
+    assert {identity(cell) for cell in micro} <= planned.keys()
+    keys = {identity(cell): cell["cell_key"] for cell in micro if cell["protocol_version"] == PROTOCOL_VERSION}
     assert {name: planned[name] for name in keys} == keys
+
+
+@pytest.mark.real_data
+def test_the_rows_of_the_real_model_are_those_of_its_present_settings(
+    pocket: list[dict[str, object]], real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSAFETY_DATA_ROOT", str(real_data))
+    planned = {
+        (cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed): cell.cell_key
+        for cell in make_plan(find_suite("pocket"), "vllm").cells
+    }
+    assert {identity(cell): cell["cell_key"] for cell in pocket}.items() <= planned.items()
+
+
+def test_each_seed_of_the_real_model_has_all_defenses(pocket: list[dict[str, object]]) -> None:
+    defenses = {*suite_pipelines(find_suite("pocket"))}
+    present = {(cell["scenario"], cell["seed"]) for cell in pocket}
+    for scenario, seed in present:
+        assert {c["defense"] for c in pocket if (c["scenario"], c["seed"]) == (scenario, seed)} == defenses
+    twins = {scenario.id: scenario.twin for scenario in find_suite("pocket").every_scenario}
+    assert {(twins[str(scenario)], seed) for scenario, seed in present} <= present
+
+
+def test_no_row_of_the_real_model_holds_a_prompt_or_an_answer_to_a_harmful_prompt() -> None:
+    data = find_suite("pocket").data
+    assert data is not None
+    hashed = {probe.id for probe in data.probes if probe.publish == "hash"}
+    folder = RESULTS / "pocket"
+    responses = [row for path in folder.glob("responses/*.parquet") for row in pq.read_table(path).to_pylist()]
+    answers = {row["response"] for row in responses if row["probe_id"].partition("/")[0] in hashed}
+    assert len(answers) > 100
+    assert all(not answer or is_withheld(answer) for answer in answers)
+    probes = [row for path in folder.glob("probes/*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert all(is_withheld(row["instruction"]) for row in probes)
+    readings = [row for path in folder.glob("readings/*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert len(readings) == 300
+    assert {label for row in readings for label in (row["first_label"], row["second_label"])} == {
+        "refusal",
+        "compliance",
+        "neither",
+    }
+    assert sum(path.stat().st_size for path in folder.rglob("*.parquet")) < 20e6
 
 
 @pytest.mark.parametrize(
