@@ -115,10 +115,12 @@ def test_a_shared_round_counts_once() -> None:
     alone = forecast_of(suite_of(rounds=1), H200, "fedavg")
     shared = predict(plan, H200, RATE)
     assert shared.training.useful == alone.training.useful
-    assert shared.sharing.remark == "; 4 of them reuse the local training of another, so clients train 2 times"
+    assert shared.sharing.remark == (
+        "; 4 of them reuse the local training of another, and 2 train no client, so clients train 2 times"
+    )
     assert shared.remembered_bytes == 3 * 4 * 16_777_216
     text = "\n".join(forecast_lines(shared))
-    assert "federated training, 8 trainings in 2 scenarios; 4 of them reuse the local training of another, so" in text
+    assert "federated training, 8 trainings in 2 scenarios; 4 of them reuse the local training of another, and" in text
     assert "a remembered round on disk: 0.2 GiB" in text
     anew = predict(plan, H200, RATE, remembered_bytes=3 * 4 * 16_777_216 - 1)
     assert anew.training.useful == pytest.approx(3 * alone.training.useful)
