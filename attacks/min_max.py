@@ -15,7 +15,7 @@ from benchmark.updates import Updates
     title="Min-Max",
     description="Malicious clients train on ordinary rows. All of them send the mean of their updates, moved along a "
     "fixed direction until its largest distance from an own update reaches the largest distance between two of them. "
-    "So no rule that bounds distances stands out against it. Untargeted: utility falls, and safety only as a side "
+    "By its distances it could be one of them. Untargeted: utility falls, and safety only as a side "
     "effect.",
     paper="Shejwalkar and Houmansadr 2021, NDSS",
     knowledge="the malicious clients' own updates",
