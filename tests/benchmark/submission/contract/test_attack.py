@@ -56,12 +56,26 @@ def failed(findings: dict[str, Finding]) -> set[str]:
     return {name for name, finding in findings.items() if finding.verdict is Verdict.FAILED}
 
 
-@pytest.mark.parametrize("name", ["boosted_data", "none", "unaligned_data"])
+UPDATE_SPACE = ("alie", "boosted_data", "inner_product_manipulation", "min_max", "min_sum")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *UPDATE_SPACE,
+        "benign_similar",
+        "none",
+        "refuse_then_answer",
+        "targeted_refusal",
+        "task_format",
+        "unaligned_data",
+    ],
+)
 def test_built_in_attacks_keep_the_contract(name: str) -> None:
     findings, examination = examined(attacks.get(name))
     warned = {name for name, finding in findings.items() if finding.verdict is not Verdict.PASSED}
     assert warned == ({"hooks"} if name == "none" else set())
-    assert [shape.dimension for shape in examination.shapes] == ([4096, 16384] if name == "boosted_data" else [])
+    assert [shape.dimension for shape in examination.shapes] == ([4096, 16384] if name in UPDATE_SPACE else [])
 
 
 @pytest.mark.slow
