@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -9,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.errors import FedSafetyError, unknown_name
+from benchmark.registry import Trait
 from benchmark.screen import Fitted, Screen, printable
 
 KINDS = ("attacks", "defenses", "scenarios", "axes", "suites", "judges", "tasks")
 
 _COLUMNS = {
-    "attacks": ("title", "knowledge"),
+    "attacks": ("title", "stage", "knowledge"),
     "defenses": ("title", "stages", "knowledge", "ranked"),
     "scenarios": ("title", "attack", "shape"),
     "axes": ("title", "values", "seeds"),
@@ -142,8 +144,43 @@ def _registered(registry: Any, broken: list[str]) -> list[dict[str, Any]]:
             broken.append(str(error))
             continue
         info = {key: _shown(value) for key, value in entry.info.model_dump(mode="json").items()}
-        entries.append(info | {"origin": entry.origin})
+        derived = _attack_terms(entry) if registry.kind == "attack" else {}
+        entries.append(info | derived | {"origin": entry.origin})
     return entries
+
+
+def _attack_terms(entry: Any) -> dict[str, str]:
+    """Return stage, resources and cost of an attack in plain words, from the hooks that it fills and its traits.
+
+    The metadata of an attack name neither of the three, because the hooks decide them.
+    """
+    from attacks.base import Attack
+
+    pool, poison, craft = (
+        getattr(entry.target, hook) is not getattr(Attack, hook) for hook in ("pool", "poison", "craft")
+    )
+    generates = Trait.GENERATES in entry.info.traits
+    stage = {"data": pool or poison, "update": craft}
+    resources = {
+        "own rows": poison,
+        "a pool of rows for all malicious clients": pool,
+        "a model that generates text": generates,
+        "own updates": craft,
+    }
+    cost = {
+        "rows are chosen once a run": (pool or poison) and not generates,
+        "a model generates rows once a run": generates,
+        "what is sent is computed each round": craft,
+    }
+    return {
+        "stage": _listed(stage, "none"),
+        "resources": _listed(resources, "none"),
+        "cost": f"ordinary training; {_listed(cost, 'nothing else')}",
+    }
+
+
+def _listed(parts: Mapping[str, bool], otherwise: str) -> str:
+    return ", ".join(text for text, holds in parts.items() if holds) or otherwise
 
 
 def _registry(kind: str) -> Any:

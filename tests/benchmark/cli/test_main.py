@@ -98,6 +98,34 @@ def test_list_as_json_of_everything() -> None:
     assert (krum["stages"], krum["knowledge"], krum["origin"]) == ("aggregate", "declared_bound", "built-in")
 
 
+@pytest.mark.parametrize(
+    ("name", "stage", "resources", "cost"),
+    [
+        ("none", "none", "none", "nothing else"),
+        ("identity_shift", "data", "own rows", "rows are chosen once a run"),
+        ("alie", "update", "own updates", "what is sent is computed each round"),
+        (
+            "boosted_data",
+            "data, update",
+            "own rows, a pool of rows for all malicious clients, own updates",
+            "rows are chosen once a run, what is sent is computed each round",
+        ),
+        (
+            "generated_data",
+            "data",
+            "own rows, a pool of rows for all malicious clients, a model that generates text",
+            "a model generates rows once a run",
+        ),
+    ],
+)
+def test_an_attack_is_listed_with_stage_resources_and_cost(name: str, stage: str, resources: str, cost: str) -> None:
+    entries = {entry["id"]: entry for entry in json.loads(invoke("list", "attacks", "--json").output)["attacks"]}
+    entry = entries[name]
+    assert (entry["stage"], entry["resources"], entry["cost"]) == (stage, resources, f"ordinary training; {cost}")
+    assert {"paper", "knowledge", "stage", "resources", "cost"} <= entry.keys()
+    assert all(entry["paper"] for name, entry in entries.items() if name != "none")
+
+
 def test_list_for_people_shows_every_id_and_description() -> None:
     result = invoke("list", "attacks")
     assert result.exit_code == 0
