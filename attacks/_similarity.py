@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -33,7 +33,7 @@ def anchor_similarities(texts: Sequence[str], anchors: Sequence[str]) -> list[fl
     holders = Counter(word for count in counts for word in count)
     idf = {word: math.log((1 + len(counts)) / (1 + held)) + 1 for word, held in holders.items()}
     vectors = [_normalised({word: number * idf[word] for word, number in count.items()}) for count in counts]
-    centre: Counter[str] = Counter()
+    centre: defaultdict[str, float] = defaultdict(float)
     for vector in vectors[len(texts) :]:
         for word, weight in vector.items():
             centre[word] += weight / len(anchors)
