@@ -9,12 +9,13 @@ instead. The malicious clients keep their ordinary rows, so that their updates a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Final
 
 from benchmark.updates import Updates
+
+# The list of attacks is read without PyTorch, so the functions below use the methods of tensors only.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIRECTIONS: Final = ("unit", "sign", "std")
 """Names of the perturbations p: -mu / ‖mu‖, -sign(mu) and -sigma."""
@@ -30,7 +31,7 @@ def mean_of(updates: Updates) -> Tensor:
 def spread_of(updates: Updates) -> Tensor:
     """Return sigma, the sample standard deviation (divisor m - 1) of each coordinate ``[d]``; zeros for one update."""
     mean = mean_of(updates)
-    squares = torch.zeros_like(mean)
+    squares = mean.new_zeros(mean.shape)
     # Row by row, because a reduction over so few rows is slow and takes a copy of the matrix.
     for row in updates.matrix:
         squares += (row - mean).square()
@@ -48,8 +49,8 @@ def direction_of(name: str, updates: Updates, mean: Tensor) -> Tensor:
         return -spread_of(updates)
     if name == "sign":
         return -mean.sign()
-    length = float(torch.linalg.vector_norm(mean))
-    return -mean / length if length else torch.zeros_like(mean)
+    length = float(mean.norm())
+    return -mean / length if length else mean.new_zeros(mean.shape)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,14 @@ class Products:
 def products_of(updates: Updates, mean: Tensor, direction: Tensor) -> Products:
     """Return the inner products from which every distance between own updates and mu + gamma·p follows."""
     count = len(updates)
-    total = torch.zeros(count + 1, count + 1, dtype=torch.float64)
+    products = updates.matrix.new_zeros(count, count).double()
+    along = updates.matrix.new_zeros(count).double()
+    square = 0.0
     for start in range(0, len(mean), _BLOCK):
         block = slice(start, start + _BLOCK)
+        step = direction[block].double()
         centred = updates.matrix[:, block].double() - mean[block].double()
-        rows = torch.cat([centred, direction[block].double()[None]])
-        total += (rows @ rows.T).cpu()
-    return Products(total[:count, :count], total[:count, count], float(total[count, count]))
+        products += centred @ centred.T
+        along += centred @ step
+        square += float(step @ step)
+    return Products(products, along, square)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from attacks._update_space import DIRECTIONS, Products, direction_of, mean_of, products_of, sent_by_all
 from attacks.base import Attack, AttackerView, register
 from benchmark.updates import Updates
@@ -69,6 +67,6 @@ def largest_factor(products: Products) -> float:
         return 0.0
     squares = products.centred.diagonal()
     longest = (squares[:, None] + squares[None, :] - 2 * products.centred).max()
-    slack = torch.clamp(longest - squares, min=0)
-    roots = products.along + torch.sqrt(products.along.square() + products.direction * slack)
+    slack = (longest - squares).clamp(min=0)
+    roots = products.along + (products.along.square() + products.direction * slack).sqrt()
     return max(0.0, float(roots.min()) / products.direction)
