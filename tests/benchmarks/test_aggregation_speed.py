@@ -25,6 +25,13 @@ RULES = (
     "foolsgold",
     "residual",
     "norm_clipping",
+    "norm_clipping_noise",
+    "geometric_median",
+    "centered_clipping",
+    "nearest_neighbour_mixing",
+    "flame",
+    "freqfed",
+    "lasa",
 )
 BYZFL = {
     "fedavg": ("Average", {}),

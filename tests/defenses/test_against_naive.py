@@ -77,8 +77,100 @@ def naive_residual(rows):
     return weights / weights.sum() @ corrected
 
 
+def naive_geometric_median(rows):
+    n = len(rows)
+
+    def objective(point):
+        return sum(np.linalg.norm(row - point) for row in rows) / n
+
+    point = rows.mean(axis=0)
+    for _ in range(4):
+        before = objective(point)
+        inverse = np.array([1 / max(1e-5, np.linalg.norm(row - point)) for row in rows])
+        point = inverse @ rows / inverse.sum()
+        if abs(before - objective(point)) < 1e-6 * objective(point):
+            break
+    return point
+
+
+def naive_bulyan(rows, f):
+    left, chosen = list(range(len(rows))), []
+    while len(chosen) < len(rows) - 2 * f:
+        scores = []
+        for i in left:
+            distances = sorted(float(((rows[i] - rows[j]) ** 2).sum()) for j in left if j != i)
+            scores.append((sum(distances[: max(1, len(left) - f - 2)]), sum(distances), i))
+        chosen.append(min(scores)[-1])
+        left.remove(chosen[-1])
+    result = []
+    for column in rows[chosen].T:
+        middle = statistics.median(column)
+        result.append(np.mean(sorted(column, key=lambda value: abs(value - middle))[: len(rows) - 4 * f]))
+    return np.array(result)
+
+
+def naive_mixing(rows, f):
+    mixed = []
+    for i, x in enumerate(rows):
+        order = sorted(range(len(rows)), key=lambda j: (j != i, float(((x - rows[j]) ** 2).sum()), j))
+        mixed.append(rows[order[: len(rows) - f]].mean(axis=0))
+    return np.sort(mixed, axis=0)[f : len(rows) - f].mean(axis=0)
+
+
+def naive_majority(vectors):
+    """Return the first connected group of more than half, with edges added from the shortest on."""
+    n = len(vectors)
+    unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
+    edges = sorted((1 - float(unit[i] @ unit[j]), i, j) for i, j in itertools.combinations(range(n), 2))
+    groups = [{i} for i in range(n)]
+    for _, i, j in edges:
+        joined = {*next(g for g in groups if i in g), *next(g for g in groups if j in g)}
+        groups = [g for g in groups if not g & joined] + [joined]
+        if len(joined) > n / 2:
+            return sorted(joined)
+    return list(range(n))
+
+
+def naive_lasa(rows):
+    norms = np.linalg.norm(rows, axis=1)
+    rows = rows * np.minimum(1, np.median(norms) / norms)[:, None]
+    for row in rows:
+        row[np.argsort(np.abs(row))[: len(row) - int(0.7 * len(row))]] = 0
+    near = np.ones(len(rows), dtype=bool)
+    for values in (np.linalg.norm(rows, axis=1), [np.sign(row).sum() / (row != 0).sum() for row in rows]):
+        near &= np.abs(values - np.median(values)) < np.std(values)
+    return rows[near].mean(axis=0) if near.any() else rows.mean(axis=0)
+
+
+def noise(deviation):
+    drawn = torch.randn(DIMENSION, generator=torch.Generator().manual_seed(0))
+    return deviation * drawn.numpy().astype(np.float64)
+
+
 def expected(rule, rows, f):
     n = len(rows)
+    if rule == "geometric_median":
+        return naive_geometric_median(rows)
+    if rule == "bulyan":
+        return naive_bulyan(rows, f)
+    if rule == "nearest_neighbour_mixing":
+        return naive_mixing(rows, f)
+    if rule == "lasa":
+        return naive_lasa(rows)
+    if rule == "freqfed":
+        # The low half of an orthonormal cosine transform, written as a matrix.
+        size = rows.shape[1]
+        steps = np.arange(size)
+        basis = np.sqrt(2 / size) * np.cos(np.pi / size * np.outer(np.arange((size + 1) // 2), steps + 0.5))
+        basis[0] /= math.sqrt(2)
+        return rows[naive_majority(rows @ basis.T)].mean(axis=0)
+    if rule in ("norm_clipping_noise", "centered_clipping", "flame"):
+        norms = np.linalg.norm(rows, axis=1)
+        bound = np.median(norms)
+        clipped = rows * np.minimum(1, bound / norms)[:, None]
+        if rule == "flame":
+            return clipped[naive_majority(rows)].mean(axis=0) + noise(0.001 * bound)
+        return clipped.mean(axis=0) + (noise(bound * 0.002 / 3) if rule == "norm_clipping_noise" else 0)
     if rule in ("fedavg", "median", "trimmed_mean"):
         cut = {"fedavg": 0, "median": (n - 1) // 2, "trimmed_mean": f}[rule]
         return np.sort(rows, axis=0)[cut : n - cut].mean(axis=0)
@@ -97,7 +189,8 @@ def expected(rule, rows, f):
 
 @pytest.mark.parametrize("rule", [
     "fedavg", "median", "trimmed_mean", "krum", "multi_krum", "krum_one_neighbour", "dnc", "foolsgold", "residual",
-    "norm_clipping",
+    "norm_clipping", "geometric_median", "centered_clipping", "bulyan", "nearest_neighbour_mixing",
+    "norm_clipping_noise", "flame", "freqfed", "lasa",
 ])  # fmt: skip
 @pytest.mark.parametrize("participants", range(1, 13))
 def test_equals_the_plain_definition(aggregate, rule, participants):
@@ -113,16 +206,20 @@ def test_equals_the_plain_definition(aggregate, rule, participants):
         reference = expected(rule, matrix.numpy().astype(np.float64), f)
         np.testing.assert_allclose(result.update.numpy(), reference, atol=3e-6)
         compared += 1
-    needs = {"krum": 3, "multi_krum": 3, "krum_one_neighbour": 2, "foolsgold": 2, "residual": 3}.get(rule, 1)
+    least = {"krum": 3, "multi_krum": 3, "krum_one_neighbour": 2, "foolsgold": 2, "residual": 3, "bulyan": 3, "lasa": 3}
+    needs = least.get(rule, 1)
     assert (compared > 0) == (participants >= needs)
 
 
-@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "multi_krum", "residual", "foolsgold"])
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "multi_krum", "residual", "foolsgold", "lasa",
+                                  "geometric_median", "centered_clipping", "bulyan",
+                                  "nearest_neighbour_mixing"])  # fmt: skip
 def test_blocks_join_without_a_seam(aggregate, rule):
     """More columns than one block, not a multiple of it: the same as the definition on each part."""
     matrix = torch.randn(7, 70_001, generator=torch.Generator().manual_seed(5))
     matrix[0, ::3] += 4
-    result = aggregate(rule, matrix, 2)
+    bound = 1 if rule == "bulyan" else 2
+    result = aggregate(rule, matrix, bound)
     if rule == "residual":  # its weights depend on all columns, so only they can be checked without hours of Python
         halves = [aggregate(rule, part.clone(), 2) for part in matrix.split(35_001, dim=1)]
         assert result.weights.tolist() == pytest.approx(
@@ -130,7 +227,7 @@ def test_blocks_join_without_a_seam(aggregate, rule):
         )
         np.testing.assert_allclose(result.update, torch.cat([h.update for h in halves]), atol=0.1)
     else:
-        np.testing.assert_allclose(result.update, expected(rule, matrix.double().numpy(), 2), atol=3e-6)
+        np.testing.assert_allclose(result.update, expected(rule, matrix.double().numpy(), bound), atol=3e-6)
 
 
 @pytest.mark.parametrize("participants", range(1, 13))

@@ -20,7 +20,8 @@ def test_examples_in_the_docstrings_run(module):
 
 @pytest.mark.parametrize("rule", [
     "fedavg", "median", "trimmed_mean", "krum", "multi_krum", "krum_one_neighbour", "dnc", "foolsgold", "residual",
-    "norm_clipping", "keep_initial", "refuse_all", "attackers_removed",
+    "geometric_median", "centered_clipping", "bulyan", "nearest_neighbour_mixing", "flame", "freqfed", "lasa",
+    "norm_clipping", "norm_clipping_noise", "keep_initial", "refuse_all", "attackers_removed",
 ])  # fmt: skip
 def test_every_rule_has_a_worked_example(rule):
     assert doctest.testmod(importlib.import_module(f"defenses.{rule}")).attempted > 0

@@ -15,8 +15,13 @@ from .rounds import LARGEST
 
 COORDINATE_WISE = ["median", "trimmed_mean"]
 SELECTING = ["krum", "multi_krum", "krum_one_neighbour", "dnc"]
-WEIGHING = [*SELECTING, "fedavg", "foolsgold", "residual"]
-ALL = [*COORDINATE_WISE, *WEIGHING, "norm_clipping", "keep_initial", "refuse_all"]
+WEIGHING = [*SELECTING, "fedavg", "foolsgold", "residual", "geometric_median", "freqfed"]
+WITHOUT_WEIGHTS = [
+    *COORDINATE_WISE, "norm_clipping", "norm_clipping_noise", "centered_clipping", "nearest_neighbour_mixing"
+]  # fmt: skip
+ALL = [*WITHOUT_WEIGHTS, *WEIGHING, "bulyan", "flame", "lasa", "keep_initial", "refuse_all"]
+NOT_BETWEEN = ["norm_clipping", "centered_clipping"]
+"""Rules that shorten updates, so that their aggregate may lie outside the range of a small round."""
 
 
 def aggregate(rule, matrix, malicious=1, **options):
@@ -45,7 +50,9 @@ def test_order_of_clients_does_not_matter(rule, matrix, seed):
         torch.testing.assert_close(shuffled.weights, straight.weights[order], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [*COORDINATE_WISE, *SELECTING, "fedavg"])
+@pytest.mark.parametrize(
+    "rule", [*COORDINATE_WISE, *SELECTING, "fedavg", "geometric_median", "bulyan", "nearest_neighbour_mixing"]
+)
 @settings(deadline=None, max_examples=25)
 @given(matrix=matrices(), shift=st.integers(-4096, 4096))
 def test_a_common_shift_shifts_the_aggregate(rule, matrix, shift):
@@ -53,7 +60,9 @@ def test_a_common_shift_shifts_the_aggregate(rule, matrix, shift):
     torch.testing.assert_close(moved, aggregate(rule, matrix).update + shift, rtol=1e-5, atol=1e-2)
 
 
-@pytest.mark.parametrize("rule", [*COORDINATE_WISE, *SELECTING, "fedavg", "foolsgold", "norm_clipping"])
+@pytest.mark.parametrize(
+    "rule", [*WITHOUT_WEIGHTS, *SELECTING, "fedavg", "foolsgold", "bulyan", "flame", "freqfed", "lasa"]
+)
 @settings(deadline=None, max_examples=25)
 @given(matrix=matrices(), power=st.integers(-60, 60))
 def test_a_common_scale_scales_the_aggregate(rule, matrix, power):
@@ -99,7 +108,7 @@ def test_results_have_the_promised_form(rule):
     assert result.update.shape == (50,)
     assert result.update.dtype == torch.float32
     assert not result.update.is_inference()
-    assert (result.weights is None) == (rule in (*COORDINATE_WISE, "norm_clipping"))
+    assert (result.weights is None) == (rule in WITHOUT_WEIGHTS)
     if result.weights is not None:
         assert result.weights.dtype == torch.float64
         assert bool((result.weights >= 0).all())
@@ -137,19 +146,22 @@ def test_every_claimed_identity_holds():
 
 
 @pytest.mark.parametrize("rule", ["krum", "multi_krum", "trimmed_mean", "dnc", "foolsgold", "residual",
-                                  "krum_one_neighbour", "median", "norm_clipping"])  # fmt: skip
+                                  "krum_one_neighbour", "median", "norm_clipping", "geometric_median", "bulyan",
+                                  "centered_clipping", "nearest_neighbour_mixing", "freqfed"])  # fmt: skip
 @pytest.mark.parametrize("left", [1, 2, 3, 4])
 def test_a_round_made_small_by_rejected_updates_still_aggregates(rule, left):
     matrix = torch.randn(left, 4, generator=torch.Generator().manual_seed(left))
     result = aggregate(rule, matrix, 4)
     low, high = matrix.amin(dim=0) - 1e-6, matrix.amax(dim=0) + 1e-6
-    assert bool(((result.update >= low) & (result.update <= high)).all()) or rule == "norm_clipping"
+    assert bool(((result.update >= low) & (result.update <= high)).all()) or rule in NOT_BETWEEN
     if left == 1:
         torch.testing.assert_close(result.update, matrix[0])
 
 
 @pytest.mark.parametrize("rule", ["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "krum_one_neighbour", "dnc",
-                                  "foolsgold", "residual", "norm_clipping"])  # fmt: skip
+                                  "foolsgold", "residual", "norm_clipping", "geometric_median", "centered_clipping",
+                                  "bulyan", "nearest_neighbour_mixing", "norm_clipping_noise", "flame", "freqfed",
+                                  "lasa"])  # fmt: skip
 @pytest.mark.parametrize("huge", [1e20, 1e30, LARGEST])
 @pytest.mark.parametrize("attackers", [1, 3, 6])
 def test_huge_updates_never_make_the_aggregate_overflow(rule, huge, attackers):
@@ -163,14 +175,16 @@ def test_huge_updates_never_make_the_aggregate_overflow(rule, huge, attackers):
 
 def test_zero_and_equal_updates_are_no_special_case():
     for rows in ([[0.0, 0.0]] * 5, [[1.0, 2.0]] * 5):
-        for rule in ("median", "trimmed_mean", "krum", "multi_krum", "dnc", "residual", "norm_clipping"):
+        for rule in ("median", "trimmed_mean", "krum", "multi_krum", "dnc", "residual", "norm_clipping", "bulyan",
+                     "geometric_median", "centered_clipping", "nearest_neighbour_mixing", "freqfed"):  # fmt: skip
             assert aggregate(rule, rows, 1).update.tolist() == pytest.approx(rows[0])
 
 
-def test_sample_counts_weigh_only_fedavg_and_norm_clipping():
+def test_sample_counts_weigh_only_in_four_rules():
     matrix = torch.randn(7, 6, generator=torch.Generator().manual_seed(4))
     counts = [1.0, 1, 1, 1, 1, 1, 50]
-    for rule in ("fedavg", "norm_clipping"):
+    for rule in ("fedavg", "norm_clipping", "norm_clipping_noise", "geometric_median"):
         assert not torch.equal(aggregate(rule, matrix, 1).update, aggregate(rule, matrix, 1, counts=counts).update)
-    for rule in ("median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual"):
+    for rule in ("median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual", "centered_clipping",
+                 "bulyan", "nearest_neighbour_mixing", "flame", "freqfed", "lasa"):  # fmt: skip
         assert torch.equal(aggregate(rule, matrix, 1).update, aggregate(rule, matrix, 1, counts=counts).update)
