@@ -18,6 +18,7 @@ from statistics import stdev
 import numpy as np
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
+from leaderboard.citation.cite import of_suite
 from leaderboard.ranking.board import RANKED, Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows
@@ -218,9 +219,7 @@ def _board(found: list[Board], suite: str | None) -> Board:
         return next(iter(by_id.values()))
     if suite is None:
         raise UsageError(f"the rows are of {len(by_id)} suites ({', '.join(sorted(by_id)) or 'none'}); name one")
-    if suite not in by_id:
-        raise unknown_name("suite", suite, by_id)
-    return by_id[suite]
+    return of_suite(found, suite)
 
 
 def _known(board: Board, pair: tuple[str, str]) -> list[str]:

@@ -40,9 +40,12 @@ def render_table(boards: Iterable[Board], suite: str, scenario: str = "") -> Fit
     Local rows are ranked where nothing is published.
 
     Raises:
-        UsageError: There are no rows of that suite or scenario (names the nearest one).
+        UsageError: There are no rows of that suite or scenario, or no such suite (names the nearest one).
     """
-    board = of_suite(boards, suite)
+    way_out = (
+        f"make some with `fedsafety run --suite {suite}`, or name folders that have some with --results and --runs"
+    )
+    board = of_suite(boards, suite, way_out=way_out)
     find_view(board, scenario)
     return board_table(board, scenario)
 

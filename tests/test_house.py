@@ -151,7 +151,9 @@ ROOMS = {
     "tasks.hub": Room("the world of models and data from hubs and folders", ("tasks",)),
     "attacks": Room("one file for each attack", ("tasks", "benchmark.updates", "benchmark.automation")),
     "defenses": Room("one file for each defense", ("tasks", "benchmark.updates", "benchmark.automation")),
-    "leaderboard.rows": Room("stored rows, and which of them count", ("benchmark.records", "benchmark.errors")),
+    "leaderboard.rows": Room(
+        "stored rows, and which of them count", ("benchmark.records", "benchmark.errors", "benchmark.suite_names")
+    ),
     "leaderboard.scores": Room("scores of cells, statistics over seeds", ("leaderboard.rows",)),
     "leaderboard.views": Room("the parts of a board beside its ranking", ("leaderboard.scores",)),
     "leaderboard.ranking": Room("gates, standings and the whole board", ("leaderboard.views",)),

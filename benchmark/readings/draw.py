@@ -22,6 +22,7 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import READ_KINDS, STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.records.withheld import is_withheld
+from benchmark.suite_names import no_rows
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def finished_cells(store: Store, suite: str) -> list[dict[str, Any]]:
     """
     cells = store.read_all("cells").to_pylist() if store.root.is_dir() else []
     if suite not in (stored := {cell["suite"] for cell in cells}):
-        raise UsageError(f"{unknown_name('suite with cells', suite, stored)} (in {store.root}; name it with --runs)")
+        way_out = f"make some with `fedsafety run --suite {suite}`, or name the folder that has some with --runs"
+        raise no_rows(suite, stored, str(store.root), way_out, rows="cells")
     finished = [
         cell
         for cell in cells

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark import PROTOCOL_VERSION
-from benchmark.errors import UsageError, unknown_name
+from benchmark.errors import UsageError
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
 from benchmark.records.store import Store, read_table, row_files
 from benchmark.records.withheld import Extents, check_no_texts, extents_in, extents_of, strictest, without_texts
+from benchmark.suite_names import no_rows
 
 
 def publish(store: Store, results: Path, suite: str, extents: Extents = MappingProxyType({})) -> dict[str, int]:
@@ -58,7 +59,8 @@ def publish(store: Store, results: Path, suite: str, extents: Extents = MappingP
     if not len(cells) and not len(tasks):
         held = sorted(set(pc.unique(_text(store.read_all("cells"), "suite")).to_pylist()))
         if suite not in held:
-            raise unknown_name("suite with finished cells", suite, held)
+            way_out = f"make some with `fedsafety run --suite {suite}`, or name a folder that has some with --runs"
+            raise no_rows(suite, held, str(store.root), way_out, rows="finished cells")
         raise UsageError(f"{results} already has each finished cell of suite {suite!r} in {store.root}; run more first")
     origin = pa.array([ORIGIN_COMMITTED] * len(cells)).dictionary_encode().cast(TABLES["cells"].field("origin").type)
     cells = cells.set_column(cells.schema.get_field_index("origin"), TABLES["cells"].field("origin"), origin)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from benchmark.errors import UsageError, unknown_name
 from benchmark.registry import NameIndex
 from benchmark.settings import Settings
+from benchmark.suite_names import GROUP, bundled_files, suite_file
 from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.scenario import (
     AttackSettings,
@@ -597,8 +597,7 @@ class _Suites(NameIndex[Suite]):
         return suite
 
     def _built_in(self) -> dict[str, str]:
-        folder = resources.files("benchmark.suites")
-        return {Path(f.name).stem: str(f) for f in folder.iterdir() if f.name.endswith(".yaml")}
+        return bundled_files()
 
 
 class _Scenarios:
@@ -635,20 +634,16 @@ class _Scenarios:
 
 @cache
 def _bundled(where: str, what: str) -> Suite:
-    # An outside package's entry point names a package; its suite is the YAML file of that name inside it.
-    path = Path(where)
-    if path.suffix == ".yaml":
-        return read_suite(path)
     try:
-        folder = resources.files(where)
+        path = suite_file(where)
     except Exception as error:  # an outside package may fail in any way
         raise UsageError(
             f"{what} cannot be read from package {where!r}: {type(error).__name__}: {error}; mend or uninstall it"
         ) from error
-    return read_suite(Path(str(folder / f"{where.rpartition('.')[2]}.yaml")))
+    return read_suite(path)
 
 
-suites = _Suites("suite", "fedsafety.suites")
+suites = _Suites("suite", GROUP)
 scenarios = _Scenarios()
 
 

@@ -22,6 +22,7 @@ from benchmark.records.schemas import (
     RUNG_REPRODUCED,
     RUNG_SAMPLED,
 )
+from benchmark.suite_names import no_rows
 from leaderboard.citation.bibtex import benchmark_entry, method_entries
 from leaderboard.ranking.board import BELOW_GATE, DEGENERATE, NOT_REPRODUCED, REFERENCE, Board, Standing
 from leaderboard.ranking.boards import boards
@@ -174,20 +175,27 @@ def find_board(rows: Rows, suite: str) -> Board:
     """Return the board of ``suite``.
 
     Raises:
-        UsageError: There are no rows of that suite (names the nearest one).
+        UsageError: There are no rows of that suite, or no such suite (names the nearest one).
     """
     return of_suite(boards(rows), suite)
 
 
-def of_suite(found: Iterable[Board], suite: str) -> Board:
+def of_suite(
+    found: Iterable[Board], suite: str, *, way_out: str = "name a folder that has some with --results"
+) -> Board:
     """Return the board of ``suite`` among ``found``.
 
+    Args:
+        found: Boards of the rows that were read.
+        suite: Suite id.
+        way_out: How the user gets rows of the suite.
+
     Raises:
-        UsageError: There is none (names the nearest one).
+        UsageError: There are no rows of that suite, or no such suite (names the nearest one).
     """
     by_suite = {board.suite: board for board in found}
     if suite not in by_suite:
-        raise unknown_name("suite with rows", suite, by_suite)
+        raise no_rows(suite, by_suite, "the folders that were read", way_out)
     return by_suite[suite]
 
 

@@ -39,6 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from benchmark.errors import FedSafetyError, UsageError, unknown_name
 from benchmark.records.schemas import ORIGIN_LOCAL
+from benchmark.suite_names import no_rows
 from leaderboard.rows.rungs import FOLDER
 
 FILE_NAME = "retractions.yaml"
@@ -187,7 +188,8 @@ def _named(entry: Retraction, cell: Mapping[str, Any]) -> bool:
 def _check(suite: str, entry: Retraction, cells: list[Mapping[str, Any]]) -> None:
     own = [cell for cell in cells if cell["suite"] == suite]
     if not own:
-        raise unknown_name("suite with rows to retract from", suite, {cell["suite"] for cell in cells})
+        held = {cell["suite"] for cell in cells}
+        raise no_rows(suite, held, "the folders that were read", "correct or remove the entry", rows="rows to retract")
     if entry.cell_key is not None:
         keys = sorted({cell["cell_key"] for cell in own})
         if entry.cell_key not in keys:

@@ -80,7 +80,7 @@ def test_unknown_names_are_refused(small: Leaderboard, call: Any, message: str) 
 def test_a_folder_or_suite_that_is_not_there_is_named(committed: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no folder .*nowhere"):
         Leaderboard.load(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="unknown suite with rows 'mikro'; did you mean 'micro'"):
+    with pytest.raises(UsageError, match="unknown suite 'mikro'; did you mean 'micro'"):
         Leaderboard.load(committed, suite="mikro")
 
 

@@ -155,7 +155,9 @@ def test_power_tells_seeds_for_all_and_for_a_pair(run: Run) -> None:
     [
         (("cite", "krun"), "unknown defense with rows 'krun'; did you mean 'krum'?"),
         (("cite", "krum", "--scenario", "aligned"), "unknown attacked scenario with rows 'aligned'; did you mean"),
-        (("cite", "krum", "--suite", "mikro"), "unknown suite with rows 'mikro'; did you mean 'micro'?"),
+        (("cite", "krum", "--suite", "mikro"), "unknown suite 'mikro'; did you mean 'micro'?"),
+        (("cite", "krum", "--suite", "pocket"), "suite 'pocket' exists, but there are no rows of it in the folders"),
+        (("power", "10", "--suite", "paper_lite"), "only of micro; name a folder that has some with --results"),
         (("cite", "krum", "--results", "nowhere"), "nowhere' to read rows from"),
         (("cite", "krum", "--bibtex", "--json"), "--bibtex and --json exclude each other"),
         (("leaderboard", "--release", "one"), "'one' is not a release version; give two or three numbers"),

@@ -158,6 +158,13 @@ def test_a_board_is_planned_from_the_pairs_that_vary(rows: Rows) -> None:
         ("micro", None, 100, None, "100 points cannot be planned"),
         ("micro", None, math.nan, None, "nan points cannot be planned"),
         ("mikro", None, 5, None, "unknown suite 'mikro'; did you mean 'micro'"),
+        (
+            "pocket",
+            None,
+            5,
+            None,
+            "suite 'pocket' exists, but there are no rows of it in the folders that were read, only",
+        ),
         ("micro", "aligned_stat", 5, None, "did you mean 'aligned_start'"),
         ("micro", None, 5, ("krumm", "fedavg"), "unknown defense 'krumm'; did you mean 'krum'"),
         ("micro", None, 5, ("krum", "krum"), "given twice"),

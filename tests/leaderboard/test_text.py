@@ -89,6 +89,11 @@ def test_a_misspelt_suite_gets_the_nearest(rows: Rows) -> None:
         render_table(boards(rows), "mirco")
 
 
+def test_a_suite_without_rows_is_not_denied(rows: Rows) -> None:
+    with pytest.raises(UsageError, match=r"'pocket' exists, .*`fedsafety run --suite pocket`, .*--results and --runs"):
+        render_table(boards(rows), "pocket")
+
+
 def test_one_scenario_alone_has_its_own_ranking(rows: Rows) -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(render_table(boards(rows), "micro", "aligned_start"))

@@ -149,7 +149,7 @@ def test_list_for_people_shows_every_id_and_description() -> None:
         (("judge", "--judge", "orakle"), "unknown judge 'orakle'; did you mean 'oracle'?"),
         (("judge",), "runs holds no responses to the probes of suite 'micro'; make some with 'fedsafety run', or name"),
         (("leaderboard",), "there are no cells to show; run `fedsafety run`"),
-        (("publish",), "unknown suite with finished cells 'micro'; known: none"),
+        (("publish",), "suite 'micro' exists, but there are no finished cells of it in runs; make some with"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_clear_line(

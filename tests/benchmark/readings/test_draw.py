@@ -91,8 +91,12 @@ def test_scenarios_and_defenses_can_be_chosen_and_unknown_ones_are_named(store: 
 
 
 def test_other_suites_unfinished_cells_and_other_protocols_are_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown suite with cells 'mikro'; did you mean 'micro'\? .*--runs"):
+    with pytest.raises(UsageError, match=r"unknown suite 'mikro'; did you mean 'micro'\?"):
         stored_answers(store, "mikro")
+    with pytest.raises(
+        UsageError, match=r"'pocket' exists, but there are no cells of it in .*, only of micro; .*--runs"
+    ):
+        stored_answers(store, "pocket")
     for changes in ({"status": "failed", "reason": "x"}, {"protocol_version": "0"}):
         name = next(iter(changes))
         root = write_tables(tmp_path / name, {"cells": table_of("cells", [cell_row(**changes)])})
