@@ -15,6 +15,7 @@ from rich.text import Text
 from benchmark.cli.shared import Program, RunsOption, console
 from benchmark.errors import UsageError
 from benchmark.screen import Fitted, printable
+from benchmark.suite_names import no_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,10 +124,12 @@ def report_command(
 
     rows = Store(results / suite).read_all("readings")
     if not len(rows):
-        raise UsageError(
-            f"{results / suite} holds no readings; add some with `fedsafety reading add`, or name the folder of "
-            f"committed rows with --results"
-        )
+        way_out = "add some with `fedsafety reading add`, or name the folder of committed rows with --results"
+        # The folder of a suite of the user's own shows that the suite exists.
+        if (results / suite).is_dir():
+            raise UsageError(f"{results / suite} holds no readings; {way_out}")
+        held = [folder.parent.name for folder in results.glob("*/readings")]
+        raise no_rows(suite, held, str(results), way_out, rows="readings")
     if as_json:
         console.say_json(_numbers(rows))
     else:

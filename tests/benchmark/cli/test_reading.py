@@ -95,5 +95,15 @@ def test_a_sheet_is_not_drawn_over_another(run: Command, sheet: Path) -> None:
 
 
 def test_a_folder_without_readings_is_named(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "results" / "mine").mkdir(parents=True)
+    status, _, errors = run("reading", "report", "--suite", "mine")
+    assert (status, "results/mine holds no readings; add some with" in errors) == (2, True)
     status, _, errors = run("reading", "report", "--suite", "micro")
-    assert (status, "results/micro holds no readings" in errors) == (2, True)
+    assert (status, "suite 'micro' exists, but there are no readings of it in results; add" in errors) == (2, True)
+
+
+def test_a_report_on_a_misspelt_suite_is_refused(run: Command, sheet: Path) -> None:
+    assert added(run)[0] == 0
+    status, output, errors = run("reading", "report", "--suite", "mikro")
+    assert (status, output, errors) == (2, "", "error: unknown suite 'mikro'; did you mean 'micro'?\n")
+    assert "no readings of it in results, only of micro" in run("reading", "report", "--suite", "pocket")[2]
