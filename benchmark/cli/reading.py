@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,10 +100,15 @@ def add_command(
     from benchmark.records.store import Store
 
     forms, names = labels or [], reader or []
-    if len(forms) != 2 or len(names) != 2 or forms[0].resolve() == forms[1].resolve():
+    if len(forms) != 2 or len(names) != 2:
         raise UsageError(
-            f"{len(set(forms))} files of labels and {len(names)} readers; give two different files with --labels and a "
-            f"name for each with --reader"
+            f"--labels is given {_times(forms)} and --reader {_times(names)}, but the rows need exactly two readers; "
+            f"give each option twice: the form of each reader, and the names in the same order"
+        )
+    if forms[0].resolve() == forms[1].resolve():
+        raise UsageError(
+            f"{forms[1]} is given for both readers, but each reader fills in a form without the other's labels; name "
+            f"two different files with --labels"
         )
     day = _day(date)
     sheet = read_key(key)
@@ -134,6 +140,10 @@ def report_command(
         console.say_json(_numbers(rows))
     else:
         _print(rows)
+
+
+def _times(values: Sequence[object]) -> str:
+    return "once" if len(values) == 1 else f"{len(values)} times"
 
 
 def _day(text: str) -> datetime.date:

@@ -155,7 +155,10 @@ def add_readings(results: Path, rows: pa.Table) -> Path:
     for former in sorted(committed.keys("readings")):
         if sheet in committed.read("readings", former)["sheet"].to_pylist():
             path = committed.root / "readings" / f"{former}.parquet"
-            raise UsageError(f"{path} holds the labels of sheet {sheet} already; remove that file to replace them")
+            raise UsageError(
+                f"{path} holds labels of sheet {sheet} already, and each sheet is added once; remove that "
+                f"file to replace its labels"
+            )
     name = write_committed(committed.root, "readings", rows)
     return committed.root / "readings" / f"{name}.parquet"
 

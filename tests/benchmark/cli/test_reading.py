@@ -54,7 +54,10 @@ def test_labels_are_added_and_reported(run: Command, sheet: Path, tmp_path: Path
     assert {line["judge"] for line in numbers["judges"]} == {"oracle", "rule", "micro_judge"}
     assert "reader A" not in output
     status, _, errors = added(run)
-    assert (status, "holds the labels of sheet" in errors) == (2, True)
+    assert (status, "already, and each sheet is added once; remove that file to replace its labels" in errors) == (
+        2,
+        True,
+    )
 
 
 def output_digest(sheet: Path) -> str:
@@ -82,8 +85,15 @@ def test_wrong_labels_give_one_error_and_write_nothing(
 
 
 def test_one_reader_twice_and_a_wrong_date_are_refused(run: Command, sheet: Path) -> None:
-    assert "give two different files with --labels" in added(run, labels=("a.csv", "a.csv"))[2]
-    assert "give two different files with --labels" in added(run, labels=("a.csv",))[2]
+    status, output, errors = added(run, labels=("a.csv", "./a.csv"))
+    assert (status, output) == (2, "")
+    assert errors == (
+        "error: a.csv is given for both readers, but each reader fills in a form without the other's labels; name two "
+        "different files with --labels\n"
+    )
+    rule = "but the rows need exactly two readers; give each option twice"
+    assert f"--labels is given once and --reader 2 times, {rule}" in added(run, labels=("a.csv",))[2]
+    assert f"--labels is given 0 times and --reader 2 times, {rule}" in added(run, labels=())[2]
     assert "'soon' is not a date" in added(run, "--date", "soon")[2]
 
 
