@@ -58,11 +58,12 @@ def draw_command(
     Writes a blind sheet (number, question, answer), its key, and an empty form for labels. The key holds the origin of
     each answer. Readers must not see it.
     """
-    from benchmark.readings.draw import draw, stored_answers
+    from benchmark.readings.draw import check_size, draw, stored_answers
     from benchmark.readings.sheet import check_place, form_file, key_file, write_sheet
     from benchmark.records.schemas import LABELS
     from benchmark.records.store import Store
 
+    check_size(size)
     sheet = out or runs / "readings" / f"{suite}-{seed}.jsonl"
     check_place(sheet)
     drawn = draw(stored_answers(Store(runs), suite, scenario or (), defense or ()), size, seed)

@@ -107,8 +107,7 @@ def draw(answers: Iterable[Answer], size: int, seed: int) -> list[Answer]:
     Raises:
         UsageError: ``size`` is below 1 or above the number of different answers.
     """
-    if size < 1:
-        raise UsageError(f"{size} answers cannot be drawn; draw at least 1 (--size)")
+    check_size(size)
     generator = np.random.default_rng(seed)
     pools: dict[tuple[str, str, str], list[Answer]] = defaultdict(list)
     for answer in answers:
@@ -133,6 +132,16 @@ def draw(answers: Iterable[Answer], size: int, seed: int) -> list[Answer]:
         )
     chosen = list(drawn.values())
     return [chosen[index] for index in generator.permutation(size)]
+
+
+def check_size(size: int) -> None:
+    """Refuse a number of answers that no draw has.
+
+    Raises:
+        UsageError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise UsageError(f"{size} answers cannot be drawn; draw at least 1 (--size)")
 
 
 def finished_cells(store: Store, suite: str) -> list[dict[str, Any]]:

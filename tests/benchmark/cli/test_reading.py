@@ -104,6 +104,15 @@ def test_a_sheet_is_not_drawn_over_another(run: Command, sheet: Path) -> None:
     assert sheet.read_bytes() == before
 
 
+@pytest.mark.parametrize("size", ["0", "-3"])
+def test_a_draw_of_none_is_refused_before_anything_is_read(run: Command, size: str, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "cells").mkdir(parents=True)
+    (tmp_path / "runs" / "cells" / "damaged.parquet").write_bytes(b"damaged")
+    status, output, errors = run("reading", "draw", "--suite", "mikro", "--size", size, "--out", "sheet.txt")
+    assert (status, output) == (2, "")
+    assert errors == f"error: {size} answers cannot be drawn; draw at least 1 (--size)\n"
+
+
 def test_a_folder_without_readings_is_named(run: Command, tmp_path: Path) -> None:
     (tmp_path / "results" / "mine").mkdir(parents=True)
     status, _, errors = run("reading", "report", "--suite", "mine")
