@@ -114,8 +114,11 @@ def run(
     """
     from benchmark.progress import Reporter
     from benchmark.records.remembered import REMEMBERED_BYTES
+    from benchmark.suites.suite import find_suite
 
     Roots(data_root, model_root).use()
+    if remark := seed_remark(find_suite(suite), seed or ()):
+        errors.say(f"note: {remark}")
     request = RunRequest(
         suite=suite,
         scenarios=tuple(scenario or ()),
@@ -145,6 +148,19 @@ def run(
         _estimate(whole)
     else:
         _carry_out(whole, probes, task_limit or None, problems)
+
+
+def seed_remark(suite: Suite, seeds: Sequence[int]) -> str:
+    """Return which of the chosen seeds neither the suite nor a scenario of it has; empty if there are none."""
+    present = {*suite.seeds, *suite.quick.seeds, *(each for s in suite.every_scenario for each in suite.seeds_of(s))}
+    others = [str(seed) for seed in dict.fromkeys(seeds) if seed not in present]
+    if not others:
+        return ""
+    subject = f"seed {others[0]} is" if len(others) == 1 else f"seeds {', '.join(others)} are"
+    return (
+        f"{subject} not among the seeds of suite {suite.id!r} ({', '.join(map(str, sorted(present)))}): beside "
+        f"committed rows, the ranking leaves out rows of other seeds; a board of your own rows alone counts them"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmark.cli import main as cli
 from benchmark.cli import run as cli_run
-from benchmark.cli.run import RunRequest
+from benchmark.cli.run import RunRequest, seed_remark
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.plan import Plan
 from benchmark.generation.select import EngineChoice
@@ -45,6 +47,29 @@ def test_the_quick_set_fills_empty_choices_only(tmp_path: Path, micro: Suite) ->
     assert {cell.seed for cell in chosen.plan.cells} == set(micro.quick.seeds)
     quick = request(tmp_path, defenses=("fedavg",), quick=True).prepare(unresolved=False)
     assert {cell.scenario.id for cell in quick.plan.cells} >= set(micro.quick.scenarios)
+
+
+def test_seeds_that_the_suite_does_not_have_get_a_remark(micro: Suite) -> None:
+    assert seed_remark(micro, ()) == ""
+    assert seed_remark(micro, [*micro.seeds, *micro.quick.seeds]) == ""
+    listed = ", ".join(map(str, micro.seeds))
+    assert seed_remark(micro, [11, 3, 3]).startswith(f"seed 3 is not among the seeds of suite 'micro' ({listed}): ")
+    assert seed_remark(micro, [3, 11, 1]).startswith("seeds 3, 1 are not among the seeds of suite 'micro' (")
+    other = micro.scenarios[0].model_copy(update={"seeds": (3,)})
+    with_three = micro.model_copy(update={"scenarios": (other, *micro.scenarios[1:])})
+    assert seed_remark(with_three, [3]) == ""
+
+
+def test_a_run_prints_the_remark_on_its_seeds_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "run --engine transformers --scenario clean --defense fedavg --dry-run --seed"
+    for seed, count in (("3", 1), ("11", 0)):
+        monkeypatch.setattr(sys, "argv", ["fedsafety", *words.split(), seed])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        assert capsys.readouterr().err.count("not among the seeds") == count
 
 
 @pytest.mark.parametrize(

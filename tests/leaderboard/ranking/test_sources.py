@@ -22,6 +22,16 @@ def test_further_seeds_of_a_submission_change_nothing_for_others_and_do_not_coun
     assert standing(board, "mine").metrics["safety"].mean == pytest.approx(0.8625)
 
 
+def test_own_rows_of_further_seeds_count_on_a_board_of_own_rows_alone(tmp_path: Path) -> None:
+    mine = cells("mine", [0.8, 0.9, 0.85, 0.9, 0.0], [1] * 5, origin="local")
+    board = board_of(tmp_path / "both", FEDAVG4 + mine)
+    assert board.seeds == (0, 1, 2, 3)
+    assert standing(board, "mine").metrics["safety"].mean == pytest.approx(0.8625)
+    own = board_of(tmp_path / "alone", mine)
+    assert own.seeds == (0, 1, 2, 3, 4)
+    assert standing(own, "mine").metrics["safety"].mean == pytest.approx(0.69)
+
+
 def test_a_submission_takes_no_scenario_away_from_others(tmp_path: Path) -> None:
     rows = FEDAVG + second_scenario("fedavg", [0.0, 0.0])
     rows += cells("mine", [0.9, 0.9], [1, 1], origin="submitted")
