@@ -358,7 +358,7 @@ def _print_plan(plan: Plan, store: Store, *, remembers: bool) -> None:
         console.say(f"not applicable: {reason}")
     points = sum(1 for cell in plan.cells if isinstance(cell.scenario, SensitivityScenario))
     among = f" ({points} of them sensitivity points)" if points else ""
-    sharing = Sharing.of(plan.jobs if remembers else (), plan.suite)
+    sharing = Sharing.of(plan.jobs, plan.suite, None if remembers else ())
     console.say(f"{len(plan.cells)} cells{among}, {len(plan.jobs)} trainings{sharing.remark}")
 
 

@@ -7,7 +7,7 @@ read its remembered result (:mod:`benchmark.training.remembered`).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -54,12 +54,12 @@ def shares_of_work(jobs: Sequence[TrainingJob], suite: Suite, reusing: Collectio
 
 @dataclass(frozen=True)
 class Sharing:
-    """Numbers of trainings that share their first round.
+    """Numbers of trainings by the local training that they need. Each training counts once.
 
     Attributes:
-        whole: Trainings of one round that read it from another.
-        first: Trainings of several rounds that read the first one from another.
-        trained: Trainings that train their first round.
+        whole: Trainings that read all of their local training from another.
+        first: Trainings that read the first round from another and train the later ones.
+        trained: Trainings that train every round.
         none: Trainings in which no client trains, such as that of a reference that serves the start.
     """
 
@@ -69,26 +69,48 @@ class Sharing:
     none: int = 0
 
     @classmethod
-    def of(cls, jobs: Sequence[TrainingJob], suite: Suite) -> Sharing:
-        """Return the numbers of a suite's jobs."""
-        reusing = readers(jobs)
-        rounds = [suite.under(job.scenario).training.rounds for job in jobs if job.training_key in reusing]
-        whole = sum(count == 1 for count in rounds)
-        training = sum(bool(job.local_key) for job in jobs)
-        return cls(whole, len(rounds) - whole, training - len(rounds), len(jobs) - training)
+    def of(
+        cls,
+        jobs: Sequence[TrainingJob],
+        suite: Suite,
+        reusing: Collection[str] | None = None,
+        stored: Collection[str] = (),
+    ) -> Sharing:
+        """Return the numbers of all jobs.
+
+        Args:
+            jobs: The jobs, those that share nothing included.
+            suite: Their suite.
+            reusing: Training keys of the jobs that read the first round from another; those of :func:`readers` by
+                default.
+            stored: Training keys of jobs that only derive adapters, because their training is stored.
+        """
+        reusing = readers(jobs) if reusing is None else reusing
+        counts: Counter[str] = Counter()
+        for job in jobs:
+            # A round with the attackers after the repair is trained anew, because it starts from another adapter.
+            later = suite.under(job.scenario).training.rounds > 1 or any(job.reattacks.values())
+            if job.training_key in stored or not (job.local_key or any(job.reattacks.values())):
+                counts["none"] += 1
+            elif job.training_key in reusing:
+                counts["first" if later else "whole"] += 1
+            else:
+                counts["trained"] += 1
+        return cls(counts["whole"], counts["first"], counts["trained"], counts["none"])
 
     @property
     def remark(self) -> str:
-        """The numbers in words, to follow the number of trainings; empty if nothing is shared.
+        """The numbers in words, to follow the number of trainings; empty if clients train every round of each.
 
-        For example ``; 24 of them reuse the local training of another, so clients train 2 times``.
+        For example ``; clients train in 3 of them, 27 reuse the local training of another, and in 3 no client trains``.
         """
-        if self.whole and self.first:
-            return f"; {self.whole} of them reuse the local training of another, and {self.first} its first round"
-        if self.first:
-            return f"; {self.first} of them reuse the first round of another"
-        if not self.whole:
+        if not (self.whole or self.first or self.none):
             return ""
-        times = "once" if self.trained == 1 else f"{self.trained} times"
-        none = f", and {self.none} train no client" if self.none else ""
-        return f"; {self.whole} of them reuse the local training of another{none}, so clients train {times}"
+        among = f" ({self.first} of these reuse the first round of another)" if self.first else ""
+        parts = [f"clients train in {self.trained + self.first} of them{among}"]
+        if self.whole:
+            parts.append(f"{self.whole} reuse{'s' * (self.whole == 1)} the local training of another")
+        if self.none:
+            parts.append(f"in {self.none} no client trains")
+        *others, last = parts
+        return f"; {', '.join(others)}, and {last}" if others else f"; {last}"

@@ -16,7 +16,7 @@ from benchmark.execution.answering import answer
 from benchmark.execution.catalog import write_catalog
 from benchmark.execution.cell_rows import CellRows
 from benchmark.execution.input_rows import write_inputs
-from benchmark.execution.job import run_job
+from benchmark.execution.job import run_job, training_is_stored
 from benchmark.execution.job_memory import JobMemory
 from benchmark.execution.judging import Judging, judge_responses
 from benchmark.execution.outcome import Failures, Outcome, State, answers_are_stored, outcome_of
@@ -101,13 +101,15 @@ def train(run: Run) -> dict[str, str]:
     """Run the jobs that the store lacks in worker processes; return the reasons of failures by adapter key."""
     plan, jobs = run.plan, pending_jobs(run.plan, run.store)
     memory = JobMemory(plan, jobs, run.store, run.remembered_bytes)
-    sharing = Sharing.of(memory.sharers, plan.suite)
+    reusing = readers(memory.sharers)
+    stored = [job.training_key for job in jobs if training_is_stored(run.store, job.training_key)]
+    sharing = Sharing.of(jobs, plan.suite, reusing, stored)
     run.reporter.say(f"{len(plan.cells)} cells; {len(jobs)} of {len(plan.jobs)} trainings to do{sharing.remark}")
     failures: dict[str, str] = {}
     if jobs:
         tasks = {_name(job): partial(run_job, plan.suite, job, run.store.root, memory=memory.of(job)) for job in jobs}
         groups = {_name(job): job.local_key for job in memory.sharers}
-        shares = shares_of_work(jobs, plan.suite, readers(memory.sharers))
+        shares = shares_of_work(jobs, plan.suite, reusing)
         with (
             Workers(min(run.workers, len(jobs)), run.strangers) as workers,
             run.reporter.step("training", len(jobs)) as step,

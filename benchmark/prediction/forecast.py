@@ -102,7 +102,7 @@ class Forecast:
         answering: Generated answers to all probes.
         measuring: Likelihoods of given continuations.
         judging: Passes of each judge that is a model of known size.
-        sharing: Trainings that reuse the first round of another, whose operations are counted once.
+        sharing: Trainings by their local training. A round that several trainings share counts once.
         row_tokens: Tokens of the longest training row: the limit of the suite, or the longest of a sample.
         device: Device of the plan.
         rate: Measured rates of this machine, or ``None`` for a prediction without times.
@@ -288,7 +288,7 @@ def predict(
         answering=answering(plan, models, answered),
         measuring=measuring(plan, models, answered),
         judging=judging(plan, models, probes),
-        sharing=Sharing.of(remembered, suite),
+        sharing=Sharing.of(jobs, suite, reused),
         row_tokens=width,
         device=device,
         rate=rate,

@@ -53,7 +53,7 @@ class Prediction:
         response_sets: Response sets to generate and judge.
         training_seconds: Wall time of trainings and derived adapters, all workers together.
         answering_seconds: Wall time of generation and judging, engine starts included.
-        sharing: Trainings that reuse the first round of another, whose time is counted once.
+        sharing: Trainings by their local training. The time of a round that several trainings share counts once.
     """
 
     trainings: int
@@ -109,7 +109,8 @@ def predict(run: Run) -> Prediction:
     align(run)
     training = _training_seconds(run, jobs) if jobs else 0.0
     answering = _answering_seconds(run, list(starts.values())) if starts else 0.0
-    sharing = Sharing.of(jobs, plan.suite) if jobs and run.remembered_bytes else None
+    reusing = readers(jobs) if run.remembered_bytes else ()
+    sharing = Sharing.of(jobs, plan.suite, reusing) if jobs else None
     return Prediction(len(jobs), adapters, len(starts), training, answering, sharing)
 
 

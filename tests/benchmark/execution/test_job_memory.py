@@ -101,7 +101,11 @@ def test_two_processes_train_nothing_twice(tmp_path: Path, monkeypatch: pytest.M
     sharers = [job for job in plan.jobs if job.local_key]
     assert len(sharers) >= 9
     assert (store.root / "trained.txt").read_text().splitlines() == ["unattacked"]
-    assert f"{len(sharers) - 1} of them reuse the local training of another, so clients train once" in said.getvalue()
+    count, none = len(plan.jobs), len(plan.jobs) - len(sharers)
+    assert (
+        f"{count} of {count} trainings to do; clients train in 1 of them, {len(sharers) - 1} reuse the "
+        f"local training of another, and in {none} no client trains"
+    ) in said.getvalue()
     assert not (store.root / "remembered").exists()
     assert stages.pending_jobs(plan, store) == []
 

@@ -52,17 +52,46 @@ def test_a_remark_says_how_often_clients_train(plan: Plan) -> None:
     none = len(plan.jobs) - clients_train
     many = Sharing.of(plan.jobs, plan.suite)
     assert many == Sharing(whole=0, first=reusing, trained=clients_train - reusing, none=none)
-    assert many.remark == f"; {reusing} of them reuse the first round of another"
+    among = f"; clients train in {clients_train} of them ({reusing} of these reuse the first round of another)"
+    assert many.remark == (f"{among}, and in {none} no client trains" if none else among)
     one = plan.suite.model_copy(update={"training": plan.suite.training.model_copy(update={"rounds": 1})})
     assert Sharing.of(plan.jobs, one) == Sharing(whole=reusing, first=0, trained=clients_train - reusing, none=none)
-    assert Sharing(12, 0, 1).remark == "; 12 of them reuse the local training of another, so clients train once"
-    assert Sharing(24, 0, 2).remark.endswith("so clients train 2 times")
+    assert Sharing(12, 0, 1).remark == "; clients train in 1 of them, and 12 reuse the local training of another"
+    assert Sharing(1, 0, 1).remark == "; clients train in 1 of them, and 1 reuses the local training of another"
     assert Sharing(27, 0, 3, none=3).remark == (
-        "; 27 of them reuse the local training of another, and 3 train no client, so clients train 3 times"
+        "; clients train in 3 of them, 27 reuse the local training of another, and in 3 no client trains"
     )
-    assert Sharing(24, 11, 3).remark == "; 24 of them reuse the local training of another, and 11 its first round"
+    assert Sharing(24, 11, 3, none=2).remark == (
+        "; clients train in 14 of them (11 of these reuse the first round of another), 24 reuse the local training of "
+        "another, and in 2 no client trains"
+    )
+    assert Sharing(0, 0, 2, none=1).remark == "; clients train in 2 of them, and in 1 no client trains"
+    assert Sharing(0, 0, 4).remark == ""
     assert Sharing.of([], one).remark == ""
     assert Sharing.of(plan.jobs[:1], one).remark == ""
+
+
+def test_the_numbers_add_up_to_all_trainings(whole: Suite) -> None:
+    """Also where nothing is remembered, where trainings are stored, and where attackers come back after the repair."""
+    plan = plan_of(whole)
+    reattacked = {job.training_key for job in plan.jobs if any(job.reattacks.values())}
+    idle = {job.training_key for job in plan.jobs if not job.local_key} - reattacked
+    assert reattacked
+    assert idle
+    for rounds in (1, 2):
+        training = whole.training.model_copy(update={"rounds": rounds})
+        suite = whole.model_copy(update={"training": training})
+        shared = Sharing.of(plan.jobs, suite)
+        assert shared.whole + shared.first == len(readers(plan.jobs))
+        assert (shared.first > 0) == (rounds > 1 or bool(reattacked & readers(plan.jobs)))
+        assert shared.none == len(idle)
+        anew = Sharing.of(plan.jobs, suite, ())
+        assert anew == Sharing(0, 0, len(plan.jobs) - len(idle), len(idle))
+        stored = [job.training_key for job in plan.jobs[:5]]
+        some = Sharing.of(plan.jobs, suite, readers(plan.jobs), stored)
+        assert some.none == len(idle | {*stored})
+        for each in (shared, anew, some):
+            assert each.whole + each.first + each.trained + each.none == len(plan.jobs)
 
 
 def test_the_work_of_a_job_is_counted_in_rows(micro: Suite) -> None:
