@@ -44,6 +44,8 @@ def overlaps(
 def print_forecast(plan: Plan, screen: Screen, workers: int = 0, remembered_bytes: int | None = None) -> list[str]:
     """Print settings and cost of a plan on real models, and what keeps any plan from running here; return the latter.
 
+    The progress of reading data goes to standard error.
+
     The cost of worlds that bring their own models is measured on samples instead; see
     :mod:`benchmark.prediction.measured`.
 
@@ -59,6 +61,7 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0, remembered_byte
     from benchmark.prediction.forecast import predict
     from benchmark.prediction.lengths import measure_lengths
     from benchmark.prediction.text import forecast_lines, settings_lines
+    from benchmark.progress import Reporter
     from benchmark.records.remembered import REMEMBERED_BYTES
     from tasks.hub.fetching import without_fetching
 
@@ -68,7 +71,8 @@ def print_forecast(plan: Plan, screen: Screen, workers: int = 0, remembered_byte
         dtype = suite.models[start].dtype if start in suite.models else "float32"
         limit = REMEMBERED_BYTES if remembered_bytes is None else remembered_bytes
         with without_fetching():
-            forecast = predict(plan, device, measure_rate(dtype, device), limit, measure_lengths(plan))
+            lengths = measure_lengths(plan, Reporter(errors))
+            forecast = predict(plan, device, measure_rate(dtype, device), limit, lengths)
         forecast = replace(forecast, processes=_at_once(plan, forecast, workers, device))
         for line in [*settings_lines(suite), *forecast_lines(forecast)]:
             screen.say(line)

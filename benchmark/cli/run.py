@@ -117,7 +117,8 @@ def run(
     from benchmark.suites.suite import find_suite
 
     Roots(data_root, model_root).use()
-    if remark := seed_remark(find_suite(suite), seed or ()):
+    chosen = find_suite(suite)
+    if remark := seed_remark(chosen, seed or ()):
         errors.say(f"note: {remark}")
     request = RunRequest(
         suite=suite,
@@ -134,8 +135,11 @@ def run(
         sandbox=sandbox,
     )
     reporter = Reporter(console)
-    with resumable():
+    # A plan on data from outside reads their prompts. A run shows the progress of fetching them instead.
+    reads = int(dry_run and chosen.data is not None)
+    with resumable(), Reporter(errors).step("making the plan", reads) as step:
         prepared = request.prepare(unresolved=dry_run, reporter=reporter)
+        step.advance()
     remembered_bytes = REMEMBERED_BYTES if remember is None else int(remember * 2**30)
     if dry_run:
         _print_plan(prepared.plan, prepared.store, remembers=bool(remembered_bytes))

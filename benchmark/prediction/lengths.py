@@ -7,7 +7,7 @@ them as training does (:mod:`benchmark.training.microbatches`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -21,6 +21,7 @@ from benchmark.models.chat import ChatFormat
 from benchmark.models.rows import TokenRow
 from benchmark.prediction.answers import ProbeSet, probe_sets
 from benchmark.prediction.step import Step
+from benchmark.progress import Reporter
 from benchmark.seeds import stream
 from benchmark.suites.suite import Scenario, Suite
 from benchmark.training.microbatches import divide
@@ -83,19 +84,36 @@ class Lengths:
     asking: Mapping[str, float] = field(default_factory=dict)
 
 
-def measure_lengths(plan: Plan) -> Lengths:
+def measure_lengths(plan: Plan, reporter: Reporter | None = None) -> Lengths:
     """Return the lengths of a plan's data, as far as they can be read without the network.
 
     Every data set of a scenario is read whole, once in a process.
+
+    Args:
+        plan: The plan.
+        reporter: Shows the progress over starting models and scenarios.
     """
-    suite = plan.suite
     scenarios = {job.scenario.id: job.scenario for job in plan.jobs}
     starts = {scenario.start for scenario in scenarios.values()}
     starts |= {cell.scenario.start for cell in plan.cells if cell.runs}
+    if reporter is None:
+        return _measure(plan, scenarios, starts, lambda: None)
+    with reporter.step("reading samples of the data", len(starts) + len(scenarios)) as step:
+        # The units differ too much for an estimate of the time: scenarios of the same data read them once.
+        return _measure(plan, scenarios, starts, partial(step.advance, share=0.0))
+
+
+def _measure(
+    plan: Plan, scenarios: Mapping[str, Scenario], starts: Collection[str], advance: Callable[[], None]
+) -> Lengths:
+    """Return the lengths; call ``advance`` after each starting model and each scenario."""
+    suite = plan.suite
     chats: dict[str, ChatFormat] = {}
     for role in sorted(starts):
         with suppress(FedSafetyError):
             chats[role] = open_chat(plan.world, role)
+        if role not in chats:
+            advance()
     probes, rows, server, asking = {}, {}, {}, {}
     for role, chat in chats.items():
         automation = plan.world.automation
@@ -104,9 +122,11 @@ def measure_lengths(plan: Plan) -> Lengths:
         if _local_probes(suite.data):
             with suppress(FedSafetyError):
                 probes[role] = tuple(probe_sets(plan, chat))
+        advance()
     worlds: dict[str, TaskWorld] = {}
     for name, scenario in scenarios.items():
         if scenario.start not in chats or not _local_pools(suite, scenario):
+            advance()
             continue
         key = scenario.data.model_dump_json() if scenario.data else ""
         world = worlds.setdefault(key, open_world(suite, scenario))
@@ -117,6 +137,7 @@ def measure_lengths(plan: Plan) -> Lengths:
             rows[name] = sample(honest)
         with suppress(FedSafetyError):
             server[name] = sample(partial(_server_rows, world))
+        advance()
     return Lengths(probes, rows, server, _alignment(suite, chats), asking)
 
 

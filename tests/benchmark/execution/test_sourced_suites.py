@@ -334,6 +334,7 @@ def test_files_left_out_and_placeholders_are_shown_with_a_plan(root: Path) -> No
     )
     print_forecast(plan, Screen(file=shown, width=400))
     assert "data: " + data_notes(plan)[0] + "\n" in shown.getvalue()
+    assert "reading samples" not in shown.getvalue(), "progress goes to standard error"
 
 
 def test_doctor_names_a_template_that_makes_the_model_think_and_missing_tensors(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from benchmark.execution.likelihoods import continuations
@@ -10,6 +12,8 @@ from benchmark.execution.worlds import open_chat
 from benchmark.models.rows import TokenRow
 from benchmark.prediction.lengths import Lengths, RowSample, measure_lengths
 from benchmark.prediction.step import Step
+from benchmark.progress import Reporter
+from benchmark.screen import Screen
 from benchmark.suites.suite import find_suite
 
 
@@ -56,6 +60,25 @@ def test_the_lengths_of_a_world_that_makes_its_rows_are_read() -> None:
     assert all(0 < losses < tokens for tokens, losses in zip(rows.tokens, rows.losses, strict=True))
     assert lengths.server.keys() == lengths.rows.keys()
     assert 0 < lengths.asking[job.scenario.start] < 200
+
+
+@pytest.mark.parametrize(("suite", "missing"), [("micro", False), ("paper", True)])
+def test_progress_reaches_the_end_with_and_without_data(
+    suite: str, missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FEDSAFETY_DATA_ROOT", "FEDSAFETY_MODEL_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    chosen = find_suite(suite)
+    names = [scenario.id for scenario in chosen.scenarios[:2]]
+    plan = make_plan(chosen, "vllm", scenarios=names, pipelines=["fedavg"], seeds=chosen.seeds[:1], unresolved=True)
+    count = len({job.scenario.start for job in plan.jobs}) + len({job.scenario.id for job in plan.jobs})
+    shown = io.StringIO()
+    lengths = measure_lengths(plan, Reporter(Screen(file=shown, width=200)))
+    assert (lengths == Lengths()) == missing
+    first, *_, last = shown.getvalue().splitlines()
+    assert first == f"reading samples of the data: {count} to do"
+    assert last.startswith(f"reading samples of the data: {count}/{count} after ")
 
 
 def test_data_that_are_not_here_leave_the_assumptions(monkeypatch: pytest.MonkeyPatch) -> None:
