@@ -109,6 +109,7 @@ class Forecast:
         lengths: Measured lengths of rows and prompts; the others are assumed.
         shares: Shares of the rates that a run reaches.
         openings: Seconds in which the answering engine and a training process open.
+        generator: Kind of engine that answers.
         processes: Training processes at once, of one thread each on a processor.
     """
 
@@ -128,6 +129,7 @@ class Forecast:
     lengths: Lengths
     shares: Shares
     openings: tuple[float, float]
+    generator: str
     processes: int = 1
 
     @cached_property
@@ -295,6 +297,7 @@ def predict(
         lengths=lengths,
         shares=shares_of(plan, device),
         openings=opening_seconds(plan, device),
+        generator=plan.generator,
     )
 
 

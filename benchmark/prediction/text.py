@@ -156,15 +156,17 @@ def _memory(forecast: Forecast) -> Iterator[str]:
                 f"    while {sampling.role} generates data: {gib(sampling.total)} (weights {gib(sampling.weights)}"
                 f"{second}, keys and values {gib(sampling.cache)})"
             )
+    # vLLM takes its share of a GPU when it opens. On a processor, and with transformers, memory follows the need.
+    takes_share = forecast.device.kind == "cuda" and forecast.generator.startswith("vllm")
     for role, answering in forecast.answering_memory.items():
         adapters = f"adapter slots {gib(answering.adapters)}"
         if answering.copy:
             adapters = f"copy of the linear layers for merging adapters {gib(answering.copy)}"
+        share = f"; vLLM takes {answering.fraction:.0%} of a GPU" if takes_share else ""
         yield (
             f"  memory of answering with {role}: at least {gib(answering.least)} a device (weights "
             f"{gib(answering.weights)}, {adapters}), with the cache of a full batch "
-            f"{gib(answering.fixed + answering.full_cache)}; vLLM takes "
-            f"{answering.fraction:.0%} of a GPU"
+            f"{gib(answering.fixed + answering.full_cache)}{share}"
         )
 
 

@@ -108,6 +108,15 @@ def test_an_alignment_is_counted_once_where_no_adapter_is_shipped() -> None:
     assert peaks[0] > peaks[1]
 
 
+@pytest.mark.parametrize(
+    ("device", "generator", "printed"), [(H200, "vllm", True), (H200, "transformers", False), (LAPTOP, "vllm", False)]
+)
+def test_the_share_of_a_gpu_is_printed_where_vllm_takes_one(device: Device, generator: str, printed: bool) -> None:
+    plan = replace(plan_of(suite_of(compute={"gpu_memory_fraction": 0.3})), generator=generator)
+    (line,) = (line for line in forecast_lines(predict(plan, device)) if line.startswith("  memory of answering with"))
+    assert line.endswith("; vLLM takes 30% of a GPU" if printed else " GiB")
+
+
 def test_a_shared_round_counts_once() -> None:
     """The paper's shape has 3 clients a round. The plan has its twin, and keep_initial trains no client."""
     rules = ("fedavg", "dnc", "median", "keep_initial")
