@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,32 +21,34 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.records.schemas import READ_KINDS, STATUS_DONE
 from benchmark.records.store import Store
 from benchmark.records.withheld import is_withheld
+from benchmark.settings import Settings
 from benchmark.suite_names import no_rows
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One stored answer.
-
-    Attributes:
-        kind: ``harmful`` or ``over_refusal``.
-        scenario: Scenario of its cell.
-        defense: Defense of its cell.
-        seed: Run seed of its cell.
-        probe_id: Probe that it answers.
-        response_key: Response set that holds it.
-        question: The user turn.
-        text: The answer.
-    """
+class Origin(Settings):
+    """The place of an answer in the rows."""
 
     kind: str
+    """Kind of the probe: ``harmful`` or ``over_refusal``."""
     scenario: str
+    """Scenario of the cell."""
     defense: str
+    """Defense of the cell."""
     seed: int
+    """Run seed of the cell."""
     probe_id: str
+    """Probe that is answered."""
     response_key: str
+    """Response set that holds the answer."""
+
+
+class Answer(Origin):
+    """One stored answer."""
+
     question: str
+    """The user turn."""
     text: str
+    """The answer."""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -81,7 +82,16 @@ def stored_answers(
     questions = _questions(store)
     texts = _texts(store, {cell["response_key"] for cell in cells})
     answers = [
-        Answer(kind, cell["scenario"], cell["defense"], cell["seed"], probe_id, cell["response_key"], question, text)
+        Answer(
+            kind=kind,
+            scenario=cell["scenario"],
+            defense=cell["defense"],
+            seed=cell["seed"],
+            probe_id=probe_id,
+            response_key=cell["response_key"],
+            question=question,
+            text=text,
+        )
         for cell in cells
         for probe_id, text in texts.get(cell["response_key"], ())
         for kind, question in [questions.get((cell["probe_set"], probe_id), ("", ""))]

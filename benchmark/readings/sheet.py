@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmark.errors import UsageError, unwritable
-from benchmark.readings.draw import Answer
+from benchmark.readings.draw import Answer, Origin
 from benchmark.records.store import scratch_beside
 from benchmark.records.withheld import text_digest
 from benchmark.settings import Settings
@@ -30,23 +30,11 @@ _MARK = "# sheet "
 _HEADING = "number,label"
 
 
-class KeyEntry(Settings):
+class KeyEntry(Origin):
     """The origin of one answer on a sheet."""
 
     number: int
     """Number on the sheet, from 1."""
-    kind: str
-    """Kind of the probe."""
-    scenario: str
-    """Scenario of the cell."""
-    defense: str
-    """Defense of the cell."""
-    seed: int
-    """Run seed of the cell."""
-    probe_id: str
-    """Probe that is answered."""
-    response_key: str
-    """Response set that holds the answer."""
     answer: str
     """SHA-256 (hex) of the answer."""
 
@@ -160,16 +148,8 @@ def read_key(path: Path) -> SheetKey:
 
 
 def _entry(number: int, answer: Answer) -> KeyEntry:
-    return KeyEntry(
-        number=number,
-        kind=answer.kind,
-        scenario=answer.scenario,
-        defense=answer.defense,
-        seed=answer.seed,
-        probe_id=answer.probe_id,
-        response_key=answer.response_key,
-        answer=text_digest(answer.text),
-    )
+    origin = {name: getattr(answer, name) for name in Origin.model_fields}
+    return KeyEntry(**origin, number=number, answer=text_digest(answer.text))
 
 
 def _write_all(contents: dict[Path, str]) -> None:

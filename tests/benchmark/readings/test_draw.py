@@ -17,7 +17,16 @@ from ...leaderboard.synthetic import LOCAL, cell_row, make_rows, table_of, write
 
 def answer(kind: str, scenario: str, defense: str, number: int, text: str = "") -> Answer:
     name = f"{kind}/{number}"
-    return Answer(kind, scenario, defense, 1, name, f"{scenario}{defense}", "q", text or f"{name}{scenario}{defense}")
+    return Answer(
+        kind=kind,
+        scenario=scenario,
+        defense=defense,
+        seed=1,
+        probe_id=name,
+        response_key=f"{scenario}{defense}",
+        question="q",
+        text=text or f"{name}{scenario}{defense}",
+    )
 
 
 def grid(scenarios: str = "abc", defenses: str = "xy", count: int = 10) -> list[Answer]:

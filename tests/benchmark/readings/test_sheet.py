@@ -25,8 +25,10 @@ def test_the_sheet_is_blind_and_the_key_has_the_origins(store: Store, tmp_path: 
     text = sheet.read_text()
     assert not any(each.response_key in text or f'"{each.defense}"' in text for each in drawn)
     assert read_key(key_file(sheet)) == key
-    for entry, each in zip(key.answers, drawn, strict=True):
-        assert (entry.scenario, entry.defense, entry.probe_id) == (each.scenario, each.defense, each.probe_id)
+    for number, (entry, each) in enumerate(zip(key.answers, drawn, strict=True), 1):
+        assert entry.model_dump(exclude={"answer"}) == each.model_dump(exclude={"question", "text"}) | {
+            "number": number
+        }
         assert entry.answer == hashlib.sha256(each.text.encode()).hexdigest()
     assert not any(each.text in key_file(sheet).read_text() for each in drawn)
     assert form_file(sheet).read_text().splitlines()[:3] == [f"# sheet {key.sheet}", "number,label", "1,"]
@@ -35,7 +37,7 @@ def test_the_sheet_is_blind_and_the_key_has_the_origins(store: Store, tmp_path: 
 def test_an_answer_of_several_lines_and_letters_is_one_line_of_the_sheet(store: Store, tmp_path: Path) -> None:
     (one,) = draw(stored_answers(store, "micro"), 1, 1)
     text = 'é\n\u2028"no", \u6f22'
-    write_sheet([type(one)(**{**vars(one), "text": text})], tmp_path / "a.jsonl", "micro", 1)
+    write_sheet([one.model_copy(update={"text": text})], tmp_path / "a.jsonl", "micro", 1)
     (line,) = (tmp_path / "a.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")
     assert json.loads(line)["answer"] == text
     assert "\u6f22" in line
