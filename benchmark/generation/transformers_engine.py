@@ -23,6 +23,7 @@ from benchmark.generation.memory import memory_error
 from benchmark.generation.merging import MergedWeights, Place
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.decoding import AnswerDecoder
+from benchmark.models.last_position import last_position
 from benchmark.models.memory import out_of_memory
 from benchmark.models.reading import cause, read_tokenizer
 from benchmark.stop import check_stop
@@ -179,9 +180,7 @@ class TransformersEngine(Engine):
         tokens: list[Tensor] = []
         running = torch.ones(len(requests), dtype=torch.bool, device=self._device)
         cache: Any = None
-        # An index copies the last states. The view that the number 1 takes would make the head's product hold one
-        # copy of its weights for each row.
-        last = torch.tensor([-1], device=self._device)
+        last = last_position(self._device)
         contrasts: list[tuple[float, float] | None] = []
         with torch.inference_mode():
             while True:

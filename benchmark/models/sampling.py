@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmark.errors import FedSafetyError, first_line
 from benchmark.models.chat import ChatFormat
 from benchmark.models.head import most_logits
+from benchmark.models.last_position import last_position
 from benchmark.models.memory import free_memory, out_of_memory
 from benchmark.models.sizes import SAMPLED_BATCH, SAMPLED_CACHE_BYTES, config_cache_bytes, gib
 from benchmark.seeds import integer
@@ -159,9 +160,7 @@ def _sample_batch(
     running = torch.ones(len(prompts), dtype=torch.bool)
     options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
     if ids.numel() * model.config.get_text_config().vocab_size > most_logits() and _keeps_some_logits(model):
-        # An index copies the last states. The view that the number 1 takes would make the head's product hold one
-        # copy of its weights for each row.
-        options["logits_to_keep"] = torch.tensor([-1], device=model.device)
+        options["logits_to_keep"] = last_position(model.device)
     for _ in range(max_new_tokens):
         logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=positions, **options).logits[:, -1]
         chosen = draws.next(logits)
