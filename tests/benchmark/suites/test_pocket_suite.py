@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections import defaultdict
+from importlib import resources
 
 import pytest
 
@@ -89,6 +92,36 @@ def test_no_text_of_a_data_set_is_published_and_no_answer_to_a_harmful_prompt(da
 def test_each_scored_probe_set_has_fresh_prompts(data: HubData) -> None:
     asked = {probe.id for probe in data.probes if probe.scored and probe.kind is not ProbeKind.PERPLEXITY}
     assert set(data.fresh) == asked
+
+
+def test_settings_of_the_scenarios_and_the_server_have_a_reason_beside_them() -> None:
+    text = resources.files("benchmark.suites").joinpath("pocket.yaml").read_text(encoding="utf-8")
+    probes = text[text.index("  probes:") : text.index("  # Prompts by which the alignment is chosen")]
+    limits = re.findall(r"^      limit: .*$", probes, flags=re.MULTILINE)
+    assert len(limits) == 6
+    assert [line for line in limits if "#" not in line] == []
+    main = text[text.index("\nscenarios:") : text.index("  - <<: *one_shot")]
+    for name in ("clients", "participants", "malicious", "declared_malicious"):
+        assert re.search(rf"^    {name}: \d+ +# \w", main, flags=re.MULTILINE), name
+    for name in ("refusal_share", "benign"):
+        assert re.search(rf"^ +# .*\n +{name}: ", main, flags=re.MULTILINE), name
+    assert re.search(r"^# .*\njudges: ", text, flags=re.MULTILINE)
+    assert re.search(r"^pipelines:\n(  - .* # .*\n)+\n", text, flags=re.MULTILINE)
+    posthoc = re.search(r"^posthoc:\n((?:  .*\n)+)", text, flags=re.MULTILINE)
+    assert posthoc is not None
+    first, *others = posthoc[1].splitlines()
+    assert "as many rows, steps and rows a step" in first, "one reason for three settings"
+    assert [line for line in others if "#" not in line and not re.match(r"  (steps|batch_size):", line)] == []
+
+
+def test_the_limits_are_what_their_reasons_state(data: HubData) -> None:
+    """The standard error of a share is at most 0.5 / sqrt(n); verification needs as many fresh prompts."""
+    limits = {probe.id: probe.limit or 0 for probe in data.probes}
+    bounds = {"advbench": 8, "malicious_instruct": 8, "advbench_obeda": 8, "xstest_safe": 7.1, "sst2": 6}
+    assert all(50 / math.sqrt(limits[name]) <= bound for name, bound in bounds.items())
+    assert data.fresh["xstest_safe"].limit == 60 >= limits["xstest_safe"]
+    assert data.fresh["advbench"] == data.fresh["advbench_obeda"]
+    assert limits["advbench"] + limits["advbench_obeda"] == 80
 
 
 def test_scenarios_share_the_twin_and_differ_by_the_attack_alone(pocket: Suite) -> None:
