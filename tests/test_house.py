@@ -406,6 +406,18 @@ def test_git_keeps_a_submissions_files_byte_for_byte() -> None:
     assert found == f"{path}: text: unset\n"
 
 
+@pytest.mark.parametrize("word", ["twin", "cell", "rung", "tier"])
+def test_the_readme_explains_a_word_of_its_own_where_a_reader_first_meets_it(word: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(rf"\b{word}s?\b", text)
+    explained = re.search(rf"(?:The|A) \*{word}\*(?: of a \w+)? (?:is|states) ", text)
+    assert first is not None
+    assert explained is not None
+    between = text[first.end() : explained.start()]
+    # A word in a block of commands is explained below the block.
+    assert between.count("\n\n") <= 2, between
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -7,6 +7,7 @@ import math
 import re
 from collections import defaultdict
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +123,23 @@ def test_the_limits_are_what_their_reasons_state(data: HubData) -> None:
     assert data.fresh["xstest_safe"].limit == 60 >= limits["xstest_safe"]
     assert data.fresh["advbench"] == data.fresh["advbench_obeda"]
     assert limits["advbench"] + limits["advbench_obeda"] == 80
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pocket.md"])
+def test_quoted_times_are_those_of_the_page_on_performance(page: str) -> None:
+    root = Path(__file__).resolve().parents[3]
+    measured = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (all trainings|answers and likelihoods of all).*\| (\d+) min \| (\d+) min (\d+) s,", measured, re.M
+    )
+    assert [name for name, *_ in rows] == ["all trainings", "answers and likelihoods of all"]
+    predicted = sum(int(minutes) for _, minutes, _, _ in rows)
+    minutes, seconds = divmod(sum(60 * int(minutes) + int(rest) for _, _, minutes, rest in rows), 60)
+    text = " ".join((root / page).read_text(encoding="utf-8").split())
+    assert f"predicted to take {predicted} minutes" in text
+    assert f"took {minutes} min {seconds:02d} s" in text
+    assert all(f"{minutes} min {rest} s of" in text for _, _, minutes, rest in rows)
+    assert "tests ran beside it" in text
 
 
 def test_scenarios_share_the_twin_and_differ_by_the_attack_alone(pocket: Suite) -> None:
