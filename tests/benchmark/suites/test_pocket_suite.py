@@ -142,6 +142,34 @@ def test_quoted_times_are_those_of_the_page_on_performance(page: str) -> None:
     assert "tests ran beside it" in text
 
 
+def test_the_page_shows_a_trial_of_the_alignment_that_a_copy_of_the_suite_can_make(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "pocket.md").read_text(encoding="utf-8")
+    block = re.search(r"^```yaml\n(alignment:\n.*?)^```", page, flags=re.M | re.S)
+    assert block is not None
+    whole = (root / "benchmark" / "suites" / "pocket.yaml").read_text(encoding="utf-8")
+    copy = tmp_path / "trial.yaml"
+    copy.write_text(re.sub(r"^alignment:\n(?:  .*\n)+", lambda _: block[1], whole, flags=re.M), encoding="utf-8")
+    trial, alignment = find_suite(str(copy)), find_suite("pocket").alignment
+    assert trial.alignment is not None
+    assert alignment is not None
+    shares = trial.alignment.data
+    sums = [sum(share for pool, share in shares.items() if pool.startswith(kind)) for kind in ("refusals", "look")]
+    cells = [f"{100 * share:.0f} %" for share in sums]
+    steps = f"{trial.alignment.steps} \N{MULTIPLICATION SIGN} {trial.alignment.batch_size}"
+    assert re.search(rf"^\| {cells[0]} \| {cells[1]} \(Alpaca\) \| 52 % Alpaca \| {steps} \|", page, flags=re.M)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert trial.alignment.adapter is None
+    expects = trial.alignment.expects
+    assert expects is not None
+    assert (expects.least_refused, expects.most_refused, expects.prompts) == (0.9, 0.3, 100)
+    differing = {"data", "rows", "steps"}
+    same = trial.alignment.recipe.keys() - differing
+    assert {name: trial.alignment.recipe[name] for name in same} == {name: alignment.recipe[name] for name in same}
+    for settings in (trial.alignment, alignment):
+        assert 2 * settings.rows == settings.steps * settings.batch_size, "two passes"
+
+
 def test_scenarios_share_the_twin_and_differ_by_the_attack_alone(pocket: Suite) -> None:
     attacked = [scenario for scenario in pocket.scenarios if scenario.attacked]
     assert {scenario.attack.id for scenario in attacked} == {"answered_shards", "identity_shift"}
