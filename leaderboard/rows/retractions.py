@@ -188,8 +188,10 @@ def _named(entry: Retraction, cell: Mapping[str, Any]) -> bool:
 def _check(suite: str, entry: Retraction, cells: list[Mapping[str, Any]]) -> None:
     own = [cell for cell in cells if cell["suite"] == suite]
     if not own:
-        held = {cell["suite"] for cell in cells}
-        raise no_rows(suite, held, "the folders that were read", "correct or remove the entry", rows="rows to retract")
+        present = {cell["suite"] for cell in cells}
+        raise no_rows(
+            suite, present, "the folders that were read", "correct or remove the entry", rows="rows to retract"
+        )
     if entry.cell_key is not None:
         keys = sorted({cell["cell_key"] for cell in own})
         if entry.cell_key not in keys:
