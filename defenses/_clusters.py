@@ -38,7 +38,7 @@ def majority_cluster(distances: Tensor) -> Tensor:
     Returns:
         Ascending indices, int64 ``[m]`` with m > n / 2.
     """
-    thresholds = distances.unique()
+    thresholds = torch.tensor(sorted(set(distances.flatten().tolist())), dtype=torch.float64)
     low, high = 0, len(thresholds) - 1
     while low < high:
         middle = (low + high) // 2

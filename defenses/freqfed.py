@@ -78,6 +78,6 @@ def _low_frequencies(signal: Tensor) -> Tensor:
     count = (size + 1) // 2
     spectrum = torch.fft.rfft(torch.cat([signal[::2], signal[1::2].flip(0)]))[:count]
     angles = torch.arange(count, dtype=torch.float64) * (math.pi / (2 * size))
-    low = (spectrum.real * angles.cos() + spectrum.imag * angles.sin()) * math.sqrt(2 / size)
+    low: Tensor = (spectrum.real * angles.cos() + spectrum.imag * angles.sin()) * math.sqrt(2 / size)
     low[0] /= math.sqrt(2)
     return low
