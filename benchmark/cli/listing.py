@@ -136,7 +136,7 @@ def _scenarios() -> list[dict[str, Any]]:
 
 def _registered(registry: Any, broken: list[str]) -> list[dict[str, Any]]:
     """Return the metadata of the entries of a registry."""
-    entries = []
+    entries, unscored = [], _unscored() if registry.kind == "defense" else {}
     for name in registry.names():
         try:
             entry = registry.get(name)
@@ -145,8 +145,21 @@ def _registered(registry: Any, broken: list[str]) -> list[dict[str, Any]]:
             continue
         info = {key: _shown(value) for key, value in entry.info.model_dump(mode="json").items()}
         derived = _attack_terms(entry) if registry.kind == "attack" else {}
+        if registry.kind == "defense":
+            derived = {"unscored": unscored.get(name, "")}
         entries.append(info | derived | {"origin": entry.origin})
     return entries
+
+
+def _unscored() -> dict[str, str]:
+    """Return the suites that leave out a defense, with their reasons, by the defense's id."""
+    from benchmark.suites.suite import suites
+
+    reasons: dict[str, list[str]] = {}
+    for suite in suites.entries():
+        for name, reason in suite.unscored.items():
+            reasons.setdefault(name, []).append(f"{suite.id}: {reason}")
+    return {name: "; ".join(found) for name, found in reasons.items()}
 
 
 def _attack_terms(entry: Any) -> dict[str, str]:

@@ -104,11 +104,11 @@ class Selection:
 def suite_pipelines(suite: Suite) -> list[str]:
     """Return the names of the pipelines that a suite runs in every scenario of its ranking, in order of listing.
 
-    ``all`` means every registered defense that is not a variant, reference rows last.
+    ``all`` means every registered defense that is neither a variant nor unscored, reference rows last.
     """
     if suite.defenses != "all":
         return [*suite.defenses, *suite.pipelines]
-    entries = [entry for entry in defenses.entries() if not entry.info.variant_of]
+    entries = [e for e in defenses.entries() if not e.info.variant_of and e.info.id not in suite.unscored]
     ranked = [entry.info.id for entry in entries if entry.info.ranked]
     reference = [entry.info.id for entry in entries if not entry.info.ranked]
     return [*ranked, *suite.pipelines, *reference]

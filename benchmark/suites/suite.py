@@ -162,6 +162,8 @@ class Suite(Settings):
     """Run seeds."""
     defenses: DefenseIds = "all"
     """Defenses, or every registered one that is not a variant."""
+    unscored: dict[Identifier, str] = Field(default_factory=dict)
+    """Registered defenses that ``all`` leaves out, each with the reason, a sentence for readers of the board."""
     pipelines: tuple[str, ...] = ()
     """Compositions to run besides, for example ``krum+posthoc_self``."""
     tasks: tuple[str, ...] = ()
@@ -174,7 +176,7 @@ class Suite(Settings):
     """Scores along one setting at a time; shown apart from the ranking."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"models", "data", "decoding", "compute", "publishable", "tiers", "judge_of", "alignment"}
+        {"models", "data", "decoding", "compute", "publishable", "tiers", "judge_of", "alignment", "unscored"}
     )
 
     def aligned(self, scenario: Scenario) -> AlignmentSettings | None:

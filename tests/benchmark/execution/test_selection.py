@@ -9,7 +9,7 @@ import pytest
 from benchmark.errors import UsageError
 from benchmark.execution.plan import Plan
 from benchmark.execution.selection import suite_pipelines
-from benchmark.suites.suite import Suite
+from benchmark.suites.suite import Suite, suites
 from defenses.base import defenses
 from tests.benchmark.execution.plans import changed, micro, plan, plan_of, with_scenarios
 
@@ -110,3 +110,18 @@ def test_choices_replace_the_own_of_a_chosen_scenario(uneven: Suite) -> None:
     assert {c.seed for c in named.cells} == {11, 12}
     assert {c.stage.name for c in named.cells if c.scenario.id == "clean_blended"} == {"krum", "fedavg"}
     assert len({c.stage.name for c in named.cells if c.scenario.id == "blended"}) > 2
+
+
+def test_an_unscored_defense_is_left_out_of_all_and_runs_where_it_is_named(micro: Suite) -> None:
+    suite = micro.model_copy(update={"unscored": {"dnc": "Its rows are not made yet."}})
+    assert {*suite_pipelines(micro)} - {*suite_pipelines(suite)} == {"dnc"}
+    plan = plan_of(suite, scenarios=["clean"], pipelines=["dnc"], seeds=[11])
+    assert [cell.stage.name for cell in plan.cells] == ["dnc"]
+
+
+@pytest.mark.parametrize("suite", suites.entries(), ids=lambda suite: suite.id)
+def test_what_a_suite_leaves_out_is_registered_and_has_a_sentence(suite: Suite) -> None:
+    for name, reason in suite.unscored.items():
+        assert name in defenses.names()
+        assert reason[0].isupper()
+        assert reason.endswith(".")
