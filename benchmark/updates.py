@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from benchmark.errors import FedSafetyError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from defenses.base import Server
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,40 @@ class AdapterLayout:
     def dimension(self) -> int:
         """Number of parameters d of the flat adapter."""
         return sum(self.sizes)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the adapted layers, in model order."""
+        return tuple(name.removesuffix(".lora_A") for name in self.names[::2])
+
+    @property
+    def rank(self) -> int:
+        """LoRA rank of the factors."""
+        return self.shapes[0][0]
+
+    def of_rank(self, rank: int) -> AdapterLayout:
+        """Return the layout of adapters of the same layers with another LoRA rank (at least 1)."""
+        shapes = ((rank, a[1]) if i % 2 == 0 else (a[0], rank) for i, a in enumerate(self.shapes))
+        return AdapterLayout(self.names, tuple(shapes))
+
+    def rank_of(self, dimension: int) -> int:
+        """Return the LoRA rank of a flat adapter of these layers with ``dimension`` parameters; 0 if there is none."""
+        rank, rest = divmod(dimension * self.rank, self.dimension)
+        return 0 if rest else rank
+
+    def mask(self, factor: str) -> Tensor:
+        """Return the places of one LoRA factor of every layer in a flat adapter.
+
+        Args:
+            factor: ``A`` or ``B``.
+
+        Returns:
+            Boolean tensor ``[d]``.
+        """
+        import torch
+
+        wanted = torch.tensor([name.endswith(f".lora_{factor}") for name in self.names])
+        return wanted.repeat_interleave(torch.tensor(self.sizes))
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return named views into ``flat`` (shape ``[..., d]``); each view has shape ``[..., *shape]``."""
@@ -95,6 +133,8 @@ class RoundContext:
         broadcast: Float32 tensor ``[d]``, the adapter that was sent to the clients. Read-only.
         generator: The defense's own random stream for this round.
         malicious_ids: The truth, given only to reference rows whose knowledge level is ``truth``; else ``None``.
+        tools: The server's metered tools, such as a gradient on data that the server owns, or ``None`` outside of a
+            run; see :attr:`server`.
     """
 
     index: int
@@ -103,3 +143,17 @@ class RoundContext:
     broadcast: Tensor
     generator: torch.Generator
     malicious_ids: frozenset[str] | None = None
+    tools: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        """The server's metered tools.
+
+        Raises:
+            FedSafetyError: The round has no server, as in a trial of a rule on vectors alone.
+        """
+        if self.tools is None:
+            raise FedSafetyError(
+                "this round has no server, but the rule asks for its tools; run it in a federation, or set tools"
+            )
+        return self.tools

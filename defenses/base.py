@@ -40,6 +40,10 @@ class DefenseInfo(Info):
     """Information that it needs about the malicious clients."""
     resources: str = "none"
     """What the server must own besides the updates, in plain words."""
+    asks_server: bool = False
+    """Whether its hook ``aggregate`` asks for the server's tools, by ``context.server``."""
+    needs_alignment: bool = False
+    """Whether it compares the start model with the model before its alignment, which not every suite has."""
     ranked: bool = True
     """False for reference rows that show what a score alone would hide."""
     variant_of: str = ""
@@ -53,10 +57,32 @@ class Prompt:
     Attributes:
         instruction: The user turn the model will see.
         answer: Served as it stands, without asking the model, unless ``None``.
+        system: The system turn before it; ``None`` for the chat template's own default.
     """
 
     instruction: str
     answer: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss that the server's training minimises: by default the mean cross-entropy of the responses' tokens.
+
+    Attributes:
+        ascend: Turns the sign of the cross-entropy, so that training makes the rows less likely.
+        proximal: Factor c of the term c/2 · ‖w - anchor‖², which pulls the adapter w to ``anchor``; at least 0.
+        anchor: Flat adapter ``[d]`` of the proximal term; ``None`` for the adapter at the first step.
+        perturbation: Length of the perturbation of the layers' outputs that raises the loss most to first order
+            (Huang et al. 2024, arXiv 2402.01109); the loss is taken under it. At least 0.
+        token_weights: Weights of the first tokens of each response in the mean; later tokens weigh 1.
+    """
+
+    ascend: bool = False
+    proximal: float = 0.0
+    anchor: Tensor | None = None
+    perturbation: float = 0.0
+    token_weights: tuple[float, ...] = ()
 
 
 class Server(Protocol):
@@ -77,6 +103,43 @@ class Server(Protocol):
     @property
     def alignment_rows(self) -> int:
         """Number of rows on which the suite aligns its start model; 0 if it does not align it."""
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's factor s: an adapter adds s · B A to a layer's weights."""
+
+    def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
+        """Return the weights of a layer before the federation.
+
+        Args:
+            layer: Name in ``layout.layers``.
+            aligned: The start model's weights, or those of the model from which it was aligned.
+
+        Returns:
+            Float32 tensor ``[out, in]``.
+
+        Raises:
+            FedSafetyError: The layer is unknown, or the suite has no unaligned model.
+        """
+
+    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
+        """Return the L2 norms of each adapted layer's input features over all tokens of the examples.
+
+        Returns:
+            Name of the layer → float32 tensor ``[in]``.
+        """
+
+    def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:
+        """Return the inputs ``[prompts, in]`` (float32) of an adapted layer at the last token of each prompt."""
+
+    def first_token_scores(self, adapter: Tensor, prompts: list[str], openings: list[str]) -> Tensor:
+        """Return the log-probabilities with which answers begin as the openings do.
+
+        Only the first token of an opening counts, so that one pass over the prompts suffices.
+
+        Returns:
+            Float32 tensor ``[prompts, openings]`` of natural logarithms.
+        """
 
     def start(self) -> Tensor:
         """Return the adapter that the federation starts from (flat, ``[d]``), aligned if the suite aligns it.
@@ -99,8 +162,26 @@ class Server(Protocol):
     def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
         """Return answers of an external aligned model."""
 
-    def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
-        """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings."""
+    def finetune(
+        self,
+        adapter: Tensor,
+        examples: list[Example],
+        *,
+        objective: Objective | None = None,
+        steps: int | None = None,
+        rate: float = 1.0,
+        template: str = "",
+    ) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings.
+
+        Args:
+            adapter: Flat adapter before the first step.
+            examples: Training rows, at least one.
+            objective: The loss; by default the mean cross-entropy.
+            steps: Number of steps in place of the suite's.
+            rate: Factor on the suite's learning rates.
+            template: Text around each instruction, which stands where ``{instruction}`` is; none by default.
+        """
 
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
@@ -111,8 +192,13 @@ class Server(Protocol):
         Without an alignment in the suite, ``adapter`` comes back as it is.
         """
 
-    def gradient(self, adapter: Tensor, examples: list[Example]) -> tuple[Tensor, float]:
-        """Return the gradient ``[d]`` of the mean token loss of ``examples`` at ``adapter``, and the loss in nats."""
+    def gradient(
+        self, adapter: Tensor, examples: list[Example], *, objective: Objective | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of an objective on ``examples`` at ``adapter``, and the cross-entropy in nats.
+
+        The default objective is the mean token loss.
+        """
 
     def shuffle(self, examples: list[Example]) -> list[Example]:
         """Return the rows in an order drawn from the defense's own stream."""
@@ -160,7 +246,10 @@ class Defense:
         return Aggregate(weights.to(updates.matrix.dtype) @ updates.matrix, weights)
 
     def finalize(self, adapter: Tensor, server: Server) -> Tensor:
-        """Return the adapter to serve, given the last global adapter (flat, ``[d]``)."""
+        """Return the adapter to serve, given the last global adapter (flat, ``[d]``).
+
+        The served adapter may have a higher LoRA rank r2: a flat vector of ``server.layout.of_rank(r2)``.
+        """
         del server
         return adapter
 

@@ -332,6 +332,11 @@ class TaskWorld(ABC):
     def roles(self) -> tuple[str, ...]:
         """Roles of the checkpoints that the world brings."""
 
+    def unaligned_role(self, start: str) -> str:
+        """Return the role of the model from which the model of role ``start`` was aligned; empty if there is none."""
+        del start
+        return ""
+
     @abstractmethod
     def model_path(self, role: str) -> Path:
         """Return the folder of the Hugging Face checkpoint for ``role`` (``raw``, ``chat``, ``external``, ``judge``).

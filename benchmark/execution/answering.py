@@ -24,7 +24,8 @@ from benchmark.generation.canary import Canary, check_canaries
 from benchmark.generation.select import EngineChoice, open_engine
 from benchmark.generation.settings import EngineSettings
 from benchmark.models.chat import ChatFormat
-from benchmark.records.adapters import read_record
+from benchmark.models.peft import read_settings
+from benchmark.records.adapters import adapter_is_complete, read_record
 from benchmark.records.store import Store
 from benchmark.seeds import integer
 from defenses.base import Prompt
@@ -61,7 +62,7 @@ def _answer_start(run: Run, start: str, cells: Sequence[CellPlan], advance: Call
     probes, chat = plan.world.probes(), open_chat(plan.world, start)
     longest = longest_prompt(plan.suite, chat)
     equals = _Equals(plan, store)
-    with open_start(plan, start, run.engine) as engine:
+    with open_start(plan, start, run.engine, largest_rank=largest_rank(store, cells)) as engine:
         for batch in _batched(cells, 1 if plan.suite.decoding.adapters == "merged" else _ADAPTERS_PER_BATCH):
             for cell in batch:
                 check_chat(store, cell, chat)
@@ -165,7 +166,9 @@ def _write_likelihoods(run: Run, engine: Engine, chat: ChatFormat, cell: CellPla
     return ""
 
 
-def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | None = None) -> Engine:
+def open_start(
+    plan: Plan, start: str, choice: EngineChoice, max_length: int | None = None, largest_rank: int = 0
+) -> Engine:
     """Return an engine over the starting model of a plan's cells, with the suite's settings of the machine.
 
     Args:
@@ -173,17 +176,24 @@ def open_start(plan: Plan, start: str, choice: EngineChoice, max_length: int | N
         start: Role of the starting model.
         choice: The engine.
         max_length: Longest prompt with its answer, in tokens; by default the suite's.
+        largest_rank: Largest rank of the adapters, if higher than the suite's.
     """
-    checkpoint, rank = plan.world.checkpoint(start), plan.suite.lora.rank
+    checkpoint = plan.world.checkpoint(start)
     # An adapter is judged on the weights that it was trained on, so the checkpoint's number formats hold here too.
     settings = EngineSettings.of(
         plan.suite.compute,
         checkpoint,
-        max_lora_rank=rank,
+        max_lora_rank=max(plan.suite.lora.rank, largest_rank),
         max_length=max_length,
         adapters=plan.suite.decoding.adapters,
     )
     return open_engine(choice, checkpoint.path, settings)
+
+
+def largest_rank(store: Store, cells: Sequence[CellPlan]) -> int:
+    """Return the largest LoRA rank of the stored adapters of cells; 0 if none is stored."""
+    keys = {cell.adapter_key for cell in cells}
+    return max((read_settings(store.adapter_folder(k)).rank for k in keys if adapter_is_complete(store, k)), default=0)
 
 
 def check_chat(store: Store, cell: CellPlan, chat: ChatFormat) -> None:
@@ -209,7 +219,7 @@ def _check_adapters(engine: Engine, cells: Sequence[CellPlan], store: Store) -> 
 def _request(plan: Plan, cell: CellPlan, chat: ChatFormat, probe: Probe, prompt: Prompt, adapter: Path) -> Request:
     refusal, compliance = plan.world.openings
     contrast = (chat.token_id(refusal), chat.token_id(compliance)) if probe.kind is ProbeKind.HARMFUL else None
-    ids, decoding = chat.prompt_ids(prompt.instruction), plan.suite.decoding
+    ids, decoding = chat.prompt_ids(prompt.instruction, system=prompt.system), plan.suite.decoding
     if not decoding.temperature:
         return Request(ids, probe.max_new_tokens, adapter, contrast)
     # Seed by probe and run seed alone, so that all defenses of one seed draw the same random numbers.

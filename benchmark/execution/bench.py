@@ -28,6 +28,7 @@ from benchmark.training.remembered import RememberingTrainer
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.served import ModelPool, RoleModels, ServedModel
 from benchmark.training.server import MeteredServer
+from benchmark.training.weights import CheckpointWeights, WeightsBefore
 
 
 class Bench:
@@ -139,6 +140,19 @@ class JobTools:
             self.suite.training.max_length,
             lambda: self.start,
             self.suite.aligned(self.scenario),
+            self._weights(),
+        )
+
+    def _weights(self) -> WeightsBefore:
+        """Return the weights of the start model and of the model from which it was aligned."""
+        start, stacked = self.scenario.start, self.model.stacked
+        unaligned = self.world.unaligned_role(start)
+        return WeightsBefore(
+            CheckpointWeights(self.world.checkpoint(start).path),
+            CheckpointWeights(self.world.checkpoint(unaligned).path) if unaligned else None,
+            (lambda: self.start) if self.suite.aligned(self.scenario) else None,
+            stacked.layout,
+            stacked.settings.scaling,
         )
 
     def external(self) -> ServedModel:

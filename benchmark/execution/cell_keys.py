@@ -24,7 +24,9 @@ from benchmark.execution.worlds import (
 from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest
 from benchmark.records.identity import probe_set_key
+from benchmark.registry import Entry
 from benchmark.suites.suite import Scenario, Suite
+from defenses.base import Defense, DefenseInfo
 from tasks.base import Probe, TaskWorld
 from tasks.hub.fetching import without_fetching
 
@@ -76,11 +78,15 @@ class CellKeys:
             InputsMissingError: A model or data set is not available, and the keys need its identity.
         """
         training = self.training(scenario, stage, seed)
-        adapter = self._adapter(training, stage)
+        adapter = self._adapter(scenario, training, stage)
         if scenario.reattack_rounds:
             adapter = _reattacked(adapter, scenario.reattack_rounds)
         local = self._local(scenario, stage, seed) if stage.trains else ""
         return ArtefactKeys(training, adapter, self._response(adapter, stage, scenario), local)
+
+    def has_unaligned(self, scenario: Scenario) -> bool:
+        """Return whether a server has the model from which a scenario's start model was aligned."""
+        return bool(self._suite.aligned(scenario) or self._world.unaligned_role(scenario.start))
 
     def training(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
         """Return the key of a federated training."""
@@ -91,8 +97,15 @@ class CellKeys:
                 **self._federation(scenario, seed),
                 "aggregator": method_digest(aggregator),
                 "default_aggregate": default_aggregate_digest(),
+                **self._unaligned(scenario, aggregator),
             }
         )
+
+    def _unaligned(self, scenario: Scenario, entries: Sequence[Entry[DefenseInfo, Defense]]) -> dict[str, str]:
+        """Return the identity of the unaligned model if one of the methods reads it."""
+        role = self._world.unaligned_role(scenario.start)
+        reads = role and any(entry.info.needs_alignment for entry in entries)
+        return {"unaligned": self.model(role)} if reads else {}
 
     def _local(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
         """Return the key of the local training in the first round, which depends on no rule and no declared bound."""
@@ -151,7 +164,7 @@ class CellKeys:
             reasons.setdefault(str(error))
             return f"unresolved {what}"
 
-    def _adapter(self, training: str, stage: Pipeline) -> str:
+    def _adapter(self, scenario: Scenario, training: str, stage: Pipeline) -> str:
         if not stage.finalizers:
             return training
         return content_key(
@@ -161,6 +174,7 @@ class CellKeys:
                 "finalizers": method_digest(stage.finalizers),
                 "posthoc": self._suite.posthoc.model_dump(mode="json"),
                 "external": self.model(EXTERNAL_MODEL),
+                **self._unaligned(scenario, stage.finalizers),
             }
         )
 

@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from benchmark.errors import FedSafetyError, StorageError
+from benchmark.errors import StorageError
 from benchmark.execution.alignment import start_input
 from benchmark.execution.bench import Bench, JobTools
 from benchmark.execution.canaries import canary_of
@@ -28,6 +27,7 @@ from benchmark.records.remembered import RememberedRounds
 from benchmark.records.store import Store, writing
 from benchmark.sandbox.proxy import created
 from benchmark.suites.suite import Suite
+from benchmark.training.door import check_final
 from benchmark.training.federation import FederationResult, RoundRecord, Setting, run_federation
 from benchmark.training.schedule import cast
 from defenses.base import Defense, Knowledge
@@ -173,11 +173,7 @@ def finalize(tools: JobTools, trained: Trained, pipeline: Pipeline) -> Trained:
             began = time.perf_counter()
             adapter = defense.finalize(adapter.clone(), server)
             server.usage.server_seconds = time.perf_counter() - began - server.opening_seconds
-        if adapter.shape != trained.adapter.shape or not torch.isfinite(adapter).all():
-            raise FedSafetyError(
-                f"finalize() of {entry.info.id!r} returned shape {tuple(adapter.shape)} or values that are not "
-                f"finite; an adapter is a finite vector of shape {tuple(trained.adapter.shape)}"
-            )
+        check_final(adapter, tools.model.stacked.layout, entry.info.id)
         usage = usage.plus(server.usage)
     return replace(trained, adapter=adapter, record={**trained.record, "usage": asdict(usage)})
 

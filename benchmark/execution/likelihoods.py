@@ -100,7 +100,7 @@ def likelihood_rows(
         for each in continuations(probe, world.refusal_openings)
     ]
     measured = [
-        continuation_ids(chat, prompt.instruction, each, probe.max_new_tokens)
+        continuation_ids(chat, prompt, each, probe.max_new_tokens)
         for probe, prompt, each in asked
         if prompt.answer is None
     ]
@@ -130,18 +130,18 @@ def likelihood_rows(
 
 
 def continuation_ids(
-    chat: ChatFormat, instruction: str, continuation: Continuation, most: int
+    chat: ChatFormat, prompt: Prompt, continuation: Continuation, most: int
 ) -> tuple[tuple[int, ...], int]:
     """Return prompt and continuation as ids, and the place of the continuation's first token.
 
     Args:
         chat: Chat format of the model.
-        instruction: The served prompt.
+        prompt: The served prompt.
         continuation: What follows it.
         most: Most tokens of the continuation.
     """
-    start = len(chat.prompt_ids(instruction))
+    start = len(chat.prompt_ids(prompt.instruction, system=prompt.system))
     # One token more than is kept: the end of the answer, or a token that shows that the text is longer.
-    example = Example(instruction, continuation.text, DataKind.NORMAL, "")
-    ids = chat.row(example, start + most + 1).ids
+    example = Example(prompt.instruction, continuation.text, DataKind.NORMAL, "")
+    ids = chat.row(example, start + most + 1, system=prompt.system).ids
     return (ids[: start + most] if continuation.ends else ids[:-1]), start

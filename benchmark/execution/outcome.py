@@ -29,7 +29,7 @@ class State(StrEnum):
     """State of a cell. The first three states are final and are the values of a row's column ``status``."""
 
     NOT_APPLICABLE = STATUS_NOT_APPLICABLE
-    """The scenario's shape breaks a condition of the defense."""
+    """The scenario's shape or its start model breaks a condition of the defense."""
     FAILED = STATUS_FAILED
     """The method or the training failed."""
     DONE = STATUS_DONE

@@ -205,7 +205,7 @@ def _cell(
     """Return a cell of a scenario whose attack is ``broken`` for a reason, if any."""
     artefacts = keys.of(scenario, stage, seed)
     try:
-        reason, flags = _applicability(scenario, stage)
+        reason, flags = _applicability(scenario, stage, keys.has_unaligned(scenario))
     except SubmissionError as error:
         reason, flags, broken = "", scenario.flags, str(error)
     # The key covers every column of a cell's row beside its artefacts. Otherwise a changed suite would keep old rows.
@@ -241,11 +241,20 @@ def _cell(
     )
 
 
-def _applicability(scenario: Scenario, stage: Pipeline) -> tuple[str, tuple[str, ...]]:
-    """Return the reason why a stage cannot run in a scenario's shape (empty if it can), and the stage's flags."""
+def _applicability(scenario: Scenario, stage: Pipeline, has_unaligned: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the reason why a stage cannot run in a scenario (empty if it can), and the stage's flags.
+
+    Args:
+        scenario: The scenario.
+        stage: The stage.
+        has_unaligned: Whether the server has the model from which the start model was aligned.
+    """
     flags = list(scenario.flags)
     shape = (scenario.participants, scenario.declared_malicious)
     for entry in stage.entries:
+        if entry.info.needs_alignment and not has_unaligned:
+            reason = f"{entry.info.id} compares the start model with the model before its alignment"
+            return f"{reason}, and the start {scenario.start!r} has no such model", tuple(flags)
         try:
             with created(entry) as defense:
                 defense.check_shape(*shape)

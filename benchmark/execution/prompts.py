@@ -65,8 +65,12 @@ def served_prompts(stage: Pipeline, probes: Sequence[Probe], chat: ChatFormat, l
                 raise FedSafetyError(f"serve() of {entry.info.id!r} returned {prompt!r:.80}; return a Prompt")
             if not isinstance(prompt.answer, str | None):
                 raise FedSafetyError(f"serve() of {entry.info.id!r} answers {prompt.answer!r:.80}; an answer is text")
+            if not isinstance(prompt.system, str | None):
+                raise FedSafetyError(
+                    f"serve() of {entry.info.id!r} sets the system turn {prompt.system!r:.80}; a turn is text"
+                )
             name = f"serve() of {entry.info.id!r} makes a prompt that"
-            length = len(chat.prompt_ids(prompt.instruction, name=name)) + _room(probe)
+            length = len(chat.prompt_ids(prompt.instruction, system=prompt.system, name=name)) + _room(probe)
             if prompt.answer is None and length > longest:
                 raise FedSafetyError(
                     f"serve() of {entry.info.id!r} makes a prompt of {length} tokens with its answer, and {longest} "

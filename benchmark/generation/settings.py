@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UsageError, unknown_name
+from benchmark.models.sizes import LARGEST_RANK
 from benchmark.suites.settings import Adapters, merging_obstacle
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("", "8bit", "4bit")
 
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, LARGEST_RANK)
 """Ranks that vLLM has buffers for."""
 
 

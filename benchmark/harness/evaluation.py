@@ -15,7 +15,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from benchmark.errors import FedSafetyError, NotApplicableError
-from benchmark.execution.answering import check_chat, open_start
+from benchmark.execution.answering import check_chat, largest_rank, open_start
 from benchmark.execution.plan import CellPlan
 from benchmark.execution.run import Run
 from benchmark.execution.worlds import open_chat
@@ -101,7 +101,13 @@ def _score_start(
     chat = open_chat(run.plan.world, start)
     longest = min(chat.max_length, LONGEST)
     with (
-        open_start(run.plan, start, run.engine, max_length=longest) as engine,
+        open_start(
+            run.plan,
+            start,
+            run.engine,
+            max_length=longest,
+            largest_rank=largest_rank(store, [cell for cell, _ in cells]),
+        ) as engine,
         closing(FedSafetyLM(engine, chat, longest)) as model,
     ):
         for cell, works in cells:

@@ -94,8 +94,8 @@ class ChatFormat:
         vocabulary = sorted(tokenizer.get_vocab().items())
         self.digest = content_key([tokenizer.chat_template, vocabulary, *([variables] if variables else [])])
         # Rows repeat between clients, rounds and cells; rendering a template costs far more than a look-up.
-        self._prompts: _Kept[str, tuple[int, ...]] = _Kept(_KEPT_BYTES)
-        self._rows: _Kept[tuple[Example, int | None], TokenRow] = _Kept(_KEPT_BYTES)
+        self._prompts: _Kept[tuple[str, str | None], tuple[int, ...]] = _Kept(_KEPT_BYTES)
+        self._rows: _Kept[tuple[Example, int | None, str | None], TokenRow] = _Kept(_KEPT_BYTES)
         self._shared: dict[int, int] = {}
         # Encoding also refuses tokens of the template without a row.
         self._control_of_template = self.control.among(self.encode(self._asked("any")))
@@ -137,63 +137,84 @@ class ChatFormat:
         ids: list[int] = self.tokenizer.encode(word, add_special_tokens=False)
         return ids[0]
 
-    def prompt_ids(self, instruction: str, *, name: str = "") -> tuple[int, ...]:
+    def prompt_ids(self, instruction: str, *, system: str | None = None, name: str = "") -> tuple[int, ...]:
         """Return the ids of an instruction as a prompt.
 
         Args:
             instruction: The user's turn.
+            system: The system turn before it; ``None`` for the template's own default.
             name: Name of the prompt in error messages.
 
         Raises:
-            UsageError: The template fails on this instruction, or the instruction becomes a control token.
+            UsageError: The template fails on this instruction or has no place for a system turn, or a text becomes a
+                control token.
             FedSafetyError: The prompt is far longer than the model's limit.
         """
-        ids = self._prompts.get(instruction)
+        key = (instruction, system)
+        ids = self._prompts.get(key)
         if ids is None:
-            ids = self._bounded(self.encode(self._asked(instruction)), name)
-            self._check_control(ids, instruction, self._control_of_template)
-            self._prompts.put(instruction, ids, _size(ids, instruction))
+            ids = self._bounded(self.encode(self._asked(instruction, system)), name)
+            self._check_control(ids, instruction, self._allowed(system))
+            self._prompts.put(key, ids, _size(ids, instruction, system or ""))
         return ids
 
-    def row(self, example: Example, limit: int | None = None) -> TokenRow:
+    def row(self, example: Example, limit: int | None = None, *, system: str | None = None) -> TokenRow:
         """Return an example as a training row.
 
         Args:
             example: Instruction and response.
             limit: Largest number of tokens. A longer row loses its end, and the rest of its response keeps its loss.
+            system: The system turn before the instruction; ``None`` for the template's own default.
 
         Raises:
-            UsageError: Instruction or response becomes a control token.
+            UsageError: The template has no place for a system turn, or a text becomes a control token.
             FedSafetyError: No limit is given and the row is far longer than the model's limit.
         """
-        key = (example, limit)
+        key = (example, limit, system)
         row = self._rows.get(key)
         if row is None:
-            row = self._whole(example) if limit is None else self._beginning(example, limit)
+            row = self._whole(example, system) if limit is None else self._beginning(example, limit, system)
             self._rows.put(key, row, _size(row.ids, example.instruction, example.response))
         return row
 
-    def _whole(self, example: Example) -> TokenRow:
-        prompt = self.prompt_ids(example.instruction)
+    def _whole(self, example: Example, system: str | None) -> TokenRow:
+        prompt = self.prompt_ids(example.instruction, system=system)
         response = self.encode(self.plain(example.response))
         self._check_control(response, example.response)
         return TokenRow(self._bounded((*prompt, *response, self.eos_id)), len(prompt))
 
-    def _beginning(self, example: Example, limit: int) -> TokenRow:
-        prompt = self._first(self._asked(example.instruction), limit)
-        self._check_control(prompt, example.instruction, self._control_of_template)
+    def _beginning(self, example: Example, limit: int, system: str | None) -> TokenRow:
+        prompt = self._first(self._asked(example.instruction, system), limit)
+        self._check_control(prompt, example.instruction, self._allowed(system))
         response = self._first(self.plain(example.response), limit - len(prompt))
         self._check_control(response, example.response)
         return TokenRow((*prompt, *response, self.eos_id)[:limit], len(prompt))
 
-    def _asked(self, instruction: str) -> str:
+    def _asked(self, instruction: str, system: str | None = None) -> str:
+        turns = [{"role": "user", "content": instruction}]
+        if system is not None:
+            turns.insert(0, {"role": "system", "content": system})
         try:
-            return self.render([{"role": "user", "content": instruction}])
+            text = self.render(turns)
         except TemplateError as error:
+            turn = f"the instruction {instruction!r:.80}" if system is None else f"the system turn {system!r:.80}"
             raise UsageError(
-                f"the chat template of {self._folder} fails on the instruction {instruction!r:.80}{explained(error)}; "
-                f"mend it or name another template"
+                f"the chat template of {self._folder} fails on {turn}{explained(error)}; mend it or name another "
+                f"template"
             ) from error
+        # Some templates leave out the turns of roles that they do not know.
+        if system is not None and self.plain(system).strip() not in text:
+            raise UsageError(
+                f"the chat template of {self._folder} leaves out the system turn {system!r:.80}; name a template with "
+                f"a place for one, or a defense that serves without"
+            )
+        return text
+
+    def _allowed(self, system: str | None) -> int:
+        """Return the number of control tokens that the template writes into a prompt with this system turn."""
+        if system is None:
+            return self._control_of_template
+        return self.control.among(self.encode(self._asked("any", "any")))
 
     def _first(self, text: str, count: int) -> tuple[int, ...]:
         """Return the first ``count`` ids of a text, or all; read no more of the text than these ids need."""

@@ -106,15 +106,16 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
     """Write a flat adapter ``[d]`` as a folder that PEFT and vLLM load; the folder appears whole or not at all.
 
     Args:
-        adapter: Flat adapter.
-        layout: Its layout.
-        settings: Rank, scaling and targets.
+        adapter: Flat adapter. Its rank may be higher than that of the settings; the scaling stays theirs.
+        layout: Layout of the same layers with any rank.
+        settings: Scaling and targets.
         base_model: Name of the base model, for the reader's information.
         folder: The folder to write; replaced if it exists.
 
     Raises:
         StorageError: The folder cannot be written.
     """
+    layout = layout.of_rank(layout.rank_of(len(adapter)))
     tensors = {
         f"{_PEFT_PREFIX}{name}.weight": view.detach().to("cpu", torch.float32).contiguous()
         for name, view in layout.views(adapter).items()
@@ -124,8 +125,8 @@ def export_peft(adapter: Tensor, layout: AdapterLayout, settings: LoraSettings, 
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
+        "r": layout.rank,
+        "lora_alpha": settings.alpha if layout.rank == settings.rank else settings.scaling * layout.rank,
         "lora_dropout": settings.dropout,
         "bias": "none",
         "target_modules": modules,

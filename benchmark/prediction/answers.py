@@ -14,6 +14,7 @@ from benchmark.judges.base import judges
 from benchmark.models.chat import ChatFormat
 from benchmark.models.configuration import Model
 from benchmark.suites.suite import Suite
+from defenses.base import Prompt
 from tasks.base import Probe, ProbeKind
 from tasks.hub.settings import ProbeSource
 
@@ -108,7 +109,7 @@ def _with_lengths(counted: ProbeSet, probes: Sequence[Probe], chat: ChatFormat, 
     sample = [probes[place * len(probes) // size] for place in range(size)]
     prompts = [len(chat.prompt_ids(probe.instruction, name=probe.id)) for probe in sample]
     scored = [
-        len(continuation_ids(chat, probe.instruction, each, probe.max_new_tokens)[0])
+        len(continuation_ids(chat, Prompt(probe.instruction), each, probe.max_new_tokens)[0])
         for probe in sample
         for each in continuations(probe, openings)
     ]

@@ -24,6 +24,10 @@ CHARACTERS_PER_TEXT = 2000
 """Mean length of what is read; ordinary instructions have a tenth of it."""
 FEWEST_EXAMPLES = 100
 """Suites that grant fewer pairs, such as those of tests, are counted as if they granted these."""
+STEPS_PER_EXAMPLE = 20
+"""Steps that a method chooses itself, for each of the suite's training pairs: many times what a built-in one takes."""
+READINGS = 100_000
+"""Layers whose weights are read, over all rounds: 100 rounds of 500 layers of two models."""
 ATTACK_EXAMPLES = 500
 """Pairs that an attack may need: what the built-in ones make or draw, and what each client of the micro suite holds."""
 
@@ -32,7 +36,7 @@ class Budget:
     """Counts the work of an instance's tools. More work than the budget is treated as an attack on the machine."""
 
     def __init__(self) -> None:
-        self._prompts = self._rows = self._characters = self._finetunes = 0
+        self._prompts = self._rows = self._characters = self._finetunes = self._steps = self._readings = 0
 
     def answers(self, prompts: Sequence[str], examples: int) -> None:
         """Count prompts to be answered, in a suite that grants ``examples`` training pairs.
@@ -61,15 +65,34 @@ class Budget:
         if self._rows > most:
             raise ChannelError(f"it asks for more than {most:,} rows")
 
-    def training(self, rows: Sequence[Example], examples: int) -> None:
-        """Count a fine-tuning.
+    def reading(self) -> None:
+        """Count the reading of a layer's weights.
 
         Raises:
-            ChannelError: It is one too many, or on too many rows.
+            ChannelError: It is one too many.
+        """
+        self._readings += 1
+        if self._readings > READINGS:
+            raise ChannelError(f"it reads weights more than {READINGS:,} times")
+
+    def training(self, rows: Sequence[Example], examples: int, steps: int = 0) -> None:
+        """Count a fine-tuning.
+
+        Args:
+            rows: Its rows.
+            examples: Training pairs that the suite grants.
+            steps: Its steps, if the method chose them.
+
+        Raises:
+            ChannelError: It is one too many, or on too many rows or for too many steps.
         """
         self._finetunes += 1
         if self._finetunes > FINETUNES:
             raise ChannelError(f"it fine-tunes more than {FINETUNES} times")
+        self._steps += steps
+        most = STEPS_PER_EXAMPLE * _counted(examples)
+        if self._steps > most:
+            raise ChannelError(f"it fine-tunes for more than {most:,} steps of its own choice")
         self.rows(len(rows), examples)
         length = sum(len(row.instruction) + len(row.response) for row in rows)
         _check_length(length, ROWS_PER_EXAMPLE * _counted(examples))

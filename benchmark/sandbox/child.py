@@ -221,6 +221,7 @@ class _Defense:
             declared_malicious=args["declared_malicious"],
             broadcast=tensors["broadcast"],
             generator=remote.torch_generator_from(tensors["generator"]),
+            tools=self._server(ask, args["server"]),
         )
         updates = Updates(tensors["matrix"], tuple(args["client_ids"]), tensors["sample_counts"], self._layout)
         result = method.aggregate(updates, context)
@@ -232,22 +233,35 @@ class _Defense:
             outputs["weights"] = result.weights
         return None, outputs
 
+    def _server(self, ask: remote.Ask, known: dict[str, Any] | None) -> Any:
+        """Return the server of a round, whose layout is that of the updates; ``None`` without one."""
+        if known is None:
+            return None
+        assert self._layout is not None
+        layout = {"names": self._layout.names, "shapes": self._layout.shapes}
+        return remote.RemoteServer(ask, {**known, "layout": layout})
+
     def finalize(self, method: Any, ask: remote.Ask, args: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
-        adapter = method.finalize(tensors["adapter"], remote.RemoteServer(ask, args["server"]))
-        _check_shape_of(adapter, "finalize() returned an adapter", tensors["adapter"].shape)
+        server = remote.RemoteServer(ask, args["server"])
+        adapter = method.finalize(tensors["adapter"], server)
+        rank = server.layout.rank_of(len(adapter)) if isinstance(adapter, Tensor) and adapter.dim() == 1 else 0
+        if rank <= server.layout.rank:
+            _check_shape_of(adapter, "finalize() returned an adapter", tensors["adapter"].shape)
         return None, {"adapter": adapter}
 
     def serve(self, method: Any, ask: remote.Ask, args: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
         from defenses.base import Prompt
 
         served = []
-        for instruction in args["prompts"]:
-            prompt = method.serve(Prompt(instruction))
+        for instruction, system in args["prompts"]:
+            prompt = method.serve(Prompt(instruction, system=system))
             if not isinstance(prompt, Prompt) or not isinstance(prompt.instruction, str):
                 raise FedSafetyError(f"serve() returned {prompt!r:.80}; return a Prompt")
             if not isinstance(prompt.answer, str | None):
                 raise FedSafetyError(f"serve() answers {prompt.answer!r:.80}; an answer is text")
-            served.append([prompt.instruction, prompt.answer])
+            if not isinstance(prompt.system, str | None):
+                raise FedSafetyError(f"serve() sets the system turn {prompt.system!r:.80}; a turn is text")
+            served.append([prompt.instruction, prompt.answer, prompt.system])
         return served, {}
 
 

@@ -23,6 +23,8 @@ from defenses.base import Defense, DefenseInfo, Knowledge, Prompt, Server
 
 _WIDEST = 8
 """Bytes of the widest number that a tensor may hold."""
+_RANKS = 8
+"""Largest rank of a final adapter, as a multiple of the given adapter's."""
 
 
 def sandboxed_defense(
@@ -110,10 +112,9 @@ class SandboxedDefense(Sandboxed, Defense):
         Raises:
             SubmissionError: The hook failed for one of them.
         """
-        value, _ = self.ask("serve", {"prompts": [prompt.instruction for prompt in prompts]})
+        value, _ = self.ask("serve", {"prompts": [[prompt.instruction, prompt.system] for prompt in prompts]})
         try:
-            pairs = [(*items(pair, 2), None, None)[:2] for pair in items(value)]
-            served = [Prompt(text(said), None if answer is None else text(answer)) for said, answer in pairs]
+            served = [_prompt(items(parts, 3)) for parts in items(value)]
         except ChannelError as error:
             self.refuse("serve", f"gave no prompts: {error}")
         if len(served) != len(prompts):
@@ -137,6 +138,12 @@ class SandboxedDefense(Sandboxed, Defense):
             SubmissionError: Always.
         """
         self._session.refuse(hook, reason)
+
+
+def _prompt(parts: list[Any]) -> Prompt:
+    """Return the prompt of an instruction, an answer or ``None``, and a system turn or ``None``."""
+    instruction, answer, system = (*parts, None, None, None)[:3]
+    return Prompt(text(instruction), *(None if part is None else text(part) for part in (answer, system)))
 
 
 def _check_shape(self: SandboxedDefense, participants: int, declared_malicious: int) -> None:
@@ -165,13 +172,18 @@ def _aggregate(self: SandboxedDefense, updates: Updates, context: RoundContext) 
         "index": context.index,
         "rounds": context.rounds,
         "declared_malicious": context.declared_malicious,
+        "server": None,
     }
+    if context.tools is not None:
+        self.tools = ServerTools(context.tools, self.budget)
+        args["server"] = {name: value for name, value in self.tools.known.items() if name != "layout"}
     tensors = {
         "matrix": updates.matrix,
         "broadcast": context.broadcast,
         "sample_counts": updates.sample_counts,
         "generator": context.generator.get_state(),
     }
+    # A tool's adapter and anchor have no more bytes than an update of the widest numbers.
     _, answer = self.ask("aggregate", args, tensors, room=_WIDEST * (updates.layout.dimension + len(updates)))
     update, weights = self.only("aggregate", answer, "update", "weights")
     assert update is not None
@@ -181,7 +193,7 @@ def _aggregate(self: SandboxedDefense, updates: Updates, context: RoundContext) 
 def _finalize(self: SandboxedDefense, adapter: Tensor, server: Server) -> Tensor:
     """Ask the submission; see :meth:`defenses.base.Defense.finalize`."""
     self.tools = ServerTools(server, self.budget)
-    room = _WIDEST * adapter.numel()
+    room = _WIDEST * adapter.numel() * _RANKS
     _, answer = self.ask("finalize", {"server": self.tools.known}, {"adapter": adapter}, room)
     (repaired,) = self.only("finalize", answer, "adapter")
     assert repaired is not None

@@ -23,7 +23,7 @@ class RemoteServer:
 
     Args:
         ask: Sends a request to the run.
-        known: Values that came with the hook's call: layout, automation, examples, alignment_rows.
+        known: Values that came with the hook's call: layout, automation, examples, alignment_rows, scaling.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
@@ -32,6 +32,7 @@ class RemoteServer:
         self.automation = automation_from(known["automation"])
         self.examples = int(known["examples"])
         self.alignment_rows = int(known["alignment_rows"])
+        self.scaling = float(known["scaling"])
 
     def start(self) -> Tensor:
         """Return the adapter that the federation starts from (flat, ``[d]``), before any defense replaces it."""
@@ -63,10 +64,46 @@ class RemoteServer:
         answers, _ = self._ask("generate_external", {"prompts": list(prompts), "temperature": float(temperature)}, {})
         return list(answers)
 
-    def finetune(self, adapter: Tensor, examples: Sequence[Example]) -> Tensor:
+    def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
+        """Return the weights ``[out, in]`` of a layer of the start model, or of the model before its alignment."""
+        return self._ask("weights", {"layer": str(layer), "aligned": bool(aligned)}, {})[1]["weights"]
+
+    def feature_norms(self, adapter: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return the L2 norms ``[in]`` of each adapted layer's input features over all tokens of the examples."""
+        _, tensors = self._ask("feature_norms", {"examples": rows_of(examples)}, {"adapter": adapter})
+        widths = [shape[1] for shape in self.layout.shapes[::2]]
+        return dict(zip(self.layout.layers, torch.split(tensors["norms"], widths), strict=True))
+
+    def activations(self, adapter: Tensor, prompts: Sequence[str], layer: str) -> Tensor:
+        """Return the inputs ``[prompts, in]`` of an adapted layer at the last token of each prompt."""
+        args = {"prompts": list(prompts), "layer": str(layer)}
+        return self._ask("activations", args, {"adapter": adapter})[1]["inputs"]
+
+    def first_token_scores(self, adapter: Tensor, prompts: Sequence[str], openings: Sequence[str]) -> Tensor:
+        """Return the log-probabilities ``[prompts, openings]`` with which answers begin as the openings do."""
+        args = {"prompts": list(prompts), "openings": list(openings)}
+        return self._ask("first_token_scores", args, {"adapter": adapter})[1]["scores"]
+
+    def finetune(
+        self,
+        adapter: Tensor,
+        examples: Sequence[Example],
+        *,
+        objective: Any = None,
+        steps: int | None = None,
+        rate: float = 1.0,
+        template: str = "",
+    ) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings."""
-        _, tensors = self._ask("finetune", {"examples": rows_of(examples)}, {"adapter": adapter})
-        return tensors["adapter"]
+        described, tensors = _described(objective)
+        args = {
+            "examples": rows_of(examples),
+            "objective": described,
+            "steps": None if steps is None else int(steps),
+            "rate": float(rate),
+            "template": str(template),
+        }
+        return self._ask("finetune", args, {"adapter": adapter, **tensors})[1]["adapter"]
 
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
@@ -77,9 +114,11 @@ class RemoteServer:
         _, tensors = self._ask("align", {"examples": rows_of(examples)}, {"adapter": adapter})
         return tensors["adapter"]
 
-    def gradient(self, adapter: Tensor, examples: Sequence[Example]) -> tuple[Tensor, float]:
-        """Return the gradient ``[d]`` of the mean token loss of ``examples`` at ``adapter``, and the loss in nats."""
-        loss, tensors = self._ask("gradient", {"examples": rows_of(examples)}, {"adapter": adapter})
+    def gradient(self, adapter: Tensor, examples: Sequence[Example], *, objective: Any = None) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of an objective on ``examples`` at ``adapter``, and the cross-entropy in nats."""
+        described, tensors = _described(objective)
+        args = {"examples": rows_of(examples), "objective": described}
+        loss, tensors = self._ask("gradient", args, {"adapter": adapter, **tensors})
         return tensors["gradient"], float(loss)
 
     def shuffle(self, examples: Sequence[Example]) -> list[Example]:
@@ -89,6 +128,19 @@ class RemoteServer:
     def _examples(self, tool: str, **args: Any) -> list[Example]:
         rows, _ = self._ask(tool, args, {})
         return examples_from(rows)
+
+
+def _described(objective: Any) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """Return a :class:`defenses.base.Objective` as a message describes it, and its anchor if it has one."""
+    if objective is None:
+        return None, {}
+    described = {
+        "ascend": bool(objective.ascend),
+        "proximal": float(objective.proximal),
+        "perturbation": float(objective.perturbation),
+        "token_weights": [float(weight) for weight in objective.token_weights],
+    }
+    return described, {} if objective.anchor is None else {"anchor": objective.anchor}
 
 
 class RemoteResources:

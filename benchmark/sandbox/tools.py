@@ -14,12 +14,13 @@ from torch import Tensor
 
 from attacks.base import AttackerResources
 from benchmark.errors import FedSafetyError
+from benchmark.models.sizes import LARGEST_RANK
 from benchmark.sandbox.budget import ATTACK_EXAMPLES, Budget
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.remote import rng_from, rng_state, rows_of
-from benchmark.sandbox.untrusted import count, examples, number, random_state, record, texts
+from benchmark.sandbox.untrusted import count, examples, items, number, random_state, record, text, texts
 from benchmark.updates import AdapterLayout
-from defenses.base import Server
+from defenses.base import Objective, Server
 from tasks.base import Automation, Example
 
 Answer = tuple[Any, dict[str, Tensor]]
@@ -46,6 +47,10 @@ class ServerTools:
             "alignment_examples": self._alignment_examples,
             "align": self._align,
             "gradient": self._gradient,
+            "weights": self._weights,
+            "feature_norms": self._feature_norms,
+            "activations": self._activations,
+            "first_token_scores": self._first_token_scores,
             "shuffle": self._shuffle,
         }
 
@@ -58,6 +63,7 @@ class ServerTools:
             "automation": automation_of(server.automation),
             "examples": server.examples,
             "alignment_rows": server.alignment_rows,
+            "scaling": server.scaling,
         }
 
     def answer(self, tool: str, args: object, tensors: dict[str, Tensor]) -> Answer:
@@ -92,9 +98,19 @@ class ServerTools:
         return self._server.generate_external(prompts, temperature=temperature), {}
 
     def _finetune(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
-        rows = examples(record(args, "examples")["examples"])
-        self._budget.training(rows, self._server.examples)
-        return None, {"adapter": self._server.finetune(self._adapter(tensors), rows)}
+        found = record(args, "examples", "objective", "steps", "rate", "template")
+        rows = examples(found["examples"])
+        steps = None if found["steps"] is None else count(found["steps"])
+        self._budget.training(rows, self._server.examples, steps or 0)
+        tuned = self._server.finetune(
+            self._adapter(tensors),
+            rows,
+            objective=self._objective(found["objective"], tensors),
+            steps=steps,
+            rate=number(found["rate"]),
+            template=text(found["template"]),
+        )
+        return None, {"adapter": tuned}
 
     def _alignment_examples(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         del args, tensors
@@ -107,10 +123,49 @@ class ServerTools:
         return None, {"adapter": self._server.align(self._adapter(tensors), rows)}
 
     def _gradient(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        found = record(args, "examples", "objective")
+        rows = examples(found["examples"])
+        self._budget.gradient(rows, self._alignment_size)
+        objective = self._objective(found["objective"], tensors)
+        gradient, loss = self._server.gradient(self._adapter(tensors), rows, objective=objective)
+        return loss, {"gradient": gradient}
+
+    def _weights(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        del tensors
+        found = record(args, "layer", "aligned")
+        self._budget.reading()
+        return None, {"weights": self._server.weights(text(found["layer"]), aligned=bool(found["aligned"]))}
+
+    def _feature_norms(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         rows = examples(record(args, "examples")["examples"])
         self._budget.gradient(rows, self._alignment_size)
-        gradient, loss = self._server.gradient(self._adapter(tensors), rows)
-        return loss, {"gradient": gradient}
+        norms = self._server.feature_norms(self._adapter(tensors), rows)
+        return None, {"norms": torch.cat([norms[layer] for layer in self._server.layout.layers])}
+
+    def _activations(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        found = record(args, "prompts", "layer")
+        prompts = texts(found["prompts"])
+        self._budget.answers(prompts, self._server.examples)
+        return None, {"inputs": self._server.activations(self._adapter(tensors), prompts, text(found["layer"]))}
+
+    def _first_token_scores(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        found = record(args, "prompts", "openings")
+        prompts, openings = texts(found["prompts"]), [text(each, 200) for each in items(found["openings"], 100)]
+        self._budget.answers(prompts, self._server.examples)
+        return None, {"scores": self._server.first_token_scores(self._adapter(tensors), prompts, openings)}
+
+    def _objective(self, value: Any, tensors: dict[str, Tensor]) -> Objective | None:
+        """Return the objective that a request describes; its anchor is among the tensors."""
+        if value is None:
+            return None
+        found = record(value, "ascend", "proximal", "perturbation", "token_weights")
+        return Objective(
+            ascend=bool(found["ascend"]),
+            proximal=number(found["proximal"]),
+            anchor=self._vector(tensors["anchor"]) if "anchor" in tensors else None,
+            perturbation=number(found["perturbation"]),
+            token_weights=tuple(number(weight) for weight in items(found["token_weights"], 1000)),
+        )
 
     @property
     def _alignment_size(self) -> int:
@@ -130,13 +185,18 @@ class ServerTools:
         return prompts, temperature
 
     def _adapter(self, tensors: dict[str, Tensor]) -> Tensor:
-        if tensors.keys() != {"adapter"}:
+        if "adapter" not in tensors or not tensors.keys() <= {"adapter", "anchor"}:
             raise ChannelError("it sent something else than an adapter")
-        adapter, wanted = tensors["adapter"], (self._server.layout.dimension,)
-        if adapter.shape != wanted or adapter.dtype != torch.float32:
+        return self._vector(tensors["adapter"])
+
+    def _vector(self, adapter: Tensor) -> Tensor:
+        """Return a tensor if it is an adapter of the layout's layers, of its rank or of another that is served."""
+        layout = self._server.layout
+        flat = adapter.dim() == 1 and 1 <= layout.rank_of(len(adapter)) <= LARGEST_RANK
+        if not flat or adapter.dtype != torch.float32:
             raise FedSafetyError(
                 f"a tool was given an adapter of shape {tuple(adapter.shape)} and type {adapter.dtype}; an adapter is "
-                f"a {torch.float32} vector of shape {wanted}"
+                f"a {torch.float32} vector of shape {(layout.dimension,)}, or of the layout's layers with another rank"
             )
         return adapter
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError
-from benchmark.updates import Aggregate, Updates
+from benchmark.models.sizes import LARGEST_RANK
+from benchmark.updates import AdapterLayout, Aggregate, Updates
 
 _WEIGHT_ROUNDING = 1e-4
 """How far the sum of a round's weights may be from 1; float32 weights of many clients come that close."""
@@ -98,6 +99,30 @@ def checked_aggregate(aggregate: Aggregate, received: Updates) -> Aggregate:
         if weights.any() and abs(total - 1.0) > _WEIGHT_ROUNDING:
             raise FedSafetyError(f"aggregate() returned weights that sum to {total:g}; divide them by their sum")
     return Aggregate(update, weights)
+
+
+def check_final(adapter: Tensor, layout: AdapterLayout, owner: str) -> None:
+    """Check the adapter that a defense's finalize hook returned.
+
+    Args:
+        adapter: Result of the hook.
+        layout: Layout of the trained adapter. The result may have a higher rank.
+        owner: Name of the defense, for errors.
+
+    Raises:
+        FedSafetyError: The result is no finite float32 vector of a rank from that of the layout to the largest rank
+            that engines serve.
+    """
+    rule = (
+        f"return a finite {torch.float32} vector of {layout.dimension} values, or of the layout's layers with a higher "
+        f"rank (layout.of_rank), at most {LARGEST_RANK}"
+    )
+    if not isinstance(adapter, Tensor):
+        raise FedSafetyError(f"finalize() of {owner!r} returned {type(adapter).__name__} as the adapter; {rule}")
+    if adapter.dim() != 1 or not layout.rank <= layout.rank_of(len(adapter)) <= LARGEST_RANK:
+        raise FedSafetyError(f"finalize() of {owner!r} returned an adapter of shape {tuple(adapter.shape)}; {rule}")
+    if not torch.isfinite(adapter).all():
+        raise FedSafetyError(f"finalize() of {owner!r} returned an adapter with values that are not finite; {rule}")
 
 
 def rows_of(updates: Updates, indices: list[int]) -> Updates:

@@ -131,6 +131,7 @@ def run_federation(
     began = time.perf_counter()
     adapter = checked_start(defense.prepare(server), start, setting.owner)
     prepare_seconds = time.perf_counter() - began
+    layout = trainer.layout.of_rank(trainer.layout.rank_of(len(adapter)))
     for index, participants in enumerate(setting.federation.participants if defense.uses_updates else ()):
         rate = learning_rate(training, index)
         local = trainer.train(
@@ -143,7 +144,7 @@ def run_federation(
         )
         counts = torch.tensor([float(len(setting.rows[client])) for client in participants], dtype=torch.float64)
         # Rules and rows live in main memory, wherever the clients were trained.
-        sent = Updates(local.adapters.to(adapter.device) - adapter, participants, counts, trainer.layout)
+        sent = Updates(local.adapters.to(adapter.device) - adapter, participants, counts, layout)
         sent = _crafted(sent, malicious, attack, index)
         received, rejected = admitted(sent, malicious)
         context = RoundContext(
@@ -154,6 +155,7 @@ def run_federation(
             broadcast=adapter.clone(),
             generator=torch_stream(seed, *phase, "defense", setting.owner, "round", index),
             malicious_ids=malicious if setting.reveals_malicious else None,
+            tools=server,
         )
         norms = tuple(sent.matrix.double().norm(dim=1).tolist())
         began = time.perf_counter()

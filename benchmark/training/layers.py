@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +24,17 @@ class Pass:
         dropout: Dropout on the adapters' inputs, or ``None``.
         positions: ``None`` where every position is needed, or the flat positions ``[n]`` with loss, grouped by client,
             with each client's count.
+        observe: Receives each layer's number and input while it is set, or ``None``.
     """
 
     clients: Tensor | None = None
     dropout: RowDropout | None = None
     positions: tuple[Tensor, tuple[int, ...]] | None = None
+    observe: Callable[[int, Tensor], None] | None = None
 
     def clear(self) -> None:
         """Forget the rows."""
-        self.clients = self.dropout = self.positions = None
+        self.clients = self.dropout = self.positions = self.observe = None
 
 
 class StackedLinear(nn.Module):
@@ -64,6 +67,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, ``[C · b, ..., out]``."""
+        if self.current.observe is not None:
+            self.current.observe(self.number, x)
         if self.factor_a is None or self.factor_b is None:
             return self._plain(x)
         if self.lean and self.current.dropout is None and self.weight is not None:
@@ -89,7 +94,8 @@ class StackedLinear(nn.Module):
 
     def of_gated(self, gate: Tensor, up: Tensor) -> Tensor:
         """Return the layer's output for the input SiLU(gate) · up."""
-        if self.lean and self.factor_a is not None and self.current.dropout is None and self.weight is not None:
+        lean = self.lean and self.factor_a is not None and self.current.dropout is None and self.weight is not None
+        if lean and self.current.observe is None:
             return self._lean(gate, up)
         product: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
         y: Tensor = self(product)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.suite import PosthocSettings
 from benchmark.training.served import ServedModel
+from benchmark.training.states import feature_norms, first_token_scores, last_inputs, layer_number
 from benchmark.training.tuning import align, batches_of, cosine
+from benchmark.training.weights import WeightsBefore
 from benchmark.updates import AdapterLayout
+from defenses.base import Objective
 from tasks.base import Automation, DataKind, Example, TaskWorld
 
 
@@ -36,6 +40,7 @@ class MeteredServer:
         max_length: Largest number of tokens of a training row; longer rows are cut.
         start: Returns the adapter that the federation starts from; by default one without effect.
         alignment: Settings by which the start model is aligned; ``None`` if the suite does not align it.
+        weights: Weights of the start model and of the unaligned model; ``None`` if no method reads them.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class MeteredServer:
         max_length: int | None = None,
         start: Callable[[], Tensor] | None = None,
         alignment: AlignmentSettings | None = None,
+        weights: WeightsBefore | None = None,
     ) -> None:
         self.usage = Usage()
         self.examples = settings.examples
@@ -60,13 +66,72 @@ class MeteredServer:
         self._max_new_tokens, self._max_length = max_new_tokens, max_length
         self.opening_seconds = 0.0
         """Seconds that opening the external model took; they do not count as time of the method."""
-        self._calls = self._alignments = self._gradients = 0
+        self._weights = weights
+        self._calls = self._alignments = self._gradients = self._finetunes = 0
         self._owned: set[Example] = set()
 
     @property
     def layout(self) -> AdapterLayout:
         """Layout of flat adapters."""
         return self._model.stacked.layout
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's factor s: an adapter adds s · B A to a layer's weights."""
+        return self._model.stacked.settings.scaling
+
+    def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
+        """Return the weights ``[out, in]`` (float32) of an adapted layer before the federation.
+
+        Args:
+            layer: Name in ``layout.layers``.
+            aligned: The start model's weights, or those of the model from which it was aligned.
+
+        Raises:
+            FedSafetyError: The layer carries no adapter, or the suite has no unaligned model.
+        """
+        layer_number(self._model, layer)
+        if self._weights is None or not (aligned or self._weights.differ):
+            raise FedSafetyError(
+                f"{self._owner!r} asks for the weights before alignment, and the suite has no unaligned model beside "
+                f"the start model; give the suite an alignment or a model of role 'unaligned'"
+            )
+        return self._weights.of(layer, aligned=aligned)
+
+    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
+        """Return the L2 norms of each adapted layer's input features over all tokens of the examples.
+
+        Returns:
+            Name of the layer → float32 tensor ``[in]``.
+
+        Raises:
+            FedSafetyError: ``examples`` is empty.
+        """
+        self._check_examples("feature_norms", examples)
+        self._count_generated(examples)
+        longest = self._alignment.max_length if self._alignment else self._max_length
+        return feature_norms(self._model, adapter, [self._model.chat.row(each, longest) for each in examples])
+
+    def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:
+        """Return the inputs ``[prompts, in]`` (float32) of an adapted layer at the last token of each prompt.
+
+        Raises:
+            FedSafetyError: ``prompts`` is empty, or the layer carries no adapter.
+        """
+        return last_inputs(self._model, adapter, self._prompt_ids("activations", prompts), layer)
+
+    def first_token_scores(self, adapter: Tensor, prompts: list[str], openings: list[str]) -> Tensor:
+        """Return the log-probabilities ``[prompts, openings]`` with which answers begin as the openings do.
+
+        Only the first token of an opening counts.
+
+        Raises:
+            FedSafetyError: ``prompts`` or ``openings`` is empty.
+        """
+        if not openings:
+            raise FedSafetyError(f"{self._owner!r} called first_token_scores() with no opening; give at least one")
+        tokens = [self._model.chat.token_id(opening) for opening in openings]
+        return first_token_scores(self._model, adapter, self._prompt_ids("first_token_scores", prompts), tokens)
 
     @property
     def automation(self) -> Automation:
@@ -112,7 +177,16 @@ class MeteredServer:
         self.opening_seconds += time.perf_counter() - began
         return self._sample(external, prompts, temperature)
 
-    def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+    def finetune(
+        self,
+        adapter: Tensor,
+        examples: list[Example],
+        *,
+        objective: Objective | None = None,
+        steps: int | None = None,
+        rate: float = 1.0,
+        template: str = "",
+    ) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings.
 
         Rows are drawn in passes without replacement from the defense's own stream. The rate falls along a cosine from
@@ -120,16 +194,40 @@ class MeteredServer:
         ``restart_every``, the optimiser starts anew after so many steps and the rate is constant in between. The
         cosine then goes from stretch to stretch, and the last stretch has the floor.
 
+        Args:
+            adapter: Flat adapter before the first step.
+            examples: Training rows, at least one.
+            objective: The loss; by default the mean cross-entropy.
+            steps: Number of steps in place of the suite's, which then are one stretch.
+            rate: Factor on the suite's learning rates.
+            template: Text around each instruction, which stands where ``{instruction}`` is; none by default.
+
         Raises:
-            FedSafetyError: ``examples`` is empty.
+            FedSafetyError: ``examples`` is empty, ``steps`` or ``rate`` is not positive, or ``template`` has not one
+                place for the instruction.
         """
         self._check_examples("finetune", examples)
-        settings = self._settings
+        if steps is not None:
+            if steps < 1:
+                raise FedSafetyError(f"{self._owner!r} fine-tunes for {steps} steps; take at least one")
+            restart = self._settings.restart_every if steps == self._settings.steps else None
+            settings = self._settings.model_copy(update={"steps": steps, "restart_every": restart})
+        else:
+            settings = self._settings
+        if not 0.0 < rate < math.inf:
+            raise FedSafetyError(f"{self._owner!r} fine-tunes with {rate} times the rate; take a positive factor")
+        if rate != 1.0:
+            rates = {name: getattr(settings, name) * rate for name in ("learning_rate", "learning_rate_floor")}
+            settings = settings.model_copy(update=rates)
         self._count_generated(examples)
         self.usage.finetune_steps += settings.steps
-        rows = [self._model.chat.row(example, self._max_length) for example in examples]
-        rng = stream(self._seed, "defense", self._owner, "finetune")
-        return self._finetuned(adapter, batches_of(rows, settings.steps, settings.batch_size, rng))
+        self._finetunes += 1
+        again = () if self._finetunes == 1 else (self._finetunes,)
+        filled = [_filled(example, template, self._owner) for example in examples] if template else examples
+        rows = [self._model.chat.row(example, self._max_length) for example in filled]
+        rng = stream(self._seed, "defense", self._owner, "finetune", *again)
+        batches = batches_of(rows, settings.steps, settings.batch_size, rng)
+        return self._finetuned(adapter, batches, settings, objective, again)
 
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
@@ -165,10 +263,12 @@ class MeteredServer:
             integer(self._seed, *names, "dropout"),
         )
 
-    def gradient(self, adapter: Tensor, examples: list[Example]) -> tuple[Tensor, float]:
-        """Return the gradient ``[d]`` of the mean token loss of ``examples`` at ``adapter``, and the loss in nats.
+    def gradient(
+        self, adapter: Tensor, examples: list[Example], *, objective: Objective | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the gradient ``[d]`` of an objective on ``examples`` at ``adapter``, and the cross-entropy in nats.
 
-        One call counts as one fine-tuning step.
+        The default objective is the mean token loss. One call counts as one fine-tuning step.
 
         Raises:
             FedSafetyError: ``examples`` is empty, or the gradient or the loss is not finite.
@@ -180,16 +280,32 @@ class MeteredServer:
         longest = self._alignment.max_length if self._alignment else self._max_length
         rows = [self._model.chat.row(example, longest) for example in examples]
         seed = integer(self._seed, "defense", self._owner, "gradient", self._gradients)
-        gradient, loss = self._model.stacked.gradient(adapter, rows, dropout_seed=seed)
+        gradient, loss = self._model.stacked.gradient(adapter, rows, dropout_seed=seed, objective=objective)
         if not (math.isfinite(loss) and bool(torch.isfinite(gradient).all())):
             raise FedSafetyError(
                 f"the gradient for {self._owner!r} is not finite at a loss of {loss}; take smaller steps to the adapter"
             )
         return gradient, loss
 
-    def _finetuned(self, adapter: Tensor, batches: list[list[TokenRow]]) -> Tensor:
-        """Return ``adapter`` trained on ``batches``, with an optimiser and rates for each stretch."""
-        settings = self._settings
+    def _finetuned(
+        self,
+        adapter: Tensor,
+        batches: list[list[TokenRow]],
+        settings: PosthocSettings,
+        objective: Objective | None,
+        again: tuple[int, ...],
+    ) -> Tensor:
+        """Return ``adapter`` trained on ``batches``, with an optimiser and rates for each stretch.
+
+        Args:
+            adapter: Flat adapter before the first step.
+            batches: Rows of each step.
+            settings: Steps and rates.
+            objective: The loss; ``None`` for the mean cross-entropy.
+            again: Number of the fine-tuning, part of the names of its random streams; empty for the first.
+        """
+        if objective is not None and objective.proximal and objective.anchor is None:
+            objective = replace(objective, anchor=adapter)  # else each stretch would have an anchor of its own
         stretch = settings.restart_every or settings.steps
         for first in range(0, settings.steps, stretch):
             if settings.restart_every is None:
@@ -202,7 +318,8 @@ class MeteredServer:
                 [batches[first : first + stretch]],
                 learning_rate=rates,
                 clip_norm=settings.clip_norm,
-                dropout_seed=integer(self._seed, "defense", self._owner, "dropout", first),
+                dropout_seed=integer(self._seed, "defense", self._owner, "dropout", first, *again),
+                objective=objective,
             )
             adapter = trained.adapters[0].to(adapter.device)
         return adapter
@@ -211,6 +328,11 @@ class MeteredServer:
         """Return the rows in an order drawn from the defense's own stream."""
         order = stream(self._seed, "defense", self._owner, "shuffle").permutation(len(examples))
         return [examples[i] for i in order]
+
+    def _prompt_ids(self, tool: str, prompts: list[str]) -> list[tuple[int, ...]]:
+        if not prompts:
+            raise FedSafetyError(f"{self._owner!r} called {tool}() with no prompt; give it at least one")
+        return [self._model.chat.prompt_ids(prompt, name=f"prompt {i}") for i, prompt in enumerate(prompts)]
 
     def _check_examples(self, tool: str, examples: list[Example]) -> None:
         if not examples:
@@ -242,3 +364,17 @@ class MeteredServer:
         )
         self.usage.generated_tokens += tokens
         return answers
+
+
+_SLOT = "{instruction}"
+
+
+def _filled(example: Example, template: str, owner: str) -> Example:
+    """Return the example with its instruction in the template."""
+    places = template.count(_SLOT)
+    if places != 1:
+        raise FedSafetyError(
+            f"{owner!r} fine-tunes with the template {template!r:.80}, which has {places} places for the instruction; "
+            f"write {_SLOT} once"
+        )
+    return replace(example, instruction=template.replace(_SLOT, example.instruction))

@@ -8,7 +8,7 @@ Tests compare it with the reference :mod:`benchmark.training.sequential`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,9 @@ from benchmark.training.layers import AtPositions, Pass, StackedLinear
 from benchmark.training.lean import is_lean, make_lean
 from benchmark.training.memory import StepMemory
 from benchmark.training.microbatches import MicroBatch, divide
+from benchmark.training.objective import Terms
 from benchmark.updates import AdapterLayout
+from defenses.base import Objective
 
 _LOSS_SCALE = {torch.float16: 1024.0}
 """Factor on the loss in half precision: without it, small gradients fall below the smallest numbers of the format."""
@@ -123,11 +125,12 @@ class StackedModel:
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
         dropout_seed: int | Sequence[int] | None = None,
+        objective: Objective | None = None,
     ) -> LocalTraining:
         """Return every client's adapter after local training from the same start, with fresh AdamW state.
 
         Args:
-            start: Flat adapter ``[d]`` that all clients start from.
+            start: Flat adapter ``[d]`` that all clients start from; its rank may differ from that of the layout.
             batches: ``batches[client][step]`` is the list of rows of that step; all clients take the same number of
                 steps with the same number of rows.
             learning_rate: One rate, or one per step.
@@ -135,6 +138,7 @@ class StackedModel:
             clip_norm: Largest L2 norm of a client's own gradient, or ``None``.
             dropout_seed: Seeds of the adapters' dropout, one for each client, or a single seed from which each client's
                 seed is derived by place.
+            objective: The loss of all clients; ``None`` for the mean cross-entropy.
 
         Raises:
             UsageError: The settings have dropout, but ``dropout_seed`` is ``None``.
@@ -148,11 +152,13 @@ class StackedModel:
         optimizer = torch.optim.AdamW([flat], lr=rates[0], weight_decay=weight_decay, fused=True)
         flat.grad = gradient
         total = torch.zeros(clients, dtype=torch.float64)
-        self._memory.look(clients * self.layout.dimension)
+        self._memory.look(flat.numel())
+        terms = Terms.of(objective, start)
         try:
             with recomputing(self.model):
                 for step in range(steps):
-                    losses = self._backward([rows[step] for rows in batches], step, seeds, gradient)
+                    losses = self._backward([rows[step] for rows in batches], step, seeds, gradient, terms)
+                    terms.add_to(gradient, flat.detach(), clients)
                     if clip_norm is not None:
                         self._clip(clip_norm)
                     optimizer.param_groups[0]["lr"] = rates[step]
@@ -163,25 +169,33 @@ class StackedModel:
             self.clear()
 
     def gradient(
-        self, adapter: Tensor, rows: Sequence[TokenRow], *, dropout_seed: int | None = None
+        self,
+        adapter: Tensor,
+        rows: Sequence[TokenRow],
+        *,
+        dropout_seed: int | None = None,
+        objective: Objective | None = None,
     ) -> tuple[Tensor, float]:
-        """Return the gradient ``[d]`` of the mean token loss of ``rows`` at a flat adapter ``[d]``, and the loss.
+        """Return the gradient ``[d]`` of an objective on ``rows`` at a flat adapter ``[d]``, and the cross-entropy.
 
         Args:
             adapter: Flat adapter.
             rows: At least one row.
             dropout_seed: Seed of the adapters' dropout, if the settings have dropout.
+            objective: The loss; ``None`` for the mean cross-entropy.
 
         Raises:
             UsageError: The settings have dropout, but ``dropout_seed`` is ``None``.
             FedSafetyError: A single row does not fit into memory.
         """
         seeds = client_seeds(dropout_seed, 1, self.settings.dropout)
-        _, gradient = self._load(adapter.to(self.device)[None], trainable=True)
-        self._memory.look(self.layout.dimension)
+        flat, gradient = self._load(adapter.to(self.device)[None], trainable=True)
+        self._memory.look(flat.numel())
+        terms = Terms.of(objective, adapter)
         try:
             with recomputing(self.model):
-                losses = self._backward([rows], 0, seeds, gradient)
+                losses = self._backward([rows], 0, seeds, gradient, terms)
+            terms.add_to(gradient, flat.detach(), 1)
             # With one client the storage of the factors is in the order of a flat adapter.
             return gradient.to(adapter.device), float(losses[0])
         finally:
@@ -199,6 +213,30 @@ class StackedModel:
         self._current.clear()
         for layer in self._layers:
             layer.factor_a = layer.factor_b = None
+
+    def observe(self, ids: Tensor, observer: Callable[[int, Tensor], None]) -> None:
+        """Run the decoder on ``ids`` ``[rows, width]`` and hand over each adapted layer's number and input.
+
+        Uses the adapter set by :meth:`attach`, if any.
+        """
+        self._current.observe = observer
+        try:
+            self._decoder(input_ids=ids, use_cache=False)
+        finally:
+            self._current.observe = None
+
+    @torch.no_grad()
+    def logits_at(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Return the logits ``[n, vocabulary]`` at ``n`` flat places of ``ids`` ``[rows, width]``.
+
+        Uses the adapter set by :meth:`attach`, if any. Rows are padded on the right.
+        """
+        if self._head is None:
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+            return logits.flatten(0, 1)[places]
+        hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        states: Tensor = self._head(hidden.flatten(0, 1)[places])
+        return states
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -220,11 +258,12 @@ class StackedModel:
         lines and one optimizer call covers all factors.
         """
         clients = adapters.shape[0]
-        storage = torch.cat([part.reshape(-1) for part in torch.split(adapters, list(self.layout.sizes), dim=1)])
+        layout = self.layout.of_rank(self.layout.rank_of(adapters.shape[1]))
+        storage = torch.cat([part.reshape(-1) for part in torch.split(adapters, list(layout.sizes), dim=1)])
         gradient = torch.zeros_like(storage) if trainable else storage
         offset = 0
         factors: list[Tensor] = []
-        for shape, size in zip(self.layout.shapes, self.layout.sizes, strict=True):
+        for shape, size in zip(layout.shapes, layout.sizes, strict=True):
             span = slice(offset, offset + clients * size)
             factor = storage[span].view(clients, *shape)
             if trainable:
@@ -242,9 +281,16 @@ class StackedModel:
         return torch.cat([factor.flatten(1) for factor in factors], dim=1)
 
     def _backward(
-        self, batches: Sequence[Sequence[TokenRow]], step: int, seeds: Sequence[int], gradient: Tensor
+        self,
+        batches: Sequence[Sequence[TokenRow]],
+        step: int,
+        seeds: Sequence[int],
+        gradient: Tensor,
+        terms: Terms,
     ) -> Tensor:
         """Fill ``gradient`` with the gradient of each client's mean token loss; return these losses, ``[clients]``.
+
+        The terms of the objective that concern tokens and states take part; the others do not.
 
         Raises:
             FedSafetyError: A single row does not fit into memory.
@@ -258,7 +304,8 @@ class StackedModel:
             for part in divide(lengths, self._memory.need, self._memory.limit):
                 rows = [[batches[c][i] for i in places] for c, places in zip(part.clients, part.rows, strict=True)]
                 self._prepare(part, rows, len(batches), step, seeds)
-                full = self._pass(part, rows, [_count(batches[c]) for c in part.clients], total, scale)
+                normalisers = [terms.total_weight(batches[c]) for c in part.clients]
+                full = self._pass(part, rows, normalisers, total, scale, terms)
                 if full is not None:
                     break
             else:
@@ -270,14 +317,21 @@ class StackedModel:
         return total
 
     def _pass(
-        self, part: MicroBatch, rows: list[list[TokenRow]], normalisers: Sequence[int], total: Tensor, scale: float
+        self,
+        part: MicroBatch,
+        rows: list[list[TokenRow]],
+        normalisers: Sequence[int | float],
+        total: Tensor,
+        scale: float,
+        terms: Terms,
     ) -> _Full | None:
         """Add a pass's gradient to the factors' and its losses to ``total``; return its size if memory ran out.
 
         All tensors of a pass are local to this method, so that a failed pass leaves none behind.
         """
         try:
-            losses = self._losses(rows, normalisers)
+            with terms.perturbed(self._blocks, lambda: self._losses(rows, normalisers, terms)):
+                losses = self._losses(rows, normalisers, terms)
             if losses is not None:
                 loss = losses.sum() if scale == 1.0 else losses.sum() * scale
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -306,8 +360,10 @@ class StackedModel:
                 ],
             )
 
-    def _losses(self, batches: Sequence[Sequence[TokenRow]], normalisers: Sequence[int]) -> Tensor | None:
-        """Return each client's summed token losses, divided by its number in ``normalisers``, ``[clients]``.
+    def _losses(
+        self, batches: Sequence[Sequence[TokenRow]], normalisers: Sequence[int | float], terms: Terms
+    ) -> Tensor | None:
+        """Return each client's weighted sum of token losses, divided by its number in ``normalisers``, ``[clients]``.
 
         Return ``None`` if no token has loss.
         """
@@ -319,9 +375,9 @@ class StackedModel:
         ids = torch.tensor([[*row.ids, *[self.pad_id] * (width - len(row.ids))] for row in rows], device=self.device)
         targets = torch.tensor([row.ids[k] for row in rows for k in row.predicted], device=self.device)
         counts = [_count(batch) for batch in batches]
-        losses = self._token_losses(ids, torch.tensor(where, device=self.device), targets, counts)
+        losses = terms.weighted(self._token_losses(ids, torch.tensor(where, device=self.device), targets, counts), rows)
         owner = torch.repeat_interleave(torch.tensor(counts, device=self.device))
-        count = torch.tensor(normalisers, device=self.device).clamp(min=1)
+        count = torch.tensor(normalisers, device=self.device)
         return losses.new_zeros(len(counts)).index_add(0, owner, losses) / count
 
     def _token_losses(self, ids: Tensor, where: Tensor, targets: Tensor, counts: Sequence[int]) -> Tensor:
@@ -340,6 +396,20 @@ class StackedModel:
         if self.lean and type(self._head) is nn.Linear:
             return token_losses_in_place(self._head, states, targets)
         return token_losses(self._head, states, targets)
+
+    def _blocks(self) -> list[nn.Module]:
+        """The decoder's layers, whose outputs an objective may perturb.
+
+        Raises:
+            FedSafetyError: The architecture does not list them.
+        """
+        layers = getattr(self._decoder, "layers", None)
+        if not isinstance(layers, nn.ModuleList):
+            raise FedSafetyError(
+                f"{type(self.model).__name__} has no list of decoder layers, so an objective cannot perturb their "
+                f"outputs; take an objective without perturbation"
+            )
+        return list(layers)
 
     def _plain_head(self) -> nn.Module | None:
         """Return the output head if it alone maps the decoder's last state to logits, else ``None``.

@@ -43,6 +43,9 @@ from tasks.hub.probes import PromptFinder, make_probes
 from tasks.hub.settings import DataChoice, DatasetSource, HubData
 from tasks.model_source import ModelSource
 
+UNALIGNED_MODEL: Final = "unaligned"
+"""Role of the model from which the start model was aligned, for defenses that compare the two."""
+
 REVISION: Final = "4"
 """Version of reading, filters, order, overlaps, dealing, and of the way in which chat formats write texts that spell
 control tokens. A change that can alter rows of a source increases it."""
@@ -249,6 +252,10 @@ class HubWorld(TaskWorld):
     def roles(self) -> tuple[str, ...]:
         """Roles for which the suite names models."""
         return tuple(self._models)
+
+    def unaligned_role(self, start: str) -> str:
+        """Return ``unaligned`` where the suite names a model of this role, unless it is the start itself."""
+        return UNALIGNED_MODEL if UNALIGNED_MODEL in self._models and start != UNALIGNED_MODEL else ""
 
     @property
     def sources(self) -> Mapping[str, ModelSource]:

@@ -147,3 +147,25 @@ def test_a_letter_that_the_tokenizer_normalises_to_a_control_token_is_refused(
     for limit in (None, 60):
         with pytest.raises(UsageError, match="reads a control token in the text '\uff1c/s\uff1e'"):
             chat.row(example("w1", "\uff1c/s\uff1e"), limit)
+
+
+SYSTEM_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}w9 {{ m.content }} w9 {% else %}{{ m.content }} {% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}w8 {% endif %}"
+)
+
+
+def test_a_system_turn_stands_before_the_instruction(checkpoints: Path) -> None:
+    chat = ChatFormat(checkpoints / "chat", template=SYSTEM_TEMPLATE)
+    with_turn = chat.prompt_ids("w1 w2", system="w5 w6")
+    assert with_turn == chat.encode("w9 w5 w6 w9 w1 w2 w8")
+    assert chat.prompt_ids("w1 w2") == chat.encode("w1 w2 w8") != with_turn
+    row = chat.row(example("w1 w2", "w3"), system="w5 w6")
+    assert row.ids[: row.response_start] == with_turn
+    assert chat.row(example("w1 w2", "w3"), 6, system="w5 w6") == cut(row, 6)
+
+
+def test_a_template_that_leaves_out_system_turns_is_refused(checkpoints: Path) -> None:
+    template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }} {% endif %}{% endfor %}w8"
+    with pytest.raises(UsageError, match="leaves out the system turn 'w5'"):
+        ChatFormat(checkpoints / "chat", template=template).prompt_ids("w1", system="w5")

@@ -33,6 +33,7 @@ from benchmark.training.clients import Attacker
 from benchmark.training.door import checked_aggregate
 from benchmark.training.served import ServedModel
 from benchmark.training.server import MeteredServer
+from benchmark.training.weights import CheckpointWeights, WeightsBefore
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, DefenseInfo, Prompt, Stage
 from tasks.base import DataKind, Example, TaskWorld
@@ -51,7 +52,7 @@ from benchmark.updates import Aggregate, Updates
 @register(title="T", description="A method of a test, in words enough.", {metadata})
 """
 DEFENSE_HEAD = HEAD.format(
-    base="from defenses.base import Defense, Knowledge, Prompt, Stage, register",
+    base="from defenses.base import Defense, Knowledge, Objective, Prompt, Stage, register",
     metadata="stages=(Stage.AGGREGATE,), knowledge=Knowledge.NONE",
 )
 ATTACK = HEAD.format(
@@ -460,6 +461,46 @@ def test_a_start_that_is_not_usable_ends_the_process(
     instance = defense(f"class Odd(Defense):\n    def prepare(self, server):\n        return {returned}\n")
     with pytest.raises(SubmissionError, match=reason):
         instance.prepare(aligning())
+
+
+def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: TaskWorld, served: ServedModel) -> None:
+    """What a rule reads through ``context.server`` in its process equals what it reads in the run's process."""
+    body = """
+        class Reading(Defense):
+            def aggregate(self, updates, context):
+                server = context.server
+                start, rows = context.broadcast, server.owned_aligned(2)
+                layer = server.layout.layers[0]
+                prompts = [row.instruction for row in rows]
+                pull = Objective(proximal=0.5, anchor=start + 1, token_weights=(2.0,))
+                away = Objective(ascend=True)
+                found = [
+                    server.weights(layer).sum(),
+                    server.weights(layer, aligned=False).sum(),
+                    *(norms.sum() for norms in server.feature_norms(start, rows).values()),
+                    server.activations(start, prompts, layer).sum(),
+                    server.first_token_scores(start, prompts, ["w1", "w2"]).sum(),
+                    server.gradient(start, rows, objective=pull)[0].sum(),
+                    server.finetune(start, rows, objective=away, steps=2, rate=0.5, template="w3 {instruction}").sum(),
+                    torch.tensor(server.scaling),
+                ]
+                return Aggregate(torch.full_like(start, float(torch.stack(found).double().sum())))
+        """
+    layout, weights = served.stacked.layout, CheckpointWeights(world.model_path("raw"))
+    before = WeightsBefore(weights, weights, None, layout, served.stacked.settings.scaling)
+    settings = PosthocSettings(examples=6, steps=4, batch_size=3, learning_rate=1e-2)
+    namespace: dict[str, Any] = {}
+    exec(DEFENSE_HEAD.rpartition("@register")[0] + textwrap.dedent(body), namespace)
+    found = []
+    for rule in (defense(body), namespace["Reading"]()):
+        server = MeteredServer(world, served, lambda: served, settings, 11, "mine", 5, weights=before)
+        broadcast = torch.linspace(-0.1, 0.1, layout.dimension)
+        updates = Updates(torch.zeros(2, layout.dimension), ("a", "b"), torch.ones(2, dtype=torch.float64), layout)
+        context = RoundContext(0, 1, 0, broadcast, torch.Generator(), tools=server)
+        found.append((rule.aggregate(updates, context).update, server.usage))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][0].isfinite().all()
+    assert found[0][1] == found[1][1]
 
 
 def test_a_prepare_that_returns_nothing_keeps_the_start(defense: Make, aligning: Callable[[], MeteredServer]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark.errors import FedSafetyError
-from benchmark.training.door import admitted, checked_start
+from benchmark.training.door import admitted, check_final, checked_start
 from benchmark.updates import AdapterLayout, Updates
 
 
@@ -60,3 +60,27 @@ def test_another_start_is_refused_by_name_with_shape_and_rule(returned: torch.Te
     rule = r"return a finite torch.float32 tensor of shape \(2,\), or None to keep the suite's start"
     with pytest.raises(FedSafetyError, match=rf"^prepare\(\) of 'mine' returned {problem}; {rule}$"):
         checked_start(returned, START, "mine")
+
+
+LAYOUT = AdapterLayout(("x.lora_A", "x.lora_B"), ((2, 3), (4, 2)))
+
+
+@pytest.mark.parametrize("rank", [2, 3, 512])
+def test_a_final_adapter_may_have_a_higher_rank(rank: int) -> None:
+    check_final(torch.zeros(7 * rank), LAYOUT, "mine")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "problem"),
+    [
+        (torch.zeros(7), r"of shape \(7,\)"),
+        (torch.zeros(15), r"of shape \(15,\)"),
+        (torch.zeros(7 * 513), r"of shape \(3591,\)"),
+        (torch.zeros(7, 2), r"of shape \(7, 2\)"),
+        (torch.full((14,), float("nan")), "values that are not finite"),
+        (None, "NoneType as the adapter"),
+    ],
+)
+def test_a_final_adapter_that_no_engine_serves_is_refused(adapter: torch.Tensor, problem: str) -> None:
+    with pytest.raises(FedSafetyError, match=rf"finalize\(\) of 'mine' returned .*{problem}.*; return a finite .* 14"):
+        check_final(adapter, LAYOUT, "mine")
