@@ -125,6 +125,10 @@ class Terms:
         return [*first, *[1.0] * (len(row.predicted) - len(first))]
 
 
+PLAIN = Terms(Objective(), None)
+"""Terms of the mean cross-entropy."""
+
+
 @contextmanager
 def _hooked(blocks: list[nn.Module], change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
     """Let ``change`` replace the output of each block, given its place."""

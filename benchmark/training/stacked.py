@@ -27,7 +27,7 @@ from benchmark.training.layers import AtPositions, Pass, StackedLinear
 from benchmark.training.lean import is_lean, make_lean
 from benchmark.training.memory import StepMemory
 from benchmark.training.microbatches import MicroBatch, divide
-from benchmark.training.objective import Terms
+from benchmark.training.objective import PLAIN, Terms
 from benchmark.updates import AdapterLayout
 from defenses.base import Objective
 
@@ -286,7 +286,7 @@ class StackedModel:
         step: int,
         seeds: Sequence[int],
         gradient: Tensor,
-        terms: Terms,
+        terms: Terms = PLAIN,
     ) -> Tensor:
         """Fill ``gradient`` with the gradient of each client's mean token loss; return these losses, ``[clients]``.
 

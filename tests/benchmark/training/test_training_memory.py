@@ -17,6 +17,7 @@ from benchmark.models.lora import target_layers
 from benchmark.models.rows import TokenRow
 from benchmark.suites.settings import LoraSettings
 from benchmark.training.dropout import DropoutRow, RowDropout
+from benchmark.training.objective import Terms
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.stacked import LocalTraining, StackedModel
 from tests.benchmark.tiny_models import CONFIGS, make_batches, make_model, start_adapter
@@ -224,8 +225,8 @@ def test_a_gradient_cut_short_is_not_counted_twice(monkeypatch: pytest.MonkeyPat
     inner = StackedModel._losses
     failed: list[int] = []
 
-    def fails_once(self: StackedModel, rows: list[list[TokenRow]], counts: list[int]) -> Tensor | None:
-        losses = inner(self, rows, counts)
+    def fails_once(self: StackedModel, rows: list[list[TokenRow]], counts: list[int], terms: Terms) -> Tensor | None:
+        losses = inner(self, rows, counts, terms)
         if not failed:
             failed.append(1)
             assert losses is not None
