@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from benchmark.registry import Info, Registry
 from benchmark.updates import Updates
 from tasks.base import Automation, Example
+
+# The list of attacks is read without PyTorch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AttackInfo(Info):
@@ -37,15 +41,19 @@ class AttackerResources(Protocol):
 
 @dataclass(frozen=True)
 class AttackerView:
-    """View of colluding malicious clients in a round: their own updates only.
+    """View of colluding malicious clients in a round: their own updates and the adapter that they received.
+
+    One instance of an attack lives through all rounds, so it may keep earlier updates and adapters.
 
     Attributes:
         round_index: Round number, from 0.
         participants: Number of updates the server will receive.
+        broadcast: Adapter (flat, ``[d]``) that the server sent to the clients; ``None`` in a trial without a server.
     """
 
     round_index: int
     participants: int
+    broadcast: Tensor | None = None
 
 
 class Attack:

@@ -92,6 +92,8 @@ class SandboxedAttack(Sandboxed, Attack):
             "participants": view.participants,
         }
         tensors = {"matrix": own.matrix, "sample_counts": own.sample_counts}
+        if view.broadcast is not None:
+            tensors["broadcast"] = view.broadcast
         room = _WIDEST * own.matrix.numel()
         _, answer = self._session.call("craft", args, tensors, tools=self.tools, room=room)
         if answer.keys() != {"matrix"}:

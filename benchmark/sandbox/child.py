@@ -292,7 +292,8 @@ class _Attack:
 
         layout = remote.layout_from(args["layout"])
         own = Updates(tensors["matrix"], tuple(args["client_ids"]), tensors["sample_counts"], layout)
-        crafted = method.craft(own, AttackerView(args["round_index"], args["participants"]))
+        view = AttackerView(args["round_index"], args["participants"], tensors.get("broadcast"))
+        crafted = method.craft(own, view)
         if not isinstance(crafted, Updates):
             raise FedSafetyError(f"craft() returned {type(crafted).__name__}; return Updates")
         _check_shape_of(crafted.matrix, "craft() returned updates", own.matrix.shape)

@@ -145,7 +145,7 @@ def run_federation(
         counts = torch.tensor([float(len(setting.rows[client])) for client in participants], dtype=torch.float64)
         # Rules and rows live in main memory, wherever the clients were trained.
         sent = Updates(local.adapters.to(adapter.device) - adapter, participants, counts, layout)
-        sent = _crafted(sent, malicious, attack, index)
+        sent = _crafted(sent, malicious, attack, index, adapter)
         received, rejected = admitted(sent, malicious)
         context = RoundContext(
             index=index,
@@ -187,12 +187,13 @@ def _batches(setting: Setting, client: str, index: int) -> list[list[TokenRow]]:
     return [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(steps)]
 
 
-def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: int) -> Updates:
+def _crafted(sent: Updates, malicious: frozenset[str], attack: Attack, index: int, broadcast: Tensor) -> Updates:
     """Return the updates with the malicious ones replaced by what the attack crafts from them."""
     attackers = [i for i, client in enumerate(sent.client_ids) if client in malicious]
     if not attackers:
         return sent
-    crafted = attack.craft(rows_of(sent, attackers), AttackerView(round_index=index, participants=len(sent)))
+    view = AttackerView(round_index=index, participants=len(sent), broadcast=broadcast.clone())
+    crafted = attack.craft(rows_of(sent, attackers), view)
     if crafted.matrix.shape != (len(attackers), sent.matrix.shape[1]):
         raise FedSafetyError(
             f"the attack crafted updates of shape {tuple(crafted.matrix.shape)}; "

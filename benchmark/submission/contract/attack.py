@@ -219,7 +219,9 @@ def _crafted(trials: AttackTrials) -> list[tuple[Tensor, set[str]]]:
     results = []
     with trials.subject.fresh("craft") as attack:
         for index, (own, before) in enumerate(zip(_own(), _own(), strict=True)):
-            crafted = attack.craft(own, AttackerView(round_index=index, participants=10))
+            # Another adapter in every round, because attacks may look at its change.
+            broadcast = torch.linspace(-0.01, 0.01, own.matrix.shape[1]) * index
+            crafted = attack.craft(own, AttackerView(round_index=index, participants=10, broadcast=broadcast))
             _check_crafted(crafted, before)
             left = left_behind(attack) or {"matrix": own.matrix, "sample_counts": own.sample_counts}
             kept = {"matrix": before.matrix, "sample_counts": before.sample_counts}

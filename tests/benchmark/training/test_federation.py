@@ -181,7 +181,9 @@ def test_craft_changes_the_malicious_rows_only() -> None:
     own, view = attack.seen[1]
     assert set(own.client_ids) == roles.compromised
     torch.testing.assert_close(own.matrix, torch.full((3, 4), 9.0))
-    assert view == AttackerView(round_index=1, participants=10)
+    assert (view.round_index, view.participants) == (1, 10)
+    assert view.broadcast is not None
+    assert torch.equal(view.broadcast, defense.seen[1][1].broadcast)
 
 
 def test_craft_is_not_asked_where_no_attacker_takes_part_nor_in_the_twin() -> None:
