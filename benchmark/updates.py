@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from defenses.base import Server
+    from benchmark.server import Server
+
+LARGEST_RANK = 512
+"""Largest LoRA rank of an adapter that engines serve."""
 
 
 @dataclass(frozen=True)

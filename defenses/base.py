@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from benchmark.registry import Info, Registry
-from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
-from tasks.base import Automation, Example
+from benchmark.server import Objective as Objective
+from benchmark.server import Server as Server
+from benchmark.updates import Aggregate, RoundContext, Updates
 
 
 class Stage(StrEnum):
@@ -63,145 +63,6 @@ class Prompt:
     instruction: str
     answer: str | None = None
     system: str | None = None
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Loss that the server's training minimises: by default the mean cross-entropy of the responses' tokens.
-
-    Attributes:
-        ascend: Turns the sign of the cross-entropy, so that training makes the rows less likely.
-        proximal: Factor c of the term c/2 · ‖w - anchor‖², which pulls the adapter w to ``anchor``; at least 0.
-        anchor: Flat adapter ``[d]`` of the proximal term; ``None`` for the adapter at the first step.
-        perturbation: Length of the perturbation of the layers' outputs that raises the loss most to first order
-            (Huang et al. 2024, arXiv 2402.01109); the loss is taken under it. At least 0.
-        token_weights: Weights of the first tokens of each response in the mean; later tokens weigh 1.
-    """
-
-    ascend: bool = False
-    proximal: float = 0.0
-    anchor: Tensor | None = None
-    perturbation: float = 0.0
-    token_weights: tuple[float, ...] = ()
-
-
-class Server(Protocol):
-    """The metered tools of an honest server. The row records every use of them."""
-
-    @property
-    def layout(self) -> AdapterLayout:
-        """Layout of flat adapters."""
-
-    @property
-    def automation(self) -> Automation:
-        """Prompts of the automated data pipelines."""
-
-    @property
-    def examples(self) -> int:
-        """How many training pairs the suite lets a post-hoc defense use."""
-
-    @property
-    def alignment_rows(self) -> int:
-        """Number of rows on which the suite aligns its start model; 0 if it does not align it."""
-
-    @property
-    def scaling(self) -> float:
-        """LoRA's factor s: an adapter adds s · B A to a layer's weights."""
-
-    def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
-        """Return the weights of a layer before the federation.
-
-        Args:
-            layer: Name in ``layout.layers``.
-            aligned: The start model's weights, or those of the model from which it was aligned.
-
-        Returns:
-            Float32 tensor ``[out, in]``.
-
-        Raises:
-            FedSafetyError: The layer is unknown, or the suite has no unaligned model.
-        """
-
-    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
-        """Return the L2 norms of each adapted layer's input features over all tokens of the examples.
-
-        Returns:
-            Name of the layer → float32 tensor ``[in]``.
-        """
-
-    def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:
-        """Return the inputs ``[prompts, in]`` (float32) of an adapted layer at the last token of each prompt."""
-
-    def first_token_scores(self, adapter: Tensor, prompts: list[str], openings: list[str]) -> Tensor:
-        """Return the log-probabilities with which answers begin as the openings do.
-
-        Only the first token of an opening counts, so that one pass over the prompts suffices.
-
-        Returns:
-            Float32 tensor ``[prompts, openings]`` of natural logarithms.
-        """
-
-    def start(self) -> Tensor:
-        """Return the adapter that the federation starts from (flat, ``[d]``), aligned if the suite aligns it.
-
-        A fresh adapter of a suite without an alignment has no effect on answers: its factors B are zero.
-        """
-
-    def owned_aligned(self, count: int) -> list[Example]:
-        """Return harmful-instruction → refusal pairs the server owns."""
-
-    def owned_normal(self, count: int) -> list[Example]:
-        """Return normal rows the server owns."""
-
-    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        """Return answers of the global model with ``adapter`` (flat, ``[d]``).
-
-        ``None`` stands for the starting model, aligned if the suite aligns it. Zeros stand for the bare base model.
-        """
-
-    def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
-        """Return answers of an external aligned model."""
-
-    def finetune(
-        self,
-        adapter: Tensor,
-        examples: list[Example],
-        *,
-        objective: Objective | None = None,
-        steps: int | None = None,
-        rate: float = 1.0,
-        template: str = "",
-    ) -> Tensor:
-        """Return ``adapter`` (flat, ``[d]``) fine-tuned on ``examples`` with the suite's post-hoc settings.
-
-        Args:
-            adapter: Flat adapter before the first step.
-            examples: Training rows, at least one.
-            objective: The loss; by default the mean cross-entropy.
-            steps: Number of steps in place of the suite's.
-            rate: Factor on the suite's learning rates.
-            template: Text around each instruction, which stands where ``{instruction}`` is; none by default.
-        """
-
-    def alignment_examples(self) -> list[Example]:
-        """Return the rows on which the suite aligns its start model; none if it does not align it."""
-
-    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
-        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment.
-
-        Without an alignment in the suite, ``adapter`` comes back as it is.
-        """
-
-    def gradient(
-        self, adapter: Tensor, examples: list[Example], *, objective: Objective | None = None
-    ) -> tuple[Tensor, float]:
-        """Return the gradient ``[d]`` of an objective on ``examples`` at ``adapter``, and the cross-entropy in nats.
-
-        The default objective is the mean token loss.
-        """
-
-    def shuffle(self, examples: list[Example]) -> list[Example]:
-        """Return the rows in an order drawn from the defense's own stream."""
 
 
 class Defense:

@@ -150,7 +150,9 @@ ROOMS = {
     "tasks.micro": Room("the synthetic world and its models", ("tasks",)),
     "tasks.hub": Room("the world of models and data from hubs and folders", ("tasks",)),
     "attacks": Room("one file for each attack", ("tasks", "benchmark.updates", "benchmark.automation")),
-    "defenses": Room("one file for each defense", ("tasks", "benchmark.updates", "benchmark.automation")),
+    "defenses": Room(
+        "one file for each defense", ("tasks", "benchmark.updates", "benchmark.automation", "benchmark.server")
+    ),
     "leaderboard.rows": Room(
         "stored rows, and which of them count", ("benchmark.records", "benchmark.errors", "benchmark.suite_names")
     ),

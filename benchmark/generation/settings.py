@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UsageError, unknown_name
-from benchmark.models.sizes import LARGEST_RANK
 from benchmark.suites.settings import Adapters, merging_obstacle
+from benchmark.updates import LARGEST_RANK
 
 if TYPE_CHECKING:
     from benchmark.suites.suite import Compute

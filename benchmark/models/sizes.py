@@ -14,9 +14,6 @@ from tasks.model_source import ModelShape
 
 GIB = 1 << 30
 
-LARGEST_RANK = 512
-"""Largest rank of an adapter that vLLM serves."""
-
 Reads = Literal["block", "attention", "feed", "inner"]
 """Input of a linear layer: the block's input, attention's output, the feed-forward block's input or its inside."""
 

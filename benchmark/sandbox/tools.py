@@ -14,12 +14,11 @@ from torch import Tensor
 
 from attacks.base import AttackerResources
 from benchmark.errors import FedSafetyError
-from benchmark.models.sizes import LARGEST_RANK
 from benchmark.sandbox.budget import ATTACK_EXAMPLES, Budget
 from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.remote import rng_from, rng_state, rows_of
 from benchmark.sandbox.untrusted import count, examples, items, number, random_state, record, text, texts
-from benchmark.updates import AdapterLayout
+from benchmark.updates import LARGEST_RANK, AdapterLayout
 from defenses.base import Objective, Server
 from tasks.base import Automation, Example
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError
-from benchmark.models.sizes import LARGEST_RANK
-from benchmark.updates import AdapterLayout, Aggregate, Updates
+from benchmark.updates import LARGEST_RANK, AdapterLayout, Aggregate, Updates
 
 _WEIGHT_ROUNDING = 1e-4
 """How far the sum of a round's weights may be from 1; float32 weights of many clients come that close."""
