@@ -103,6 +103,16 @@ def fragment(kind: str, id_: str) -> str:
     return f"{kind}={quote(id_, safe='+')}"
 
 
+def unscored(text: str) -> list[tuple[str, str]]:
+    """Return id and reason of each defense that a suite's settings leave out; none in text of another form."""
+    try:
+        loaded = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return []
+    left_out = loaded.get("unscored") if isinstance(loaded, dict) else None
+    return sorted((str(name), str(reason)) for name, reason in left_out.items()) if isinstance(left_out, dict) else []
+
+
 def settings(text: str) -> list[tuple[str, str]]:
     """Return a catalog row's settings as (name, value) pairs, nested names joined by dots."""
     if not text:

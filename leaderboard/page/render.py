@@ -151,6 +151,7 @@ def environment() -> jinja2.Environment:
         fragment=formats.fragment,
         first_sentence=formats.first_sentence,
         settings=formats.settings,
+        unscored=formats.unscored,
         bill=formats.bill,
         refusing=refusing,
         known_by=known_by,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leaderboard.citation.cite import cite
+from leaderboard.page import formats
 from leaderboard.page.answers import answers
 from leaderboard.page.data import page_data
 from leaderboard.page.download import cell_table, csv_bytes, parquet_bytes
@@ -417,6 +418,20 @@ def test_the_page_states_which_scenario_has_which_seeds_and_defenses(tmp_path: P
     assert words["median"] == "not run"
     assert words["krum"][0] == 1000
     assert {line[3][twin] == "not run" for line in data["views"]["*"]} == {False}
+
+
+def test_defenses_that_the_suite_leaves_out_stand_with_their_reasons(rows: Rows) -> None:
+    board = boards(rows)[0]
+    settings = json.dumps({"unscored": {"zeta": "Too <small>.", "alpha": "No rows."}})
+    listed = _page(replace(board, info={**board.info, "settings": settings}), rows)
+    assert "2 registered defenses are not on this board" in listed
+    assert listed.index("<code>alpha</code>: No rows.") < listed.index("<code>zeta</code>: Too &lt;small&gt;.")
+    assert "not on this board" not in _page(board, rows)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"unscored": 3}', '{"unscored": {}}'])
+def test_settings_of_another_form_leave_nothing_out(text: str) -> None:
+    assert formats.unscored(text) == []
 
 
 def test_a_mean_without_attack_that_is_not_run_is_no_gap(tmp_path: Path) -> None:
