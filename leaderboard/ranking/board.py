@@ -37,6 +37,9 @@ class Group:
     reason: str
 
 
+LEAST_RANKED, LEAST_SEEDS = 4, 5
+"""Ranked defenses and seeds below which a view is not called saturated."""
+
 GROUPS = {
     RANKED: Group("", "", "no rank, because there are too few seeds to compare"),
     BELOW_GATE: Group("fails a gate", "gate", "not ranked, fails a gate"),
@@ -202,6 +205,17 @@ class Board:
             return self.seeds_in.get(view, self.seeds)
         by_scenario = [set(self.seeds_in.get(name, self.seeds)) for name in self.compared]
         return tuple(sorted(set.intersection(*by_scenario))) if by_scenario else self.seeds
+
+    def saturation(self, view: str) -> tuple[int, int] | None:
+        """Return how many ranked defenses share the first rank, and of how many, where a view no longer separates.
+
+        A view is saturated where more than half of at least four ranked defenses share the first rank on at least five
+        seeds. With fewer seeds the comparisons have too little power, whatever the scenario is like.
+        """
+        placed = [line.rank for line in self.standings(view) if line.group == RANKED and line.rank is not None]
+        first = placed.count(1)
+        enough = len(placed) >= LEAST_RANKED and len(self.seeds_of(view)) >= LEAST_SEEDS
+        return (first, len(placed)) if enough and 2 * first > len(placed) else None
 
     def entry(self, defense: str) -> Entry:
         """Return the defense called ``defense``; raises :class:`KeyError` if the board has none."""

@@ -26,7 +26,7 @@ from leaderboard.rows.rows import Rows, load_rows
 from leaderboard.scores.summaries import Summary
 from leaderboard.views.sensitivity import Axis, Cell, Line, Point
 
-from ..by_hand import FEDAVG4, KRUM4, MEDIAN4, ROUNDS, TWIN, uneven, write_uneven
+from ..by_hand import FEDAVG4, KRUM4, MEDIAN4, ROUNDS, TWIN, cells, uneven, write_uneven
 from ..synthetic import SMALL, catalog_row, cell_row, exact_rows, make_rows, table_of, write_rows, write_tables
 
 SEEDS = range(4)
@@ -448,3 +448,19 @@ def test_a_mean_without_attack_that_is_not_run_is_no_gap(tmp_path: Path) -> None
         name: re.search(r'data-c="twin_safety"[^>]*><span class="n">([^<]*)', line)[1] for name, line in lines.items()
     }  # type: ignore[index]
     assert shown == {"krum": "100.0", "median": "not run", "fedavg": "99.4"}
+
+
+def test_a_saturated_scenario_is_marked_on_its_sheet_and_over_the_matrix(tmp_path: Path) -> None:
+    values = {"fedavg": 0.1, "median": 0.9, "krum": 0.91, "dnc": 0.92}
+    made = [
+        cell
+        for name, value in values.items()
+        for cell in cells(name, [value + 0.01 * (seed % 3) for seed in range(6)], [1.0] * 6)
+    ]
+    rows = load_rows([write_uneven(tmp_path, made)])
+    [board] = boards(rows)
+    page = _page(board, rows)
+    sentence = "<strong>Saturated</strong>: 3 of 4 ranked defenses share the first rank here"
+    sheet = page[page.index('id="scenario=aligned_start"') :].partition("</article>")[0]
+    heat = page[page.index('aria-labelledby="heat"') :].partition("</section>")[0]
+    assert (sheet.count(sentence), heat.count(sentence)) == (1, 1)

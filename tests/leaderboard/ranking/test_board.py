@@ -40,3 +40,26 @@ def test_differences_to_the_twin_are_compared_like_the_shares_they_are_made_of(t
 def test_no_method_may_have_the_name_of_a_group_as_its_title() -> None:
     words = {word for group in GROUPS.values() for word in (group.label, group.short) if word}
     assert {holder_of_title(word, "defense", "tried") for word in words} == {f"the board ({word!r})" for word in words}
+
+
+LOW, HIGH = [0.1, 0.2, 0.1, 0.2, 0.15, 0.12], [0.9, 0.95, 0.92, 0.9, 0.94, 0.91]
+
+
+@pytest.mark.parametrize(
+    ("safe", "unsafe", "seeds", "expected"),
+    [(3, 2, 6, (3, 5)), (3, 2, 5, (3, 5)), (3, 2, 4, None), (2, 3, 6, None), (2, 2, 6, None), (2, 1, 6, None)],
+)
+def test_a_scenario_is_saturated_where_most_ranked_defenses_share_the_first_rank(
+    tmp_path: Path, safe: int, unsafe: int, seeds: int, expected: tuple[int, int] | None
+) -> None:
+    """Half of the ranked defenses is not most, three are too few defenses, and four seeds are too few seeds."""
+    rows = []
+    for number, (name, values) in enumerate(
+        zip(["fedavg", "krum", "median", "dnc", "foolsgold"], [LOW] * unsafe + [HIGH] * safe, strict=False)
+    ):
+        # Each defense has numbers of its own, so that no two are the same by every seed.
+        shifted = [value + 0.001 * number * (-1) ** seed for seed, value in enumerate(values[:seeds])]
+        rows += cells(name, shifted, [1.0] * seeds)
+    board = board_of(tmp_path, rows)
+    assert {line.rank for line in board.by_scenario["aligned_start"]} == {1, 1 + safe}
+    assert board.saturation("aligned_start") == expected
