@@ -23,6 +23,13 @@ LARGEST_RANK = 512
 """Largest LoRA rank of an adapter that engines serve."""
 
 
+NO_SERVER = (
+    "aggregate() asks for context.server, and this round has none; declare asks_server=True in @register(...), and set "
+    "tools in a round of your own"
+)
+"""Message of :attr:`RoundContext.server` in a round without a server."""
+
+
 @dataclass(frozen=True)
 class AdapterLayout:
     """The order and shapes of the tensors inside a flat adapter.
@@ -136,8 +143,8 @@ class RoundContext:
         broadcast: Float32 tensor ``[d]``, the adapter that was sent to the clients. Read-only.
         generator: The defense's own random stream for this round.
         malicious_ids: The truth, given only to reference rows whose knowledge level is ``truth``; else ``None``.
-        tools: The server's metered tools, such as a gradient on data that the server owns, or ``None`` outside of a
-            run; see :attr:`server`.
+        tools: The server's metered tools, such as a gradient on data that the server owns. ``None`` outside of a run,
+            and for a rule that does not declare ``asks_server``. See :attr:`server`.
     """
 
     index: int
@@ -153,10 +160,9 @@ class RoundContext:
         """The server's metered tools.
 
         Raises:
-            FedSafetyError: The round has no server, as in a trial of a rule on vectors alone.
+            FedSafetyError: The round has no server: the rule does not declare ``asks_server``, or this is a trial on
+                vectors alone.
         """
         if self.tools is None:
-            raise FedSafetyError(
-                "this round has no server, but the rule asks for its tools; run it in a federation, or set tools"
-            )
+            raise FedSafetyError(NO_SERVER)
         return self.tools

@@ -143,6 +143,7 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
         seed,
         owner,
         reveals_malicious=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
+        lends_server=aggregator is not None and aggregator.info.asks_server,
     )
     # A pipeline without an aggregator trains by the defaults of its first member, which are FedAvg.
     created_defense = created(aggregator or pipeline.entries[0], hooks=("prepare", "aggregate"))

@@ -41,8 +41,8 @@ def to_flower(
         declared_malicious: Bound f on malicious clients among a round's participants, for rules that need one.
         rounds: Number of rounds; the default of the strategy's ``start``.
         seed: Of the defense's own random stream and of the clients' ids.
-        server: The server's tools, for defenses that act before the first or after the last round: your own object
-            with the methods of :class:`defenses.base.Server`.
+        server: The server's tools, for defenses that act before the first or after the last round or ask for tools in
+            each round: your own object with the methods of :class:`defenses.base.Server`.
         **options: Of Flower's ``FedAvg``: ``fraction_train``, ``min_train_nodes``, ``weighted_by_key``, ….
 
     Raises:
@@ -79,18 +79,21 @@ class Deployed:
         aggregator: Acts before the first round and in each.
         finalizers: Act after the last round, in order.
         servers: Change how the model is asked, in order.
+        asks_server: Whether the aggregator asks for the server's tools in each round.
     """
 
     name: str
     aggregator: Defense
     finalizers: tuple[Defense, ...]
     servers: tuple[Defense, ...]
+    asks_server: bool = False
 
     @property
     def needs_server(self) -> str:
         """When it acts with tools of the server's own; empty if it does not."""
         moments = {
             "before the first round": type(self.aggregator).prepare is not Defense.prepare,
+            "in each round": self.asks_server,
             "after the last round": bool(self.finalizers),
         }
         return " and ".join(moment for moment, acts in moments.items() if acts)
@@ -123,4 +126,5 @@ def deploy(defense: str | Defense) -> Deployed:
         aggregator,
         tuple(member for member in members if type(member).finalize is not Defense.finalize),
         tuple(member for member in members if type(member).serve is not Defense.serve),
+        any(info.asks_server for info in infos),
     )

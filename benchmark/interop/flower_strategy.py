@@ -205,6 +205,7 @@ class DefenseStrategy(FedAvg):  # type: ignore[misc]  # Flower is not installed 
             declared_malicious=self.declared_malicious,
             broadcast=self._broadcast.flat.clone(),
             generator=torch_stream(self.seed, "defense", self.deployed.name, "round", index),
+            tools=self.server if self.deployed.asks_server else None,
         )
         aggregate = self._defense.aggregate(updates, context)
         return Aggregate(self._usable(aggregate.update, self._broadcast.flat, "aggregate"), aggregate.weights)

@@ -93,6 +93,7 @@ class Setting:
         owner: Name of the defense's own random streams.
         reveals_malicious: Whether the defense receives the ids of the malicious clients; for reference rows only.
         phase: Name of a later phase of the run, whose random streams are its own; empty for the first phase.
+        lends_server: Whether the defense's hook ``aggregate`` gets the server's tools, because it declares to ask.
     """
 
     scenario: Scenario
@@ -103,6 +104,7 @@ class Setting:
     owner: str
     reveals_malicious: bool = False
     phase: tuple[str, ...] = ()
+    lends_server: bool = False
 
     @property
     def malicious(self) -> frozenset[str]:
@@ -155,7 +157,7 @@ def run_federation(
             broadcast=adapter.clone(),
             generator=torch_stream(seed, *phase, "defense", setting.owner, "round", index),
             malicious_ids=malicious if setting.reveals_malicious else None,
-            tools=server,
+            tools=server if setting.lends_server else None,
         )
         norms = tuple(sent.matrix.double().norm(dim=1).tolist())
         began = time.perf_counter()

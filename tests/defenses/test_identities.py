@@ -25,11 +25,11 @@ def _shapes() -> list[tuple[int, int]]:
 
 
 def _rules(shape: tuple[int, int]) -> dict[str, Defense]:
-    """Return the rules that are defined in a shape, without those that look at the truth or keep the start."""
+    """Return the rules that are defined in a shape and need vectors alone, without the truth and without a server."""
     rules = {}
     for entry in defenses.entries():
         rule = entry.create()
-        if entry.info.knowledge is Knowledge.TRUTH or not rule.uses_updates:
+        if entry.info.knowledge is Knowledge.TRUTH or entry.info.asks_server or not rule.uses_updates:
             continue
         if type(rule).aggregate is Defense.aggregate and entry.info.id != "fedavg":
             continue

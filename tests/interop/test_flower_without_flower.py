@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ def test_members_act_at_their_moments() -> None:
     alone = deploy("posthoc_public")
     assert type(alone.aggregator).aggregate is Defense.aggregate
     assert alone.needs_server == "after the last round"
+
+    class Asking(Defense):
+        pass
+
+    assert replace(deploy(Asking()), asks_server=True).needs_server == "in each round"
     assert deploy("byzfl:TrMean(f=1)").name == "byzfl:TrMean(f=1)"
 
 

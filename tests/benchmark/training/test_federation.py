@@ -22,7 +22,7 @@ from benchmark.training.schedule import cast as cast_roles
 from benchmark.training.served import ServedModel
 from benchmark.training.stacked import LocalTraining
 from benchmark.updates import AdapterLayout, Aggregate, RoundContext, Updates
-from defenses.base import Defense, Server, defenses
+from defenses.base import Defense, Server, Stage, defenses
 from tasks.base import Example, TaskWorld
 
 TRAINING = TrainingSettings(
@@ -82,13 +82,24 @@ def run(
     scenario: Scenario = SCENARIO,
     moves: Callable[[str, bool], Sequence[float]] = lambda _, malicious: [9.0] * 4 if malicious else [1.0] * 4,
     reveals_malicious: bool = False,
+    server: Server | None = None,
+    lends_server: bool = False,
 ) -> tuple[FederationResult, FakeTrainer, Federation]:
     roles = federation(scenario)
     numbers = {client: number for number, client in enumerate(roles.client_ids)}
     rows = {client: [TokenRow((numbers[client], step), 1) for step in range(8)] for client in roles.client_ids}
     trainer = FakeTrainer({numbers[c]: moves(c, c in roles.compromised) for c in roles.client_ids})
-    setting = Setting(scenario, TRAINING, roles, rows, SEED, owner="test", reveals_malicious=reveals_malicious)
-    result = run_federation(setting, trainer, torch.zeros(4), attack or Attack(), defense, cast(Server, None))
+    setting = Setting(
+        scenario,
+        TRAINING,
+        roles,
+        rows,
+        SEED,
+        owner="test",
+        reveals_malicious=reveals_malicious,
+        lends_server=lends_server,
+    )
+    result = run_federation(setting, trainer, torch.zeros(4), attack or Attack(), defense, cast(Server, server))
     return result, trainer, roles
 
 
@@ -139,7 +150,26 @@ def test_a_malicious_update_that_is_not_finite_is_refused_and_lowers_the_bound(b
         assert given == pytest.approx({c: 0.0 if c in roles.compromised else 1 / 7 for c in roles.client_ids})
 
 
-@pytest.mark.parametrize("name", defenses.names())
+def test_only_a_rule_that_asks_for_it_gets_the_server() -> None:
+    server = cast(Server, object())
+    for lends_server in (True, False):
+        defense = Recording()
+        run(defense, server=server, lends_server=lends_server)
+        contexts = [context for _, context in defense.seen]
+        assert [context.tools for context in contexts] == [server if lends_server else None] * 3
+    with pytest.raises(FedSafetyError, match=r"declare asks_server=True in @register"):
+        _ = contexts[0].server
+
+
+ALONE = [
+    entry.info.id
+    for entry in defenses.entries()
+    if not entry.info.asks_server and Stage.PREPARE not in entry.info.stages
+]
+"""Rules that need no server in the federation; `fedsafety check` tries those that do on rounds of refused updates."""
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_no_rule_fails_however_many_updates_are_refused(name: str) -> None:
     for malicious in (3, 8, 9, 10):
         scenario = SCENARIO.model_copy(update={"malicious": malicious})
