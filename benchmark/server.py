@@ -49,6 +49,14 @@ class Server(Protocol):
         """How many training pairs the suite lets a post-hoc defense use."""
 
     @property
+    def steps(self) -> int:
+        """Number of steps of the suite's post-hoc training."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate with which the suite's post-hoc training begins."""
+
+    @property
     def alignment_rows(self) -> int:
         """Number of rows on which the suite aligns its start model; 0 if it does not align it."""
 

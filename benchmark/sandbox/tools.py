@@ -61,6 +61,8 @@ class ServerTools:
             "layout": layout_of(server.layout),
             "automation": automation_of(server.automation),
             "examples": server.examples,
+            "steps": server.steps,
+            "learning_rate": server.learning_rate,
             "alignment_rows": server.alignment_rows,
             "scaling": server.scaling,
         }

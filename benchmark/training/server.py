@@ -58,7 +58,7 @@ class MeteredServer:
         weights: WeightsBefore | None = None,
     ) -> None:
         self.usage = Usage()
-        self.examples = settings.examples
+        self.examples, self.steps, self.learning_rate = settings.examples, settings.steps, settings.learning_rate
         self.alignment_rows = alignment.rows if alignment else 0
         self._start, self._alignment = start, alignment
         self._world, self._model, self._external = world, model, external
