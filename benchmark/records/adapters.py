@@ -32,6 +32,10 @@ class Usage:
         """Return the sum of two records."""
         return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
+    def minus(self, earlier: Usage) -> Usage:
+        """Return the difference from an earlier record of the same server."""
+        return Usage(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
+
 
 def adapter_is_complete(store: Store, key: str) -> bool:
     """Whether the store holds an adapter and its record. The record is written last."""

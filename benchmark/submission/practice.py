@@ -27,8 +27,9 @@ from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
 from benchmark.training.served import ModelPool, RoleModels
 from benchmark.training.server import MeteredServer
+from benchmark.training.weights import CheckpointWeights, WeightsBefore
 from benchmark.updates import AdapterLayout, RoundContext, Updates
-from defenses.base import Defense, defenses
+from defenses.base import Defense, Server, defenses
 from tasks.base import Example, task_worlds
 
 PRACTICE_SEED = 1
@@ -75,14 +76,16 @@ def one_round(
     declared_malicious: int = 0,
     counts: Sequence[float] | None = None,
     seed: int = 0,
+    server: Server | None = None,
 ) -> tuple[Updates, RoundContext]:
     """Return the updates and the context of the first round of a run that has one round.
 
     Args:
-        rows: Updates of the clients, ``[n][d]``.
+        rows: Updates of the clients, ``[n][d]``; with a server, d is the dimension of its layout.
         declared_malicious: Declared bound f on the number of malicious clients.
         counts: Number of training rows that each client reports. The default is 1 for every client.
         seed: Seed of the generator in the context.
+        server: Server of the round, for a rule that asks for one. The clients then start from the server's start.
     """
     matrix = torch.as_tensor(rows, dtype=torch.float32)
     participants, dimension = matrix.shape
@@ -90,14 +93,15 @@ def one_round(
         matrix=matrix,
         client_ids=tuple(f"c{index:04x}" for index in range(participants)),
         sample_counts=torch.tensor(list(counts or [1.0] * participants), dtype=torch.float64),
-        layout=AdapterLayout(names=("layer.lora_A",), shapes=((1, dimension),)),
+        layout=server.layout if server else AdapterLayout(names=("layer.lora_A",), shapes=((1, dimension),)),
     )
     context = RoundContext(
         index=0,
         rounds=1,
         declared_malicious=declared_malicious,
-        broadcast=torch.zeros(dimension),
+        broadcast=server.start() if server else torch.zeros(dimension),
         generator=torch.Generator().manual_seed(seed),
+        tools=server,
     )
     return updates, context
 
@@ -163,18 +167,27 @@ def practice_server(
     suite = find_suite("micro")
     world = task_worlds.get(suite.world).create()
     models = RoleModels(ModelPool(), suite, world)
+    chat = models.open("chat")
+    stacked = chat.stacked
     return PracticeServer(
         set() if observed is None else observed,
         world,
-        models.open("chat"),
+        chat,
         lambda: models.open(EXTERNAL_MODEL),
         _POSTHOC,
         seed,
         owner,
         _NEW_TOKENS,
         None,
-        lambda: initial_adapter(models.open("chat").stacked.layout, torch_stream(seed, "adapter-init")),
+        lambda: initial_adapter(stacked.layout, torch_stream(seed, "adapter-init")),
         _ALIGNMENT,
+        WeightsBefore(
+            CheckpointWeights(world.checkpoint("chat").path),
+            CheckpointWeights(world.checkpoint(world.unaligned_role("chat")).path),
+            None,
+            stacked.layout,
+            stacked.settings.scaling,
+        ),
     )
 
 

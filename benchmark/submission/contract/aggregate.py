@@ -7,6 +7,7 @@ another id in every round. What a rule returns must follow the clients, not thei
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError
+from benchmark.records.adapters import Usage
 from benchmark.registry import Trait
 from benchmark.submission.contract.examination import Check, Outcome, Subject, fails, passes, warns
 from benchmark.submission.contract.inputs import changed_inputs
@@ -30,9 +32,11 @@ from benchmark.submission.contract.rounds import (
     sent,
     trial,
 )
+from benchmark.submission.contract.usage import counted, in_words, meter
 from benchmark.training.door import checked_aggregate
-from benchmark.updates import AdapterLayout, Aggregate
-from defenses.base import Defense, DefenseInfo, Knowledge, Server, defenses
+from benchmark.training.server import MeteredServer
+from benchmark.updates import NO_SERVER, AdapterLayout, Aggregate
+from defenses.base import Defense, DefenseInfo, Knowledge, defenses
 
 DIMENSION = 4096
 """Numbers in an update of the small rounds."""
@@ -47,26 +51,66 @@ _ORDER = "let nothing depend on a row's place: keep per-client state by client i
 
 
 @dataclass(frozen=True)
+class ReadyRule:
+    """A fresh instance of a rule that has been prepared, with the server of its rounds.
+
+    Attributes:
+        rule: The instance.
+        server: The server that each round lends; ``None`` for a rule that does not declare to ask for one.
+    """
+
+    rule: Defense
+    server: MeteredServer | None
+
+    def aggregate(self, given: Trial) -> Aggregate:
+        """Return the aggregate of a round, whose context gets the server."""
+        began = time.perf_counter()
+        aggregate = self.rule.aggregate(given.updates, replace(given.context, tools=self.server))
+        if self.server is not None:
+            self.server.usage.server_seconds += time.perf_counter() - began
+        return aggregate
+
+
+@dataclass(frozen=True)
+class RuleRun:
+    """Results of a fresh instance in a run.
+
+    Attributes:
+        results: The aggregate of each round.
+        touched: Names of the inputs that the rule changed, sorted.
+        used: Use of the rounds' server; ``None`` if the rounds lend none.
+    """
+
+    results: tuple[Aggregate, ...]
+    touched: tuple[str, ...]
+    used: Usage | None
+
+
+@dataclass(frozen=True)
 class AggregateTrials:
     """What the checks of `aggregate` have in common.
 
     Attributes:
         subject: The method.
-        server: Makes a server for `prepare`; ``None`` if the method does not act there.
-        layout: Layout of the updates; the server's where there is one, since a prepared rule may count on it.
+        server: Makes the server of an instance, for `prepare` and for the rounds of a rule that asks for one; ``None``
+            for a rule without both.
+        layout: Layout of the updates; the server's where there is one, since the rule may count on it.
+        metered: Use of the server's tools by name; the first run adds its own.
     """
 
     subject: Subject[DefenseInfo, Defense]
-    server: Callable[[], Server] | None = None
+    server: Callable[[], MeteredServer] | None = None
     layout: AdapterLayout = field(default_factory=lambda: layout_of(DIMENSION))
+    metered: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def ready(self) -> Iterator[Defense]:
-        """Give a fresh instance that has been prepared."""
+    def ready(self) -> Iterator[ReadyRule]:
+        """Give a fresh instance that has been prepared, with a server of its own if it uses one."""
         with self.subject.fresh("aggregate") as rule:
-            if self.server is not None:
-                rule.prepare(self.server())
-            yield rule
+            server = None if self.server is None else self.server()
+            if server is not None and self.subject.overrides("prepare", Defense):
+                rule.prepare(server)
+            yield ReadyRule(rule, server if self.subject.entry.info.asks_server else None)
 
     @cached_property
     def shape(self) -> tuple[int, int] | None:
@@ -75,8 +119,8 @@ class AggregateTrials:
             return next((shape for shape in _SHAPES if is_defined(rule, shape)), None)
 
     @cached_property
-    def first(self) -> tuple[tuple[Aggregate, ...], tuple[str, ...]]:
-        """What the rule returns in an ordinary run, and which of its inputs it changed."""
+    def first(self) -> RuleRun:
+        """What the rule returns in an ordinary run, which of its inputs it changed, and what it used."""
         return self.run(self.rounds())
 
     @property
@@ -110,15 +154,17 @@ class AggregateTrials:
             )
         return made
 
-    def run(self, rounds: Sequence[Trial]) -> tuple[tuple[Aggregate, ...], tuple[str, ...]]:
-        """Return what a fresh instance makes of a run, round by round, and the names of the inputs it changed."""
+    def run(self, rounds: Sequence[Trial]) -> RuleRun:
+        """Return what a fresh instance makes of a run."""
         results, touched = [], set[str]()
-        with self.ready() as rule:
+        with self.ready() as ready:
+            before = Usage() if ready.server is None else replace(ready.server.usage)
             for given in rounds:
                 copy = copy_of(given)
-                results.append(rule.aggregate(copy.updates, copy.context))
-                touched |= changed_inputs(rule, given, copy)
-        return tuple(results), tuple(sorted(touched))
+                results.append(ready.aggregate(copy))
+                touched |= changed_inputs(ready.rule, given, copy)
+        used = None if ready.server is None else ready.server.usage.minus(before)
+        return RuleRun(tuple(results), tuple(sorted(touched)), used)
 
 
 def is_defined(rule: Defense, shape: tuple[int, int]) -> bool:
@@ -234,7 +280,15 @@ def _grid() -> list[tuple[int, int]]:
 def _form(trials: AggregateTrials) -> Outcome:
     if trials.shape is None:
         return Outcome(Verdict.NOT_APPLICABLE, "the rule is not defined in any shape that was tried")
-    results, _ = trials.first
+    try:
+        results = trials.first.results
+    except Exception as error:  # a submitted method may raise anything
+        if trials.subject.entry.info.asks_server or NO_SERVER not in str(error):
+            raise
+        return fails(
+            "aggregate() asks for context.server, and the metadata do not declare this",
+            "declare asks_server=True in @register(...)",
+        )
     kinds = set()
     for result, given in zip(results, trials.rounds(), strict=True):
         checked_aggregate(result, given.updates)
@@ -246,12 +300,15 @@ def _form(trials: AggregateTrials) -> Outcome:
             "give them in every round or never: the detection columns are computed from them",
         )
     found = f"update of {', '.join(sorted(kinds))}; " + ("with client weights" if weighs else "without client weights")
+    if (used := trials.first.used) is not None:
+        meter(trials.metered, used)
+        found += f"; used {in_words(used)} in {ROUNDS} rounds"
     return passes(found)
 
 
 def _determinism(trials: AggregateTrials) -> Outcome:
-    again, _ = trials.run(trials.rounds())
-    for index, (one, other) in enumerate(zip(trials.first[0], again, strict=True)):
+    again = trials.run(trials.rounds())
+    for index, (one, other) in enumerate(zip(trials.first.results, again.results, strict=True)):
         for name in ("update", "weights"):
             before, after = getattr(one, name), getattr(other, name)
             if (before is None) != (after is None) or (before is not None and not torch.equal(before, after)):
@@ -259,11 +316,17 @@ def _determinism(trials: AggregateTrials) -> Outcome:
                     f"{name} differ in round {index}{_by(before, after)}",
                     "draw random numbers from context.generator only, and depend on no clock, hash or global state",
                 )
+    first, second = trials.first.used, again.used
+    if first is not None and second is not None and counted(first) != counted(second):
+        return fails(
+            f"used {in_words(first)} and then {in_words(second)}",
+            "ask the server for the same in every run with the same updates",
+        )
     return passes(f"equal over {ROUNDS} rounds")
 
 
 def _inputs(trials: AggregateTrials) -> Outcome:
-    touched = trials.first[1]
+    touched = trials.first.touched
     if touched:
         return fails(
             f"changed in place: {', '.join(touched)}",
@@ -318,8 +381,8 @@ def _knowledge(trials: AggregateTrials) -> Outcome:
         other = next((f for f in (1, 2, 0) if f != malicious and is_defined(rule, (count, f))), None)
     if other is None:
         return Outcome(Verdict.NOT_APPLICABLE, f"defined at n = {count} with f = {malicious} only")
-    results, _ = trials.run(trials.rounds(declared=other))
-    for index, (one, changed) in enumerate(zip(trials.first[0], results, strict=True)):
+    results = trials.run(trials.rounds(declared=other)).results
+    for index, (one, changed) in enumerate(zip(trials.first.results, results, strict=True)):
         if not torch.equal(one.update, changed.update):
             return fails(
                 f"the update of round {index} differs between f = {malicious} and f = {other}"
@@ -334,12 +397,12 @@ def _smaller(trials: AggregateTrials) -> Outcome:
     count, malicious = trials.shape
     given = trials.rounds()[0]
     sizes = [*((count - k, malicious - k) for k in range(1, malicious + 1)), (1, 0)]
-    with trials.ready() as rule:
+    with trials.ready() as ready:
         for left, declared in dict.fromkeys(sizes):
             copy = _first_rows(copy_of(given), left, declared)
             where = f"with {left} of {count} updates left and f = {declared}"
             try:
-                checked_aggregate(rule.aggregate(copy.updates, copy.context), copy.updates)
+                checked_aggregate(ready.aggregate(copy), copy.updates)
             except Exception as error:  # a submitted method may raise anything
                 within = left >= count - malicious
                 text = f"{where}: {trials.subject.reason(error)}"
@@ -369,9 +432,9 @@ def _first_rows(given: Trial, count: int, declared: int) -> Trial:
 
 def _difference(trials: AggregateTrials, other: Sequence[Trial]) -> str:
     """Return how the rule's results on another run of the same clients differ; empty if they do not."""
-    results, _ = trials.run(other)
+    results = trials.run(other).results
     straight = trials.rounds()
-    for index, (one, another) in enumerate(zip(trials.first[0], results, strict=True)):
+    for index, (one, another) in enumerate(zip(trials.first.results, results, strict=True)):
         largest = float(straight[index].updates.matrix.abs().max())
         if not _close(one.update, another.update, _TOLERANCE * largest):
             return f"the update of round {index} differs{_by(one.update, another.update)}"
@@ -390,8 +453,8 @@ def _is_random(trials: AggregateTrials) -> bool:
         replace(given, context=replace(given.context, generator=torch.Generator().manual_seed(index)))
         for index, given in enumerate(trials.rounds())
     ]
-    results, _ = trials.run(rounds)
-    return any(not torch.equal(a.update, b.update) for a, b in zip(trials.first[0], results, strict=True))
+    results = trials.run(rounds).results
+    return any(not torch.equal(a.update, b.update) for a, b in zip(trials.first.results, results, strict=True))
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:

@@ -22,7 +22,7 @@ from benchmark.submission.contract.robustness import SCALES, robustness_checks, 
 from defenses.base import Defense, DefenseInfo
 
 _WITH_TOOLS = ("prepare", "finalize")
-"""Checks of the hooks in which a defense may use the server's tools."""
+"""Checks of the hooks in which every defense may use the server's tools."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def defense_contract(
         checks += finalize_checks(subject, examination)
     if subject.overrides("serve", Defense):
         checks += serve_checks(subject)
-    checks.append(generation_check(subject.entry.info, examination, [c.name for c in checks if c.name in _WITH_TOOLS]))
+    with_tools = (*_WITH_TOOLS, "aggregate_form") if subject.entry.info.asks_server else _WITH_TOOLS
+    checks.append(generation_check(subject.entry.info, examination, [c.name for c in checks if c.name in with_tools]))
     checks.sort(key=lambda check: list(type(check.part)).index(check.part))
     return examination
 
@@ -98,7 +99,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
 
 
 def _trials(subject: Subject[DefenseInfo, Defense], examination: Examination) -> AggregateTrials:
-    if not subject.overrides("prepare", Defense):
+    if not (subject.overrides("prepare", Defense) or subject.entry.info.asks_server):
         return AggregateTrials(subject)
     make = server_maker(subject, examination)
-    return AggregateTrials(subject, make, make().layout)
+    return AggregateTrials(subject, make, make().layout, examination.metered)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from benchmark.seeds import stream, torch_stream
 from benchmark.submission.contract.examination import Check, Examination, Outcome, Subject, fails, passes
 from benchmark.submission.contract.inputs import left_behind, same_bits
 from benchmark.submission.contract.report import Part
+from benchmark.submission.contract.usage import counted, in_words, meter
 from benchmark.submission.practice import PRACTICE_SEED, practice_server
 from benchmark.suites.suite import find_suite
 from benchmark.training.door import checked_start
@@ -83,12 +83,12 @@ def _prepare(subject: Subject[DefenseInfo, Defense], examination: Examination) -
     if not torch.equal(*starts):
         difference = float((starts[0].double() - starts[1].double()).abs().max())
         return fails(f"two fresh instances return starts that differ by up to {difference:.3g}", _DETERMINISM)
-    if _counted(used[0]) != _counted(used[1]):
-        return fails(f"used {_in_words(used[0])} and then {_in_words(used[1])}", _DETERMINISM)
-    _meter(examination, used[0])
+    if counted(used[0].usage) != counted(used[1].usage):
+        return fails(f"used {in_words(used[0].usage)} and then {in_words(used[1].usage)}", _DETERMINISM)
+    meter(examination.metered, used[0].usage)
     moved = float((starts[0].double() - used[0].start().double()).norm())
     changed = f"moved the start by {moved:.3g} (L2 norm); " if moved else ""
-    return passes(f"{changed}used {_in_words(used[0])}")
+    return passes(f"{changed}used {in_words(used[0].usage)}")
 
 
 def _finalize(subject: Subject[DefenseInfo, Defense], examination: Examination) -> Outcome:
@@ -108,9 +108,9 @@ def _finalize(subject: Subject[DefenseInfo, Defense], examination: Examination) 
     if not torch.equal(*results):
         difference = float((results[0].double() - results[1].double()).abs().max())
         return fails(f"two fresh instances differ by up to {difference:.3g}", _DETERMINISM)
-    _meter(examination, servers[0])
+    meter(examination.metered, servers[0].usage)
     moved = float((results[0].double() - _trained(servers[0]).double()).norm())
-    return passes(f"moved the adapter by {moved:.3g} (L2 norm); used {_in_words(servers[0])}")
+    return passes(f"moved the adapter by {moved:.3g} (L2 norm); used {in_words(servers[0].usage)}")
 
 
 def _usable(result: Tensor, adapter: Tensor) -> Tensor:
@@ -151,7 +151,9 @@ def _serve(subject: Subject[DefenseInfo, Defense]) -> Outcome:
             )
     fixed = sum(prompt.answer is not None for prompt in straight.values())
     changed = sum(prompt.instruction != request for request, prompt in straight.items())
-    return passes(f"of {len(straight)} requests {fixed} answered at once, {changed} reworded")
+    turns = sum(prompt.system is not None for prompt in straight.values())
+    led = f", {turns} led by a system turn" if turns else ""
+    return passes(f"of {len(straight)} requests {fixed} answered at once, {changed} reworded{led}")
 
 
 def _requests() -> list[str]:
@@ -172,22 +174,8 @@ def _served(subject: Subject[DefenseInfo, Defense], requests: list[str]) -> dict
                 raise FedSafetyError(f"serve() returned {prompt!r:.80}; return a Prompt")
             if not isinstance(prompt.answer, str | None):
                 raise FedSafetyError(f"serve() answers {prompt.answer!r:.80}; an answer is text")
+            if not isinstance(prompt.system, str | None):
+                raise FedSafetyError(f"serve() sets the system turn {prompt.system!r:.80}; a turn is text")
             if served.setdefault(request, prompt) != prompt:
                 raise FedSafetyError(f"serve() makes something else of {request!r:.60} when it is asked again")
     return served
-
-
-def _counted(server: MeteredServer) -> dict[str, float]:
-    used = asdict(server.usage)
-    used.pop("server_seconds")
-    return used
-
-
-def _in_words(server: MeteredServer) -> str:
-    counts = [f"{value:,.0f} {name.replace('_', ' ')}" for name, value in _counted(server).items() if value]
-    return f"{', '.join(counts) or 'nothing of the server'}, {server.usage.server_seconds:.2g} s"
-
-
-def _meter(examination: Examination, server: MeteredServer) -> None:
-    for name, value in asdict(server.usage).items():
-        examination.metered[name] = examination.metered.get(name, 0.0) + value

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import NotApplicableError, SubmissionError
-from benchmark.submission.contract.aggregate import AggregateTrials, is_defined
+from benchmark.submission.contract.aggregate import AggregateTrials, ReadyRule, is_defined
 from benchmark.submission.contract.examination import Check, Outcome, all_threads, fails, passes, warns
 from benchmark.submission.contract.memory import peak_memory
 from benchmark.submission.contract.report import Part, ShapeCost, Verdict
@@ -102,7 +102,7 @@ def scale_checks(
     """
     began: list[float] = []
     if trials.server is not None:
-        # A prepared rule may count on the size of the server's own adapter.
+        # A rule that is prepared, or that asks the server, may count on the size of the server's own adapter.
         scales = tuple((n, f, trials.layout.dimension) for n, f, _ in SMALL_SCALES)
 
     def check(n: int, f: int, d: int) -> Check:
@@ -157,18 +157,18 @@ def _tried(trials: AggregateTrials, cases: list[tuple[str, Tensor]], given: Tria
     said: dict[str, list[str]] = {}
     worst = Verdict.PASSED
     with ExitStack() as stack:
-        rule: Defense | None = None
+        ready: ReadyRule | None = None
         for words, matrix in cases:
             copy = copy_of(replace(given, updates=replace(given.updates, matrix=matrix)))
             try:
-                rule = rule or stack.enter_context(trials.ready())
-                text, verdict = _judged(rule.aggregate(copy.updates, copy.context), copy, refused)
+                ready = ready or stack.enter_context(trials.ready())
+                text, verdict = _judged(ready.aggregate(copy), copy, refused)
             except (Exception, SystemExit) as error:  # a submitted method may raise anything
                 verdict = Verdict.PASSED if refused else Verdict.WARNING
                 text = f"raises: {trials.subject.reason(error)}"
             if text != _FINITE:
                 stack.close()
-                rule = None
+                ready = None
             said.setdefault(text, []).append(words)
             worst = max(worst, verdict, key=_SEVERITY.index)
     found = "; ".join(f"{text} ({', '.join(filter(None, words))})" for text, words in said.items()).replace(" ()", "")
@@ -248,10 +248,11 @@ def _measured(trials: AggregateTrials, n: int, f: int, d: int) -> tuple[float, i
     """Return the seconds and the peak memory, in bytes, of one round."""
     layout = layout_of(d) if trials.server is None else trials.layout
     given = trial(sent(n, d, f, "scale"), layout, f, malicious=range(n - f, n) if trials.told_truth else ())
-    # A prepared rule has rounds of the size of the suite's model, on which more threads only wait for each other.
-    with all_threads() if trials.server is None else nullcontext(), trials.ready() as rule, peak_memory(rule) as peak:
+    # Such a rule has rounds of the size of the suite's model, on which more threads only wait for each other.
+    used_threads = all_threads() if trials.server is None else nullcontext()
+    with used_threads, trials.ready() as ready, peak_memory(ready.rule) as peak:
         began = time.perf_counter()
-        result = rule.aggregate(given.updates, given.context)
+        result = ready.aggregate(given)
         seconds = time.perf_counter() - began
         checked_aggregate(result, given.updates)
         return seconds, peak()

@@ -414,7 +414,7 @@ def test_shapes_are_left_out_when_the_time_is_spent(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_prepared_rule_is_tried_on_the_server_s_own_adapter() -> None:
-    class Rooted(Defense):
+    class Trusting(Defense):
         def prepare(self, server):
             self.server, self.rows = server, server.owned_normal(8)
 
@@ -424,11 +424,73 @@ def test_a_prepared_rule_is_tried_on_the_server_s_own_adapter() -> None:
             weights = trust / trust.sum() if trust.any() else trust
             return Aggregate(weights.float() @ updates.matrix, weights)
 
-    findings, examination = examined(subject_of(Rooted))
+    findings, examination = examined(subject_of(Trusting))
     assert failed(findings) == set()
     assert examination.metered["owned_normal"] == 8
     assert len({shape.dimension for shape in examination.shapes}) == 1
     assert "one_number" not in findings
+
+
+class Rooted(Defense):
+    """Averages the updates that the server's gradient agrees with."""
+
+    def root(self, server):
+        return server.owned_normal(8)
+
+    def aggregate(self, updates, context):
+        gradient, _ = context.server.gradient(context.broadcast, self.root(context.server))
+        trust = (-(updates.matrix.double() @ gradient.double())).clamp(min=0)
+        weights = trust / trust.sum() if trust.any() else trust
+        return Aggregate(weights.float() @ updates.matrix, weights)
+
+
+def test_a_rule_that_asks_for_the_server_has_one_in_every_check() -> None:
+    findings, examination = examined(subject_of(Rooted, asks_server=True))
+    assert {
+        f.check: f.found for f in findings.values() if f.verdict not in QUIET and f.check != "refused_updates"
+    } == {}
+    assert findings["aggregate_form"].found.startswith("update of float32; with client weights; used 24 owned normal")
+    assert (examination.metered["owned_normal"], examination.metered["finetune_steps"]) == (24, 3)
+    assert len({shape.dimension for shape in examination.shapes}) == 1
+    assert "one_number" not in findings
+
+
+def test_a_rule_that_asks_for_the_server_without_a_word_gets_one_failure() -> None:
+    findings = of(Rooted)
+    assert failed(findings) == {"aggregate_form"}
+    assert "asks for context.server, and the metadata do not declare" in findings["aggregate_form"].found
+    assert findings["aggregate_form"].remedy == "declare asks_server=True in @register(...)"
+
+
+def test_the_server_is_asked_for_the_same_each_time() -> None:
+    class Moody(Rooted):
+        def root(self, server):
+            server.owned_aligned(1 + next(COUNTER))
+            return super().root(server)
+
+    findings = of(Moody, asks_server=True)
+    assert failed(findings) == {"determinism"}
+    assert "and then" in findings["determinism"].found
+
+
+def test_a_rule_may_generate_in_a_round_if_it_declares_this() -> None:
+    class Generating(Rooted):
+        def root(self, server):
+            server.generate(["name a fruit ."], adapter=None, temperature=0.0)
+            return super().root(server)
+
+    assert failed(of(Generating, asks_server=True)) == {"declared_generation"}
+    assert failed(of(Generating, asks_server=True, traits=(Trait.GENERATES,))) == set()
+
+
+def test_a_rule_may_compare_the_start_model_with_the_model_before_its_alignment() -> None:
+    class Comparing(Rooted):
+        def aggregate(self, updates, context):
+            layer = context.server.layout.layers[0]
+            assert not torch.equal(*(context.server.weights(layer, aligned=aligned) for aligned in (True, False)))
+            return super().aggregate(updates, context)
+
+    assert failed(of(Comparing, asks_server=True, needs_alignment=True)) == set()
 
 
 STARTS = {
@@ -513,6 +575,7 @@ SERVES = {
     "the request before": (lambda self, p: Prompt(self.seen[0]), "depending on what was asked before"),
     "more each time": (lambda self, p: Prompt(f"{p.instruction} {next(COUNTER)}"), "answer the same requests"),
     "at the second time": (lambda self, p: Prompt(str(self.seen.count(p.instruction))), "asked again"),
+    "a turn that is no text": (lambda self, p: Prompt(p.instruction, system=3), "a turn is text"),  # type: ignore[arg-type]
     "no odd request": (lambda self, p: Prompt(p.instruction.encode("ascii").decode()), "UnicodeEncodeError"),
 }
 
