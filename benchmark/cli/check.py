@@ -31,15 +31,23 @@ def register(app: typer.Typer) -> None:
 def new(
     name: Annotated[str, typer.Argument(help="Id of the defense: lower-case letters, digits, underscores.")],
     folder: FolderOption = Path(),
-    stage: Annotated[
+    hook: Annotated[
         list[str] | None,
-        typer.Option(help="When it acts: prepare, aggregate, finalize, serve; repeatable. Default: aggregate."),
+        typer.Option(
+            "--hook",
+            "--stage",
+            help="What it fills: prepare, aggregate, aggregate-with-server, finalize, serve; repeatable. "
+            "Default: aggregate.",
+        ),
     ] = None,
 ) -> None:
-    """Write the first file of a defense, with its test. It runs at once and averages as FedAvg does."""
+    """Write the first file of a defense, with its test. It runs at once and averages as FedAvg does.
+
+    With the hook aggregate-with-server it averages the updates that agree with a gradient of the server.
+    """
     from benchmark.submission.scaffold import new_defense
 
-    _print_next(new_defense(name, folder, tuple(stage or ("aggregate",))), name, "")
+    _print_next(new_defense(name, folder, tuple(hook or ("aggregate",))), name, "")
 
 
 def new_attack(

@@ -24,8 +24,10 @@ from defenses.base import Stage
 
 LONGEST_ID = Info.longest["title"]
 """Most characters of a new id. The bound is that of titles because the words of the id become the first title."""
-STAGES = tuple(stage.value for stage in Stage)
-"""Names of the moments at which a defense may act, in the order of a run."""
+WITH_SERVER = "aggregate-with-server"
+"""Name of the hook ``aggregate`` of a rule that asks for the server's tools in each round."""
+HOOKS = ("prepare", "aggregate", WITH_SERVER, "finalize", "serve")
+"""Names of the hooks of a new defense, in the order of a run."""
 
 
 @dataclass(frozen=True)
@@ -43,36 +45,43 @@ class Scaffold:
     in_project: bool
 
 
-def new_defense(name: str, folder: Path, stages: Sequence[str] = ("aggregate",)) -> Scaffold:
+def new_defense(name: str, folder: Path, hooks: Sequence[str] = ("aggregate",)) -> Scaffold:
     """Write a defense that behaves like FedAvg, and its tests.
+
+    With the hook :data:`WITH_SERVER` the defense averages the updates that agree with a gradient of the server.
 
     Args:
         name: Registry id, which is also the name of the file.
         folder: Folder of both files. The function makes a missing folder. For the folder ``defenses`` of a checkout,
             the file of tests goes to ``tests/defenses`` instead.
-        stages: Moments at which the defense acts. The file gets one hook for each of them.
+        hooks: Hooks that the file gets; one or more of :data:`HOOKS`. Both names of ``aggregate`` together give the
+            one with the server.
 
     Raises:
-        UsageError: The id is invalid or taken, a stage is unknown, or one of the files exists.
+        UsageError: The id is invalid or taken, a hook is unknown, or one of the files exists.
     """
-    for stage in stages:
-        if stage not in STAGES:
-            raise unknown_name("stage", stage, STAGES)
-    stages = tuple(stage for stage in STAGES if stage in stages)
-    if not stages:
-        raise UsageError(f"the defense has no stage, but a defense acts at least once; name one of {', '.join(STAGES)}")
+    for hook in hooks:
+        if hook not in HOOKS:
+            raise unknown_name("hook", hook, HOOKS)
+    if not hooks:
+        raise UsageError(f"the defense has no hook, but a defense acts at least once; name one of {', '.join(HOOKS)}")
+    with_server = WITH_SERVER in hooks
+    acting = {hook.removesuffix("-with-server") for hook in hooks}
+    stages = tuple(stage.value for stage in Stage if stage.value in acting)
+    given_server = bool({"prepare", "finalize"} & acting)
     imports = {"Defense", "Knowledge", "Stage", "register"}
-    imports |= {"Server"} if {"prepare", "finalize"} & set(stages) else set()
-    imports |= {"Prompt"} if "serve" in stages else set()
+    imports |= {"Server"} if given_server else set()
+    imports |= {"Prompt"} if "serve" in acting else set()
     fixtures = {"load_defense"}
-    fixtures |= {"one_round"} if "aggregate" in stages else set()
-    fixtures |= {"practice_server"} if {"prepare", "finalize"} & set(stages) else set()
-    return _write(
-        DEFENSE,
-        name,
-        folder,
-        {"stages": stages, "imports": _import_list(imports), "fixtures": ", ".join(sorted(fixtures))},
-    )
+    fixtures |= {"one_round"} if "aggregate" in acting else set()
+    fixtures |= {"practice_server"} if given_server or with_server else set()
+    values = {
+        "stages": stages,
+        "with_server": with_server,
+        "imports": _import_list(imports),
+        "fixtures": ", ".join(sorted(fixtures)),
+    }
+    return _write(DEFENSE, name, folder, values)
 
 
 def new_attack(name: str, folder: Path) -> Scaffold:

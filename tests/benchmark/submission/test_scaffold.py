@@ -16,8 +16,8 @@ from benchmark.errors import UsageError
 from benchmark.methods.kinds import DEFENSE
 from benchmark.methods.source import find_method
 from benchmark.submission import scaffold
-from benchmark.submission.practice import load_attack, load_defense, one_round, practice_resources
-from benchmark.submission.scaffold import STAGES, new_attack, new_defense
+from benchmark.submission.practice import load_attack, load_defense, one_round, practice_resources, practice_server
+from benchmark.submission.scaffold import HOOKS, WITH_SERVER, new_attack, new_defense
 from defenses.base import Defense, Stage, defenses
 from tasks.base import DataKind, Example
 
@@ -62,13 +62,13 @@ def test_a_new_attack_is_unaligned_data(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tests_that_come_with_new_methods_pass(tmp_path: Path) -> None:
     new_defense("average_again", tmp_path)
-    new_defense("at_every_moment", tmp_path, STAGES)
-    for stage in STAGES:
-        new_defense(f"only_{stage}", tmp_path, (stage,))
+    new_defense("at_every_moment", tmp_path, HOOKS)
+    for hook in HOOKS:
+        new_defense(f"only_{hook.replace('-', '_')}", tmp_path, (hook,))
     new_attack("data_again", tmp_path)
     result = run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider")
     assert result.returncode == 0, result.stdout
-    assert "17 passed" in result.stdout
+    assert "20 passed" in result.stdout
 
 
 @pytest.mark.slow
@@ -85,7 +85,9 @@ def test_a_changed_rule_makes_its_test_fail(tmp_path: Path) -> None:
 
 def test_written_files_keep_the_style_of_the_house(tmp_path: Path) -> None:
     new_defense("styled", tmp_path)
-    new_defense("styled_all", tmp_path, STAGES)
+    new_defense("styled_all", tmp_path, HOOKS)
+    new_defense("styled_plain", tmp_path, tuple(hook for hook in HOOKS if hook != WITH_SERVER))
+    new_defense("styled_server", tmp_path, (WITH_SERVER,))
     new_attack("styled_attack", tmp_path)
     settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
     for command in (["check", "--ignore", "D1,S101,I001"], ["format", "--check"]):
@@ -152,9 +154,22 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_misspelt_stage_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown stage 'agregate'; did you mean 'aggregate'"):
+def test_a_misspelt_hook_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown hook 'agregate'; did you mean 'aggregate'"):
         new_defense("mine", tmp_path, ("agregate",))
+
+
+def test_a_rule_with_the_server_declares_it_and_follows_the_server_s_gradient(tmp_path: Path) -> None:
+    rule = load_defense(new_defense("scaffolded_root", tmp_path, ("aggregate", WITH_SERVER)).method)
+    info = defenses.get("scaffolded_root").info
+    assert (info.stages, info.asks_server) == ((Stage.AGGREGATE,), True)
+    server = practice_server()
+    gradient, _ = server.gradient(server.start(), server.owned_normal(32))
+    updates, context = one_round(torch.stack([-gradient, gradient, -2 * gradient]), counts=[1, 9, 3], server=server)
+    result = rule.aggregate(updates, context)
+    assert result.weights is not None
+    assert result.weights.tolist() == [0.25, 0.0, 0.75]
+    torch.testing.assert_close(result.update, -1.75 * gradient)
 
 
 def test_a_new_file_is_found_as_a_submission(tmp_path: Path) -> None:

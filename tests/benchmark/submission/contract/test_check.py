@@ -360,6 +360,9 @@ def test_new_says_what_comes_next(tmp_path: Path) -> None:
     again = run(tmp_path, "new", "mine", "--folder", "methods")
     assert again.returncode == 2
     assert "exists and is not overwritten" in again.stderr
+    asking = run(tmp_path, "new", "asking", "--hook", "aggregate-with-server")
+    assert asking.returncode == 0, asking.stderr
+    assert "asks_server=True" in (tmp_path / "asking.py").read_text()
     attack = run(tmp_path, "new-attack", "harm")
     assert attack.returncode == 0, attack.stderr
     assert "fedsafety run --attack harm --base aligned_start --suite micro" in attack.stdout
