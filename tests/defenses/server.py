@@ -1,8 +1,9 @@
-"""A server whose tools count their use, for the tests of the post-hoc defenses."""
+"""A server whose tools count their use and compute nothing, for the tests of defenses that ask one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +28,16 @@ class FakeServer:
     layout = AdapterLayout(("layer.lora_A",), ((1, 3),))
     automation = AUTOMATION
     alignment_rows = 0
+    steps = 8
+    learning_rate = 0.01
+    scaling = 2.0
 
     def __init__(self, examples: int = 10, answer: Callable[[str], str] = refuse_when_reminded) -> None:
         self.examples = examples
         self.answer = answer
         self.sources: list[str] = []
         self.tuned: list[Example] = []
+        self.options: dict[str, Any] = {}
         self.shuffled = 0
         self._proposed = 0
 
@@ -58,8 +63,8 @@ class FakeServer:
         self.sources.append("external")
         return [self._answer(prompt, temperature) for prompt in prompts]
 
-    def finetune(self, adapter: Tensor, examples: list[Example]) -> Tensor:
-        self.tuned = examples
+    def finetune(self, adapter: Tensor, examples: list[Example], **options: Any) -> Tensor:
+        self.tuned, self.options = examples, options
         return adapter + 1
 
     def start(self) -> Tensor:
@@ -71,8 +76,20 @@ class FakeServer:
     def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
         return adapter
 
-    def gradient(self, adapter: Tensor, examples: list[Example]) -> tuple[Tensor, float]:
+    def gradient(self, adapter: Tensor, examples: list[Example], **options: Any) -> tuple[Tensor, float]:
         return torch.zeros(3), 0.0
+
+    def first_token_scores(self, adapter: Tensor, prompts: list[str], openings: list[str]) -> Tensor:
+        return torch.zeros(len(prompts), len(openings))
+
+    def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
+        return torch.zeros(1, 3)
+
+    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
+        return {"layer": torch.ones(3)}
+
+    def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:
+        return torch.zeros(len(prompts), 3)
 
     def shuffle(self, examples: list[Example]) -> list[Example]:
         self.shuffled += 1
