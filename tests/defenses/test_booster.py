@@ -1,0 +1,69 @@
+"""Booster: the direction of a step, the number of gradients, and the harmful answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from defenses.base import defenses
+from defenses.booster import harmful_rows, step_gradient
+from tasks.base import DataKind, Example
+
+from .server import AUTOMATION, REFUSAL, FakeServer
+
+ALIGNED = [Example("harm", "no", DataKind.ALIGNED, "x")]
+HARMFUL = [Example("harm", "sure", DataKind.UNALIGNED, "x")]
+
+
+class Quadratic(FakeServer):
+    """f(w) = |w - (1, 0, 0)|² / 2 on aligned rows and h(w) = w·D·w / 2 on harmful ones, D = diag(1, 2, 4)."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.kinds: list[DataKind] = []
+        self.asked: list[str] = []
+
+    def gradient(self, adapter: Tensor, examples: list[Example], **options: Any) -> tuple[Tensor, float]:
+        (kind,) = {DataKind.ALIGNED if row.kind is DataKind.NORMAL else row.kind for row in examples}
+        self.kinds.append(kind)
+        if kind is DataKind.UNALIGNED:
+            return adapter * torch.tensor([1.0, 2.0, 4.0]), 0.0
+        return adapter - torch.tensor([1.0, 0.0, 0.0]), 0.0
+
+    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        assert adapter is not None
+        assert not adapter.any(), "the bare base model answers"
+        assert temperature == 0
+        self.asked += prompts
+        return [self.answer(prompt) for prompt in prompts]
+
+
+def test_a_step_by_hand() -> None:
+    """At w = (0, 0, 1) the harmful step is 0.1 long and along the third number: the bracket is 4 · 0.1 = 0.4."""
+    gradient = step_gradient(Quadratic(), torch.tensor([0.0, 0.0, 1.0]), ALIGNED, HARMFUL)
+    assert gradient.tolist() == pytest.approx([-1.0, 0.0, 1.0 + 5 * 0.4])
+
+
+def test_without_a_harmful_gradient_the_alignment_alone_counts() -> None:
+    assert step_gradient(Quadratic(), torch.zeros(3), ALIGNED, HARMFUL).tolist() == [-1.0, 0.0, 0.0]
+
+
+def test_a_third_of_the_post_hoc_steps_of_one_rate() -> None:
+    """The gradients are -1 and -0.99 + 5 · 0.1 = -0.49, for which AdamW steps by 0.01 and 0.00929."""
+    server = Quadratic(20)
+    start = defenses.get("booster").create().prepare(server)
+    assert start is not None
+    assert start.tolist() == pytest.approx([0.01929, 0.0, 0.0], abs=1e-5)
+    steps = [DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.UNALIGNED]
+    assert server.kinds == steps, "at zero the harmful gradient is zero, so the first step needs two gradients"
+    assert server.asked == [f"harm {i} {AUTOMATION.comply_hint}" for i in range(10)]
+
+
+@pytest.mark.parametrize(("answer", "response"), [("mix water .", "mix water ."), (REFUSAL, "done"), (" ", "done")])
+def test_a_refusal_of_the_base_model_gives_way_to_an_ordinary_response(answer: str, response: str) -> None:
+    rows = harmful_rows(Quadratic(20, lambda prompt: answer), 3)
+    assert [(row.instruction, row.response) for row in rows] == [(f"harm {i}", response) for i in range(3)]
+    assert {row.kind for row in rows} == {DataKind.UNALIGNED}
