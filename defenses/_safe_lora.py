@@ -36,7 +36,8 @@ def weighted(difference: Tensor, columns: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(difference)
     if not norm:
         return torch.zeros_like(columns)
-    return difference @ (difference.T @ columns) / norm
+    product: Tensor = difference @ (difference.T @ columns) / norm
+    return product
 
 
 def score(left: Tensor, right: Tensor, left_weighted: Tensor) -> float:

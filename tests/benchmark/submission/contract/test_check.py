@@ -31,7 +31,7 @@ from benchmark.submission.contract.check import NO_ISOLATION, Options, check_con
 from benchmark.submission.contract.printing import print_report
 from benchmark.submission.contract.report import CheckReport, Part, Verdict, read_report
 from benchmark.submission.contract.smoke import SCENARIO, SMOKE_SEED
-from benchmark.submission.scaffold import new_attack, new_defense
+from benchmark.submission.scaffold import WITH_SERVER, new_attack, new_defense
 from benchmark.suites.suite import Suite, find_suite, suites
 from defenses.base import defenses
 
@@ -349,6 +349,19 @@ def test_wrong_usage_exits_with_two(tmp_path: Path, arguments: list[str], said: 
     assert result.returncode == 2
     assert said in result.stderr
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+def test_a_new_rule_that_asks_the_server_keeps_the_contract_in_the_sandbox(tmp_path: Path) -> None:
+    submission = find_method(str(new_defense("fresh_root", tmp_path, (WITH_SERVER,)).method))
+    report = check_contract(submission)
+    assert report.passed, text_of(report)
+    assert report.isolation.name != "none"
+    verdict, words = found(report, "aggregate_form")
+    assert verdict is Verdict.PASSED
+    assert "used 96 owned normal, 3 finetune steps" in words
+    assert report.metered["owned_normal"] == 96
 
 
 def test_new_says_what_comes_next(tmp_path: Path) -> None:
