@@ -7,6 +7,8 @@ V Vᵀ / ‖V‖_F, with a single norm. C is no orthogonal projector: it weighs 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -65,12 +67,12 @@ def score(left: Tensor, right: Tensor, left_weighted: Tensor) -> float:
 
 
 def lowest_layers(scores: list[float]) -> list[int]:
-    """Return the places of the layers to project: the K of lowest score, K = 10/64 of all and at least 1.
+    """Return the places of the layers to project: the K of lowest score, K = 10/64 of all, rounded up.
 
     Ties go to the earlier layer. The places are in ascending order.
 
     >>> lowest_layers([0.9, 0.2, 0.5, 0.2, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 1.0, 1.0, 1.0])
-    [1, 3]
+    [1, 3, 9]
     """
-    count = max(1, round(SHARE * len(scores)))
+    count = math.ceil(SHARE * len(scores))
     return sorted(sorted(range(len(scores)), key=lambda place: (scores[place], place))[:count])
