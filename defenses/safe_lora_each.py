@@ -33,8 +33,8 @@ class SafeLoRAEach(Defense):
     factors A, B and an update ΔA, ΔB, the layer's weights change by s · M, M = (B + ΔB)(A + ΔA) - B A.
 
     1. The score of a layer is the cosine between C M and M.
-    2. In the K layers of lowest score, ΔB becomes C ΔB; ΔA stays. K is 10/64 of the layers, rounded up, as the source projects 10
-       of the 64 adapted layers of Llama-2-7B, and it is chosen for each client anew.
+    2. In the K layers of lowest score, ΔB becomes C ΔB; ΔA stays. K is 10/64 of the layers, rounded up, as the source
+    projects 10 of the 64 adapted layers of Llama-2-7B, and it is chosen for each client anew.
 
     For a fresh start, whose B is zero, M = ΔB (A + ΔA), and the rule of the first round is Safe LoRA's rule B ← C B
     on the client's whole adapter. Later, and from an aligned adapter, the part B ΔA of M stays as it is. A second
