@@ -155,7 +155,7 @@ class PracticeAttacker(Attacker):
 def practice_server(
     seed: int = PRACTICE_SEED, owner: str = "practice", observed: set[Trait] | None = None
 ) -> PracticeServer:
-    """Return a server with the data and the models of the world ``micro``.
+    """Return a server with the data and the models of the world ``micro``, the chat model and the raw one before it.
 
     The server's attribute ``usage`` counts the data and the model calls that a method uses.
 

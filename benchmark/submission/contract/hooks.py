@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmark.errors import FedSafetyError
 from benchmark.models.lora import initial_adapter
+from benchmark.models.sizes import LARGEST_RANK
 from benchmark.seeds import stream, torch_stream
 from benchmark.submission.contract.examination import Check, Examination, Outcome, Subject, fails, passes
 from benchmark.submission.contract.inputs import left_behind, same_bits
@@ -19,6 +20,7 @@ from benchmark.submission.practice import PRACTICE_SEED, practice_server
 from benchmark.suites.suite import find_suite
 from benchmark.training.door import checked_start
 from benchmark.training.server import MeteredServer
+from benchmark.updates import AdapterLayout
 from defenses.base import Defense, DefenseInfo, Prompt
 from tasks.base import task_worlds
 
@@ -52,7 +54,7 @@ def finalize_checks(subject: Subject[DefenseInfo, Defense], examination: Examina
         Check(
             Part.CONTRACT,
             "finalize",
-            "finalize() returns a finite adapter of the same shape, the same bits each time; its input stays as it was",
+            "finalize() returns a finite adapter of no lower rank, the same bits each time; its input stays as it was",
             lambda: _finalize(subject, examination),
         )
     ]
@@ -103,28 +105,39 @@ def _finalize(subject: Subject[DefenseInfo, Defense], examination: Examination) 
             server.usage.server_seconds += time.perf_counter() - began
             if not same_bits(left_behind(rule).get("adapter", given), adapter):
                 return fails("changed the adapter that it was given in place", "work on a copy: adapter.clone()")
-        results.append(_usable(result, adapter))
+        results.append(_usable(result, server.layout))
         servers.append(server)
+    if results[0].shape != results[1].shape:
+        ranks = [server.layout.rank_of(len(result)) for result in results]
+        return fails(f"two fresh instances return adapters of ranks {ranks[0]} and {ranks[1]}", _DETERMINISM)
     if not torch.equal(*results):
         difference = float((results[0].double() - results[1].double()).abs().max())
         return fails(f"two fresh instances differ by up to {difference:.3g}", _DETERMINISM)
     meter(examination.metered, servers[0].usage)
-    moved = float((results[0].double() - _trained(servers[0]).double()).norm())
-    return passes(f"moved the adapter by {moved:.3g} (L2 norm); used {in_words(servers[0].usage)}")
+    difference_in_words = _difference(results[0], _trained(servers[0]), servers[0].layout)
+    return passes(f"{difference_in_words}; used {in_words(servers[0].usage)}")
 
 
-def _usable(result: Tensor, adapter: Tensor) -> Tensor:
-    """Return a repaired adapter if the engine would take it."""
+def _usable(result: Tensor, layout: AdapterLayout) -> Tensor:
+    """Return a repaired adapter if the engine would take it; its rank may be higher than that of the layout."""
     if not isinstance(result, Tensor):
         raise FedSafetyError(f"finalize() returned {type(result).__name__}; return a float tensor [d]")
-    if result.shape != adapter.shape or not result.is_floating_point():
+    flat = result.dim() == 1 and layout.rank <= layout.rank_of(len(result)) <= LARGEST_RANK
+    if not flat or not result.is_floating_point():
         raise FedSafetyError(
             f"finalize() returned {result.dtype} of shape {tuple(result.shape)}; an adapter is a float tensor of "
-            f"shape {tuple(adapter.shape)}"
+            f"shape {(layout.dimension,)}, or that of layout.of_rank(r) with a higher rank r up to {LARGEST_RANK}"
         )
     if not torch.isfinite(result).all():
         raise FedSafetyError("finalize() returned numbers that are not finite; check for division by zero")
     return result.detach()
+
+
+def _difference(result: Tensor, adapter: Tensor, layout: AdapterLayout) -> str:
+    """Return how a repaired adapter differs from the trained one, as the beginning of a sentence."""
+    if result.shape != adapter.shape:
+        return f"raised the adapter's rank from {layout.rank} to {layout.rank_of(len(result))}"
+    return f"moved the adapter by {float((result.double() - adapter.double()).norm()):.3g} (L2 norm)"
 
 
 def _trained(server: MeteredServer) -> Tensor:

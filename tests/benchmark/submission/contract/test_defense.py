@@ -533,6 +533,12 @@ def repairing(repair: Any) -> type[Defense]:
 REPAIRS = {
     "nothing": (lambda a, s: None, "return a float tensor"),
     "another shape": (lambda a, s: a[1:], "an adapter is a float tensor of shape"),
+    "a lower rank": (lambda a, s: a[: len(a) // 2], "an adapter is a float tensor of shape"),
+    "a rank that no engine serves": (lambda a, s: torch.zeros(s.layout.of_rank(513).dimension), "up to 512"),
+    "another rank each time": (
+        lambda a, s: torch.zeros(s.layout.of_rank(9 + next(COUNTER)).dimension),
+        "two fresh instances return adapters of ranks",
+    ),
     "not finite": (lambda a, s: a / 0, "not finite"),
     "in place": (lambda a, s: a.mul_(2), "in place"),
     "random": (lambda a, s: a + next(COUNTER), "two fresh instances differ"),
@@ -546,6 +552,22 @@ def test_repaired_adapters_have_the_promised_form(case: str) -> None:
     findings = of(repairing(repair))
     assert failed(findings) == {"finalize"}
     assert said in findings["finalize"].found
+
+
+def test_a_repaired_adapter_may_have_a_higher_rank() -> None:
+    findings = of(repairing(lambda a, s: torch.zeros(s.layout.of_rank(2 * s.layout.rank).dimension)))
+    assert failed(findings) == set()
+    assert "raised the adapter's rank from 8 to 16" in findings["finalize"].found
+
+
+def test_a_repair_may_compare_the_weights_with_those_before_the_alignment() -> None:
+    def compare(adapter: torch.Tensor, server: Any) -> torch.Tensor:
+        layer = server.layout.layers[0]
+        return adapter + (server.weights(layer) - server.weights(layer, aligned=False)).norm()
+
+    findings = of(repairing(compare), needs_alignment=True)
+    assert failed(findings) == set()
+    assert "moved the adapter by" in findings["finalize"].found
 
 
 def test_a_repair_is_metered() -> None:
