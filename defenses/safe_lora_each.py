@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.updates import Aggregate, RoundContext, Updates
-from defenses._safe_lora import lowest_layers, score, weighted
+from defenses._safe_lora_layers import lowest_layers, score, weighted
 from defenses.base import Defense, Knowledge, Server, Stage, register
 
 

@@ -1,8 +1,8 @@
-"""A server whose tools count their use and compute nothing, for the tests of defenses that ask one."""
+"""Servers whose tools count their use, for the tests of the defenses that act after or before the rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -102,3 +102,87 @@ class FakeServer:
         assert temperature == 1
         self._proposed += 1
         return f"how to harm {self._proposed % 2} ?" if "harm" in prompt else f"do task {self._proposed % 3} ."
+
+
+class WeightServer(FakeServer):
+    """Owns the weights of some layers before and after the alignment, and the norms of their input features.
+
+    Args:
+        unaligned: Name of the layer → weights ``[out, in]`` before the alignment.
+        aligned: The same after it.
+        rank: LoRA rank r.
+        start: Flat adapter ``[d]`` that the federation starts from; by default one without effect, with A of ones.
+        norms: Name of the layer → L2 norms ``[in]`` of the input features.
+    """
+
+    scaling = 2.0
+
+    def __init__(
+        self,
+        unaligned: Mapping[str, Tensor],
+        aligned: Mapping[str, Tensor],
+        rank: int = 1,
+        start: Tensor | None = None,
+        norms: Mapping[str, Tensor] | None = None,
+        **choices: Any,
+    ) -> None:
+        super().__init__(**choices)
+        names = [f"{layer}.lora_{factor}" for layer in aligned for factor in "AB"]
+        shapes = [shape for w in aligned.values() for shape in ((rank, w.shape[1]), (w.shape[0], rank))]
+        self.layout = AdapterLayout(tuple(names), tuple(shapes))
+        self._weights = {True: aligned, False: unaligned}
+        self._start = self.layout.mask("A").float() if start is None else start
+        self._norms = norms or {}
+
+    def start(self) -> Tensor:
+        return self._start.clone()
+
+    def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
+        return self._weights[aligned][layer].clone()
+
+    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
+        assert adapter is not None
+        assert not adapter.any(), "the bare base model generates"
+        self.sources.append("base")
+        return [self._answer(prompt, temperature) for prompt in prompts]
+
+    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
+        self.measured = examples
+        return {layer: self._norms[layer].clone() for layer in self.layout.layers}
+
+
+def effect(layout: AdapterLayout, adapter: Tensor, layer: str, scaling: float = WeightServer.scaling) -> Tensor:
+    """Return s B A ``[out, in]`` (float64) of a layer, for an adapter of any rank."""
+    views = layout.of_rank(layout.rank_of(len(adapter))).views(adapter.double())
+    return scaling * views[f"{layer}.lora_B"] @ views[f"{layer}.lora_A"]
+
+
+SHAPES = {
+    f"layer.{number}": shape for number, shape in enumerate([(5, 7), (7, 5), (6, 6), (4, 9), (8, 8), (3, 6), (6, 3)])
+}
+
+
+def random_server(seed: int, *, adapter_aligns: bool, rank: int = 2) -> tuple[WeightServer, Tensor]:
+    """Return a server of seven layers and the flat adapter ``[d]`` of a federation that moved all of them.
+
+    Args:
+        seed: Seed of all numbers.
+        adapter_aligns: Whether the start adapter is the alignment; else the aligned weights differ in full rank, and
+            the start adapter has no effect.
+        rank: LoRA rank r.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    unaligned = {layer: normal(*shape) for layer, shape in SHAPES.items()}
+    server = WeightServer(unaligned, {layer: w + 0.3 * normal(*w.shape) for layer, w in unaligned.items()}, rank)
+    if adapter_aligns:
+        start = 0.5 * normal(server.layout.dimension)
+        aligned = {layer: w + effect(server.layout, start, layer).float() for layer, w in unaligned.items()}
+        server = WeightServer(unaligned, aligned, rank, start)
+    else:
+        fresh = normal(server.layout.dimension) * server.layout.mask("A")
+        server = WeightServer(unaligned, server._weights[True], rank, fresh)
+    return server, server.start() + 0.4 * normal(server.layout.dimension)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmark.submission.practice import one_round, practice_server
 from benchmark.training.server import MeteredServer
-from defenses._safe_lora import lowest_layers, weighting
+from defenses._safe_lora_layers import lowest_layers, weighting
 from defenses.base import defenses
 from defenses.safe_lora_each import projected
 
