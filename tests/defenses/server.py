@@ -115,8 +115,6 @@ class WeightServer(FakeServer):
         norms: Name of the layer → L2 norms ``[in]`` of the input features.
     """
 
-    scaling = 2.0
-
     def __init__(
         self,
         unaligned: Mapping[str, Tensor],
