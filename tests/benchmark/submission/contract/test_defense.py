@@ -75,7 +75,9 @@ def test_built_in_repairs_keep_the_contract(name: str) -> None:
     findings, examination = examined(Subject(defenses.get(name)))
     assert {f.check: f.found for f in findings.values() if f.verdict not in QUIET} == {}
     assert examination.metered["finetune_steps"] == 4
-    assert sum(examination.metered[n] for n in ("owned_aligned", "owned_normal", "generated_pairs")) == 32
+    # Of the server's 32 pairs, those in another form count as owned and as generated.
+    reworded = {"posthoc_paraphrase": 16, "posthoc_multitask": 12}.get(name, 0)
+    assert sum(examination.metered[n] for n in ("owned_aligned", "owned_normal", "generated_pairs")) == 32 + reworded
 
 
 def test_only_foolsgold_declares_to_remember_clients_and_it_shows() -> None:
