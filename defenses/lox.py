@@ -32,7 +32,8 @@ class Lox(Defense):
     """Start from W + a U_k U_kᵀ V with V = W_aligned - W_unaligned and its left singular vectors U_k; k = 6, a = 1.25.
 
     Both values are the paper's for Llama-2-7B. The released code's defaults (all directions, a = 1) are another
-    method: they extrapolate all of V. The source changes every matrix, embeddings too; here the layers with adapters.
+    method, which extrapolates all of V. The source changes every matrix with the embeddings, and this rule the layers
+    with adapters.
 
     The start has to be an adapter of rank r.
 

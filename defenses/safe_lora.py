@@ -34,8 +34,8 @@ class SafeLora(Defense):
 
     K is a share of the layers, rounded up: 10 of the 64 layers of the released default for Llama-2-7B. The other choice
     of the source, layers with a cosine of at most 0.5 (0.35 in SafeMERGE), depends on the spectrum of V and so on the
-    model. For example, an alignment by an adapter has a V of low rank, and all its layers may lie below 0.35. Ties go
-    to the earlier layer; the released code projects all tied layers.
+    model. For example, an alignment by an adapter has a V of low rank, and all its layers may lie below 0.35. Of two
+    tied layers the earlier one goes first, where the released code projects both.
 
     Where an adapter A₀, B₀ aligns the start, ΔW = s (B A - B₀ A₀), because the change counts from the aligned model.
     The served layer is then s (B₀ A₀ + C (B A - B₀ A₀)), with the factors [C B, B₀ - C B₀] and [A; A₀]. The served
