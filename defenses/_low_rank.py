@@ -15,6 +15,11 @@ from defenses.base import Server
 NOISE: Final = 1e-4
 """Singular values below this share of the largest one are rounding errors of float32 weights."""
 
+EXACT_SIDE: Final = 1024
+"""Largest smaller side of a matrix whose decomposition is exact, because its cost grows with the cube of the side."""
+_OVERSAMPLING: Final = 16
+_ITERATIONS: Final = 8
+
 
 @dataclass(frozen=True)
 class Product:
@@ -85,23 +90,40 @@ def top_part(matrix: Tensor, count: int) -> Product:
     """Return the best approximation of a matrix by ``count`` singular values, or by fewer if the others are noise.
 
     The left factor holds singular vectors, whose largest entry is positive, so that equal matrices give equal factors.
-    They are eigenvectors of the smaller one of M Mᵀ and Mᵀ M, which costs a tenth of a full decomposition.
+    They are eigenvectors of the smaller one of M Mᵀ and Mᵀ M, which cost less than a full decomposition. Matrices
+    beyond :data:`EXACT_SIDE` are reduced first to a space that nearly holds these vectors.
 
     Args:
         matrix: M (float64, ``[out, in]``).
         count: Largest rank of the result.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    values, vectors = torch.linalg.eigh(wide @ wide.T)
+    basis = _top_space(wide, count) if len(wide) > EXACT_SIDE else None
+    core = wide if basis is None else basis.T @ wide
+    values, vectors = torch.linalg.eigh(core @ core.T)
     order = torch.arange(len(values) - 1, -1, -1)[:count]
     kept = order[values[order] > NOISE**2 * values[-1].clamp_min(0.0)]
-    vectors = vectors[:, kept]
+    vectors = vectors[:, kept] if basis is None else basis @ vectors[:, kept]
     if wide is not matrix:
         # M v is the singular value times the left vector.
         vectors = torch.nn.functional.normalize(matrix @ vectors, dim=0)
     places = vectors.abs().argmax(dim=0, keepdim=True)
     vectors = vectors * vectors.gather(0, places).sign()
     return Product(vectors, vectors.T @ matrix)
+
+
+def _top_space(wide: Tensor, count: int) -> Tensor:
+    """Return an orthonormal basis ``[rows, columns]`` of a space that nearly holds the top left singular vectors.
+
+    Subspace iteration from a fixed random start (Halko et al. 2011, arXiv 0909.4061, algorithm 4.4), so that equal
+    matrices give equal bases.
+    """
+    columns = min(count + _OVERSAMPLING, *wide.shape)
+    start = torch.randn(wide.shape[1], columns, generator=torch.Generator().manual_seed(0), dtype=wide.dtype)
+    basis = torch.linalg.qr(wide @ start).Q
+    for _ in range(_ITERATIONS):
+        basis = torch.linalg.qr(wide @ torch.linalg.qr(wide.T @ basis).Q).Q
+    return basis
 
 
 def projected(difference: Tensor, product: Product) -> Product:

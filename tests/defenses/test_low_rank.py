@@ -47,6 +47,27 @@ def test_the_top_part_is_the_truncated_singular_value_decomposition(shape: tuple
     assert (part.left.gather(0, part.left.abs().argmax(dim=0, keepdim=True)) > 0).all()
 
 
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60)])
+@pytest.mark.parametrize("count", [3, 50])
+def test_the_top_part_of_a_large_matrix_is_nearly_the_same(
+    shape: tuple[int, int], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    exact = top_part(matrix, count)
+    monkeypatch.setattr("defenses._low_rank.EXACT_SIDE", 10)
+    part = top_part(matrix, count)
+    assert not torch.equal(part.left, exact.left)
+    assert torch.equal(part.left, top_part(matrix, count).left)
+    # The spectrum of noise is the hardest: the error may exceed the least one by a little.
+    least = float(values[count:].square().sum().sqrt())
+    assert float((whole(part) - matrix).norm()) <= 1.005 * least
+    steep = (left * values * 0.9 ** torch.arange(60)) @ right
+    torch.testing.assert_close(
+        whole(top_part(steep, 3)), (left[:, :3] * values[:3] * 0.9 ** torch.arange(3)) @ right[:3]
+    )
+
+
 def test_rounding_errors_of_weights_are_no_part_of_a_matrix_of_low_rank() -> None:
     exact = whole(product(4, out=30, width=20, rank=3))
     weights = torch.randn(30, 20, generator=torch.Generator().manual_seed(5))
