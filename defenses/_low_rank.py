@@ -120,7 +120,7 @@ def _top_space(wide: Tensor, count: int) -> Tensor:
     """
     columns = min(count + _OVERSAMPLING, *wide.shape)
     start = torch.randn(wide.shape[1], columns, generator=torch.Generator().manual_seed(0), dtype=wide.dtype)
-    basis = torch.linalg.qr(wide @ start).Q
+    basis: Tensor = torch.linalg.qr(wide @ start).Q
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(wide @ torch.linalg.qr(wide.T @ basis).Q).Q
     return basis
