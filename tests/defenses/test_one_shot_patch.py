@@ -15,7 +15,7 @@ def test_one_refusal_is_trained_for_ten_steps_at_the_suite_s_rate() -> None:
     adapter = defenses.get("one_shot_patch").create().finalize(torch.tensor([1.0, 2.0, 3.0]), server)
     assert adapter.tolist() == [2.0, 3.0, 4.0]
     assert [(row.instruction, row.response) for row in server.tuned] == [("harm 0", REFUSAL)]
-    assert server.choices == {"steps": 10, "rate": 1.0}
+    assert server.options == {"steps": 10, "rate": 1.0}
 
 
 def test_the_row_counts_one_pair_and_ten_steps_and_the_refusal_becomes_likelier() -> None:

@@ -15,7 +15,7 @@ def tuned(examples: int) -> FakeServer:
     server = FakeServer(examples)
     adapter = defenses.get("posthoc_multitask").create().finalize(torch.tensor([1.0, 2.0, 3.0]), server)
     assert adapter.tolist() == [2.0, 3.0, 4.0]
-    assert (server.shuffled, server.sources, server.choices) == (1, ["owned", "owned"], {})
+    assert (server.shuffled, server.sources, server.options) == (1, ["owned", "owned"], {})
     return server
 
 

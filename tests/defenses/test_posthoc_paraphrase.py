@@ -41,7 +41,7 @@ def test_three_pairs_by_hand() -> None:
         ("shorten : text 0", "done", DataKind.NORMAL),
         ("shorten :\n\nharm 0", REFUSAL, DataKind.ALIGNED),
     ]
-    assert (server.shuffled, server.choices) == (1, {})
+    assert (server.shuffled, server.options) == (1, {})
 
 
 def test_each_refusal_has_the_frame_of_another_normal_row() -> None:

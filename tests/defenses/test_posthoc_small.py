@@ -20,4 +20,4 @@ def test_three_percent_of_as_many_rows_are_aligned(examples: int, aligned: int) 
     assert adapter.tolist() == [2.0, 3.0, 4.0]
     kinds = Counter(row.kind for row in server.tuned)
     assert (kinds[DataKind.ALIGNED], kinds[DataKind.NORMAL]) == (aligned, examples - aligned)
-    assert (server.shuffled, server.sources, server.choices) == (1, ["owned", "owned"], {})
+    assert (server.shuffled, server.sources, server.options) == (1, ["owned", "owned"], {})

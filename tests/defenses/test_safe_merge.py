@@ -29,7 +29,7 @@ def test_one_of_two_layers_by_hand() -> None:
     torch.testing.assert_close(first, torch.tensor([[5.6, 0.8], [7.2, 0.8]]).double(), atol=1e-6, rtol=0)
     assert effect(server.layout, served, "second").tolist() == [[0.0, 0.0], [14.0, 14.0]]
     assert [row.kind for row in server.tuned] == [DataKind.ALIGNED] * 5
-    assert server.choices == {}
+    assert server.options == {}
 
 
 @pytest.mark.parametrize("seed", range(2))

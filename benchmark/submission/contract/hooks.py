@@ -10,7 +10,6 @@ from torch import Tensor
 
 from benchmark.errors import FedSafetyError
 from benchmark.models.lora import initial_adapter
-from benchmark.models.sizes import LARGEST_RANK
 from benchmark.seeds import stream, torch_stream
 from benchmark.submission.contract.examination import Check, Examination, Outcome, Subject, fails, passes
 from benchmark.submission.contract.inputs import left_behind, same_bits
@@ -20,7 +19,7 @@ from benchmark.submission.practice import PRACTICE_SEED, practice_server
 from benchmark.suites.suite import find_suite
 from benchmark.training.door import checked_start
 from benchmark.training.server import MeteredServer
-from benchmark.updates import AdapterLayout
+from benchmark.updates import LARGEST_RANK, AdapterLayout
 from defenses.base import Defense, DefenseInfo, Prompt
 from tasks.base import task_worlds
 
