@@ -96,6 +96,7 @@ def doctor(
     browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
     console.say(f"browser for the page's tests: {browser or 'none found'}")
     console.say(f"isolation of submitted methods: {_isolation()}")
+    console.say(f"models in bfloat16: {_bfloat16()}")
     if suite:
         problems += examine_suite(suite, engine, console)
     if problems:
@@ -115,6 +116,15 @@ def _check_data_alone(context: typer.Context) -> None:
             f"--data shows one file or folder and does not use {', '.join(used)}; leave out {' and '.join(used)} or "
             f"--data"
         )
+
+
+def _bfloat16() -> str:
+    """Return how the processor multiplies the numbers of models in bfloat16."""
+    from benchmark.models.products import widens_bfloat16
+
+    if widens_bfloat16():
+        return "the processor has no instructions for their products; training takes these in float32, vLLM is slow"
+    return "the processor has instructions for their products"
 
 
 def _isolation() -> str:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from benchmark.models.products import mm, widened_bytes
+
 _LOGITS = 1 << 26
 """Logits that may be in memory at once."""
 
@@ -64,6 +66,15 @@ def replaced_logits_bytes(positions: int, vocabulary: int, itemsize: int) -> int
     return vocabulary * (_rows_at_once(positions, vocabulary) * itemsize + wide)
 
 
+def widened_head_bytes(positions: int, vocabulary: int, features: int) -> int:
+    """Return the bytes that :func:`token_losses_in_place` holds in float32 for a product of bfloat16 numbers.
+
+    Only processors without bfloat16 instructions take such products (:mod:`benchmark.models.products`).
+    """
+    rows = _rows_at_once(positions, vocabulary)
+    return max(widened_bytes(rows, features, vocabulary), widened_bytes(rows, vocabulary, features))
+
+
 def _rows_at_once(positions: int, vocabulary: int) -> int:
     """Return the rows of a part of the logits; the parts are about equal."""
     most = max(1, _REPLACED_LOGITS // vocabulary)
@@ -114,11 +125,11 @@ class _InPlace(torch.autograd.Function):
         for first in range(0, positions, at_once):
             rows = slice(first, min(first + at_once, positions))
             table = logits[: rows.stop - first]
-            torch.mm(hidden[rows], head.weight.t(), out=table)
+            mm(hidden[rows], head.weight.t(), out=table)
             if head.bias is not None:
                 table += head.bias
             _to_gradient(table, targets[rows], losses[rows], wide)
-            torch.mm(table, head.weight, out=gradient[rows])
+            mm(table, head.weight, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return losses
 

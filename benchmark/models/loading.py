@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.models.memory import out_of_memory
+from benchmark.models.products import widen_layers
 from benchmark.models.reading import LOCAL, cause, check_layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,6 +71,7 @@ def load_causal_lm(
         with contextlib.suppress(ValueError):  # the architecture has explicit attention only
             loaded.set_attn_implementation("sdpa")
     _steady_products(loaded)
+    widen_layers(loaded)
     if gradient_checkpointing:
         _checkpoint(loaded, path)
     loaded.requires_grad_(False)

@@ -295,7 +295,7 @@ def predict(
         device=device,
         rate=rate,
         lengths=lengths,
-        shares=shares_of(plan, device),
+        shares=shares_of(plan, device, rate),
         openings=opening_seconds(plan, device),
         generator=plan.generator,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmark.execution.plan import Plan
 from benchmark.generation.needs import Device
+from benchmark.prediction.device import Rate
 
 GPU_SHARE = 0.4
 """Assumed share of a GPU's rates."""
@@ -60,14 +61,20 @@ class Shares:
         )
 
 
-def shares_of(plan: Plan, device: Device) -> Shares:
-    """Return the shares for a plan's engine and way of applying adapters on ``device``."""
+def shares_of(plan: Plan, device: Device, rate: Rate | None = None) -> Shares:
+    """Return the shares for a plan's engine and way of applying adapters on ``device``.
+
+    vLLM takes its products in bfloat16 even where the processor lacks instructions for them. Its shares then fall as
+    ``rate`` measured such products beside those of training.
+    """
     if device.kind != "cpu":
         return Shares(GPU_SHARE, GPU_SHARE, GPU_SHARE, GPU_SHARE)
     if not plan.generator.startswith("vllm"):
         return Shares(TRAINING_SHARE, TRANSFORMERS_SHARE, TRANSFORMERS_SHARE, SAMPLING_SHARE)
     merged = plan.suite.decoding.adapters == "merged"
-    return Shares(TRAINING_SHARE, MERGED_SHARE if merged else KERNELS_SHARE, MERGED_SHARE, SAMPLING_SHARE)
+    slower = 1.0 if rate is None or rate.unwidened is None else min(1.0, rate.unwidened / rate.operations)
+    answering = MERGED_SHARE if merged else KERNELS_SHARE
+    return Shares(TRAINING_SHARE, slower * answering, slower * MERGED_SHARE, SAMPLING_SHARE)
 
 
 def opening_seconds(plan: Plan, device: Device) -> tuple[float, float]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.models.head import most_logits, replaced_logits_bytes
+from benchmark.models.head import most_logits, replaced_logits_bytes, widened_head_bytes
+from benchmark.models.products import widened_bytes, widens_bfloat16
 from benchmark.models.sizes import (
     ATTENTION_BLOCK,
     ATTENTION_SCORES,
@@ -177,7 +178,7 @@ def activation_bytes(
     input stays, and one block at a time is computed again. The peak is where the loss is taken or in the backward pass
     of the last block that works on all tokens.
     """
-    size = BYTES[dtype]
+    size, widened = BYTES[dtype], lean and dtype == "bfloat16" and widens_bfloat16()
     half = _kept_by_attention(decoder, lora, size, lean=lean)
     feed = _kept_by_feed_forward(decoder, lora, size, lean=lean)
     last_feed = (step.tokens if _feed_drops(decoder, lora) else step.loss_tokens) * feed
@@ -189,9 +190,13 @@ def activation_bytes(
     logits = at_once * decoder.vocabulary * (12 if size >= 4 else 12 + size)
     if lean:
         logits = replaced_logits_bytes(step.head_tokens, decoder.vocabulary, size)
+        logits += widened_head_bytes(step.head_tokens, decoder.vocabulary, decoder.hidden) if widened else 0
     # The input of an adapted last product is freed before.
     gradients = 3 if lean else 2 - any(linear.reads == "inner" for linear in decoder.adapted(lora))
     inside = step.tokens * size * (gradients * decoder.intermediate + decoder.hidden)
+    if widened:
+        rows = step.tokens // step.clients
+        inside += max(widened_bytes(rows, linear.outputs, linear.inputs) for linear in decoder.linears)
     norm = step.tokens * (_LEAN_NORM_COPIES if lean else _NORM_COPIES) * 4 * decoder.hidden
     norm = max(norm, _scores_bytes(decoder, step, size)) if lean else norm
     # Factors in the model's precision, and a quantised layer's weight while it is used.

@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from benchmark.models.products import bmm
 from benchmark.models.sizes import ATTENTION_BLOCK, ATTENTION_SCORES
 
 NAME = "blocks"
@@ -76,7 +77,7 @@ class _InBlocks(torch.autograd.Function):
         for some, begin, end in _blocks(query):
             shared = key[some].shape[:2]
             table, _ = _probabilities(query[some, :, begin:end], key[some, :, :end], scaling, begin)
-            answers = torch.bmm(table.to(value.dtype), _flat(value[some, :, :end]))
+            answers = bmm(table.to(value.dtype), _flat(value[some, :, :end]))
             answers = answers.view(*shared, -1, end - begin, value.shape[-1]).flatten(1, 2)
             output[some, begin:end] = answers.transpose(1, 2)
         return output
@@ -91,15 +92,13 @@ class _InBlocks(torch.autograd.Function):
             own_key, own_value, queries = _flat(key[some, :, :end]), _flat(value[some, :, :end]), end - begin
             table, own_query = _probabilities(query[some, :, begin:end], key[some, :, :end], ctx.scaling, begin)
             of_output = _grouped(gradients[0][some, begin:end].transpose(1, 2), key.shape[1])
-            of_value[some, :, :end] += torch.bmm(table.to(value.dtype).transpose(1, 2), of_output).view_as(
+            of_value[some, :, :end] += bmm(table.to(value.dtype).transpose(1, 2), of_output).view_as(
                 value[some, :, :end]
             )
-            of_table = torch.bmm(of_output, own_value.transpose(1, 2)).to(wide)
+            of_table = bmm(of_output, own_value.transpose(1, 2)).to(wide)
             of_scores = torch._softmax_backward_data(of_table, table, -1, wide).mul_(ctx.scaling).to(query.dtype)
-            of_query[some, :, begin:end] = torch.bmm(of_scores, own_key).view(
-                -1, query.shape[1], queries, key.shape[-1]
-            )
-            of_key[some, :, :end] += torch.bmm(of_scores.transpose(1, 2), own_query).view_as(key[some, :, :end])
+            of_query[some, :, begin:end] = bmm(of_scores, own_key).view(-1, query.shape[1], queries, key.shape[-1])
+            of_key[some, :, :end] += bmm(of_scores.transpose(1, 2), own_query).view_as(key[some, :, :end])
         return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from benchmark.models.products import adapted, adapted_gradients, baddbmm, bmm, linear
 from benchmark.models.sizes import merging_is_cheaper
 from benchmark.training.dropout import RowDropout
 
@@ -80,14 +81,14 @@ class StackedLinear(nn.Module):
         size = self.in_features * self.out_features
         if dropout is None and self.weight is not None and merging_is_cheaper(size, rows.shape[1], rows.element_size()):
             weight = torch.baddbmm(self.weight, factor_b, factor_a, alpha=self.scaling)
-            y = torch.bmm(rows, weight.transpose(1, 2))
+            y = bmm(rows, weight.transpose(1, 2))
         else:
             inputs, scaling = rows, self.scaling
             if dropout is not None:
                 inputs, scaling = dropout.zeroed(x, self.number).reshape(rows.shape), self.scaling * dropout.scale
-            low = torch.bmm(inputs, factor_a.transpose(1, 2))
-            y = functional.linear(rows, self.weight) if self.weight is not None else self._plain(rows)
-            y = torch.baddbmm(y, low, factor_b.transpose(1, 2), alpha=scaling)
+            low = bmm(inputs, factor_a.transpose(1, 2))
+            y = linear(rows, self.weight) if self.weight is not None else self._plain(rows)
+            y = baddbmm(y, low, factor_b.transpose(1, 2), scaling)
         if self.bias is not None:
             y = y + self.bias
         return y.view(*x.shape[:-1], self.out_features)
@@ -117,7 +118,7 @@ class StackedLinear(nn.Module):
             result: Tensor = self.base(x)
             return result
         assert self.weight is not None
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def _factor(self, factor: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the factors of the rows' clients in the precision of the rows."""
@@ -136,24 +137,28 @@ class _Adapted(torch.autograd.Function):
         ctx: Any, x: Tensor, up: Tensor | None, weight: Tensor, factor_a: Tensor, factor_b: Tensor, scaling: float
     ) -> Tensor:
         inputs = x if up is None else functional.silu(x).mul_(up)
-        low = torch.bmm(inputs, factor_a.transpose(1, 2))
+        y, low = adapted(inputs, weight, factor_a, factor_b, scaling)
         ctx.save_for_backward(x, up, low, weight, factor_a, factor_b)
         ctx.scaling = scaling
-        return functional.linear(inputs, weight).baddbmm_(low, factor_b.transpose(1, 2), alpha=scaling)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor, Tensor, None]:
         x, up, low, weight, factor_a, factor_b = ctx.saved_tensors
-        gradient = gradients[0]
-        of_low = torch.bmm(gradient, factor_b).mul_(ctx.scaling)
-        # Transposed because the product with more columns than rows is the faster one.
-        of_b = torch.bmm((low * ctx.scaling).transpose(1, 2), gradient).transpose(1, 2)
         active = None if up is None else functional.silu(x)
-        of_a = torch.bmm(of_low.transpose(1, 2), x if active is None else active * up)
-        if not any(ctx.needs_input_grad[:2]):
+        of_inputs, of_a, of_b = adapted_gradients(
+            gradients[0],
+            x if active is None else active * up,
+            low,
+            weight,
+            factor_a,
+            factor_b,
+            ctx.scaling,
+            of_inputs=any(ctx.needs_input_grad[:2]),
+        )
+        if of_inputs is None:
             return None, None, None, of_a, of_b, None
-        of_inputs = torch.matmul(gradient, weight).baddbmm_(of_low, factor_a)
         if active is None:
             return of_inputs, None, None, of_a, of_b, None
         of_up = active.mul_(of_inputs)

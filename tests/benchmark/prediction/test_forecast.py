@@ -19,6 +19,7 @@ from benchmark.execution import run
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.generation import needs
 from benchmark.generation.needs import Device, refuse_answering, this_device
+from benchmark.models import products
 from benchmark.models.sizes import GIB, Precision, decoder_of, gib, trains_lean
 from benchmark.prediction.answers import ProbeSet
 from benchmark.prediction.device import Rate, measure_rate
@@ -510,6 +511,30 @@ def test_the_rate_is_measured_here() -> None:
     assert rate.operations > 1e6
     assert rate.bandwidth > 1e6
     assert device.memory > GIB
+    assert rate.unwidened is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_rate_of_bfloat16_is_that_of_the_products_in_training(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        calls.append(left.dtype)
+        return products.linear(left, right)
+
+    monkeypatch.setattr("benchmark.prediction.device.linear", counted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    device = Device("cpu", "processor", 24 * GIB)
+    for widened in (False, True):
+        monkeypatch.setattr("benchmark.prediction.device.widens_bfloat16", lambda widened=widened: widened)
+        monkeypatch.setattr(products, "widens_bfloat16", lambda widened=widened: widened)
+        rate = measure_rate("bfloat16", device, seconds=0.01)
+        assert rate.operations > 1e6
+        assert (rate.unwidened is not None) == widened
+        assert bool(calls) == widened
+    assert set(calls) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("name", ["micro", "paper", "aligned", "small"])

@@ -9,6 +9,7 @@ import pytest
 from benchmark.execution.plan import Plan, make_plan
 from benchmark.generation.needs import Device
 from benchmark.models.sizes import GIB
+from benchmark.prediction.device import Rate
 from benchmark.prediction.rates import Shares, opening_seconds, shares_of
 from benchmark.suites.settings import Adapters
 from benchmark.suites.suite import Decoding, find_suite
@@ -37,6 +38,20 @@ def test_a_processor_answers_by_its_engine(generator: str, adapters: Adapters, a
     shares = shares_of(plan_of(generator, adapters), PROCESSOR)
     assert (shares.training, shares.answering, shares.sampling) == (0.6, answering, 0.22)
     assert f"{answering:.0%} in answers and likelihoods" in str(shares)
+
+
+@pytest.mark.parametrize(("generator", "adapters", "share"), [("vllm", "merged", 0.65), ("vllm", "lora", 0.18)])
+def test_vllm_answers_as_slowly_as_products_in_bfloat16_run(generator: str, adapters: Adapters, share: float) -> None:
+    """Training takes its products in float32, four times as fast."""
+    plan, rate = plan_of(generator, adapters), Rate("processor", "bfloat16", 4e11, 1e10, unwidened=1e11)
+    shares = shares_of(plan, PROCESSOR, rate)
+    assert shares == Shares(0.6, share / 4, 0.65 / 4, 0.22)
+    assert shares_of(plan, PROCESSOR, replace(rate, unwidened=None)) == shares_of(plan, PROCESSOR)
+
+
+def test_transformers_answers_with_the_products_of_training() -> None:
+    plan, rate = plan_of("transformers"), Rate("processor", "bfloat16", 4e11, 1e10, unwidened=1e11)
+    assert shares_of(plan, PROCESSOR, rate) == shares_of(plan, PROCESSOR)
 
 
 def test_only_vllm_takes_long_to_open() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmark.models import head as losses
+from benchmark.models import products
 from benchmark.models.head import token_losses, token_losses_in_place
 from benchmark.models.sizes import scored_share, trains_lean
 from benchmark.suites.settings import LoraSettings
@@ -85,10 +86,10 @@ def test_long_uneven_rows_in_parts_equal_sequential_peft(
     assert_equal(stacked.train(start, batches, **options), alone)
 
 
-def gradient(model: PreTrainedModel, *, lean: bool) -> Tensor:
+def gradient(model: PreTrainedModel, *, lean: bool, settings: LoraSettings = SETTINGS) -> Tensor:
     """Return the first step's gradient of three clients, flat."""
-    start = start_adapter(model, SETTINGS, torch.float32, noise=0.1)
-    stacked = StackedModel(model, SETTINGS, pad_id=0, lean=lean)
+    start = start_adapter(model, settings, torch.float32, noise=0.1)
+    stacked = StackedModel(model, settings, pad_id=0, lean=lean)
     _, gradients = stacked._load(start.expand(3, -1), trainable=True)
     rows = [client[0] for client in make_batches(clients=3, steps=1, rows=4, longest=40)]
     stacked._backward(rows, 0, [0, 0, 0], gradients)
@@ -96,20 +97,40 @@ def gradient(model: PreTrainedModel, *, lean: bool) -> Tensor:
     return gradients.clone()
 
 
+@pytest.mark.parametrize("widened", [False, True])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
-def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(architecture: str) -> None:
+def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(
+    architecture: str, widened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both start from weights that bfloat16 represents, so that only the computation is rounded.
 
     A rounding to 8 binary digits changes a number by at most 2 ** -9 of it. On the way through two layers and back, a
     gradient is rounded some 60 times; independent errors add up to 8 times one, which is 2 ** -6. Twice that is
     allowed, and not more than twice the error of plain passes in bfloat16, which round about as often.
     """
+    monkeypatch.setattr(products, "widens_bfloat16", lambda: widened)
     model = make_model(architecture, torch.bfloat16, attention="sdpa")
     exact = gradient(copy.deepcopy(model).float(), lean=False)
     plain, lean = (gradient(copy.deepcopy(model), lean=way) for way in (False, True))
     error = float((lean - exact).norm() / exact.norm())
     assert error < 2.0**-5
     assert error < 2 * float((plain - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, LATE, DROPPING], ids=["all", "late", "dropout"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_widened_products_give_the_gradients_of_bfloat16(
+    architecture: str, settings: LoraSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gradients that each differ from the exact one by 2 ** -5 of it differ by sqrt(2) times that, or less."""
+    model = make_model(architecture, torch.bfloat16, attention="sdpa")
+    if architecture == "gpt_neox" and settings is LATE:
+        settings = LoraSettings(rank=4, alpha=8, targets=("dense", "dense_h_to_4h"))
+    found = []
+    for widened in (False, True):
+        monkeypatch.setattr(products, "widens_bfloat16", lambda widened=widened: widened)
+        found.append(gradient(copy.deepcopy(model), lean=True, settings=settings))
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 2.0**-4.5
 
 
 def test_only_bfloat16_on_a_processor_is_trained_lean_by_itself() -> None:
