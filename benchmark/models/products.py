@@ -186,7 +186,7 @@ def widen_layers(model: nn.Module) -> None:
     """
     for module in model.modules():
         if type(module) is nn.Linear and widens(module.weight):
-            module.forward = _Forward(module)  # type: ignore[method-assign]
+            module.forward = _Forward(module)  # type: ignore[assignment, method-assign]
 
 
 class _Forward:
