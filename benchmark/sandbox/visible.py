@@ -23,6 +23,7 @@ LIBRARY_MODULES = (
     "benchmark.errors",
     "benchmark.moved",
     "benchmark.registry",
+    "benchmark.server",
     "benchmark.updates",
     "defenses",
     "defenses.base",
