@@ -333,9 +333,11 @@ class TaskWorld(ABC):
         """Roles of the checkpoints that the world brings."""
 
     def unaligned_role(self, start: str) -> str:
-        """Return the role of the model from which the model of role ``start`` was aligned; empty if there is none."""
-        del start
-        return ""
+        """Return the role of the model from which the model of role ``start`` was aligned; empty if there is none.
+
+        By default a world that brings the roles ``raw`` and ``chat`` aligned the second from the first.
+        """
+        return "raw" if start == "chat" and "raw" in self.roles else ""
 
     @abstractmethod
     def model_path(self, role: str) -> Path:

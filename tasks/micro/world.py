@@ -123,10 +123,6 @@ class MicroWorld(TaskWorld):
         """Roles of the bundled checkpoints."""
         return checkpoints.ROLES
 
-    def unaligned_role(self, start: str) -> str:
-        """Return ``raw`` for ``chat``, which was fine-tuned from it."""
-        return "raw" if start == "chat" else ""
-
     def model_path(self, role: str) -> Path:
         """Return the folder of a bundled checkpoint, after comparing its files with their recorded digests."""
         return checkpoints.verified_folder(role, language_digest())
