@@ -76,18 +76,21 @@ def test_remembered_training_equals_training_anew_for_every_rule(tmp_path: Path,
         report = counted_job(suite, job, remembered.root, bench, memory)
         assert report.failures == {}
         assert trained(remembered, job) == trained(anew, job)
-    assert len(memory.used) == 1
     sharers = [job for job in jobs if job.local_key]
+    starts = len({job.local_key for job in sharers})
+    # Rules that change the start train on their own; all others share one round.
+    assert 1 < starts < len(sharers) - 9
+    assert len(memory.used) == starts
     lines = (remembered.root / "trained.txt").read_text().splitlines()
-    assert len(lines) == 1 + len(sharers) * (rounds - 1)
+    assert len(lines) == starts + len(sharers) * (rounds - 1)
     if rounds == 1:
         # The seconds of the training are those of every rule, but for the milliseconds of aggregation.
-        (entry,) = memory.folder.iterdir()
-        found = memory.read(entry.stem)
-        assert found is not None
+        found = [memory.read(entry.stem) for entry in memory.folder.iterdir()]
+        assert len(found) == starts
+        least = min(each.seconds for each in found if each is not None)
         for job in sharers:
             seconds = read_record(remembered.adapter_folder(job.training_key))["train_seconds"]
-            assert seconds >= found.seconds - 1e-3
+            assert seconds >= least - 1e-3
 
 
 @pytest.mark.slow
@@ -100,10 +103,12 @@ def test_two_processes_train_nothing_twice(tmp_path: Path, monkeypatch: pytest.M
     assert stages.train(run) == {}
     sharers = [job for job in plan.jobs if job.local_key]
     assert len(sharers) >= 9
-    assert (store.root / "trained.txt").read_text().splitlines() == ["unattacked"]
+    starts = len({job.local_key for job in sharers})
+    assert 1 < starts < len(sharers) - 9, "rules that change the start train on their own"
+    assert (store.root / "trained.txt").read_text().splitlines() == ["unattacked"] * starts
     count, none = len(plan.jobs), len(plan.jobs) - len(sharers)
     assert (
-        f"{count} of {count} trainings to do; clients train in 1 of them, {len(sharers) - 1} reuse the "
+        f"{count} of {count} trainings to do; clients train in {starts} of them, {len(sharers) - starts} reuse the "
         f"local training of another, and in {none} no client trains"
     ) in said.getvalue()
     assert not (store.root / "remembered").exists()
