@@ -1,4 +1,4 @@
-"""Min-Max: malicious clients send an update that is no farther from theirs than these are from each other."""
+"""Min-Max: malicious clients send one update whose distances to theirs stay within the largest among theirs."""
 
 from __future__ import annotations
 

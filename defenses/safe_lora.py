@@ -65,6 +65,11 @@ class SafeLora(Defense):
             if start[layer].acts:
                 rest = start[layer].left - projected(difference, start[layer]).left
                 corrected[layer] += Product(rest, start[layer].right)
-        for layer in least_aligned(scores, math.ceil(SHARE * len(scores))):
+        for layer in projected_layers(scores):
             served[layer] = corrected[layer]
         return flat(server.layout, served, adapter)
+
+
+def projected_layers(scores: dict[str, float]) -> list[str]:
+    """Return the layers to project: the share of all, rounded up, with the lowest scores; the earlier one of a tie."""
+    return least_aligned(scores, math.ceil(SHARE * len(scores)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from benchmark.updates import Aggregate, RoundContext, Updates
-from defenses._safe_lora_layers import lowest_layers, score, weighted
+from defenses._low_rank import Product, alignment_difference, alignment_score, products
+from defenses._low_rank import projected as safe_lora_projected
 from defenses.base import Defense, Knowledge, Server, Stage, register
+from defenses.safe_lora import projected_layers
 
 
 @register(
@@ -61,22 +62,19 @@ def projected(updates: Updates, broadcast: Tensor, server: Server) -> Tensor:
         server: Gives the weights before and after the alignment.
     """
     layout, matrix = updates.layout, updates.matrix.clone()
-    changes, start = layout.views(matrix), layout.views(broadcast)
-    scores: list[list[float]] = [[] for _ in range(len(matrix))]
-    projections: list[Tensor] = []
+    start, changes = products(layout, broadcast), layout.views(matrix)
+    sent = [products(layout, row) for row in matrix]
+    scores: list[dict[str, float]] = [{} for _ in sent]
+    corrected: list[dict[str, Tensor]] = [{} for _ in sent]
     for layer in layout.layers:
-        change_a, change_b = changes[f"{layer}.lora_A"], changes[f"{layer}.lora_B"]
-        factor_a, factor_b = start[f"{layer}.lora_A"], start[f"{layer}.lora_B"]
-        difference = server.weights(layer) - server.weights(layer, aligned=False)
-        # M in two terms, so that no two large products are subtracted.
-        projection = torch.stack([weighted(difference, change) for change in change_b])
-        start_weighted = weighted(difference, factor_b)
-        for client, row in enumerate(scores):
-            left = torch.cat([factor_b, change_b[client]], dim=1)
-            right = torch.cat([change_a[client], factor_a + change_a[client]])
-            row.append(score(left, right, torch.cat([start_weighted, projection[client]], dim=1)))
-        projections.append(projection)
+        difference, begin = alignment_difference(server, layer), start[layer]
+        for client, change in enumerate(sent):
+            own = change[layer]
+            # M in two terms, so that no two large products are subtracted.
+            moved = Product(begin.left, own.right) + Product(own.left, begin.right + own.right)
+            scores[client][layer] = alignment_score(difference, moved)
+            corrected[client][layer] = safe_lora_projected(difference, own).left
     for client, row in enumerate(scores):
-        for place in lowest_layers(row):
-            changes[f"{layout.layers[place]}.lora_B"][client] = projections[place][client]
+        for layer in projected_layers(row):
+            changes[f"{layer}.lora_B"][client] = corrected[client][layer].to(matrix)
     return matrix

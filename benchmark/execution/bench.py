@@ -28,7 +28,7 @@ from benchmark.training.remembered import RememberingTrainer
 from benchmark.training.sequential import SequentialModel
 from benchmark.training.served import ModelPool, RoleModels, ServedModel
 from benchmark.training.server import MeteredServer
-from benchmark.training.weights import CheckpointWeights, WeightsBefore
+from benchmark.training.weights import WeightsBefore
 
 
 class Bench:
@@ -145,14 +145,10 @@ class JobTools:
 
     def _weights(self) -> WeightsBefore:
         """Return the weights of the start model and of the model from which it was aligned."""
-        start, stacked = self.scenario.start, self.model.stacked
-        unaligned = self.world.unaligned_role(start)
-        return WeightsBefore(
-            CheckpointWeights(self.world.checkpoint(start).path),
-            CheckpointWeights(self.world.checkpoint(unaligned).path) if unaligned else None,
-            (lambda: self.start) if self.suite.aligned(self.scenario) else None,
-            stacked.layout,
-            stacked.settings.scaling,
+        stacked = self.model.stacked
+        adapter = (lambda: self.start) if self.suite.aligned(self.scenario) else None
+        return WeightsBefore.of_start(
+            self.world, self.scenario.start, adapter, stacked.layout, stacked.settings.scaling
         )
 
     def external(self) -> ServedModel:

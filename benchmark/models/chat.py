@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -212,8 +213,10 @@ class ChatFormat:
 
     def _allowed(self, system: str | None) -> int:
         """Return the number of control tokens that the template writes into a prompt with this system turn."""
-        if system is None:
-            return self._control_of_template
+        return self._control_of_template if system is None else self._control_with_system
+
+    @cached_property
+    def _control_with_system(self) -> int:
         return self.control.among(self.encode(self._asked("any", "any")))
 
     def _first(self, text: str, count: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from benchmark.suites.suite import PosthocSettings, find_suite
 from benchmark.training.clients import Attacker
 from benchmark.training.served import ModelPool, RoleModels
 from benchmark.training.server import MeteredServer
-from benchmark.training.weights import CheckpointWeights, WeightsBefore
+from benchmark.training.weights import WeightsBefore
 from benchmark.updates import AdapterLayout, RoundContext, Updates
 from defenses.base import Defense, Server, defenses
 from tasks.base import Example, task_worlds
@@ -181,13 +181,7 @@ def practice_server(
         None,
         lambda: initial_adapter(stacked.layout, torch_stream(seed, "adapter-init")),
         _ALIGNMENT,
-        WeightsBefore(
-            CheckpointWeights(world.checkpoint("chat").path),
-            CheckpointWeights(world.checkpoint(world.unaligned_role("chat")).path),
-            None,
-            stacked.layout,
-            stacked.settings.scaling,
-        ),
+        WeightsBefore.of_start(world, "chat", None, stacked.layout, stacked.settings.scaling),
     )
 
 

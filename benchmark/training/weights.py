@@ -12,17 +12,23 @@ from torch import Tensor
 
 from benchmark.errors import FedSafetyError
 from benchmark.updates import AdapterLayout
+from tasks.base import TaskWorld
 
 
 class CheckpointWeights:
     """Weights of a checkpoint, read one tensor at a time.
 
     Args:
-        folder: Folder with safetensors files.
+        locate: Returns the folder with safetensors files. It is called at the first use, because finding a folder may
+            fetch a model that no method of the run reads.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, locate: Callable[[], Path]) -> None:
+        self._locate = locate
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._locate()
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -67,6 +73,28 @@ class WeightsBefore:
     adapter: Callable[[], Tensor] | None
     layout: AdapterLayout
     scaling: float
+
+    @classmethod
+    def of_start(
+        cls, world: TaskWorld, start: str, adapter: Callable[[], Tensor] | None, layout: AdapterLayout, scaling: float
+    ) -> WeightsBefore:
+        """Return the weights of a start model of a world and of the model from which it was aligned.
+
+        Args:
+            world: The world.
+            start: Role of the start model.
+            adapter: Returns the flat adapter ``[d]`` that aligns the start model; ``None`` where none does.
+            layout: Layout of the adapter.
+            scaling: LoRA's factor s.
+        """
+        unaligned = world.unaligned_role(start)
+        return cls(
+            CheckpointWeights(lambda: world.checkpoint(start).path),
+            CheckpointWeights(lambda: world.checkpoint(unaligned).path) if unaligned else None,
+            adapter,
+            layout,
+            scaling,
+        )
 
     @property
     def differ(self) -> bool:

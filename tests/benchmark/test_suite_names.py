@@ -1,4 +1,4 @@
-"""Suites that exist are told from misspelt ones without loading a suite."""
+"""Names of existing and of misspelt suites, recognised without loading a suite."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.submission.practice import practice_server
 from defenses.base import defenses
-from defenses.safe_lora import SHARE
+from defenses.safe_lora import SHARE, projected_layers
 
 from .server import SHAPES, WeightServer, effect, random_server
 
@@ -95,3 +95,14 @@ def test_three_of_the_embedded_model_s_fourteen_layers_are_projected() -> None:
     assert len(changed) == 3
     assert all(name.endswith("lora_B") for name in changed)
     assert server.usage.finetune_steps == server.usage.owned_aligned == server.usage.generated_pairs == 0
+
+
+@pytest.mark.parametrize(("layers", "count"), [(1, 1), (3, 1), (14, 3), (64, 10), (210, 33)])
+def test_ten_of_64_layers_are_projected(layers: int, count: int) -> None:
+    scores = {str(place): 1.0 - place / layers for place in range(layers)}
+    assert sorted(projected_layers(scores), key=int) == [str(place) for place in range(layers - count, layers)]
+
+
+def test_of_tied_layers_the_earlier_ones_are_projected() -> None:
+    scores = [0.9, 0.2, 0.5, 0.2, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 1.0, 1.0, 1.0, 0.2]
+    assert projected_layers({str(place): score for place, score in enumerate(scores)}) == ["1", "3", "9"]

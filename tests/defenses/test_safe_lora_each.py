@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmark.submission.practice import one_round, practice_server
 from benchmark.training.server import MeteredServer
-from defenses._safe_lora_layers import lowest_layers, weighting
 from defenses.base import defenses
+from defenses.safe_lora import projected_layers
 from defenses.safe_lora_each import projected
 
 
@@ -17,17 +17,18 @@ def expected(server: MeteredServer, matrix: Tensor, broadcast: Tensor) -> Tensor
     result = matrix.clone()
     for row in result:
         change, start = server.layout.views(row), server.layout.views(broadcast)
-        scores, projections = [], []
+        scores, projections = {}, {}
         for layer in server.layout.layers:
             a, b = start[f"{layer}.lora_A"].double(), start[f"{layer}.lora_B"].double()
             moved_a, moved_b = change[f"{layer}.lora_A"].double(), change[f"{layer}.lora_B"].double()
-            weights = weighting((server.weights(layer) - server.weights(layer, aligned=False)).double())
+            difference = (server.weights(layer) - server.weights(layer, aligned=False)).double()
+            weights = difference @ difference.T / difference.square().sum().sqrt()
             product = (b + moved_b) @ (a + moved_a) - b @ a
             flat = (weights @ product).flatten(), product.flatten()
-            scores.append(float(torch.nn.functional.cosine_similarity(*flat, dim=0)))
-            projections.append((weights @ moved_b).float())
-        for place in lowest_layers(scores):
-            change[f"{server.layout.layers[place]}.lora_B"].copy_(projections[place])
+            scores[layer] = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
+            projections[layer] = (weights @ moved_b).float()
+        for layer in projected_layers(scores):
+            change[f"{layer}.lora_B"].copy_(projections[layer])
     return result
 
 

@@ -486,7 +486,7 @@ def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: T
                 ]
                 return Aggregate(torch.full_like(start, float(torch.stack(found).double().sum())))
         """
-    layout, weights = served.stacked.layout, CheckpointWeights(world.model_path("raw"))
+    layout, weights = served.stacked.layout, CheckpointWeights(lambda: world.model_path("raw"))
     before = WeightsBefore(weights, weights, None, layout, served.stacked.settings.scaling)
     settings = PosthocSettings(examples=6, steps=4, batch_size=3, learning_rate=1e-2)
     namespace: dict[str, Any] = {}

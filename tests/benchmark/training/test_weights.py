@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_layer_is_found_in_any_shard(folder: Path) -> None:
-    weights = CheckpointWeights(folder)
+    weights = CheckpointWeights(lambda: folder)
     for name, parameter in make_model("llama", torch.float32).named_parameters():
         if "proj" in name:
             assert torch.equal(weights.of(name.removesuffix(".weight")), parameter)
@@ -34,13 +34,13 @@ def test_a_layer_is_found_in_any_shard(folder: Path) -> None:
 
 def test_a_missing_layer_is_named(folder: Path) -> None:
     with pytest.raises(FedSafetyError, match=r"no tensor 'model\.layers\.9\.mlp\.weight'"):
-        CheckpointWeights(folder).of("model.layers.9.mlp")
+        CheckpointWeights(lambda: folder).of("model.layers.9.mlp")
 
 
 def test_the_alignments_product_is_the_difference(folder: Path) -> None:
     model = make_model("llama", torch.float32)
     adapter, layout = start_adapter(model, SETTINGS, torch.float32), adapter_layout(model, SETTINGS)
-    before = WeightsBefore(CheckpointWeights(folder), None, lambda: adapter, layout, SETTINGS.scaling)
+    before = WeightsBefore(CheckpointWeights(lambda: folder), None, lambda: adapter, layout, SETTINGS.scaling)
     assert before.differ
     views = layout.views(adapter)
     difference = before.of(LAYER, aligned=True) - before.of(LAYER, aligned=False)
@@ -53,8 +53,10 @@ def test_two_checkpoints_are_kept_apart(folder: Path, tmp_path: Path) -> None:
     layout = adapter_layout(model, SETTINGS)
     model.get_submodule(LAYER).weight.data.zero_()
     model.save_pretrained(tmp_path / "raw")
-    before = WeightsBefore(CheckpointWeights(folder), CheckpointWeights(tmp_path / "raw"), None, layout, 2.0)
+    before = WeightsBefore(
+        CheckpointWeights(lambda: folder), CheckpointWeights(lambda: tmp_path / "raw"), None, layout, 2.0
+    )
     assert before.differ
     assert before.of(LAYER, aligned=False).count_nonzero() == 0
     assert before.of(LAYER, aligned=True).count_nonzero() > 0
-    assert not WeightsBefore(CheckpointWeights(folder), None, None, layout, 2.0).differ
+    assert not WeightsBefore(CheckpointWeights(lambda: folder), None, None, layout, 2.0).differ
