@@ -9,7 +9,7 @@ from attacks.base import attacks
 from benchmark.execution.plan import Plan
 from benchmark.judges.base import JudgeInfo, judges
 from benchmark.keys import content_key
-from benchmark.records.schemas import CATALOG
+from benchmark.records.schemas import CATALOG, NEEDS_ALIGNMENT
 from benchmark.records.store import Store
 
 
@@ -67,6 +67,7 @@ def catalog_rows(plan: Plan) -> list[dict[str, Any]]:
                 resources=defense.info.resources,
                 ranked=defense.info.ranked,
                 source_digest=defense.source_digest,
+                **({"settings": {NEEDS_ALIGNMENT: True}} if defense.info.needs_alignment else {}),
             )
         )
     for i, name in enumerate(suite.judges):

@@ -189,6 +189,9 @@ PROBES = _schema(
     ],
 )
 
+NEEDS_ALIGNMENT = "needs_alignment"
+"""Setting of a defense in table ``catalog``: true if it compares the start with the model before its alignment."""
+
 CATALOG = _schema(
     "catalog",
     [

@@ -7,11 +7,13 @@ suite. It is estimated by the mean over the seeds that were run, with a seed-lev
 
 Compared scenarios. The overall mean of every defense is over the same scenarios: the attacked ones in which no defense
 of the committed roster is not applicable or degenerate. Otherwise a rule would gain by being inapplicable where attacks
-are hardest. A cell that failed or is missing leaves its own defense without a mean, and no other. Seeds are those of
-the committed rows: further seeds of a submission neither help it nor make others incomplete. A scenario that the suite
-runs on fewer seeds than the others, or for some defenses only, has a ranking of its own and is not in the mean. In the
-mean it would leave the seeds of the other scenarios unused, or defenses without a rank. A twin that the suite runs for
-some defenses only leaves the others without a score there, and with their rank.
+are hardest. A defense that compares the start with the model before its alignment excludes no scenario: where a start
+has no alignment, the defense is not applicable and has no overall mean. A cell that failed or is missing leaves its own
+defense without a mean, and no other. Seeds are those of the committed rows: further seeds of a submission neither help
+it nor make others incomplete. A scenario that the suite runs on fewer seeds than the others, or for some defenses only,
+has a ranking of its own and is not in the mean. In the mean it would leave the seeds of the other scenarios unused, or
+defenses without a rank. A twin that the suite runs for some defenses only leaves the others without a score there, and
+with their rank.
 
 Submissions. A submission is ranked once it is reproduced (:mod:`leaderboard.rows.rungs`). Until then it stands in a
 group of its own. It enters no family of comparisons, no choice of scenarios or seeds, and no statement about judges or

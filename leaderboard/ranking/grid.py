@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from benchmark.records.schemas import (
+    NEEDS_ALIGNMENT,
     ORIGIN_COMMITTED,
     ORIGIN_SUBMITTED,
     STATUS_DONE,
@@ -186,4 +187,7 @@ def entry_of(
             for stage in sorted(grid.stages[defense])
         },
         rung=rungs.get(cells[0].row["cell_key"]) if cells[0].row["origin"] == ORIGIN_SUBMITTED else None,
+        needs_alignment=any(
+            settings_of(catalog.get("defense", part)).get(NEEDS_ALIGNMENT) is True for part in defense.split("+")
+        ),
     )

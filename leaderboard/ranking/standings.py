@@ -68,6 +68,11 @@ def compared_scenarios(
     def outside(summary: Summary) -> bool:
         return bool(summary.degenerate) or summary.state == STATUS_NOT_APPLICABLE
 
+    def excludes(entry: Entry, name: str) -> bool:
+        # The start lacks an alignment, which is no fault of the scenario. Without a mean the defense gains nothing.
+        lacks_alignment = entry.needs_alignment and entry.scenarios[name].state == STATUS_NOT_APPLICABLE
+        return outside(entry.scenarios[name]) and not lacks_alignment
+
     # A defense that is valid in no scenario is not in the roster; else it would exclude every scenario.
     origins = {origin for entry in entries for origin in entry.origins}
     roster = [
@@ -81,7 +86,7 @@ def compared_scenarios(
     excluded = {}
     by_id = {scenario.id: scenario for scenario in scenarios}
     for name in attacked:
-        blocking = [entry.id for entry in roster if outside(entry.scenarios[name])]
+        blocking = [entry.id for entry in roster if excludes(entry, name)]
         absent = [
             e.id for e in roster if not e.scenarios[name].cells and by_id[name].leaves_out(e.id) and not e.variant
         ]

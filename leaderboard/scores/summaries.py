@@ -124,6 +124,7 @@ class Entry:
         scenarios: Summary by scenario id, for the whole pipeline.
         stages: Summary by scenario id, by intermediate stage.
         rung: Verification of a submission; ``None`` for runs of the project and local runs.
+        needs_alignment: Whether it, or a part of it, compares the start with the model before its alignment.
     """
 
     id: str
@@ -134,6 +135,7 @@ class Entry:
     scenarios: Mapping[str, Summary]
     stages: Mapping[str, Mapping[str, Summary]]
     rung: Rung | None = None
+    needs_alignment: bool = False
 
     @property
     def pending(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmark.records.schemas import NEEDS_ALIGNMENT
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 from leaderboard.scores.summaries import OVERALL
@@ -27,7 +29,7 @@ from ..by_hand import (
     standing,
     uneven,
 )
-from ..synthetic import exact_rows, write_tables
+from ..synthetic import catalog_row, exact_rows, table_of, write_tables
 
 
 def test_a_rank_counts_who_is_significantly_safer_and_ties_are_named(tmp_path: Path) -> None:
@@ -132,6 +134,23 @@ def test_scenarios_where_a_rule_is_inapplicable_or_degenerate_leave_the_mean_for
     assert (flagged.group, flagged.rank, flagged.notes) == ("degenerate", None, ("degenerate: equals median",))
     assert flagged.metrics["safety"].mean == pytest.approx(0.4)
     assert standing(board, "krum", "paper_shape").notes == ("not applicable: needs n >= 5 (seed 0, 1, 2, 3)",)
+
+
+def test_a_defense_that_needs_an_alignment_excludes_no_scenario_and_has_no_mean(tmp_path: Path) -> None:
+    rows = FEDAVG4 + second_scenario("fedavg", [0.0] * 4) + MEDIAN4 + second_scenario("median", [0.3] * 4)
+    rows += cells("resta", [0.9] * 4, [1] * 4)
+    rows += second_scenario("resta", [0.0] * 4, status="not_applicable", reason="x")
+    needs = catalog_row("defense", "resta", settings=json.dumps({NEEDS_ALIGNMENT: True}))
+    write_tables(tmp_path, {**exact_rows(rows), "catalog": table_of("catalog", [needs])})
+    (board,) = boards(load_rows([tmp_path]))
+    assert (board.compared, board.excluded) == (("aligned_start", "paper_shape"), {})
+    assert [(line.entry.id, line.group) for line in board.overall] == [
+        ("median", "ranked"),
+        ("fedavg", "ranked"),
+        ("resta", "unranked"),
+    ]
+    assert standing(board, "resta").notes == ("paper_shape: not applicable: x (seed 0, 1, 2, 3)",)
+    assert standing(board, "resta", "aligned_start").rank == 1
 
 
 def test_spread_of_the_overall_mean_is_over_seeds(tmp_path: Path) -> None:
