@@ -34,8 +34,9 @@ class FreqFed(Defense):
 
     The paper's parameters of HDBSCAN are not known to us. The library's defaults (min_cluster_size 5, two clusters or
     none) call everybody noise in rounds of fewer than ten clients. So these are the parameters of FLAME, by the same
-    group, as in public implementations of FreqFed. Where the paper transforms the layers of a model, this rule
-    transforms the tensors of the adapter's update.
+    group, as in some public implementations of FreqFed. Others take the library's defaults, a minimum of two clients,
+    or a transform in two dimensions. Where the paper transforms the layers of a model, this rule transforms the tensors
+    of the adapter's update. To read a factor's rows one after the other as one signal is a choice of this rule.
 
     The reported weights are 1 / |K| for each of the |K| kept clients. Sample counts are ignored. Memory grows with the
     largest tensor, not with d. Condition: n ≥ 1; with one or two updates all are kept.

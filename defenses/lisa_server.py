@@ -32,10 +32,11 @@ class LisaServer(Defense):
     the end of the other phase. In a federation the clients hold the user data, so this rule has the phase of the
     alignment only: the clients train as they do.
 
-    *Steps.* Lisa takes 100 steps of alignment for 900 of user data. Here K = ⌈S / R⌉, with S the suite's post-hoc
-    steps and R the rounds, so that all rounds together cost as much as one post-hoc repair and the two can be
-    compared. Rates, batch size and clipping are the suite's post-hoc ones. The proximal term acts from the first step
-    on; Lisa switches it on after a tenth of all steps, which K steps from the anchor do not need.
+    *Steps.* Lisa takes 100 steps of alignment for 900 of user data. Here all rounds together take S steps, the suite's
+    post-hoc steps, so that the rule costs as much as one post-hoc repair and the two can be compared. With R rounds, K
+    is ⌊S / R⌋ or one more, spread evenly. In a round of no step the mean stays as it is. Rates, batch size and
+    clipping are the suite's post-hoc ones. The proximal term is on from the first step; in the first step its gradient
+    is zero. Lisa switches it on after a tenth of all steps, which K steps from the anchor do not need.
 
     *Rows.* Half of the pairs that the suite grants a post-hoc defense, all of them refusals.
 
@@ -47,12 +48,15 @@ class LisaServer(Defense):
     def aggregate(self, updates: Updates, context: RoundContext) -> Aggregate:
         """Return the mean after the alignment steps, with the weights of the mean."""
         server, mean = context.server, super().aggregate(updates, context)
+        steps = (context.index + 1) * server.steps // context.rounds - context.index * server.steps // context.rounds
+        if not steps:
+            return mean
         averaged = context.broadcast + mean.update
         aligned = server.finetune(
             averaged,
             server.owned_aligned(max(1, server.examples // 2)),
             objective=Objective(proximal=PROXIMAL, anchor=averaged),
-            steps=-(-server.steps // context.rounds),
+            steps=steps,
         )
         if not torch.isfinite(aligned).all():
             return mean

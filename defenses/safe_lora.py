@@ -30,7 +30,8 @@ class SafeLora(Defense):
 
     V = W_aligned - W_unaligned, C = V Vᵀ / ‖V‖_F, and ΔW = s B A is what the federation changed. A stays as it is.
     C is the paper's fast stand-in for the projection V (Vᵀ V)⁻¹ Vᵀ, which would change nothing wherever V has full row
-    rank. C has the norm of V as a factor, so that a small alignment also shrinks the projected change.
+    rank. C has the norm of V as a factor, so that a small alignment also shrinks the projected change, and C enlarges
+    the change along a direction in which V has a large singular value, as in the source.
 
     K is a share of the layers, rounded up: 10 of the 64 layers of the released default for Llama-2-7B. The other choice
     of the source, layers with a cosine of at most 0.5 (0.35 in SafeMERGE), depends on the spectrum of V and so on the

@@ -17,8 +17,8 @@ from defenses.safe_lora import projected_layers
     title="Safe LoRA, each update",
     description=(
         "Compares each layer of each update with the change that the alignment made to the layer's weights. In "
-        "those ten of 64 layers that agree least, the update is projected on that change. Then it averages as "
-        "FedAvg does."
+        "those ten of 64 layers that agree least, the update of the factor B is projected on that change. Then it "
+        "averages as FedAvg does."
     ),
     paper="Hsu et al. 2024, arXiv 2405.16833",
     stages=(Stage.AGGREGATE,),

@@ -34,7 +34,8 @@ class SafeMerge(Defense):
     weight. Both products fit side by side into an adapter of twice the rank, which is exact.
 
     Half of the layers, rounded up, takes the place of the source's threshold of 0.35, which depends on the spectrum of
-    the alignment and so on the model. The source states no number of layers. The weights are the source's.
+    the alignment and so on the model. The source states no number of layers. Half is the share that needs no knowledge
+    of the model: the layers below the median. It was fixed before any score. The weights are the source's.
 
     This is the paper's merge of weights. The released code merges in another way: PEFT's linear combination adds the
     factors with the square roots of the weights, which brings the cross terms 0.4 (B A_s + B_s A).

@@ -28,12 +28,19 @@ def test_a_round_by_hand() -> None:
     assert replace(objective, proximal=0.0, anchor=None) == Objective()
 
 
-@pytest.mark.parametrize(("rounds", "steps"), [(1, 8), (2, 4), (3, 3), (100, 1)])
-def test_all_rounds_together_cost_one_repair(rounds: int, steps: int) -> None:
-    server = FakeServer()
-    updates, context = one_round([[1.0, 0.0, 0.0]], server=server)
-    defenses.get("lisa_server").create().aggregate(updates, replace(context, rounds=rounds))
-    assert server.options["steps"] == steps
+@pytest.mark.parametrize(
+    ("rounds", "steps"), [(1, [8]), (2, [4, 4]), (3, [2, 3, 3]), (10, [0, 1, 1, 1, 1, 0, 1, 1, 1, 1])]
+)
+def test_all_rounds_together_have_the_steps_of_one_repair(rounds: int, steps: list[int]) -> None:
+    taken = []
+    for index in range(rounds):
+        server = FakeServer()
+        updates, context = one_round([[1.0, 0.0, 0.0]], server=server)
+        result = defenses.get("lisa_server").create().aggregate(updates, replace(context, index=index, rounds=rounds))
+        taken.append(server.options.get("steps", 0))
+        assert result.update.tolist() == [2.0 if taken[-1] else 1.0, float(bool(taken[-1])), float(bool(taken[-1]))]
+    assert taken == steps
+    assert sum(steps) == FakeServer().steps
 
 
 def test_without_finite_numbers_the_mean_stays(monkeypatch: pytest.MonkeyPatch) -> None:

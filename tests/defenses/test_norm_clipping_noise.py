@@ -11,19 +11,25 @@ from .rounds import accepts, identity
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_the_noise_is_a_share_of_the_median_norm(aggregate, scale):
+def test_the_noise_is_that_of_seven_noises_averaged(aggregate, scale):
     matrix = scale * torch.randn(7, 40_000, generator=torch.Generator().manual_seed(1))
     noise = aggregate("norm_clipping_noise", matrix).update - aggregate("norm_clipping", matrix).update
     bound = float(matrix.norm(dim=1).median())
-    assert float(noise.std()) == pytest.approx(bound * 0.002 / 3, rel=0.02)
+    assert float(noise.std()) == pytest.approx(bound * 0.002 / 3 / 7**0.5, rel=0.02)
     assert float(noise.mean()) == pytest.approx(0, abs=bound * 1e-5)
 
 
 def test_the_noise_is_that_of_the_rules_own_stream(aggregate):
     rows = [[3.0, 4.0], [6.0, 8.0], [0.0, 1.0]]
     drawn = torch.randn(2, generator=torch.Generator().manual_seed(5))
-    expected = torch.tensor([2.0, 3.0]) + 5 * NOISE * drawn
+    expected = torch.tensor([2.0, 3.0]) + 5 * NOISE / 3**0.5 * drawn
     torch.testing.assert_close(aggregate("norm_clipping_noise", rows, seed=5).update, expected)
+
+
+def test_unequal_shares_add_their_squares(aggregate):
+    drawn = torch.randn(1, generator=torch.Generator().manual_seed(5))
+    noise = aggregate("norm_clipping_noise", [[1.0], [1.0]], counts=[3, 1], seed=5).update - 1
+    torch.testing.assert_close(noise, NOISE * (0.75**2 + 0.25**2) ** 0.5 * drawn)
 
 
 def test_an_attacker_cannot_raise_the_noise(aggregate):
