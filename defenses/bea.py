@@ -33,21 +33,24 @@ NORMAL_ROWS = 100
 class BEA(Defense):
     """Fine-tune on 11 refusals under :attr:`PREFIX` and 100 normal rows without it, and serve every request under it.
 
-    The source mixes 11 refusals under the prefix into 100 rows of a user who fine-tunes at the provider. A server of a
-    federation does not hold the users' rows, and an attacker must not see the prefix. So the server adds a fine-tuning
-    of its own after the last round, with the post-hoc settings of the suite, and normal rows that it owns take the
+    The source mixes 11 refusals under the prefix into 100 rows of a user who fine-tunes at the provider, and trains for
+    5 epochs. The 100 rows that it released are harmful instructions with harmful answers. A server of a federation does
+    not hold the users' rows, and an attacker must not see the prefix. So the server adds a fine-tuning of its own after
+    the last round, with the steps and rates of the suite's post-hoc training. Normal rows that the server owns take the
     place of the user's. They have no prefix, as the user's rows have none: the model is to connect the prefix with
     safety and not with tasks. A row of results counts the 11 rows under the prefix among the generated pairs, because
     the server does not own their text as it stands.
 
-    *Prefix.* The source draws 150 random tokens of one tokenizer. Here the prefix is a list of ten ordinary nouns.
-    Random tokens of one model are no tokens of another, where they become control tokens or unknown ones, and 150
-    tokens are longer than a whole training row of the smaller suites. The words are unlikely to begin a request by
-    chance, which the method needs. The text is published with this file, so it is secret inside a run only: no attack
-    of the benchmark reads it. A deployment draws words of its own.
+    *Prefix.* The source puts the secret in front of the system prompt. Here the secret leads the request, because not
+    every chat template has a system turn. The source draws 150 random tokens of one tokenizer. Here the prefix is a
+    list of ten ordinary nouns. Random tokens of one model are no tokens of another, where they become control tokens or
+    unknown ones, and 150 tokens are longer than a whole training row of the smaller suites. The words are unlikely to
+    begin a request by chance, which the method needs. The text is published with this file, so it is secret inside a
+    run only: no attack of the benchmark reads it. A deployment draws words of its own.
 
     The prefix has a cost where a model is easily distracted: the model of the suite ``micro`` answers most ordinary
     requests wrongly under this prefix, also before the fine-tuning.
+
     Source: Wang et al. 2024, arXiv 2402.14968, section 4.
 
     >>> BEA().serve(Prompt("name a fruit .")).instruction

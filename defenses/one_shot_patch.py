@@ -1,4 +1,4 @@
-"""One-shot safety patch (Zhang et al. 2026): a few steps on a single refusal."""
+"""One-shot patch without the selection of its refusal (after Zhang et al. 2026): ten steps on a single refusal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ RATE: Final = 1.0
 
 
 @register(
-    title="One-shot safety patch",
+    title="One-shot patch, unselected refusal",
     description="After the last round the server trains the global model on one harmful instruction with its refusal, "
-    "for ten steps.",
+    "for ten steps. The refusal is the first that the server owns. In the source an optimisation selects the refusal, "
+    "which decides how much the patch helps. Here the refusal is not selected.",
     paper="Zhang et al. 2026, arXiv 2601.01887",
     stages=(Stage.FINALIZE,),
     knowledge=Knowledge.NONE,
@@ -32,8 +33,8 @@ class OneShotPatch(Defense):
 
     The source chooses the refusal among 256 candidates by bilevel optimisation: the patched model shall be near the
     start model on harmful prompts and near the tuned model on rows of the task. Its choices are general refusals, and
-    refusals of one category of harm help less. This method takes the first pair that the server owns, which nobody
-    chose. It therefore shows what one refusal does, not what the best one does.
+    refusals of one category of harm help less. This method takes the first pair that the server owns, without
+    a selection. It therefore shows what one refusal does, not what the best one does.
 
     Source: Zhang et al. 2026, arXiv 2601.01887.
 
