@@ -74,7 +74,9 @@ def run(
     seed: Annotated[
         list[int] | None, typer.Option(min=0, max=2**63 - 1, help="Run seed; repeatable. Default: the suite's.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The suite's quick set: its scenarios and seeds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The suite's quick set: its scenarios, seeds and defenses.")
+    ] = False,
     runs: RunsOption = Path("runs"),
     engine: EngineOption = "auto",
     workers: Annotated[
@@ -235,6 +237,7 @@ class RunRequest:
         if self.quick:
             scenarios = scenarios or (() if self.axes else suite.quick.scenarios)
             seeds = seeds or suite.quick.seeds
+            pipelines = pipelines or suite.quick.defenses
         store, engine = Store(self.runs), choose_engine(self.engine)
         planned = partial(
             make_plan,

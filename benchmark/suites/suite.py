@@ -55,6 +55,10 @@ class QuickSettings(Settings):
     """Scenario ids."""
     seeds: tuple[Seed, ...]
     """Run seeds."""
+    defenses: tuple[str, ...] = ()
+    """Ids and compositions among the suite's; empty for all of them."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"defenses"})
 
 
 class Decoding(Settings):
@@ -225,6 +229,7 @@ class Suite(Settings):
         for name in self.quick.scenarios:
             if name not in by_id:
                 raise ValueError(f"quick names scenario {name!r}, which the suite lacks; known: {', '.join(ids)}")
+        self._check_roster("defense of quick", self.quick.defenses)
         if self.primary_judge not in self.judges:
             raise ValueError(
                 f"primary_judge {self.primary_judge!r} is not among the judges {list(self.judges)}; add it there"
@@ -254,11 +259,7 @@ class Suite(Settings):
 
     def _check_extent(self, scenario: Scenario, twin: Scenario) -> None:
         """Check that a scenario's own defenses are the suite's, and that its twin runs on all of its seeds."""
-        roster = [name for name in self.defenses if self.defenses != "all"] + [*self.pipelines]
-        for name in scenario.defenses:
-            if not _in_roster(name, self.defenses, self.pipelines):
-                what = f"defense of scenario {scenario.id}, which is not among the suite's"
-                raise ValueError(str(unknown_name(what, name, roster)))
+        self._check_roster(f"defense of scenario {scenario.id}", scenario.defenses)
         lacks_baseline = bool(scenario.defenses) and BASELINE not in scenario.defenses
         if lacks_baseline and _in_roster(BASELINE, self.defenses, self.pipelines):
             raise ValueError(
@@ -271,6 +272,13 @@ class Suite(Settings):
                 f"scenario {scenario.id!r} runs on seeds that its twin {twin.id!r} lacks: "
                 f"{', '.join(map(str, lacking))}; give the twin all seeds of the scenario"
             )
+
+    def _check_roster(self, what: str, names: Sequence[str]) -> None:
+        """Check that defenses are among the suite's."""
+        roster = [name for name in self.defenses if self.defenses != "all"] + [*self.pipelines]
+        for name in names:
+            if not _in_roster(name, self.defenses, self.pipelines):
+                raise ValueError(str(unknown_name(f"{what}, which is not among the suite's", name, roster)))
 
     def _check_sources(self, scenarios: Sequence[Scenario]) -> None:
         """Check that the models, pools and scenarios that ``scenarios`` and tiers name exist."""

@@ -25,7 +25,8 @@ from tests.benchmark.execution.test_sourced_suites import content
 
 
 def request(tmp_path: Path, **choices: object) -> RunRequest:
-    return RunRequest(suite="micro", engine="transformers", runs=tmp_path / "runs", **choices)  # type: ignore[arg-type]
+    options = {"suite": "micro", "engine": "transformers", "runs": tmp_path / "runs", **choices}
+    return RunRequest(**options)  # type: ignore[arg-type]
 
 
 def test_a_request_is_a_plan_a_store_and_an_engine(tmp_path: Path, micro: Suite) -> None:
@@ -47,6 +48,18 @@ def test_the_quick_set_fills_empty_choices_only(tmp_path: Path, micro: Suite) ->
     assert {cell.seed for cell in chosen.plan.cells} == set(micro.quick.seeds)
     quick = request(tmp_path, defenses=("fedavg",), quick=True).prepare(unresolved=False)
     assert {cell.scenario.id for cell in quick.plan.cells} >= set(micro.quick.scenarios)
+    assert {cell.pipeline.name for cell in quick.plan.cells} == {"fedavg"}
+
+
+def test_a_suite_may_name_the_defenses_of_its_quick_set(tmp_path: Path, micro: Suite) -> None:
+    named = tmp_path / "named.yaml"
+    content = micro.model_dump(mode="json")
+    content["quick"]["defenses"] = ["fedavg", "krum+posthoc_self"]
+    named.write_text(yaml.safe_dump(content), encoding="utf-8")
+    plan = request(tmp_path, suite=str(named), quick=True).prepare(unresolved=False).plan
+    assert {cell.pipeline.name for cell in plan.cells} == {"fedavg", "krum+posthoc_self"}
+    chosen = request(tmp_path, suite=str(named), defenses=("median",), quick=True).prepare(unresolved=False).plan
+    assert {cell.pipeline.name for cell in chosen.cells} == {"median"}
 
 
 def test_seeds_that_the_suite_does_not_have_get_a_remark(micro: Suite) -> None:

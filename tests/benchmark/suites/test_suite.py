@@ -151,6 +151,11 @@ SCENARIO = ("scenarios", 0)
         ("claen", (*SCENARIO, "twin"), "names the twin 'claen', which the suite lacks; add it or name one of"),
         ("clean", (*SCENARIO, "id"), "scenario ids repeat: ['clean']; rename all but one"),
         (["nothing"], ("quick", "scenarios"), "quick names scenario 'nothing', which the suite lacks; known:"),
+        (
+            ["krum+median"],
+            ("quick", "defenses"),
+            "unknown defense of quick, which is not among the suite's 'krum+median'; known: krum+posthoc_self",
+        ),
         ("stranger", ("primary_judge",), "primary_judge 'stranger' is not among the judges"),
         ([], ("seeds",), "seeds: Tuple should have at least 1 item"),
         ([], ("scenarios",), "scenarios: Tuple should have at least 1 item"),
