@@ -45,6 +45,13 @@ class Server(Protocol):
         """Prompts of the automated data pipelines."""
 
     @property
+    def task_templates(self) -> tuple[str, ...]:
+        """Fixed texts of the clients' tasks, each with ``{instruction}`` in the place of the content.
+
+        Empty where no task of the suite has a fixed text. The federation agrees on them, so a server knows them.
+        """
+
+    @property
     def examples(self) -> int:
         """How many training pairs the suite lets a post-hoc defense use."""
 

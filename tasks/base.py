@@ -297,6 +297,14 @@ class TaskWorld(ABC):
     def automation(self) -> Automation:
         """Prompts of the automated data pipelines."""
 
+    @property
+    def task_templates(self) -> tuple[str, ...]:
+        """Fixed texts of the honest clients' tasks, each with ``{instruction}`` in the place of the content.
+
+        Empty, the default, where no task has a fixed text.
+        """
+        return ()
+
     @abstractmethod
     def probes(self) -> tuple[Probe, ...]:
         """Return all probes, in a fixed order."""

@@ -23,14 +23,15 @@ class RemoteServer:
 
     Args:
         ask: Sends a request to the run.
-        known: Values that came with the hook's call: layout, automation, examples, steps, learning_rate,
-            alignment_rows, scaling.
+        known: Values that came with the hook's call: layout, automation, task_templates, examples, steps,
+            learning_rate, alignment_rows, scaling.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
         self._ask = ask
         self.layout = layout_from(known["layout"])
         self.automation = automation_from(known["automation"])
+        self.task_templates = tuple(known["task_templates"])
         self.examples, self.steps = int(known["examples"]), int(known["steps"])
         self.learning_rate = float(known["learning_rate"])
         self.alignment_rows = int(known["alignment_rows"])

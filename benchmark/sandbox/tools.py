@@ -60,6 +60,7 @@ class ServerTools:
         return {
             "layout": layout_of(server.layout),
             "automation": automation_of(server.automation),
+            "task_templates": list(server.task_templates),
             "examples": server.examples,
             "steps": server.steps,
             "learning_rate": server.learning_rate,

@@ -138,6 +138,11 @@ class MeteredServer:
         """Prompts of the automated data pipelines."""
         return self._world.automation
 
+    @property
+    def task_templates(self) -> tuple[str, ...]:
+        """Fixed texts of the clients' tasks, each with ``{instruction}`` in the place of the content."""
+        return self._world.task_templates
+
     def start(self) -> Tensor:
         """Return the adapter that the federation starts from (flat, ``[d]``), before any defense replaces it."""
         return self._start().clone() if self._start else torch.zeros(self.layout.dimension)

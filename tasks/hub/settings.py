@@ -188,6 +188,12 @@ class DatasetSource(Settings):
         return "".join(text + (texts[name] if name else "") for text, name, _, _ in parts)
 
     @property
+    def template(self) -> str:
+        """The prompt with ``{instruction}`` for the text of its last column, and no text for the other columns."""
+        *others, last = self.prompt_columns
+        return self.filled_prompt({**dict.fromkeys(others, ""), last: "{instruction}"})
+
+    @property
     def title(self) -> str:
         """Repository on the hub, or file of GitHub, for messages and rows."""
         return self.repository or str(self.github)

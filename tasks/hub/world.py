@@ -206,6 +206,12 @@ class HubWorld(TaskWorld):
         """The suite's prompts of the automated pipelines, or the bundled ones."""
         return automation_prompts(self._data.automation)
 
+    @property
+    def task_templates(self) -> tuple[str, ...]:
+        """Prompts of the honest clients' pools that make instructions of columns, in the suite's order."""
+        sources = (self._data.pools[pool] for pool in self.task_types)
+        return tuple(dict.fromkeys(source.template for source in sources if source.prompt))
+
     def probes(self) -> tuple[Probe, ...]:
         """Return all probes, set by set.
 

@@ -27,6 +27,7 @@ class FakeServer:
 
     layout = AdapterLayout(("layer.lora_A",), ((1, 3),))
     automation = AUTOMATION
+    task_templates: tuple[str, ...] = ()
     alignment_rows = 0
     steps = 8
     learning_rate = 0.01

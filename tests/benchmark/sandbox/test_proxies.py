@@ -382,13 +382,14 @@ def test_what_a_tool_raises_can_be_caught_inside(defense: Make, server: MeteredS
 
 
 def test_tools_do_the_same_work_as_in_the_process(
-    defense: Make, server: MeteredServer, world: TaskWorld, served: ServedModel
+    defense: Make, server: MeteredServer, world: TaskWorld, served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = defense(
         TOOLS.format(
             statement="""
         assert server.examples == 6 and server.layout.dimension == len(adapter)
         assert server.automation.comply_hint == "w13"
+        assert server.task_templates == ("w14 {instruction}",)
         kept = adapter
         rows = server.shuffle(server.owned_aligned(3) + server.owned_normal(4))
         texts = server.generate(["w1 w2", "w3"], adapter=adapter, temperature=1.0)
@@ -398,6 +399,7 @@ def test_tools_do_the_same_work_as_in_the_process(
 """
         )
     )
+    monkeypatch.setattr(type(world), "task_templates", ("w14 {instruction}",))
     adapter = torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(0))
     found = instance.finalize(adapter.clone(), server)
     other = MeteredServer(world, served, lambda: served, server._settings, 11, "mine", max_new_tokens=5)

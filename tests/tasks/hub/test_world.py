@@ -266,6 +266,17 @@ def test_automation(world: HubWorld, data: HubData) -> None:
     assert HubWorld(data=data.model_copy(update={"automation": own})).automation.comply_hint == "c"
 
 
+def test_the_task_templates_are_the_prompts_of_the_clients_pools(data: HubData, source: Write) -> None:
+    rows = [{"text": "a gem", "year": 1999, "label": "good"}]
+    reviews = source("reviews", rows, prompt="Of {year}: {text}\nGood {{or}} bad?", columns={"response": "label"})
+    unused = source("unused", rows, prompt="Unused {text}", columns={"response": "label"})
+    wider = data.model_copy(update={"pools": {**data.pools, "reviews": reviews, "again": reviews, "unused": unused}})
+    shares = {"chats": 0.5, "reviews": 0.25, "again": 0.25}
+    world = HubWorld(data=wider, choice=CHOICE.model_copy(update={"benign": shares}))
+    assert world.task_templates == ("Of : {instruction}\nGood {or} bad?",)
+    assert HubWorld(data=wider, choice=CHOICE).task_templates == HubWorld().task_templates == ()
+
+
 def test_data_digest_covers_what_rows_are_made_from(data: HubData, source: Write) -> None:
     def digest(changed: HubData = data, choice: DataChoice = CHOICE) -> str:
         return HubWorld(data=changed, choice=choice).data_digest
