@@ -68,6 +68,13 @@ class Server(Protocol):
         """Number of rows on which the suite aligns its start model; 0 if it does not align it."""
 
     @property
+    def has_unaligned(self) -> bool:
+        """Whether the server has the model from which the start was aligned.
+
+        Without this model, the start counts as unaligned, and ``weights(layer, aligned=False)`` raises an error.
+        """
+
+    @property
     def scaling(self) -> float:
         """LoRA's factor s: an adapter adds s · B A to a layer's weights."""
 

@@ -34,10 +34,21 @@ class SafetyProjection(Defense):
     averaged model, and g its gradient there. The paper projects after every step of a user's training. A server sees
     rounds instead of steps, so the projection follows the aggregation.
 
-    *Bound.* The paper's τ is 0.2 nats for a model of 7 billion parameters. A smaller start model, or one that refuses
-    in other words than the server's rows, has a higher loss before any client trained it. There a bound of 0.2 would
-    teach the server's wording in every round instead of keeping what the start could. So τ = max(0.2, loss of the
-    start), on the same rows: a round may not make the model less safe than the start.
+    *Bound.* The paper's τ is 0.2 nats for an aligned model of 7 billion parameters.
+
+    - Where the server has the model from which the start was aligned, τ = max(0.2, loss of the start) on the same
+      rows: a round may not make the model less safe than the start. A smaller start model, or one that refuses in
+      other words than the server's rows, has a higher loss than 0.2 before any client trained it. A bound of 0.2
+      would teach the server's wording in every round instead of keeping what the start could.
+    - Elsewhere τ = 0.2. The start was not aligned, and the loss of an unsafe model is not a bound on safety. The rule
+      then teaches refusals, as far as the trust region allows. A chat model counts as unaligned where the server lacks
+      the model before its alignment, because the server cannot tell.
+
+    *Where the bound does not act.* A round that leaves the loss at τ or below is FedAvg's, number for number. From an
+    aligned start this happens where training lowers the loss of refusals, for example because honest clients hold
+    some. The loss may then fall although the model refuses less often, because it is the loss of the server's wording.
+    Where clients hold no refusals, the loss rises and the bound acts. On a development seed of micro the first round
+    moves the loss from 0.58 to 0.63 nats without an attack, and to 0.68 under unaligned data.
 
     *Trust region.* The paper bounds the factor by a constant η, which suits one model and one rate. Here η = ‖m‖ /
     ‖g‖, with which the step is as long as the round's own update. A linear loss holds no further.
@@ -63,10 +74,12 @@ class SafetyProjection(Defense):
         server, mean = context.server, super().aggregate(updates, context)
         rows = server.owned_aligned(max(1, min(ROWS, server.examples // 2)))
         if self._bound is None:
-            self._bound = max(BOUND, server.gradient(server.start(), rows)[1])
+            # Without a guard, so that a tool that does not work at all stops the run.
+            start = server.gradient(server.start(), rows)[1]
+            self._bound = max(BOUND, start) if server.has_unaligned else BOUND
         try:
             gradient, loss = server.gradient(context.broadcast + mean.update, rows)
-        except FedSafetyError:  # not finite: the start's loss above shows that the tool itself works
+        except FedSafetyError:  # not finite
             return mean
         return Aggregate(projected(mean.update, gradient, loss, self._bound), mean.weights)
 

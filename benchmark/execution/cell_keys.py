@@ -102,9 +102,12 @@ class CellKeys:
         )
 
     def _unaligned(self, scenario: Scenario, entries: Sequence[Entry[DefenseInfo, Defense]]) -> dict[str, str]:
-        """Return the identity of the unaligned model if one of the methods reads it."""
+        """Return the identity of the unaligned model if one of the methods may read it.
+
+        A rule that asks for the server's tools in its rounds may act by whether there is such a model.
+        """
         role = self._world.unaligned_role(scenario.start)
-        reads = role and any(entry.info.needs_alignment for entry in entries)
+        reads = role and any(entry.info.needs_alignment or entry.info.asks_server for entry in entries)
         return {"unaligned": self.model(role)} if reads else {}
 
     def _local(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:

@@ -24,7 +24,7 @@ class RemoteServer:
     Args:
         ask: Sends a request to the run.
         known: Values that came with the hook's call: layout, automation, task_templates, examples, steps,
-            learning_rate, alignment_rows, scaling.
+            learning_rate, alignment_rows, has_unaligned, scaling.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
@@ -35,6 +35,7 @@ class RemoteServer:
         self.examples, self.steps = int(known["examples"]), int(known["steps"])
         self.learning_rate = float(known["learning_rate"])
         self.alignment_rows = int(known["alignment_rows"])
+        self.has_unaligned = bool(known["has_unaligned"])
         self.scaling = float(known["scaling"])
 
     def start(self) -> Tensor:

@@ -65,6 +65,7 @@ class ServerTools:
             "steps": server.steps,
             "learning_rate": server.learning_rate,
             "alignment_rows": server.alignment_rows,
+            "has_unaligned": server.has_unaligned,
             "scaling": server.scaling,
         }
 

@@ -76,6 +76,11 @@ class MeteredServer:
         return self._model.stacked.layout
 
     @property
+    def has_unaligned(self) -> bool:
+        """Whether the server has the model from which the start was aligned."""
+        return self._alignment is not None or (self._weights is not None and self._weights.differ)
+
+    @property
     def scaling(self) -> float:
         """LoRA's factor s: an adapter adds s · B A to a layer's weights."""
         return self._model.stacked.settings.scaling

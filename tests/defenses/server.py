@@ -29,6 +29,7 @@ class FakeServer:
     automation = AUTOMATION
     task_templates: tuple[str, ...] = ()
     alignment_rows = 0
+    has_unaligned = True
     steps = 8
     learning_rate = 0.01
     scaling = 2.0

@@ -53,6 +53,20 @@ def test_the_start_s_own_loss_is_the_bound_where_it_is_higher() -> None:
     assert update_of([3.0, 1.0, 0.0], server) == pytest.approx([3.0, 0.0, 0.0])
 
 
+def test_the_loss_of_an_unaligned_start_is_no_bound() -> None:
+    """From 1.5 the loss rises to 3.5. The bound is 0.2, and the step of 3.3 / 2 = 1.65 is shorter than the round's."""
+    server = LinearLoss()
+    server.at_start, server.has_unaligned = 1.5, False
+    assert update_of([3.0, 1.0, 0.0], server) == pytest.approx([3.0, 1 - 1.65, 0.0])
+
+
+@pytest.mark.parametrize("row", [[3.0, -1.0, 0.0], [3.0, 0.0, 0.0]])
+def test_a_round_that_teaches_refusals_is_that_of_fedavg(row: list[float]) -> None:
+    server = LinearLoss()
+    server.at_start = 1.5
+    assert update_of(row, server) == row
+
+
 def test_the_bound_is_measured_once() -> None:
     server, rule = LinearLoss(), defenses.get("safety_projection").create()
     first = rule.aggregate(*one_round([[3.0, 1.0, 0.0]], server=server))

@@ -119,6 +119,7 @@ def test_alignment_tools_are_metered_and_do_nothing_without_an_alignment(tmp_pat
         server.align(server.start(), [])
     bare = JobTools(changed(), changed().scenario("made"), 1, Bench()).server("mine")
     assert (bare.alignment_rows, bare.alignment_examples()) == (0, [])
+    assert (server.has_unaligned, bare.has_unaligned) == (True, False)
     start = bare.start()
     assert bare.align(start, rows) is start
     assert bare.usage == type(bare.usage)()

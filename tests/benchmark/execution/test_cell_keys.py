@@ -155,6 +155,16 @@ def test_posthoc_settings_concern_posthoc_adapters_only(micro: Suite, plan: Plan
     assert cell(after, "clean", "posthoc_self").adapter_key != cell(plan, "clean", "posthoc_self").adapter_key
 
 
+def test_an_unaligned_model_concerns_rules_that_may_ask_for_it(micro: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines = ["krum", "safety_projection", "resta"]
+    choice: dict[str, Any] = {"scenarios": ["clean"], "pipelines": pipelines, "seeds": [11]}
+    before = plan_of(micro, **choice)
+    monkeypatch.setattr(MicroWorld, "unaligned_role", lambda *_: "external")
+    after = plan_of(micro, **choice)
+    changed_keys = {name for name in pipelines if cell(after, "clean", name) != cell(before, "clean", name)}
+    assert changed_keys == {"safety_projection", "resta"}
+
+
 def test_another_generator_or_probe_set_asks_anew_but_trains_nothing(
     micro: Suite, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -484,7 +484,7 @@ def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: T
                     server.first_token_scores(start, prompts, ["w1", "w2"]).sum(),
                     server.gradient(start, rows, objective=pull)[0].sum(),
                     server.finetune(start, rows, objective=away, steps=2, rate=0.5, template="w3 {instruction}").sum(),
-                    torch.tensor([server.scaling, server.steps, server.learning_rate]).sum(),
+                    torch.tensor([server.scaling, server.steps, server.learning_rate, server.has_unaligned]).sum(),
                 ]
                 return Aggregate(torch.full_like(start, float(torch.stack(found).double().sum())))
         """
