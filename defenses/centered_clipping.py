@@ -38,6 +38,10 @@ class CenteredClipping(Defense):
     no client.
     Source: Karimireddy, He and Jaggi 2021, arXiv 2012.10333.
 
+    In the first round v is zero, so with equal sample counts that round's aggregate is the one of ``norm_clipping``.
+    In a suite of one round the two rules are the same function there. :meth:`degenerate_as` sees n and f and not the
+    number of rounds, so such a suite names the reason where it leaves the rule out.
+
     The first round clips 6 to the median norm 2 and gives v = 5/3. A second round of the same updates has the
     distances 2/3, 1/3 and 13/3 to v, and τ = 2/3:
 

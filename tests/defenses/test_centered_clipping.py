@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from benchmark.interop.byzfl import bridged_entry
+from benchmark.suites.suite import find_suite
 from defenses._clipping import distances_to
 from defenses._examples import one_round
 from defenses.centered_clipping import CenteredClipping, clipped_step
+from defenses.norm_clipping import NormClipping
 
 from .rounds import LARGEST, accepts, identity, rounds_with_outliers
 
@@ -51,6 +53,21 @@ def test_the_center_is_a_copy():
     line = one_round([[1.0], [2.0], [6.0]])
     defense.aggregate(*line).update.fill_(1000)
     assert float(defense.aggregate(*line).update) == pytest.approx(16 / 9)
+
+
+def test_the_first_round_is_norm_clipping_at_equal_counts_and_the_second_is_not():
+    defense, other = CenteredClipping(), NormClipping()
+    (_, first), (_, second), *_ = rounds_with_outliers(7)
+    updates, expected = (rule.aggregate(*one_round(first)).update for rule in (defense, other))
+    torch.testing.assert_close(updates, expected, rtol=1e-5, atol=1e-6)
+    updates, expected = (rule.aggregate(*one_round(second)).update for rule in (defense, other))
+    assert not torch.allclose(updates, expected, rtol=1e-2)
+
+
+def test_a_suite_of_one_round_leaves_the_rule_out():
+    suite = find_suite("pocket")
+    assert suite.training.rounds == 1
+    assert "the same function as norm_clipping" in suite.unscored["centered_clipping"]
 
 
 def test_instances_share_nothing():
