@@ -29,6 +29,12 @@ _RMS_SHARE = 0.25
 """Largest accepted root mean square of these differences, as a share of the tolerance: rounding makes large errors on
 few tokens, another model on many."""
 
+_SPARED_SHARE = 0.01
+"""Share of the predictions, in formats other than float32, whose difference with the adapter may exceed the tolerance.
+The first tokens of a prompt carry activations far larger than all others, and a strong adapter can make one prediction
+there depend on their rounding: one of 290 differed by 5 nats, where the others agreed to 0.1 in the root mean square.
+The adapter's effect is compared over all predictions as before."""
+
 _NOISE_FLOOR = 1e-4
 """Smallest effect of an adapter (nats) that differs clearly from rounding in float32."""
 
@@ -138,7 +144,8 @@ def check_canaries(engine: Engine, canaries: Mapping[Path, Canary], tolerance: f
     for adapter, canary in canaries.items():
         without = [base[sequence] for sequence in canary.sequences]
         applied = [next(logprobs) for _ in canary.sequences]
-        problem = _problem(canary, without, applied, limit)
+        share = 0.0 if engine.dtype == "float32" else _SPARED_SHARE
+        problem = _problem(canary, without, applied, limit, share)
         if problem:
             raise FedSafetyError(f"adapter canary of {adapter} failed on {engine.name} ({engine.dtype}): {problem}")
 
@@ -164,9 +171,17 @@ def check_effect(engine: Engine, adapter: Path, sequence: Sequence[int]) -> None
 
 
 def _problem(
-    canary: Canary, without: Sequence[Sequence[float]], applied: Sequence[Sequence[float]], limit: float
+    canary: Canary, without: Sequence[Sequence[float]], applied: Sequence[Sequence[float]], limit: float, spared: float
 ) -> str | None:
-    """Return the problem as a sentence, or ``None``."""
+    """Return the problem as a sentence, or ``None``.
+
+    Args:
+        canary: The canary.
+        without: The engine's log-probabilities without the adapter.
+        applied: The engine's log-probabilities with the adapter.
+        limit: Largest accepted difference in nats.
+        spared: Share of the predictions that may differ by more with the adapter.
+    """
     base_gap = _gap(without, canary.without)
     if not base_gap <= limit:
         return (
@@ -186,7 +201,7 @@ def _problem(
             f"the adapter is ignored: it should move log-probabilities by {expected:.2g} nats, but in the engine it "
             f"moves them by {shown:.2g}; check the adapter's module names and target_modules, or take another engine"
         )
-    gap = _gap(applied, canary.applied)
+    gap = _gap_of_most(canary, applied, spared)
     if not gap <= limit:
         return (
             f"with the adapter, engine and training code differ by {gap:.2g} nats (allowed {limit:.2g}) although the "
@@ -220,6 +235,21 @@ def _effect_problem(
 
 def _differences(left: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> list[float]:
     return [a - b for rows in zip(left, right, strict=True) for a, b in zip(*rows, strict=True)]
+
+
+def _gap_of_most(canary: Canary, applied: Sequence[Sequence[float]], spared: float) -> float:
+    """Return the largest absolute difference with the adapter, without a share of the predictions that differ most.
+
+    A prediction that several sequences share, because they begin alike, counts once. The share is rounded down.
+    """
+    gaps: dict[tuple[int, ...], float] = {}
+    for sequence, shown, trained in zip(canary.sequences, applied, canary.applied, strict=True):
+        for end, (a, b) in enumerate(zip(shown, trained, strict=True), start=2):
+            gap = math.inf if math.isnan(a - b) else abs(a - b)
+            gaps[sequence[:end]] = max(gap, gaps.get(sequence[:end], 0.0))
+    if math.inf in gaps.values():
+        return math.inf
+    return sorted(gaps.values(), reverse=True)[int(spared * len(gaps))]
 
 
 def _rms(values: Sequence[float]) -> float:

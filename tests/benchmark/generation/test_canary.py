@@ -161,6 +161,34 @@ def test_bfloat16_engines_pass_and_are_stopped_alike(tiny: TinyModel, queries_an
                 check_canary(judged, adapter, canary)
 
 
+def test_one_prediction_in_a_hundred_may_differ_in_a_coarse_format(
+    engine: Engine, tiny: TinyModel, queries_and_values: Path
+) -> None:
+    """The sequences begin alike, so a shared prediction that differs in all of them counts once."""
+    common = tiny.prompts[0][:4]
+    sequences = [(*common, *prompt, *prompt) for prompt in tiny.prompts[:10]]
+    without, applied = (peft_logprobs(tiny.folder, adapter, sequences) for adapter in (None, queries_and_values))
+    predictions = {sequence[:end] for sequence in sequences for end in range(2, len(sequence) + 1)}
+    assert 100 <= len(predictions) < 200
+
+    def canary(*moved: tuple[int, int]) -> Canary:
+        rows = [list(row) for row in applied]
+        for row, position in moved:
+            rows[row][position] -= 0.8
+        return Canary(tuple(sequences), tuple(map(tuple, without)), tuple(map(tuple, rows)))
+
+    last = len(sequences[0]) - 2
+    assert len({sequence[: last + 2] for sequence in sequences[:2]}) == 2
+    check_canary(Coarse(engine), queries_and_values, canary((0, last)), tolerance=0.5)
+    with pytest.raises(FedSafetyError, match=r"differ by 0\.8 nats"):
+        check_canary(engine, queries_and_values, canary((0, last)), tolerance=0.5)
+    with pytest.raises(FedSafetyError, match=r"differ by 0\.8 nats"):
+        check_canary(Coarse(engine), queries_and_values, canary((0, last), (1, last)), tolerance=0.5)
+    # A prediction that all sequences share is spared as one, and its share in the effect still counts.
+    with pytest.raises(FedSafetyError, match="acts otherwise than in training"):
+        check_canary(Coarse(engine), queries_and_values, canary(*((row, 1) for row in range(10))), tolerance=0.5)
+
+
 def test_an_adapter_of_scaling_zero_does_nothing_and_passes(
     engine: Engine, canaries: dict[Path, Canary], tiny: TinyModel, tmp_path: Path
 ) -> None:
