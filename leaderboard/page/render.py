@@ -25,6 +25,7 @@ from leaderboard.page.citations import citations
 from leaderboard.page.claims import claims
 from leaderboard.page.curves import drawings
 from leaderboard.page.data import left_out, page_data
+from leaderboard.page.stages import stages
 from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.ranking.board import GROUPS, Board, Standing
 from leaderboard.ranking.gates import GATE, REFUSAL_FLAG, REFUSAL_GATE
@@ -175,6 +176,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         links: File name and board of every page of the site.
     """
     style, script = _assets(board.has_submissions)
+    by_stage = stages(board)
     columns = columns_of(board)
     strata = {kind: _strata(board, kind) for kind in (MetricKind.STRATUM, MetricKind.APART)}
     baseline = next((line for line in board.overall if line.entry.id == BASELINE), None)
@@ -188,7 +190,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         columns=columns,
         axes=AXES,
         headings=_headings(columns),
-        sections=_sections(board),
+        sections=_sections(board, staged=bool(by_stage)),
         claims=claims(board),
         seed_range=_seed_range(board),
         titles={scenario.id: scenario.info["title"] for scenario in board.scenarios},
@@ -198,6 +200,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         },
         positions={entry.id: position for position, entry in enumerate(board.entries)},
         answers=answers(board),
+        by_stage=by_stage,
         baseline_safety=baseline.metrics["safety"].mean if baseline and "safety" in baseline.metrics else None,
         filters=_filters(board),
         reasons=_reasons(board),
@@ -300,13 +303,14 @@ def _headings(columns: Sequence[Column]) -> list[tuple[str, int, int]]:
     return [*((name, narrow[name] + (name == first), wide[name] + (name == first)) for name in wide), ("Method", 1, 2)]
 
 
-def _sections(board: Board) -> list[tuple[str, str]]:
+def _sections(board: Board, *, staged: bool) -> list[tuple[str, str]]:
     local = [("local", "This machine")] if board.local and not board.local_only else []
     return [
         ("answer", "Answer"),
         *([("claims", "Claims")] if board.by_scenario else []),
         ("ranking", "Ranking"),
         *local,
+        *([("stages", "Stages")] if staged else []),
         ("trade-off", "Trade-offs"),
         *([("losses", "Losses")] if has_margin(board) else []),
         ("heat", "Attack \N{MULTIPLICATION SIGN} defense"),

@@ -1,0 +1,99 @@
+"""Which stage of a defense helps against which attack: defenses grouped by when they act, beside FedAvg."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leaderboard.ranking.board import RANKED, Board, Standing
+from leaderboard.ranking.grid import BASELINE
+from leaderboard.scores.stats import Difference, paired
+from leaderboard.scores.summaries import Scenario
+
+STAGES = {
+    "prepare": "Before the first round",
+    "aggregate": "In the rounds",
+    "finalize": "After the last round",
+    "serve": "When serving",
+}
+"""Title of each stage, in order of time. Defenses that act at more than one stage have a line of their own."""
+
+SEVERAL = "At several stages"
+"""Title of the line of defenses that act at more than one stage."""
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """The ranked defenses of one stage in one scenario, without FedAvg.
+
+    Attributes:
+        title: Title of the stage.
+        defenses: How many there are.
+        safer: Those that are significantly safer than FedAvg, safest first; empty where nothing is compared.
+        compared: Whether the seeds allow a comparison.
+        mean: Mean over the defenses of the stage, minus FedAvg, paired by seed.
+        safest: The defense of the largest mean safety.
+        gain: Its safety minus FedAvg's, paired by seed.
+    """
+
+    title: str
+    defenses: int
+    safer: tuple[Standing, ...]
+    compared: bool
+    mean: Difference
+    safest: Standing
+    gain: Difference | None
+
+
+@dataclass(frozen=True)
+class StagesIn:
+    """The lines of one attacked scenario."""
+
+    scenario: Scenario
+    lines: tuple[StageLine, ...]
+
+
+def stages(board: Board) -> tuple[StagesIn, ...]:
+    """Return the stages in each attacked scenario in which FedAvg and another defense are ranked."""
+    found = (StagesIn(scenario, _lines(board, scenario.id)) for scenario in board.scenarios if scenario.attacked)
+    return tuple(one for one in found if one.lines)
+
+
+def _lines(board: Board, view: str) -> tuple[StageLine, ...]:
+    ranked = [line for line in board.by_scenario.get(view, ()) if line.group == RANKED]
+    if BASELINE not in {line.entry.id for line in ranked}:
+        return ()
+    by_title: dict[str, list[Standing]] = {title: [] for title in (*STAGES.values(), SEVERAL)}
+    for line in ranked:
+        if line.entry.id != BASELINE:
+            by_title[_title(line.entry.info["stages"])].append(line)
+    return tuple(_line(board, view, title, lines) for title, lines in by_title.items() if lines)
+
+
+def _title(names: str) -> str:
+    acting = [name for name in names.split(",") if name]
+    # Without a stage a method aggregates by the default rule.
+    return SEVERAL if len(acting) > 1 else STAGES.get(acting[0] if acting else "aggregate", SEVERAL)
+
+
+def _line(board: Board, view: str, title: str, lines: Sequence[Standing]) -> StageLine:
+    lines = sorted(lines, key=lambda line: (-line.metrics["safety"].mean, line.entry.id))
+    values = [board.values(view, line.entry.id) for line in lines]
+    fedavg = board.values(view, BASELINE)
+    seeds = sorted(set(fedavg).intersection(*values))
+    means = [statistics.fmean(by_seed[seed] for by_seed in values) for seed in seeds]
+    return StageLine(
+        title=title,
+        defenses=len(lines),
+        safer=tuple(
+            line
+            for line, by_seed in zip(lines, values, strict=True)
+            if board.separated(view, line.entry.id, BASELINE)
+            and statistics.fmean(by_seed[seed] - fedavg[seed] for seed in seeds) > 0
+        ),
+        compared=view in board.families,
+        mean=paired(means, [fedavg[seed] for seed in seeds]),
+        safest=lines[0],
+        gain=board.difference(view, lines[0].entry.id, BASELINE),
+    )
