@@ -83,6 +83,9 @@ def _line(board: Board, view: str, title: str, lines: Sequence[Standing]) -> Sta
     fedavg = board.values(view, BASELINE)
     seeds = sorted(set(fedavg).intersection(*values))
     means = [statistics.fmean(by_seed[seed] for by_seed in values) for seed in seeds]
+    probes = min(
+        board.entry(name).scenarios[view].probes("safety") for name in (BASELINE, *(line.entry.id for line in lines))
+    )
     return StageLine(
         title=title,
         defenses=len(lines),
@@ -93,7 +96,7 @@ def _line(board: Board, view: str, title: str, lines: Sequence[Standing]) -> Sta
             and statistics.fmean(by_seed[seed] - fedavg[seed] for seed in seeds) > 0
         ),
         compared=view in board.families,
-        mean=paired(means, [fedavg[seed] for seed in seeds]),
+        mean=paired(means, [fedavg[seed] for seed in seeds], probes),
         safest=lines[0],
         gain=board.difference(view, lines[0].entry.id, BASELINE),
     )

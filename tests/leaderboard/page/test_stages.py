@@ -59,6 +59,14 @@ def test_the_mean_of_a_stage_is_over_its_defenses_and_paired_by_seed(tmp_path: P
     assert line.gain.mean == pytest.approx((0.8 + 0.9 + 0.85 + 0.9 - 0.6) / 4)
 
 
+def test_a_gain_is_at_most_a_hundred_points(tmp_path: Path) -> None:
+    rows = cells("fedavg", [0.0, 0.1, 0.0, 0.0], [1, 1, 1, 1])
+    rows += cells("median", [1.0, 1.0, 0.9, 1.0], [1, 1, 1, 1]) + cells("krum", [1.0, 0.9, 1.0, 1.0], [1, 1, 1, 1])
+    [found] = stages(board_of(tmp_path, rows))
+    assert found.lines[0].mean.mean == pytest.approx(0.975 - 0.025)
+    assert found.lines[0].mean.high == 1.0
+
+
 def test_a_defense_that_is_significantly_worse_is_not_among_the_safer_ones(tmp_path: Path) -> None:
     [found] = stages(board_of(tmp_path, cells("fedavg", [0.8, 0.9, 0.85, 0.9], [1, 1, 1, 1]) + MEDIAN4))
     assert (found.lines[0].compared, found.lines[0].safer) == (True, ())
