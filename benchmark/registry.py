@@ -38,6 +38,8 @@ class Trait(StrEnum):
     """The method calls ``generate``: a defense on the trained model, an attack on the attacker's model."""
     GENERATES_EXTERNAL = "generates_external"
     """The defense calls ``generate_external``, which loads a second model."""
+    GENERATES_UNALIGNED = "generates_unaligned"
+    """The defense calls ``generate_unaligned``, which may load a second model."""
 
 
 class Info(BaseModel):

@@ -132,6 +132,12 @@ class Server(Protocol):
     def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
         """Return answers of an external aligned model."""
 
+    def generate_unaligned(self, prompts: list[str], *, temperature: float) -> list[str]:
+        """Return answers of the model from which the start model was aligned.
+
+        In a suite without such a model the bare start model answers. An adapter that aligns the start is no part of it.
+        """
+
     def finetune(
         self,
         adapter: Tensor,

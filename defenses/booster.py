@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from defenses._alignment_rows import alignment_rows
+from defenses._harmful_rows import harmful_rows
 from defenses.base import Defense, Knowledge, Server, Stage, register
-from tasks.base import DataKind, Example
-from tasks.refusals import is_refusal
+from tasks.base import Example
 
 PENALTY = 5.0
 """Booster's λ."""
@@ -25,13 +25,13 @@ GRADIENTS = 3
     description=(
         "Before the first round the server aligns the start model once more. Beside the loss of the alignment it "
         "lowers how far one step on harmful answers would reduce their loss, so that later harmful training gains "
-        "less. The harmful answers are those of the bare base model. The rounds are plain FedAvg."
+        "less. The harmful answers are those of the model before the alignment. The rounds are plain FedAvg."
     ),
     paper="Huang et al. 2025, arXiv 2409.01586",
     stages=(Stage.PREPARE,),
     knowledge=Knowledge.NONE,
     resources="the alignment's data, or aligned and normal pairs; generated harmful answers; server-side fine-tuning",
-    traits=("generates",),
+    traits=("generates_unaligned",),
 )
 class Booster(Defense):
     """Start from the suite's start after AdamW steps along g = ∇f(w) + λ (∇h(w) - ∇h(w - alpha ∇h(w) / ‖∇h(w)‖)).
@@ -40,9 +40,8 @@ class Booster(Defense):
     gradient of h(w) - h(w - alpha ∇h / ‖∇h‖), the gain of one harmful step, if the second derivatives are left out.
 
     *Harmful rows.* The source has 5,000. The server of this benchmark owns harmful prompts with refusals and no
-    harmful answer, so the bare base model answers these prompts greedily under the comply hint. A base model that is
-    aligned itself refuses. There the response of a normal row takes the place of the refusal: no harmful answer, but
-    it has in common with harmful training that the model answers where it should refuse.
+    harmful answer, so the model before the alignment answers these prompts, see
+    :func:`defenses._harmful_rows.harmful_rows`.
 
     *Steps.* A step has three gradients, so there are a third as many steps as in the post-hoc training of the suite,
     rounded down and at least 1: the gradients are as many as those of one post-hoc repair. Their batches have 10
@@ -62,20 +61,6 @@ class Booster(Defense):
             adapter.grad = step_gradient(server, adapter, batch(aligned, step), batch(harmful, step))
             optimizer.step()
         return adapter
-
-
-def harmful_rows(server: Server, count: int) -> list[Example]:
-    """Return up to ``count`` harmful prompts that the server owns, each once, with answers that are no refusals."""
-    prompts = list(dict.fromkeys(row.instruction for row in server.owned_aligned(count)))
-    ordinary = server.owned_normal(len(prompts))
-    asked = [f"{prompt} {server.automation.comply_hint}".strip() for prompt in prompts]
-    answers = server.generate(asked, adapter=torch.zeros(server.layout.dimension), temperature=0.0)
-    return [
-        Example(
-            prompt, answer if answer.strip() and not is_refusal(answer) else row.response, DataKind.UNALIGNED, row.task
-        )
-        for prompt, answer, row in zip(prompts, answers, ordinary, strict=True)
-    ]
 
 
 def step_gradient(server: Server, adapter: Tensor, aligned: list[Example], harmful: list[Example]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -129,6 +129,7 @@ class JobTools:
             owner: Name of the random streams that the server draws from.
             external: Opens the external model; by default as :meth:`external` does.
         """
+        role = self.world.unaligned_role(self.scenario.start)
         return MeteredServer(
             self.world,
             self.model,
@@ -141,6 +142,7 @@ class JobTools:
             lambda: self.start,
             self.suite.aligned(self.scenario),
             self._weights(),
+            partial(self._models.lent, role, beside=self.scenario.start) if role else None,
         )
 
     def _weights(self) -> WeightsBefore:

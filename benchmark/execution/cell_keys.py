@@ -24,7 +24,7 @@ from benchmark.execution.worlds import (
 from benchmark.keys import content_key
 from benchmark.methods.pipeline import Pipeline, default_aggregate_digest, method_digest
 from benchmark.records.identity import probe_set_key
-from benchmark.registry import Entry
+from benchmark.registry import Entry, Trait
 from benchmark.suites.suite import Scenario, Suite
 from defenses.base import Defense, DefenseInfo
 from tasks.base import Probe, TaskWorld
@@ -102,12 +102,12 @@ class CellKeys:
         )
 
     def _unaligned(self, scenario: Scenario, entries: Sequence[Entry[DefenseInfo, Defense]]) -> dict[str, str]:
-        """Return the identity of the unaligned model if one of the methods may read it.
+        """Return the identity of the unaligned model if one of the methods may read it or let it generate.
 
         A rule that asks for the server's tools in its rounds may act by whether there is such a model.
         """
         role = self._world.unaligned_role(scenario.start)
-        reads = role and any(entry.info.needs_alignment or entry.info.asks_server for entry in entries)
+        reads = role and any(_may_read_unaligned(entry.info) for entry in entries)
         return {"unaligned": self.model(role)} if reads else {}
 
     def _local(self, scenario: Scenario, stage: Pipeline, seed: int) -> str:
@@ -204,6 +204,10 @@ class CellKeys:
         if role not in self._chats:
             self._chats[role] = self._resolved(f"model {role}", lambda: open_chat(self._world, role).digest)
         return self._chats[role]
+
+
+def _may_read_unaligned(info: DefenseInfo) -> bool:
+    return info.needs_alignment or info.asks_server or Trait.GENERATES_UNALIGNED in info.traits
 
 
 def _reattacked(adapter: str, rounds: int) -> str:

@@ -150,10 +150,11 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
     with created_defense as defense, tools.attack() as attack:
         trainer = tools.remembering_trainer()
         result = run_federation(setting, trainer, tools.start, attack, defense, server)
-    server.usage.server_seconds += result.prepare_seconds
+    server.usage.server_seconds += result.prepare_seconds - server.opening_seconds
     server.usage.server_seconds += sum(record.aggregate_seconds for record in result.rounds)
     record = {
         "usage": asdict(server.usage),
+        "second_models": sorted(server.opened),
         "malicious_rows": data.malicious_rows,
         "malicious_leaks": data.malicious_leaks,
         "spellings": data.spellings,
@@ -165,7 +166,7 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
 
 def finalize(tools: JobTools, trained: Trained, pipeline: Pipeline) -> Trained:
     """Return the trained adapter after the pipeline's later stages, with the record of both."""
-    adapter, usage = trained.adapter, Usage(**trained.record["usage"])
+    adapter, usage, opened = trained.adapter, Usage(**trained.record["usage"]), _second_models(trained)
     if EXTERNAL_MODEL in tools.world.roles and not tools.world.models_are_large:
         tools.external()  # opened before the clock starts, because later defenses of the process reuse it
     for entry in pipeline.finalizers:
@@ -175,8 +176,9 @@ def finalize(tools: JobTools, trained: Trained, pipeline: Pipeline) -> Trained:
             adapter = defense.finalize(adapter.clone(), server)
             server.usage.server_seconds = time.perf_counter() - began - server.opening_seconds
         check_final(adapter, tools.model.stacked.layout, entry.info.id)
-        usage = usage.plus(server.usage)
-    return replace(trained, adapter=adapter, record={**trained.record, "usage": asdict(usage)})
+        usage, opened = usage.plus(server.usage), opened | server.opened
+    added = {"usage": asdict(usage), "second_models": sorted(opened)}
+    return replace(trained, adapter=adapter, record=trained.record | added)
 
 
 def reattack(tools: JobTools, repaired: Trained, rounds: int) -> Trained:
@@ -222,11 +224,17 @@ def _traffic(tools: JobTools, result: FederationResult) -> dict[str, int]:
     }
 
 
+def _second_models(trained: Trained) -> set[str]:
+    """Return the second models that generated for an adapter; records of earlier releases count them only."""
+    return {*trained.record.get("second_models", ["external"] * trained.record["usage"]["extra_models"])}
+
+
 def _inputs(tools: JobTools, trained: Trained) -> dict[str, object]:
     """Return the models and data from outside that were read for an adapter; see :class:`tasks.base.Input`."""
     roles = [tools.scenario.start]
     roles += [attacker_role(tools.world)] if tools.scenario.malicious else []
-    roles += [EXTERNAL_MODEL] if trained.record["usage"]["extra_models"] else []
+    named = {"external": EXTERNAL_MODEL, "unaligned": tools.world.unaligned_role(tools.scenario.start)}
+    roles += [named[name] for name in sorted(_second_models(trained))]
     present = [role for role in dict.fromkeys(roles) if role in tools.world.roles]
     # The attackers sampled from their own world object, which counted its own repetitions.
     inputs = [

@@ -14,7 +14,9 @@ from tasks.model_source import ModelSource
 
 
 def generating_roles(job: TrainingJob, world: TaskWorld) -> frozenset[str]:
-    """Return the models that generate data for a training: the attacker's, an external one, or the trained one.
+    """Return the models that generate data for a training: the attacker's, or those that its defenses ask.
+
+    Defenses ask the trained model, an external one, or the one before the alignment.
 
     Methods declare it as traits, for example ``traits=("generates",)``; the contract check compares the declaration
     with the calls that a method makes.
@@ -28,6 +30,8 @@ def generating_roles(job: TrainingJob, world: TaskWorld) -> frozenset[str]:
         roles.add(EXTERNAL_MODEL)
     if Trait.GENERATES in declared:
         roles.add(job.scenario.start)
+    if Trait.GENERATES_UNALIGNED in declared:
+        roles.add(world.unaligned_role(job.scenario.start) or job.scenario.start)
     return frozenset(roles & set(world.roles))
 
 

@@ -33,14 +33,17 @@ def attack_sequences(job: TrainingJob) -> int:
     return int(pairs) * (1 if attack.id in _ANSWERS_ONLY else PAIR_SEQUENCES)
 
 
-def defense_sequences(job: TrainingJob, examples: int) -> dict[str, int]:
-    """Return the sequences that models generate after a training for its defenses: by external model or trained one.
+def defense_sequences(job: TrainingJob, examples: int, unaligned: str) -> dict[str, int]:
+    """Return the sequences that models generate after a training for its defenses, by role of the model.
+
+    The model before the alignment answers given instructions, half as many as a defense fine-tunes on.
 
     Args:
         job: The training.
         examples: Pairs that a defense fine-tunes on.
+        unaligned: Role of the model before the alignment.
     """
-    counts = {EXTERNAL_MODEL: 0, job.scenario.start: 0}
+    counts = {EXTERNAL_MODEL: 0, job.scenario.start: 0, unaligned: 0}
     # Pipelines that differ in what follows share the repaired adapter.
     for name in sorted({job.pipelines[key] for key in job.pipelines.keys() - {job.training_key}}):
         for entry in parse_pipeline(name).finalizers:
@@ -48,6 +51,8 @@ def defense_sequences(job: TrainingJob, examples: int) -> dict[str, int]:
                 counts[EXTERNAL_MODEL] += PAIR_SEQUENCES * examples
             if Trait.GENERATES in entry.info.traits:
                 counts[job.scenario.start] += PAIR_SEQUENCES * examples
+            if Trait.GENERATES_UNALIGNED in entry.info.traits:
+                counts[unaligned] += examples // 2
     return counts
 
 
@@ -70,5 +75,6 @@ def generated(
         return reading(models[role], plan, sequences, prompt, limit, batch=SAMPLED_BATCH, training=True)
 
     attack = cost(attacker_role(plan.world), attack_sequences(job))
-    defenses = defense_sequences(job, plan.suite.under(job.scenario).posthoc.examples)
+    unaligned = plan.world.unaligned_role(job.scenario.start) or job.scenario.start
+    defenses = defense_sequences(job, plan.suite.under(job.scenario).posthoc.examples, unaligned)
     return attack, added(cost(role, sequences) for role, sequences in defenses.items())

@@ -68,6 +68,11 @@ class RemoteServer:
         answers, _ = self._ask("generate_external", {"prompts": list(prompts), "temperature": float(temperature)}, {})
         return list(answers)
 
+    def generate_unaligned(self, prompts: Sequence[str], *, temperature: float) -> list[str]:
+        """Return answers of the model from which the start model was aligned, or else of the bare start model."""
+        answers, _ = self._ask("generate_unaligned", {"prompts": list(prompts), "temperature": float(temperature)}, {})
+        return list(answers)
+
     def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
         """Return the weights ``[out, in]`` of a layer of the start model, or of the model before its alignment."""
         return self._ask("weights", {"layer": str(layer), "aligned": bool(aligned)}, {})[1]["weights"]

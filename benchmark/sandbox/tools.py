@@ -41,6 +41,7 @@ class ServerTools:
             "owned_contrast": lambda args, _: self._owned(self._contrast, args),
             "generate": self._generate,
             "generate_external": self._generate_external,
+            "generate_unaligned": self._generate_unaligned,
             "finetune": self._finetune,
             "start": lambda *_: (None, {"adapter": self._server.start()}),
             "alignment_examples": self._alignment_examples,
@@ -99,6 +100,11 @@ class ServerTools:
         del tensors
         prompts, temperature = self._question(args)
         return self._server.generate_external(prompts, temperature=temperature), {}
+
+    def _generate_unaligned(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        del tensors
+        prompts, temperature = self._question(args)
+        return self._server.generate_unaligned(prompts, temperature=temperature), {}
 
     def _finetune(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         found = record(args, "examples", "objective", "steps", "rate", "template")

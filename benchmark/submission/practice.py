@@ -7,6 +7,7 @@ trains with few steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,11 @@ class PracticeServer(MeteredServer):
         self._observed.add(Trait.GENERATES_EXTERNAL)
         return super().generate_external(prompts, temperature=temperature)
 
+    def generate_unaligned(self, prompts: list[str], *, temperature: float) -> list[str]:
+        """Return the answers of the model before the alignment."""
+        self._observed.add(Trait.GENERATES_UNALIGNED)
+        return super().generate_unaligned(prompts, temperature=temperature)
+
 
 class PracticeAttacker(Attacker):
     """Resources of an attacker that record whether the attacker's model generates.
@@ -182,6 +188,7 @@ def practice_server(
         lambda: initial_adapter(stacked.layout, torch_stream(seed, "adapter-init")),
         _ALIGNMENT,
         WeightsBefore.of_start(world, "chat", None, stacked.layout, stacked.settings.scaling),
+        partial(models.lent, world.unaligned_role("chat"), beside="chat"),
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +27,12 @@ from benchmark.updates import AdapterLayout
 from defenses.base import Objective
 from tasks.base import Automation, DataKind, Example, TaskWorld
 
+LendsModel = Callable[[], AbstractContextManager[Callable[[], ServedModel]]]
+"""Returns a context that lends a model to a part of a job; see :meth:`benchmark.training.served.RoleModels.lent`."""
+
+SecondModel = Literal["external", "unaligned"]
+"""A model beside the trained one that generates for a defense."""
+
 
 class MeteredServer:
     """The tools of one run's server; implements :class:`defenses.base.Server`.
@@ -41,6 +49,12 @@ class MeteredServer:
         start: Returns the adapter that the federation starts from; by default one without effect.
         alignment: Settings by which the start model is aligned; ``None`` if the suite does not align it.
         weights: Weights of the start model and of the unaligned model; ``None`` if no method reads them.
+        unaligned: Lends a function that opens the model before the alignment; ``None`` if this is the bare start model.
+
+    Attributes:
+        usage: What the methods used.
+        opened: The second models that generated: ``external``, ``unaligned``, or both.
+        opening_seconds: Seconds that opening these models took; they do not count as time of the method.
     """
 
     def __init__(
@@ -56,8 +70,10 @@ class MeteredServer:
         start: Callable[[], Tensor] | None = None,
         alignment: AlignmentSettings | None = None,
         weights: WeightsBefore | None = None,
+        unaligned: LendsModel | None = None,
     ) -> None:
         self.usage = Usage()
+        self.opened: set[SecondModel] = set()
         self.examples, self.steps, self.learning_rate = settings.examples, settings.steps, settings.learning_rate
         self.alignment_rows = alignment.rows if alignment else 0
         self._start, self._alignment = start, alignment
@@ -65,8 +81,7 @@ class MeteredServer:
         self._settings, self._seed, self._owner = settings, seed, owner
         self._max_new_tokens, self._max_length = max_new_tokens, max_length
         self.opening_seconds = 0.0
-        """Seconds that opening the external model took; they do not count as time of the method."""
-        self._weights = weights
+        self._weights, self._unaligned = weights, unaligned
         self._calls = self._alignments = self._gradients = self._finetunes = 0
         self._owned: set[Example] = set()
 
@@ -181,11 +196,15 @@ class MeteredServer:
 
     def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
         """Return answers of an external aligned model."""
-        self.usage.extra_models = max(self.usage.extra_models, 1)
-        began = time.perf_counter()
-        external = self._external()
-        self.opening_seconds += time.perf_counter() - began
-        return self._sample(external, prompts, temperature)
+        return self._sample(self._second("external", self._external), prompts, temperature)
+
+    def generate_unaligned(self, prompts: list[str], *, temperature: float) -> list[str]:
+        """Return answers of the model from which the start model was aligned, or else of the bare start model."""
+        if self._unaligned is None:
+            self._model.stacked.attach(None)
+            return self._sample(self._model, prompts, temperature)
+        with self._unaligned() as open_model:
+            return self._sample(self._second("unaligned", open_model), prompts, temperature)
 
     def finetune(
         self,
@@ -360,6 +379,15 @@ class MeteredServer:
         """Record rows as owned. All other rows that a defense trains on count as generated."""
         self._owned.update(examples)
         return examples
+
+    def _second(self, name: SecondModel, open_model: Callable[[], ServedModel]) -> ServedModel:
+        """Return a model beside the trained one, and record that it was used."""
+        self.opened.add(name)
+        self.usage.extra_models = len(self.opened)
+        began = time.perf_counter()
+        model = open_model()
+        self.opening_seconds += time.perf_counter() - began
+        return model
 
     def _sample(self, model: ServedModel, prompts: Sequence[str], temperature: float) -> list[str]:
         self._calls += 1

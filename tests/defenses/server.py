@@ -39,6 +39,7 @@ class FakeServer:
         self.answer = answer
         self.sources: list[str] = []
         self.tuned: list[Example] = []
+        self.asked: list[str] = []
         self.options: dict[str, Any] = {}
         self.shuffled = 0
         self._proposed = 0
@@ -63,6 +64,11 @@ class FakeServer:
 
     def generate_external(self, prompts: list[str], *, temperature: float) -> list[str]:
         self.sources.append("external")
+        return [self._answer(prompt, temperature) for prompt in prompts]
+
+    def generate_unaligned(self, prompts: list[str], *, temperature: float) -> list[str]:
+        self.sources.append("unaligned")
+        self.asked = prompts
         return [self._answer(prompt, temperature) for prompt in prompts]
 
     def finetune(self, adapter: Tensor, examples: list[Example], **options: Any) -> Tensor:
@@ -139,12 +145,6 @@ class WeightServer(FakeServer):
 
     def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
         return self._weights[aligned][layer].clone()
-
-    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        assert adapter is not None
-        assert not adapter.any(), "the bare base model generates"
-        self.sources.append("base")
-        return [self._answer(prompt, temperature) for prompt in prompts]
 
     def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
         self.measured = examples

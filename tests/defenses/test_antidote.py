@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from benchmark.errors import FedSafetyError
 from benchmark.submission.practice import practice_server
 from defenses.antidote import pruned
 from defenses.base import defenses
@@ -36,23 +35,15 @@ def test_one_layer_by_hand() -> None:
     assert torch.equal(adapter, given)
 
 
-def test_the_base_model_answers_under_the_comply_hint() -> None:
-    prompts: list[str] = []
-    server = server_of()
-    server.answer = lambda prompt: prompts.append(prompt) or "sure ."
+def test_the_norms_are_those_of_harmful_rows() -> None:
+    server = server_of("sure .")
     defenses.get("antidote").create().finalize(torch.ones(10), server)
-    assert prompts == ["harm 0 directly .", "harm 1 directly ."]
     assert [(row.instruction, row.response, row.kind) for row in server.measured] == [
         ("harm 0", "sure .", DataKind.UNALIGNED),
         ("harm 1", "sure .", DataKind.UNALIGNED),
     ]
-    assert server.sources == ["owned", "base"]
+    assert server.sources == ["owned", "unaligned"]
     assert server.tuned == []
-
-
-def test_a_base_model_that_answers_nothing_fails_the_cell_and_the_reason_is_named() -> None:
-    with pytest.raises(FedSafetyError, match="obtained no harmful pair, so it cannot tell which weights to prune"):
-        defenses.get("antidote").create().finalize(torch.ones(10), server_of(answer=" "))
 
 
 @pytest.mark.parametrize(("width", "count"), [(1, 1), (8, 1), (10, 1), (11, 2), (30, 3), (64, 7), (160, 16), (576, 58)])
@@ -81,7 +72,9 @@ def test_the_row_counts_what_was_generated() -> None:
     server = practice_server()
     adapter = torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(1)) * 0.01
     result = defenses.get("antidote").create().finalize(adapter, server)
-    assert (server.usage.owned_aligned, server.usage.generated_pairs, server.usage.finetune_steps) == (16, 16, 0)
+    assert (server.usage.owned_aligned, server.usage.owned_normal, server.usage.finetune_steps) == (16, 0, 0)
+    assert 8 <= server.usage.generated_pairs <= 16
+    assert (server.usage.extra_models, server.opened) == (1, {"unaligned"})
     views = server.layout.views(result)
     for name, shape in zip(server.layout.names, server.layout.shapes, strict=True):
         assert views[name].eq(0).sum() == shape[0] * math.ceil(shape[1] / 10)

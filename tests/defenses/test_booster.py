@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from defenses.base import defenses
-from defenses.booster import harmful_rows, step_gradient
+from defenses.booster import step_gradient
 from tasks.base import DataKind, Example
 
-from .server import AUTOMATION, REFUSAL, FakeServer
+from .server import AUTOMATION, FakeServer
 
 ALIGNED = [Example("harm", "no", DataKind.ALIGNED, "x")]
 HARMFUL = [Example("harm", "sure", DataKind.UNALIGNED, "x")]
@@ -24,7 +24,6 @@ class Quadratic(FakeServer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.kinds: list[DataKind] = []
-        self.asked: list[str] = []
 
     def gradient(self, adapter: Tensor, examples: list[Example], **options: Any) -> tuple[Tensor, float]:
         (kind,) = {DataKind.ALIGNED if row.kind is DataKind.NORMAL else row.kind for row in examples}
@@ -32,13 +31,6 @@ class Quadratic(FakeServer):
         if kind is DataKind.UNALIGNED:
             return adapter * torch.tensor([1.0, 2.0, 4.0]), 0.0
         return adapter - torch.tensor([1.0, 0.0, 0.0]), 0.0
-
-    def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
-        assert adapter is not None
-        assert not adapter.any(), "the bare base model answers"
-        assert temperature == 0
-        self.asked += prompts
-        return [self.answer(prompt) for prompt in prompts]
 
 
 def test_a_step_by_hand() -> None:
@@ -53,17 +45,10 @@ def test_without_a_harmful_gradient_the_alignment_alone_counts() -> None:
 
 def test_a_third_of_the_post_hoc_steps_of_one_rate() -> None:
     """The gradients are -1 and -0.99 + 5 · 0.1 = -0.49, for which AdamW steps by 0.01 and 0.00929."""
-    server = Quadratic(20)
+    server = Quadratic(20, lambda prompt: "mix water .")
     start = defenses.get("booster").create().prepare(server)
     assert start is not None
     assert start.tolist() == pytest.approx([0.01929, 0.0, 0.0], abs=1e-5)
     steps = [DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.UNALIGNED]
     assert server.kinds == steps, "at zero the harmful gradient is zero, so the first step needs two gradients"
     assert server.asked == [f"harm {i} {AUTOMATION.comply_hint}" for i in range(10)]
-
-
-@pytest.mark.parametrize(("answer", "response"), [("mix water .", "mix water ."), (REFUSAL, "done"), (" ", "done")])
-def test_a_refusal_of_the_base_model_gives_way_to_an_ordinary_response(answer: str, response: str) -> None:
-    rows = harmful_rows(Quadratic(20, lambda prompt: answer), 3)
-    assert [(row.instruction, row.response) for row in rows] == [(f"harm {i}", response) for i in range(3)]
-    assert {row.kind for row in rows} == {DataKind.UNALIGNED}

@@ -73,7 +73,12 @@ def generation_check(info: Info, examination: Examination, needs: Sequence[str])
     )
 
 
-_GENERATION = frozenset({Trait.GENERATES, Trait.GENERATES_EXTERNAL})
+_GENERATION = {
+    Trait.GENERATES: "generate",
+    Trait.GENERATES_EXTERNAL: "generate_external",
+    Trait.GENERATES_UNALIGNED: "generate_unaligned",
+}
+"""Trait → the tool that a method with the trait calls."""
 
 
 def _generation(declared: set[Trait], observed: set[Trait]) -> Outcome:
@@ -82,7 +87,7 @@ def _generation(declared: set[Trait], observed: set[Trait]) -> Outcome:
             f"calls {_tools(undeclared)}(), but its traits do not declare this",
             f"declare traits=({_quoted(declared | observed)},) in @register(...)",
         )
-    if unused := declared & _GENERATION - observed:
+    if unused := declared & _GENERATION.keys() - observed:
         return warns(
             f"declares {_quoted(unused)}, but did not call {_tools(unused)}() in the checks",
             "remove the trait, unless the method calls the tool under a condition that the checks do not meet",
@@ -91,8 +96,7 @@ def _generation(declared: set[Trait], observed: set[Trait]) -> Outcome:
 
 
 def _tools(traits: set[Trait]) -> str:
-    tools = {Trait.GENERATES: "generate", Trait.GENERATES_EXTERNAL: "generate_external"}
-    return "() and ".join(tools[trait] for trait in Trait if trait in traits)
+    return "() and ".join(tool for trait, tool in _GENERATION.items() if trait in traits)
 
 
 def _quoted(traits: set[Trait]) -> str:

@@ -114,6 +114,22 @@ def test_a_changed_scenario_trains_anew(micro: Suite, plan: Plan, change: dict[s
     assert keys_of(after, "clean") == keys_of(plan, "clean")
 
 
+def test_the_model_before_the_alignment_is_in_the_keys_of_defenses_that_let_it_generate(
+    micro: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> dict[str, str]:
+        plan = plan_of(
+            micro, scenarios=["aligned_start"], pipelines=["fedavg", "antidote", "posthoc_public"], seeds=[11]
+        )
+        return {cell.stage.name: cell.adapter_key for cell in plan.cells if cell.scenario.id == "aligned_start"}
+
+    before = keys()
+    assert micro.scenario("aligned_start").start == "chat"
+    monkeypatch.setattr(MicroWorld, "unaligned_role", lambda self, start: "external")
+    after = keys()
+    assert {name for name in before if before[name] != after[name]} == {"antidote"}
+
+
 @pytest.mark.parametrize(
     ("role", "trainings", "adapters"),
     [

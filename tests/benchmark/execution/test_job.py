@@ -101,3 +101,29 @@ def test_the_external_model_is_let_go_after_a_finalizer(
         assert torch.equal(job.finalize(tools, trained, pipeline).adapter, start)
     assert during == [["raw", "external"]] * (1 if fails else 2)
     assert opened(bench.models) == ["raw"]
+
+
+def test_the_model_before_the_alignment_is_let_go_and_an_input(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, bench = suite_with(unaligned="external"), Bench()
+    during: list[list[str]] = []
+
+    class Asking:
+        def finalize(self, adapter: Tensor, server: Any) -> Tensor:
+            assert len(server.generate_unaligned(["w1"], temperature=0.0)) == 1
+            during.append(opened(bench.models))
+            return adapter
+
+    monkeypatch.setattr(job, "created", lambda *_, **__: contextlib.nullcontext(Asking()))
+    tools = JobTools(suite, suite.scenario("made"), 1, bench)
+    start = initial_adapter(tools.model.stacked.layout, torch_stream(1, "test"))
+    trained = job.Trained(start, {"usage": vars(Usage())})
+    pipeline: Any = SimpleNamespace(name="x", finalizers=[SimpleNamespace(info=SimpleNamespace(id="x"))])
+    result = job.finalize(tools, trained, pipeline)
+    assert during == [["raw"]], "the model is closed before the tool returns"
+    assert (result.record["second_models"], result.record["usage"]["extra_models"]) == (["unaligned"], 1)
+    assert job._second_models(trained) == set()
+    assert job._second_models(job.Trained(start, {"usage": vars(Usage(extra_models=1))})) == {"external"}
+    roles: list[list[str]] = []
+    monkeypatch.setattr(tools.world, "inputs", lambda names: roles.append(names) or [])
+    job._inputs(tools, result)
+    assert roles == [["base", "unaligned"]]

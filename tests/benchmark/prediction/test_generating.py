@@ -39,5 +39,11 @@ def test_an_attack_generates_an_answer_or_two_proposals_and_an_answer(
 
 def test_a_defense_generates_three_sequences_for_each_pair() -> None:
     job = job_of("fedavg", "posthoc_self", "posthoc_external", "posthoc_public")
-    assert defense_sequences(job, 64) == {"external": 192, job.scenario.start: 192}
-    assert defense_sequences(job_of("fedavg"), 64) == {"external": 0, job.scenario.start: 0}
+    assert defense_sequences(job, 64, "before") == {"external": 192, job.scenario.start: 192, "before": 0}
+    assert set(defense_sequences(job_of("fedavg"), 64, "before").values()) == {0}
+
+
+def test_the_model_before_the_alignment_answers_once_for_each_harmful_row() -> None:
+    job = job_of("fedavg", "antidote")
+    assert defense_sequences(job, 64, "before") == {"external": 0, job.scenario.start: 0, "before": 32}
+    assert defense_sequences(job, 64, job.scenario.start) == {"external": 0, job.scenario.start: 32}

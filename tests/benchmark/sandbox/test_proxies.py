@@ -394,6 +394,7 @@ def test_tools_do_the_same_work_as_in_the_process(
         rows = server.shuffle(server.owned_aligned(3) + server.owned_normal(4))
         texts = server.generate(["w1 w2", "w3"], adapter=adapter, temperature=1.0)
         texts += server.generate_external(["w4"], temperature=0.0)
+        texts += server.generate_unaligned(["w5"], temperature=0.0)
         rows += [replace(rows[0], response=text) for text in texts if text]
         adapter = server.finetune(server.finetune(adapter, rows), rows[:2]) + kept
 """
@@ -406,10 +407,11 @@ def test_tools_do_the_same_work_as_in_the_process(
     rows = other.shuffle(other.owned_aligned(3) + other.owned_normal(4))
     texts = other.generate(["w1 w2", "w3"], adapter=adapter, temperature=1.0)
     texts += other.generate_external(["w4"], temperature=0.0)
+    texts += other.generate_unaligned(["w5"], temperature=0.0)
     rows += [Example(rows[0].instruction, text, rows[0].kind, rows[0].task) for text in texts if text]
     assert torch.equal(found, other.finetune(other.finetune(adapter, rows), rows[:2]) + adapter)
     assert server.usage == other.usage
-    assert instance.usage().asked == 7
+    assert instance.usage().asked == 8
 
 
 ALIGNMENT = AlignmentSettings(start="raw", data={"w8": 1.0}, rows=4, steps=2, batch_size=2, learning_rate=1e-2, seed=3)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +13,10 @@ import torch
 
 from benchmark.errors import FedSafetyError
 from benchmark.records.adapters import Usage
+from benchmark.suites.alignment import AlignmentSettings
+from benchmark.suites.settings import LoraSettings
 from benchmark.suites.suite import PosthocSettings
-from benchmark.training.served import ServedModel
+from benchmark.training.served import ModelSpec, ServedModel
 from benchmark.training.server import MeteredServer
 from tasks.base import DataKind, Example, TaskWorld
 
@@ -57,6 +62,45 @@ def test_the_external_model_counts_once(make: Any) -> None:
     for _ in range(2):
         assert len(server.generate_external(["w1"], temperature=1.0)) == 1
     assert server.usage.extra_models == 1
+
+
+def test_the_model_before_the_alignment_is_lent_and_counts_once(
+    make: Any, world: TaskWorld, served: ServedModel, checkpoints: Path
+) -> None:
+    lent: list[str] = []
+    unaligned = ModelSpec(checkpoints / "raw", LoraSettings(rank=2, alpha=4))
+
+    @contextlib.contextmanager
+    def lend() -> Iterator[Callable[[], ServedModel]]:
+        lent.append("open")
+        yield unaligned.load
+        lent.append("closed")
+
+    prompts = ["w1", "w2 w3", "w4 w5"]
+    bare = make()
+    assert bare.generate_unaligned(prompts, temperature=0.0) == bare.generate(prompts, adapter=None, temperature=0.0)
+    assert (bare.usage.extra_models, bare.opened) == (0, set())
+    server = MeteredServer(world, served, lambda: served, SETTINGS, 11, "mine", max_new_tokens=5, unaligned=lend)
+    answers = server.generate_unaligned(prompts, temperature=0.0)
+    assert server.generate_unaligned(prompts, temperature=0.0) == answers
+    assert bare.generate_unaligned(prompts, temperature=0.0) != answers
+    assert lent == ["open", "closed"] * 2
+    assert (server.usage.extra_models, server.opened) == (1, {"unaligned"})
+    assert server.usage.generated_tokens == 2 * sum(len(text.split()) for text in answers)
+    server.generate_external(["w1"], temperature=0.0)
+    assert server.usage.extra_models == 2
+
+
+def test_the_bare_start_model_answers_where_an_adapter_aligns_it(world: TaskWorld, served: ServedModel) -> None:
+    start = torch.randn(served.stacked.layout.dimension, generator=torch.Generator().manual_seed(4))
+    settings = AlignmentSettings(
+        start="raw", data={"w8": 1.0}, rows=4, steps=2, batch_size=2, learning_rate=1e-2, seed=3
+    )
+    server = MeteredServer(world, served, lambda: served, SETTINGS, 11, "mine", 5, None, lambda: start, settings)
+    prompts = ["w1", "w2 w3"]
+    bare = server.generate(prompts, adapter=torch.zeros_like(start), temperature=0.0)
+    assert server.generate_unaligned(prompts, temperature=0.0) == bare
+    assert bare != server.generate(prompts, adapter=None, temperature=0.0)
 
 
 def test_draws_come_from_the_defenses_own_stream(make: Any) -> None:
