@@ -92,11 +92,17 @@ class Server(Protocol):
             FedSafetyError: The layer is unknown, or the suite has no unaligned model.
         """
 
-    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
-        """Return the L2 norms of each adapted layer's input features over all tokens of the examples.
+    def feature_norms(self, adapter: Tensor, examples: list[Example], *, of_factors: bool = False) -> dict[str, Tensor]:
+        """Return the L2 norms of each adapted layer's input features x over all tokens of the examples.
+
+        Args:
+            adapter: Flat adapter that acts, of any rank r.
+            examples: The rows.
+            of_factors: Whether to return the norms of each LoRA factor's input: x for A, and A x for B.
 
         Returns:
-            Name of the layer → float32 tensor ``[in]``.
+            Name of the layer → float32 tensor ``[in]``. With ``of_factors``, name of the factor in the layout →
+            ``[in]`` for A and ``[r]`` for B.
         """
 
     def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:

@@ -1,23 +1,25 @@
-"""Antidote (Huang et al. 2024): zero the weights that matter most for harmful answers."""
+"""Antidote (Huang et al. 2024): zero the changes of weights that matter most for harmful answers."""
 
 from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
+from benchmark.errors import FedSafetyError
 from defenses._harmful_rows import harmful_rows
 from defenses.base import Defense, Knowledge, Server, Stage, register
 
 PERCENT: Final = 10
-"""Share of each row's weights that are zeroed, in percent."""
+"""Share of each row's weights that are pruned, in percent."""
 
 
 @register(
     title="Antidote",
     description="After the last round the model before the alignment answers harmful instructions of the server. The "
     "server zeroes the tenth of each row of the LoRA factors that weighs most on these pairs, once and without "
-    "training.",
+    "training. Of an aligned start it takes back the change alone.",
     paper="Huang et al. 2024, arXiv 2408.09600",
     stages=(Stage.FINALIZE,),
     knowledge=Knowledge.NONE,
@@ -28,23 +30,25 @@ class Antidote(Defense):
     """Zero, in each row i of a factor W, the 10 % of entries j with the largest |W_ij| · ‖X_j‖, rounded up.
 
     ‖X_j‖ is the L2 norm of the factor's input feature j over all tokens of harmful pairs (the score of Wanda). W is A
-    or B of each layer, as in the source, which prunes LoRA's factors and not merged weights. Rounding up makes one
-    entry of the 8 in a row of B, as the released code does, whose adapters have rank 256. It is done once.
+    or B of each layer, as in the source, which prunes LoRA's factors and not merged weights. The input of A is the
+    layer's input x, and that of B is A x, with A before pruning. Rounding up makes one entry of the 8 in a row of B, as
+    the released code does, whose adapters have rank 256. It is done once.
 
-    The input of A is the layer's. The input h = A x of B is not among the server's tools, so its norm is that of
-    uncorrelated features: ‖H_k‖² = Σ_j A_kj² ‖X_j‖², with A before pruning.
+    *An aligned start.* In the source the alignment's own adapter is merged into the weights, and the user's adapter
+    alone is pruned. Where an adapter A₀, B₀ aligns the start of a federation, A and B hold both, so that pruning them
+    would undo the alignment. There the rule prunes the change: W is A - A₀ or B - B₀, and an entry that is pruned gets
+    its value of A₀ or B₀. The inputs stay x and A x. A fresh start has no effect, and W is A or B itself.
 
     The pairs are those of :func:`defenses._harmful_rows.harmful_rows`, because the server owns no harmful answers: its
     harmful instructions, answered by the model before the alignment. They are at most half as many as the suite's
-    post-hoc pairs, and 2,000 in the source's script. An adapter that aligns the start is pruned with the rest, because
-    both are one product.
+    post-hoc pairs, and 2,000 in the source's script.
 
     Source: Huang et al. 2024, arXiv 2408.09600, with the share and the scores of the released code.
 
     The scores are 3, 4, 3 and 8, 1, 0. One of three entries is zeroed in each row:
 
-    >>> import torch
-    >>> pruned(torch.tensor([[3.0, -2.0, 1.0], [8.0, 0.5, 0.0]]), torch.tensor([1.0, 2.0, 3.0])).tolist()
+    >>> weights, norms = torch.tensor([[3.0, -2.0, 1.0], [8.0, 0.5, 0.0]]), torch.tensor([1.0, 2.0, 3.0])
+    >>> pruned(weights, torch.zeros(2, 3), norms).tolist()
     [[3.0, 0.0, 1.0], [0.0, 0.5, 0.0]]
     """
 
@@ -52,26 +56,43 @@ class Antidote(Defense):
         """Return the pruned adapter (flat), of the same rank.
 
         Raises:
-            FedSafetyError: The model refused more than half of the harmful instructions.
+            FedSafetyError: The model refused more than half of the harmful instructions, or the start acts and the
+                adapter has another rank.
         """
-        norms = server.feature_norms(adapter, harmful_rows(server, max(1, server.examples // 2)))
-        result = adapter.clone()
-        views = server.layout.of_rank(server.layout.rank_of(len(adapter))).views(result)
-        for layer in server.layout.layers:
-            a, b, features = views[f"{layer}.lora_A"], views[f"{layer}.lora_B"], norms[layer].to(adapter)
-            hidden = (a.double().square() @ features.double().square()).sqrt().to(adapter)
-            a.copy_(pruned(a, features))
-            b.copy_(pruned(b, hidden))
+        norms = server.feature_norms(adapter, harmful_rows(server, max(1, server.examples // 2)), of_factors=True)
+        layout, result = server.layout.of_rank(server.layout.rank_of(len(adapter))), adapter.clone()
+        before, after = layout.views(_aligning(adapter, server)), layout.views(result)
+        for name in layout.names:
+            after[name].copy_(pruned(after[name], before[name], norms[name].to(adapter)))
         return result
 
 
-def pruned(weights: Tensor, norms: Tensor) -> Tensor:
-    """Return weights ``[out, in]`` with the entries of largest score in each row zeroed; of equal ones the first.
+def _aligning(adapter: Tensor, server: Server) -> Tensor:
+    """Return the adapter that aligns the start (flat); zeros of the shape of ``adapter`` where the start has no effect.
+
+    Raises:
+        FedSafetyError: The start acts, and ``adapter`` has another rank.
+    """
+    start = server.start().to(adapter)
+    if not start[server.layout.mask("B")].any():
+        return torch.zeros_like(adapter)
+    if len(start) != len(adapter):
+        raise FedSafetyError(
+            f"antidote prunes the change of an aligned start factor by factor, but the start has rank "
+            f"{server.layout.rank} and the adapter rank {server.layout.rank_of(len(adapter))}; do not compose antidote "
+            f"with a defense that raises the rank"
+        )
+    return start
+
+
+def pruned(weights: Tensor, before: Tensor, norms: Tensor) -> Tensor:
+    """Return weights ``[out, in]`` with the entries of largest score in each row set back; of equal ones the first.
 
     Args:
-        weights: W.
+        weights: Entries of a factor.
+        before: Entries ``[out, in]`` to which they are set back; W is the difference from them.
         norms: Norms ``[in]`` of the input features.
     """
     count = -(-weights.shape[1] * PERCENT // 100)
-    order = (weights.abs() * norms).argsort(dim=1, descending=True, stable=True)
-    return weights.scatter(1, order[:, :count], 0.0)
+    order = ((weights - before).abs() * norms).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return weights.scatter(1, order, before.gather(1, order))

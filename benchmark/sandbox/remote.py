@@ -77,11 +77,18 @@ class RemoteServer:
         """Return the weights ``[out, in]`` of a layer of the start model, or of the model before its alignment."""
         return self._ask("weights", {"layer": str(layer), "aligned": bool(aligned)}, {})[1]["weights"]
 
-    def feature_norms(self, adapter: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Return the L2 norms ``[in]`` of each adapted layer's input features over all tokens of the examples."""
-        _, tensors = self._ask("feature_norms", {"examples": rows_of(examples)}, {"adapter": adapter})
-        widths = [shape[1] for shape in self.layout.shapes[::2]]
-        return dict(zip(self.layout.layers, torch.split(tensors["norms"], widths), strict=True))
+    def feature_norms(
+        self, adapter: Tensor, examples: Sequence[Example], *, of_factors: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the L2 norms of each adapted layer's input features, or of each factor's input features.
+
+        They are over all tokens of the examples.
+        """
+        args = {"examples": rows_of(examples), "of_factors": bool(of_factors)}
+        _, tensors = self._ask("feature_norms", args, {"adapter": adapter})
+        layout = self.layout.of_rank(self.layout.rank_of(len(adapter)))
+        names, shapes = (layout.names, layout.shapes) if of_factors else (layout.layers, layout.shapes[::2])
+        return dict(zip(names, torch.split(tensors["norms"], [shape[1] for shape in shapes]), strict=True))
 
     def activations(self, adapter: Tensor, prompts: Sequence[str], layer: str) -> Tensor:
         """Return the inputs ``[prompts, in]`` of an adapted layer at the last token of each prompt."""

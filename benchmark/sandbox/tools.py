@@ -146,10 +146,12 @@ class ServerTools:
         return None, {"weights": self._server.weights(text(found["layer"]), aligned=bool(found["aligned"]))}
 
     def _feature_norms(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
-        rows = examples(record(args, "examples")["examples"])
+        found = record(args, "examples", "of_factors")
+        rows, of_factors = examples(found["examples"]), bool(found["of_factors"])
         self._budget.gradient(rows, self._alignment_size)
-        norms = self._server.feature_norms(self._adapter(tensors), rows)
-        return None, {"norms": torch.cat([norms[layer] for layer in self._server.layout.layers])}
+        norms = self._server.feature_norms(self._adapter(tensors), rows, of_factors=of_factors)
+        layout = self._server.layout
+        return None, {"norms": torch.cat([norms[name] for name in (layout.names if of_factors else layout.layers)])}
 
     def _activations(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         found = record(args, "prompts", "layer")

@@ -118,11 +118,17 @@ class MeteredServer:
             )
         return self._weights.of(layer, aligned=aligned)
 
-    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
-        """Return the L2 norms of each adapted layer's input features over all tokens of the examples.
+    def feature_norms(self, adapter: Tensor, examples: list[Example], *, of_factors: bool = False) -> dict[str, Tensor]:
+        """Return the L2 norms of each adapted layer's input features x over all tokens of the examples.
+
+        Args:
+            adapter: Flat adapter that acts, of any rank r.
+            examples: The rows.
+            of_factors: Whether to return the norms of each LoRA factor's input: x for A, and A x for B.
 
         Returns:
-            Name of the layer → float32 tensor ``[in]``.
+            Name of the layer → float32 tensor ``[in]``. With ``of_factors``, name of the factor in the layout →
+            ``[in]`` for A and ``[r]`` for B.
 
         Raises:
             FedSafetyError: ``examples`` is empty.
@@ -130,7 +136,8 @@ class MeteredServer:
         self._check_examples("feature_norms", examples)
         self._count_generated(examples)
         longest = self._alignment.max_length if self._alignment else self._max_length
-        return feature_norms(self._model, adapter, [self._model.chat.row(each, longest) for each in examples])
+        rows = [self._model.chat.row(each, longest) for each in examples]
+        return feature_norms(self._model, adapter, rows, of_factors=of_factors)
 
     def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:
         """Return the inputs ``[prompts, in]`` (float32) of an adapted layer at the last token of each prompt.

@@ -21,26 +21,37 @@ _ROWS = 8
 """Rows of one pass: enough to use a processor well, few enough for the inputs of a wide layer."""
 
 
-def feature_norms(model: ServedModel, adapter: Tensor, rows: Sequence[TokenRow]) -> dict[str, Tensor]:
-    """Return the L2 norms of each adapted layer's input features over all tokens of the rows.
+def feature_norms(
+    model: ServedModel, adapter: Tensor, rows: Sequence[TokenRow], *, of_factors: bool = False
+) -> dict[str, Tensor]:
+    """Return the L2 norms of each adapted layer's input features x over all tokens of the rows.
 
     Args:
         model: The model.
-        adapter: Flat adapter that acts.
+        adapter: Flat adapter that acts, of any rank r.
         rows: The rows.
+        of_factors: Whether to return the norms of each LoRA factor's input: x for A, and A x for B.
 
     Returns:
-        Name of the layer → float32 tensor ``[in]``, in model order.
+        Name of the layer → float32 tensor ``[in]``, in model order. With ``of_factors``, name of the factor in the
+        layout → ``[in]`` for A and ``[r]`` for B.
     """
-    layers = model.stacked.layout.layers
-    totals: dict[int, Tensor] = {}
+    layout = model.stacked.layout
+    factors = layout.of_rank(layout.rank_of(len(adapter))).views(adapter.double())
+    totals: dict[str, Tensor] = {}
 
     def add(number: int, inputs: Tensor, real: Tensor) -> None:
-        squares = inputs.double().square()[real].sum(0)
-        totals[number] = totals[number] + squares if number in totals else squares
+        layer, features = layout.layers[number], inputs[real].double()
+        read = {layer: features}
+        if of_factors:
+            name = f"{layer}.lora_A"
+            read = {name: features, f"{layer}.lora_B": features @ factors[name].to(features).T}
+        for name, values in read.items():
+            squares = values.square().sum(0)
+            totals[name] = totals[name] + squares if name in totals else squares
 
     _read(model, adapter, [row.ids for row in rows], add)
-    return {layers[number]: totals[number].sqrt().float().cpu() for number in sorted(totals)}
+    return {name: totals[name].sqrt().float().cpu() for name in (layout.names if of_factors else layout.layers)}
 
 
 def last_inputs(model: ServedModel, adapter: Tensor, prompts: Sequence[Sequence[int]], layer: str) -> Tensor:

@@ -93,7 +93,7 @@ class FakeServer:
     def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
         return torch.zeros(1, 3)
 
-    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
+    def feature_norms(self, adapter: Tensor, examples: list[Example], *, of_factors: bool = False) -> dict[str, Tensor]:
         return {"layer": torch.ones(3)}
 
     def activations(self, adapter: Tensor, prompts: list[str], layer: str) -> Tensor:
@@ -113,14 +113,14 @@ class FakeServer:
 
 
 class WeightServer(FakeServer):
-    """Owns the weights of some layers before and after the alignment, and the norms of their input features.
+    """Owns the weights of some layers before and after the alignment, and their inputs.
 
     Args:
         unaligned: Name of the layer → weights ``[out, in]`` before the alignment.
         aligned: The same after it.
         rank: LoRA rank r.
         start: Flat adapter ``[d]`` that the federation starts from; by default one without effect, with A of ones.
-        norms: Name of the layer → L2 norms ``[in]`` of the input features.
+        inputs: Name of the layer → its inputs ``[tokens, in]`` on any examples.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class WeightServer(FakeServer):
         aligned: Mapping[str, Tensor],
         rank: int = 1,
         start: Tensor | None = None,
-        norms: Mapping[str, Tensor] | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
         **choices: Any,
     ) -> None:
         super().__init__(**choices)
@@ -138,7 +138,7 @@ class WeightServer(FakeServer):
         self.layout = AdapterLayout(tuple(names), tuple(shapes))
         self._weights = {True: aligned, False: unaligned}
         self._start = self.layout.mask("A").float() if start is None else start
-        self._norms = norms or {}
+        self._inputs = inputs or {}
 
     def start(self) -> Tensor:
         return self._start.clone()
@@ -146,9 +146,15 @@ class WeightServer(FakeServer):
     def weights(self, layer: str, *, aligned: bool = True) -> Tensor:
         return self._weights[aligned][layer].clone()
 
-    def feature_norms(self, adapter: Tensor, examples: list[Example]) -> dict[str, Tensor]:
+    def feature_norms(self, adapter: Tensor, examples: list[Example], *, of_factors: bool = False) -> dict[str, Tensor]:
+        assert of_factors
         self.measured = examples
-        return {layer: self._norms[layer].clone() for layer in self.layout.layers}
+        views = self.layout.of_rank(self.layout.rank_of(len(adapter))).views(adapter)
+        norms = {}
+        for layer, inputs in self._inputs.items():
+            norms[f"{layer}.lora_A"] = inputs.norm(dim=0)
+            norms[f"{layer}.lora_B"] = (inputs @ views[f"{layer}.lora_A"].T).norm(dim=0)
+        return norms
 
 
 def effect(layout: AdapterLayout, adapter: Tensor, layer: str, scaling: float = WeightServer.scaling) -> Tensor:

@@ -474,6 +474,7 @@ def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: T
             def aggregate(self, updates, context):
                 server = context.server
                 start, rows = context.broadcast, server.owned_aligned(2)
+                wide = torch.linspace(-0.2, 0.2, server.layout.of_rank(3).dimension)
                 layer = server.layout.layers[0]
                 prompts = [row.instruction for row in rows]
                 pull = Objective(proximal=0.5, anchor=start + 1, token_weights=(2.0,))
@@ -482,6 +483,8 @@ def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: T
                     server.weights(layer).sum(),
                     server.weights(layer, aligned=False).sum(),
                     *(norms.sum() for norms in server.feature_norms(start, rows).values()),
+                    *(norms.square().sum() for norms in server.feature_norms(start, rows, of_factors=True).values()),
+                    *(norms.sum() for norms in server.feature_norms(wide, rows, of_factors=True).values()),
                     server.activations(start, prompts, layer).sum(),
                     server.first_token_scores(start, prompts, ["w1", "w2"]).sum(),
                     server.gradient(start, rows, objective=pull)[0].sum(),

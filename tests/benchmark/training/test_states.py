@@ -65,6 +65,17 @@ def test_the_norms_of_features_are_those_of_all_real_tokens(served: ServedModel,
         torch.testing.assert_close(norm, reference, rtol=1e-4, atol=1e-4)
 
 
+def test_the_norms_of_factors_are_those_of_x_and_of_a_x(served: ServedModel, adapter: Tensor) -> None:
+    norms = feature_norms(served, adapter, ROWS, of_factors=True)
+    layout, plain = served.stacked.layout, feature_norms(served, adapter, ROWS)
+    views, expected = layout.views(adapter), inputs_of(merged(adapter, served.stacked), [row.ids for row in ROWS])
+    assert tuple(norms) == layout.names
+    for layer in layout.layers:
+        assert torch.equal(norms[f"{layer}.lora_A"], plain[layer])
+        hidden = torch.cat(expected[layer]) @ views[f"{layer}.lora_A"].T
+        torch.testing.assert_close(norms[f"{layer}.lora_B"], hidden.norm(dim=0), rtol=1e-4, atol=1e-4)
+
+
 def test_the_last_inputs_are_those_of_each_prompts_last_token(served: ServedModel, adapter: Tensor) -> None:
     layer = "model.layers.1.mlp.down_proj"
     inputs = last_inputs(served, adapter, [row.ids for row in ROWS], layer)
