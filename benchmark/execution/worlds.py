@@ -35,6 +35,19 @@ def open_world(suite: Suite, scenario: Scenario | None = None) -> TaskWorld:
     return entry.create(params | ({"alignment": aligned.data} if aligned else {}))
 
 
+def open_fresh(suite: Suite, seed: int) -> TaskWorld | None:
+    """Return the suite's world with probes drawn from ``seed``, or ``None`` if the world has no sibling ``<id>_fresh``.
+
+    Raises:
+        UsageError: The suite names no source of fresh probes.
+    """
+    name = f"{suite.world}_fresh"
+    if name not in task_worlds.names():
+        return None
+    sources = {"models": suite.models, "data": suite.data} if suite.data is not None or suite.models else {}
+    return task_worlds.get(name).create({"seed": seed, **sources})
+
+
 def open_alignment(suite: Suite) -> TaskWorld:
     """Return the suite's task world with the probes, the models and the rows of the alignment, without a scenario.
 

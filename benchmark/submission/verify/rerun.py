@@ -12,6 +12,7 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.execution.plan import CellPlan, Plan, make_plan
 from benchmark.execution.run import Run
 from benchmark.execution.stages import run_plan
+from benchmark.execution.worlds import open_fresh
 from benchmark.generation.select import EngineChoice
 from benchmark.methods.kinds import base_scenario
 from benchmark.methods.source import MethodSource
@@ -21,7 +22,7 @@ from benchmark.records.store import Store
 from benchmark.sandbox.adopt import Strangers
 from benchmark.submission.verify.consistency import Verdicts
 from benchmark.suites.suite import Suite
-from tasks.base import Probe, TaskWorld, task_worlds
+from tasks.base import Probe, TaskWorld
 
 Unit = tuple[str, str, int]
 """Scenario, pipeline and seed, whose stages are run again together."""
@@ -45,14 +46,12 @@ def fresh_world(suite: Suite, seed: int) -> tuple[TaskWorld, Callable[[Probe], s
     Raises:
         UsageError: The world has no sibling that draws fresh probes, or the suite names no source of them.
     """
-    name = f"{suite.world}_fresh"
-    if name not in task_worlds.names():
+    world: Any = open_fresh(suite, seed)
+    if world is None:
         raise UsageError(
-            f"task world {suite.world!r} has no sibling {name!r} that draws fresh probes, so its suites can be "
-            f"verified up to level checked only; add such a world"
+            f"task world {suite.world!r} has no sibling '{suite.world}_fresh' that draws fresh probes, so its suites "
+            f"can be verified up to level checked only; add such a world"
         )
-    sources = {"models": suite.models, "data": suite.data} if suite.data is not None or suite.models else {}
-    world: Any = task_worlds.get(name).create({"seed": seed, **sources})
     return world, world.item_of
 
 
