@@ -37,10 +37,10 @@ def attacked_suite(
     Raises:
         UsageError: A name is unknown or taken, a base is not attacked, or the attack refuses its parameters.
     """
-    entry = attacks.get(attack)
+    attacks.get(attack)
     if not bases:
         raise UsageError(f"attack {attack!r} needs a scenario to take place in; name one with --base")
-    added = [_replaced(suite, base, attack, entry.info.title, dict(params or {})) for base in dict.fromkeys(bases)]
+    added = [with_attack(suite, base, attack, dict(params or {})) for base in dict.fromkeys(bases)]
     try:
         # Pass instances, which pydantic keeps as they are, so that the added scenarios keep their base.
         return Suite.model_validate({**dict(suite), "scenarios": (*suite.scenarios, *added)})
@@ -71,7 +71,28 @@ def parse_params(texts: Sequence[str]) -> dict[str, float | int | str | bool]:
     return params
 
 
-def _replaced(suite: Suite, base: str, attack: str, title: str, params: dict[str, Any]) -> AttackScenario:
+def with_attack(
+    suite: Suite,
+    base: str,
+    attack: str,
+    params: Mapping[str, float | int | str | bool],
+    kind: type[AttackScenario] = AttackScenario,
+    **changes: Any,
+) -> AttackScenario:
+    """Return a scenario of a suite with another attack.
+
+    Args:
+        suite: The suite.
+        base: Id of an attacked scenario of the suite's ranking.
+        attack: Id of a registered attack.
+        params: Parameters of the attack.
+        kind: Class of the new scenario.
+        **changes: Further settings that differ; by default the id is :func:`attacked_id`.
+
+    Raises:
+        UsageError: A name is unknown, the base is not attacked, or the settings do not fit.
+    """
+    title = attacks.get(attack).info.title
     by_id = {scenario.id: scenario for scenario in suite.scenarios}
     if base not in by_id:
         raise unknown_name(f"scenario in suite {suite.id}", base, [name for name, s in by_id.items() if s.attacked])
@@ -80,7 +101,7 @@ def _replaced(suite: Suite, base: str, attack: str, title: str, params: dict[str
         attacked = ", ".join(name for name, s in by_id.items() if s.attacked)
         raise UsageError(f"scenario {base!r} is an un-attacked twin; name an attacked one with --base: {attacked}")
     settings = ", ".join(f"{name}={value}" for name, value in sorted(params.items()))
-    changed = {
+    replaced = {
         "id": attacked_id(base, attack),
         # The version names the parameters, because the id does not.
         "version": f"{scenario.version}, {settings}" if settings else scenario.version,
@@ -90,7 +111,7 @@ def _replaced(suite: Suite, base: str, attack: str, title: str, params: dict[str
         "base": base,
     }
     try:
-        return AttackScenario.model_validate({**dict(scenario), **changed})
+        return kind.model_validate({**dict(scenario), **replaced, **changes})
     except ValidationError as error:
         problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise UsageError(f"scenario {base!r} cannot take the attack {attack!r}: {problems}") from error
