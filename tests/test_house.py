@@ -134,6 +134,9 @@ ROOMS = {
         ("benchmark.training", "benchmark.judges", "benchmark.sandbox"),
     ),
     "benchmark.prediction": Room("time and memory of a plan before it runs", ("benchmark.execution",)),
+    "benchmark.attack_search": Room(
+        "the search of the worst attack on one defense, on development seeds", ("benchmark.execution",)
+    ),
     "benchmark.harness": Room("tasks of lm-evaluation-harness on served adapters", ("benchmark.execution",)),
     "benchmark.interop": Room("bridges to ByzFL and Flower", ("benchmark.methods",)),
     "benchmark.submission": Room("files for a new method, practice rounds", ("benchmark.execution",)),

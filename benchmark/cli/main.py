@@ -22,7 +22,7 @@ if __name__ == "__main__":  # python -m benchmark.cli.main
 import typer
 
 from benchmark import PROTOCOL_VERSION, __version__
-from benchmark.cli import align, check, doctor, listing, reading, real, run, verify
+from benchmark.cli import align, attack_search, check, doctor, listing, reading, real, run, verify
 from benchmark.cli.shared import (
     DataRootOption,
     EngineOption,
@@ -108,6 +108,7 @@ def options(
 
 listing.register(app)
 run.register(app)
+attack_search.register(app)
 
 
 @app.command()
