@@ -24,6 +24,7 @@ _HOW_TO_READ = (
     "seed, Holm); equal ranks are ties. vs: safer than FedAvg, worse, or tied."
 )
 _BEST = "best: the lowest safety under a scenario's own attack and reproduced submitted ones; o: not all were tried."
+_TUNED = "tuned: the lowest safety under a scenario's own attack and one that a search tuned against the defense."
 _ONE_SEED = "Percent. One seed: no intervals and no ranks, the order is that of the means."
 _NOT_RUN = "not run: the suite runs the un-attacked twin for other defenses; the rank does not need it."
 _MEANINGS = {
@@ -79,8 +80,8 @@ def board_table(board: Board, scenario: str = "") -> Fitted:
 
 
 def _best(board: Board) -> list[str]:
-    """Return the heading of the best-known column, where there is one."""
-    return ["best"] if board.has_best_known else []
+    """Return the headings of the columns of the best known and the worst tuned attacks, where there are any."""
+    return [*(["best"] if board.has_best_known else []), *(["tuned"] if board.has_worst_tuned else [])]
 
 
 def _caption(board: Board, view: str) -> list[str]:
@@ -94,6 +95,7 @@ def _caption(board: Board, view: str) -> list[str]:
         _ONE_SEED if len(board.seeds_of(view)) == 1 else _HOW_TO_READ,
         *(["x: the seeds do not vary, so the interval is that of the probes (exact)."] if exact else []),
         *([_BEST] if board.has_best_known else []),
+        *([_TUNED] if board.has_worst_tuned else []),
         *(text for mark, text in _MEANINGS.items() if mark in marks),
         *([_NOT_RUN] if any(standing.clean_left_out for standing in standings) else []),
         *_rungs(standings),
@@ -126,6 +128,8 @@ def _line(board: Board, view: str, standing: Standing) -> list[Text]:
     if board.has_best_known:
         untried = " o" if standing.best_known and standing.best_known.spared else "  "
         worst.append(f"{percent(metrics.get('best_known'))}{untried}")
+    if board.has_worst_tuned:
+        worst.append(percent(metrics.get("worst_tuned")))
     shares = [percent(metrics.get(name)) for name in ("twin_safety", "over_refusal", "utility")]
     shares[0] = "not run" if standing.clean_left_out and "twin_safety" not in metrics else shares[0]
     origins = [origin for origin in standing.entry.origins if origin != "committed" and not board.local_only]

@@ -19,6 +19,10 @@ _FIRST = ("safety", "utility", "over_refusal", "recovery", "drop", "twin_safety"
 _TEXT = ("defense", "title", "group", "knowledge", "stages", "origins", "worst_scenario", "better", "tied", "notes")
 _OF_SUBMISSIONS = ("rung", "bundles", "best_known_scenario", "best_known_attack", "not_attacked_by")
 """Texts that only boards with submissions have."""
+_OF_SEARCHES = ("worst_tuned_scenario", "worst_tuned_attack", "worst_tuned_params")
+"""Texts that only boards with attack searches have."""
+_COUNTS = ("worst_tuned_trials", "worst_tuned_searches")
+"""Whole numbers that only boards with attack searches have."""
 
 
 def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
@@ -36,6 +40,9 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
     runs); where a submitted attack is reproduced, ``best_known`` has its scenario and attack beside it (no attack: the
     scenario's own), and ``not_attacked_by`` names those that were not tried.
 
+    Where an attack was searched against a defense, ``worst_tuned`` has its scenario, attack and parameters beside it
+    (no attack: the scenario's own), the number of trials, and the number of scenarios of the view that were searched.
+
     Args:
         board: The board of one suite.
         scenario: An attacked scenario; empty for the mean over the compared ones.
@@ -52,6 +59,7 @@ def view_rows(board: Board, scenario: str = "") -> list[dict[str, Any]]:
         _row(standing, metrics)
         | (_losses(board, view, standing.entry.id) if losses else {})
         | _of_submissions(board, standing)
+        | _of_searches(board, standing)
         for standing in standings
     ]
 
@@ -116,6 +124,24 @@ def _of_submissions(board: Board, standing: Standing) -> dict[str, Any]:
     return row
 
 
+def _of_searches(board: Board, standing: Standing) -> dict[str, Any]:
+    if not board.has_worst_tuned:
+        return {}
+    tuned = standing.worst_tuned
+    if tuned is None:
+        return dict.fromkeys((*_OF_SEARCHES, *_COUNTS))
+    params: dict[str, Any] = {}
+    if tuned.attack:
+        params = board.searches[tuned.scenario, standing.entry.id].result.attack.params
+    return {
+        "worst_tuned_scenario": tuned.scenario,
+        "worst_tuned_attack": tuned.attack,
+        "worst_tuned_params": ", ".join(f"{name}={value}" for name, value in sorted(params.items())),
+        "worst_tuned_trials": tuned.trials,
+        "worst_tuned_searches": len(tuned.searches),
+    }
+
+
 def _columns(name: str, value: Estimate | None) -> dict[str, Any]:
     if value is None:
         return dict.fromkeys((name, *(f"{name}_{part}" for part in ("low", "high", "sd", "seeds", "method"))))
@@ -134,11 +160,11 @@ def _defined(value: float) -> float | None:
 
 
 def _is_text(name: str) -> bool:
-    return name in _TEXT + _OF_SUBMISSIONS or name.endswith("_method")
+    return name in _TEXT + _OF_SUBMISSIONS + _OF_SEARCHES or name.endswith("_method")
 
 
 def _whole(name: str) -> bool:
-    return name == "rank" or name.endswith("_seeds")
+    return name in ("rank", *_COUNTS) or name.endswith("_seeds")
 
 
 def _rounded(value: Any) -> Any:

@@ -7,7 +7,7 @@ import hashlib
 import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
@@ -97,6 +97,12 @@ BEST_KNOWN = Column("best_known", "Best known", "Lowest safety under its attacks
 """Shown where a submitted attack is reproduced."""
 
 
+WORST_TUNED = Column(
+    "worst_tuned", "Worst tuned", "Lowest safety under its attacks and those that a search tuned against this defense"
+)
+"""Shown where an attack was searched against a defense."""
+
+
 MEASURES = (
     Column(
         "margin", "Margin", "Log-likelihood of refusals minus that of compliance, nats per token", False, "Likelihoods"
@@ -112,9 +118,11 @@ def columns_of(board: Board) -> tuple[Column, ...]:
     after, costs = (next(i for i, column in enumerate(COLUMNS) if column.key == key) for key in ("worst", _FIRST_COST))
     after += 1
     best = (BEST_KNOWN,) if board.has_best_known else ()
+    tuned = (WORST_TUNED,) if board.has_worst_tuned else ()
     return (
         *COLUMNS[:after],
         *best,
+        *tuned,
         *COLUMNS[after:costs],
         *map(partial(_rating, board), board.ratings),
         *(MEASURES if has_margin(board) else ()),
@@ -156,6 +164,7 @@ def environment() -> jinja2.Environment:
         bill=formats.bill,
         refusing=refusing,
         known_by=known_by,
+        tuned_by=tuned_by,
         left_out=left_out,
         shell=shlex.quote,
         quoted=lambda text: quote(text, safe="+"),
@@ -175,7 +184,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         rows: The rows it was made from.
         links: File name and board of every page of the site.
     """
-    style, script = _assets(board.has_submissions)
+    style, script = _assets(board.has_submissions, board.has_worst_tuned)
     by_stage = stages(board)
     columns = columns_of(board)
     strata = {kind: _strata(board, kind) for kind in (MetricKind.STRATUM, MetricKind.APART)}
@@ -234,7 +243,12 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
                 shares=[column.key for column in columns if column.share and column.key != "worst"],
                 costs=[column.key for column in columns if not column.share],
                 axes=AXES,
-                extra={"cite": citations(board, rows), "detection": detection_data(board), **_known(board)},
+                extra={
+                    "cite": citations(board, rows),
+                    "detection": detection_data(board),
+                    **_known(board),
+                    **_tuned(board),
+                },
             )
         ),
         css=Markup(style),  # noqa: S704 - our own file
@@ -267,29 +281,39 @@ def known_by(standing: Standing) -> str:
     return f"not attacked by {few}" if known.spared else ""
 
 
+def tuned_by(standing: Standing) -> str:
+    """Return the tuned attack behind a worst-tuned value and the budget of its search; empty without a search."""
+    return standing.worst_tuned.words if standing.worst_tuned is not None else ""
+
+
 _LONGEST = 24
 """Characters of an attack's id that a narrow column bears."""
 
 
 def _known(board: Board) -> dict[str, Any]:
     """Return the texts below best-known values by view and defense, for the script; empty on boards without them."""
-    if not board.has_best_known:
-        return {}
+    return {"known": _words(board, known_by)} if board.has_best_known else {}
+
+
+def _tuned(board: Board) -> dict[str, Any]:
+    """Return the texts below worst-tuned values, likewise."""
+    return {"tuned": _words(board, tuned_by)} if board.has_worst_tuned else {}
+
+
+def _words(board: Board, words: Callable[[Standing], str]) -> dict[str, dict[int, str]]:
     positions = {entry.id: position for position, entry in enumerate(board.entries)}
-    views = (OVERALL, *board.by_scenario)
     return {
-        "known": {
-            view: {positions[line.entry.id]: text for line in board.standings(view) if (text := known_by(line))}
-            for view in views
-        }
+        view: {positions[line.entry.id]: text for line in board.standings(view) if (text := words(line))}
+        for view in (OVERALL, *board.by_scenario)
     }
 
 
 @cache
-def _assets(submissions: bool) -> tuple[str, str]:
-    """Return the style sheet and the script, with what only pages with ``submissions`` need."""
+def _assets(submissions: bool, tuned: bool) -> tuple[str, str]:
+    """Return the style sheet and the script, with what only pages with ``submissions`` or ``tuned`` attacks need."""
     folder = files("leaderboard.page") / "assets"
-    scripts = [*SCRIPTS[:-1], *(["rungs.js"] if submissions else []), SCRIPTS[-1]]
+    further = [*(["rungs.js"] if submissions else []), *(["tuned.js"] if tuned else [])]
+    scripts = [*SCRIPTS[:-1], *further, SCRIPTS[-1]]
     styles = ["page.css", *(["rungs.css"] if submissions else [])]
     script, style = ([(folder / name).read_text(encoding="utf-8") for name in names] for names in (scripts, styles))
     return "".join(style), "".join(['"use strict";\n', *script])

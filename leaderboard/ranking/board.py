@@ -17,6 +17,7 @@ from leaderboard.views.best_known import BestKnown, SubmittedAttack
 from leaderboard.views.detection import DetectionView
 from leaderboard.views.readings import ReadingsView
 from leaderboard.views.sensitivity import Axis
+from leaderboard.views.tuned import Search, WorstTuned
 
 RANKED, BELOW_GATE, DEGENERATE, UNRANKED, REFERENCE = "ranked", "below_gate", "degenerate", "unranked", "reference"
 NOT_REPRODUCED = "not_reproduced"
@@ -62,13 +63,16 @@ class Standing:
             there are too few seeds to compare.
         metrics: Estimates by metric name; ``twin_safety`` and the other ``twin_`` metrics are the defense's own
             without attack;
-            ``best_known`` is there where reproduced attacks were submitted.
+            ``best_known`` is there where reproduced attacks were submitted, and ``worst_tuned`` where an attack was
+            searched against it.
         notes: Why it has no rank or no mean.
         better: Ids of the ranked defenses that are significantly safer.
         tied: Ids of the ranked defenses that are separated from it neither way.
         worst: The compared scenario in which its safety is lowest, with that safety; overall only.
         best_known: Its lowest safety under the attacks of the view and all reproduced submitted ones; ``None`` where it
             has no safety or there are no such attacks.
+        worst_tuned: Its lowest safety under the attacks of the view and those that were tuned against it; ``None``
+            where no search counts.
         clean_left_out: Whether the suite does not run it in the un-attacked twin, or in one of the compared scenarios'
             twins, so that it has no ``twin_`` metrics.
     """
@@ -82,6 +86,7 @@ class Standing:
     tied: tuple[str, ...] = ()
     worst: tuple[str, Estimate] | None = None
     best_known: BestKnown | None = None
+    worst_tuned: WorstTuned | None = None
     clean_left_out: bool = False
 
     @property
@@ -150,6 +155,7 @@ class Board:
             they stand in ``notices`` too.
         submitted_attacks: Attacks that others submitted on its scenarios, of every rung.
         readings: Labels of readers beside the verdicts of judges; ``None`` where none is stored.
+        searches: Attack searches by scenario and defense.
     """
 
     suite: str
@@ -182,6 +188,7 @@ class Board:
     version_notices: tuple[str, ...] = ()
     seeds_in: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     readings: ReadingsView | None = None
+    searches: Mapping[tuple[str, str], Search] = field(default_factory=dict)
 
     @property
     def has_submissions(self) -> bool:
@@ -198,6 +205,11 @@ class Board:
     def has_best_known(self) -> bool:
         """Whether a submitted attack is reproduced, so that it may lower safety."""
         return any(attack.rung.reproduced for attack in self.submitted_attacks)
+
+    @property
+    def has_worst_tuned(self) -> bool:
+        """Whether an attack was searched against a defense, so that the board has a column of the lowest safety."""
+        return bool(self.searches)
 
     def seeds_of(self, view: str) -> tuple[int, ...]:
         """Return the seeds of a view: of one scenario, or those that all compared scenarios share."""

@@ -32,6 +32,7 @@ from functools import partial
 from typing import Any
 
 from benchmark.records.schemas import ORIGIN_LOCAL
+from benchmark.records.tuned import TunedAttack
 from leaderboard.ranking.board import Board, LocalCell
 from leaderboard.ranking.grid import BASELINE, Grid, entry_of, scenarios_of
 from leaderboard.ranking.sources import (
@@ -54,12 +55,13 @@ from leaderboard.rows.rows import Rows
 from leaderboard.rows.rungs import Rung
 from leaderboard.scores.cells import STATUS_RETRACTED, CellScore, scores
 from leaderboard.scores.names import MetricKind, subjects
-from leaderboard.scores.summaries import OVERALL, Scenario, Summary
+from leaderboard.scores.summaries import OVERALL, Entry, Scenario, Summary
 from leaderboard.views.agreement import agreement
 from leaderboard.views.best_known import SubmittedAttack, submitted_attacks
 from leaderboard.views.detection import detection
 from leaderboard.views.readings import readings
 from leaderboard.views.sensitivity import axes
+from leaderboard.views.tuned import Search, searches_of
 
 
 def boards(rows: Rows) -> list[Board]:
@@ -84,6 +86,10 @@ def _turn(board: Board) -> tuple[bool, bool]:
 
 def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows) -> Board | None:
     sources = Sources(rows.rungs)
+    tuned_cells = [cell for cell in cells if cell.row["scenario"] in catalog.tuned]
+    cells = [cell for cell in cells if cell.row["scenario"] not in catalog.tuned]
+    if not cells:
+        return None
     version = shown_version(cells, sources)
     current, notices = current_cells(cells, sources, version)
     versions = version_notices(suite, cells, current, version)
@@ -106,13 +112,14 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
     compared, excluded = compared_scenarios(entries, scenarios, _seeds(settings_of(info)))
     by_id = {scenario.id: scenario for scenario in scenarios}
     attacks, unfit = _attacks(sources.of(current, ATTACKS), shown, by_id, catalog, rows.rungs)
+    searches, untuned = _searches(rows, suite, current_cells(tuned_cells, sources, version)[0], shown, entries, by_id)
     overall, family = standings_of(
-        entries, lambda entry: over_scenarios(entry, compared, by_id, grid.utility), compared, attacks
+        entries, lambda entry: over_scenarios(entry, compared, by_id, grid.utility), compared, attacks, searches
     )
     by_scenario, families = {}, {OVERALL: family}
     for scenario in scenarios:
         if scenario.attacked:
-            judged = standings_of(entries, partial(in_scenario, scenario, by_id), (scenario.id,), attacks)
+            judged = standings_of(entries, partial(in_scenario, scenario, by_id), (scenario.id,), attacks, searches)
             by_scenario[scenario.id], families[scenario.id] = judged
     primary = shown[0].row["primary_judge"]
     measured = {name for cell in settled for name in cell.metrics}
@@ -148,6 +155,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
             *_scorers(settled, primary, catalog),
             *left_out,
             *unfit,
+            *untuned,
             *catalog.notices,
         ),
         sensitivity=sensitivity,
@@ -157,6 +165,7 @@ def _board(suite: str, cells: Sequence[CellScore], catalog: Catalog, rows: Rows)
         retracted=tuple(cell for cell in cells if cell.state == STATUS_RETRACTED),
         submitted_attacks=attacks,
         version_notices=tuple(versions),
+        searches=searches,
         readings=readings(rows, suite, settled, primary),
         ratings=tuple(sorted(ratings, key=lambda judge: catalog.position("judge", judge))),
     )
@@ -194,6 +203,49 @@ def _attacks(
         rungs,
         summary,
     )
+
+
+def _searches(
+    rows: Rows,
+    suite: str,
+    cells: Sequence[CellScore],
+    shown: Sequence[CellScore],
+    entries: Sequence[Entry],
+    scenarios: Mapping[str, Scenario],
+) -> tuple[dict[tuple[str, str], Search], list[str]]:
+    """Return the attack searches of a board, and what was left out.
+
+    A search counts with the rows of its own source: a published one for defenses with published rows, an own one for
+    defenses with own rows alone.
+    """
+    published, own = rows.tuned.get(suite, ()), rows.local_tuned.get(suite, ())
+    if not published and not own and not cells:
+        return {}, []
+    local = {entry.id for entry in entries if set(entry.origins) == {ORIGIN_LOCAL}}
+    known = {entry.id for entry in entries}
+    results = [result for result in published if result.defense in known - local]
+    results += [result for result in own if result.defense in local]
+    chosen = [cell for cell in cells if (cell.row["origin"] == ORIGIN_LOCAL) == (cell.row["defense"] in local)]
+    grid = Grid(shown, shown)
+
+    def summary(result: TunedAttack, found: Sequence[CellScore]) -> Summary:
+        base = scenarios[result.scenario]
+        both = Grid([*shown, *found], shown)
+        return both.summary(replace(base, id=result.runs_as), result.defense, grid.seeds[base.id])
+
+    searches, notices = searches_of(
+        results,
+        chosen,
+        {name: scenario for name, scenario in scenarios.items() if scenario.attacked},
+        federation,
+        {cell.row["scenario"]: federation(cell) for cell in reversed(shown)},
+        summary,
+    )
+    lacking = [result for result in published if result.defense not in known]
+    if lacking:
+        names = ", ".join(sorted({result.defense for result in lacking}))
+        notices.append(f"{len(lacking)} attack searches are against defenses without rows ({names}): not shown.")
+    return searches, notices
 
 
 def _scorers(cells: Sequence[CellScore], primary: str, catalog: Catalog) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from leaderboard.ranking.ties import Place
 from leaderboard.scores.stats import Estimate, compare_all
 from leaderboard.scores.summaries import NOT_RUN, Entry, Scenario, Summary, estimates
 from leaderboard.views.best_known import BestKnown, SubmittedAttack, best_known
+from leaderboard.views.tuned import Search, worst_tuned
 
 _OF_TWIN = ("safety", "utility", "margin", "perplexity")
 """Metrics that a standing also gives without the attack."""
@@ -206,6 +208,7 @@ def standings_of(
     judge: Callable[[Entry], Verdict],
     names: Sequence[str],
     attacks: Sequence[SubmittedAttack],
+    searches: Mapping[tuple[str, str], Search] = MappingProxyType({}),
 ) -> tuple[tuple[Standing, ...], Family | None]:
     """Return the standings over the scenarios called ``names``, and the comparisons that the ranks rest on."""
     verdicts = {entry.id: _apart(entry, judge(entry)) for entry in entries}
@@ -237,17 +240,20 @@ def standings_of(
         lowest: BestKnown | None = None
         if has_best_known and "safety" in metrics:
             lowest = best_known(entry, names, attacks)
+            metrics = {**metrics, "best_known": lowest.safety} if lowest else metrics
+        tuned = worst_tuned(entry, names, searches) if "safety" in metrics else None
         standings.append(
             Standing(
                 entry=entry,
                 group=group,
                 rank=place.rank,
-                metrics={**metrics, "best_known": lowest.safety} if lowest else metrics,
+                metrics={**metrics, "worst_tuned": tuned.safety} if tuned else metrics,
                 notes=notes,
                 better=place.better,
                 tied=place.tied,
                 worst=_worst(entry, names) if len(names) > 1 and "safety" in metrics else None,
                 best_known=lowest,
+                worst_tuned=tuned,
                 clean_left_out=clean_left_out,
             )
         )

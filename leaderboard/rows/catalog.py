@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.records.schemas import KIND_ATTACK, KIND_DEFENSE
+from benchmark.records.tuned import tuned_scenarios
 from leaderboard.rows.rows import Rows
 
 
@@ -16,17 +17,30 @@ class Catalog:
 
     Methods change over time and a store only grows, so one id may have several rows: the row of the asked version is
     shown, else the first in canonical order, published before pending before local, with a notice in :attr:`notices`.
+
+    Attributes:
+        notices: Remarks on ids with several rows.
+        tuned: Ids of the scenarios with a tuned attack.
     """
 
     def __init__(self, rows: Rows) -> None:
         self.notices: list[str] = []
+        self.tuned: set[str] = set()
         self._entries: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for part in (rows.published, rows.pending, rows.local):
             seen: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
-            for row in part.catalog.to_pylist():
+            rows_of_part = part.catalog.to_pylist()
+            # What an earlier part describes is what that part states it to be.
+            self.tuned |= {name for name in tuned_scenarios(rows_of_part) if ("scenario", name) not in self._entries}
+            for row in rows_of_part:
                 seen[row["kind"], row["id"]].add((row["title"], row["description"], row["settings"]))
                 self._entries[row["kind"], row["id"]].append(row)
-            several = sorted(f"{kind} {id_}" for (kind, id_), texts in seen.items() if len(texts) > 1)
+            # A scenario with a tuned attack has one description for each search that was made.
+            several = sorted(
+                f"{kind} {id_}"
+                for (kind, id_), texts in seen.items()
+                if len(texts) > 1 and (kind != "scenario" or id_ not in self.tuned)
+            )
             if several:
                 self.notices.append(
                     f"Several descriptions or settings are stored, those of the scores' version or else the first are "

@@ -9,6 +9,8 @@ cell is imported.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -25,6 +27,9 @@ from benchmark.records.identity import find_divided_training, find_foreign_probe
 from benchmark.records.plausible import find_problem
 from benchmark.records.schemas import ADDED, ORIGIN_COMMITTED, ORIGIN_LOCAL, READABLE_VERSIONS, TABLES
 from benchmark.records.store import UNREADABLE, open_rows, row_files, with_added_columns
+from benchmark.records.tuned import FILE_NAME as TUNED_FILE
+from benchmark.records.tuned import FOLDER as TRIALS
+from benchmark.records.tuned import TunedAttack, read_tuned
 from leaderboard.rows.canonical import canonical_table, rows_digest
 from leaderboard.rows.retractions import Retractions, retractions
 from leaderboard.rows.rungs import Rung
@@ -62,6 +67,9 @@ _LATER = ("likelihoods", "task_scores", "verifications", "inputs", "readings")
 
 _NONE = Retractions()
 
+TunedAttacks = Mapping[str, tuple[TunedAttack, ...]]
+"""Results of attack searches by suite."""
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -96,6 +104,8 @@ class Rows:
         retractions: Which published and pending cells are withdrawn.
         pending: Rows of submissions that are not reproduced: shown, and no part of other numbers.
         rungs: Where the entry of a submitted cell stands, by cell key.
+        tuned: Published results of attack searches by suite.
+        local_tuned: Results of this machine's own attack searches by suite.
     """
 
     published: Tables
@@ -103,21 +113,25 @@ class Rows:
     retractions: Retractions = _NONE
     pending: Tables = dataclasses.field(default_factory=lambda: _tables({name: [] for name in TABLES}))
     rungs: Mapping[str, Rung] = dataclasses.field(default_factory=dict)
+    tuned: TunedAttacks = dataclasses.field(default_factory=dict)
+    local_tuned: TunedAttacks = dataclasses.field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the content of all rows and of what is retracted of them."""
-        return _digest_of(self.cited_digest(pending=True), self.local.digest)
+        parts = [self.cited_digest(pending=True), self.local.digest]
+        return _digest_of(*parts, *([_tuned_digest(self.local_tuned)] if self.local_tuned else []))
 
     @cached_property
     def published_digest(self) -> str:
-        """SHA-256 (hex) over the content of the published rows and of what is retracted of them; this is cited.
+        """SHA-256 (hex) over the published rows, what is retracted of them, and results of searches; this is cited.
 
         Submissions that are not reproduced do not change it.
         """
-        if not self.retractions.entries:
-            return self.published.digest
-        return _digest_of(self.published.digest, self.retractions.digest)
+        digest = self.published.digest
+        if self.retractions.entries:
+            digest = _digest_of(digest, self.retractions.digest)
+        return _digest_of(digest, _tuned_digest(self.tuned)) if self.tuned else digest
 
     def cited_digest(self, *, pending: bool) -> str:
         """Return :attr:`published_digest`; for a score that rests on pending rows, one over these as well."""
@@ -128,6 +142,11 @@ class Rows:
 
 def _digest_of(*parts: str) -> str:
     return rows_digest([(str(index), pa.table({"digest": [part]})) for index, part in enumerate(parts)])
+
+
+def _tuned_digest(tuned: TunedAttacks) -> str:
+    content = {suite: [result.model_dump(mode="json") for result in results] for suite, results in tuned.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_rows(
@@ -175,7 +194,8 @@ def load_rows(
             )
     parts: dict[bool, Loaded] = {flag: {name: [] for name in TABLES} for flag in (False, True)}
     below = {root: submission_folders(root) for root in folders}
-    every = {root: _load_root(root, below[root]) for root in folders}
+    # Trials of attack searches are no rows of a board.
+    every = {root: _load_root(root, [*below[root], root / TRIALS]) for root in folders}
     apart = {root for root in folders if is_submission(every[root])}
     paths = [*apart, *(path for found in below.values() for path in found if submitted and path not in left_out)]
     submissions = [
@@ -185,6 +205,7 @@ def load_rows(
         check_elsewhere(root, loaded)
     _check_probe_sets(every)
     _drop_foreign_descriptions(every)
+    tuned: dict[bool, list[Path]] = {flag: [] for flag in (False, True)}
     for root, loaded in every.items():
         local_cells = [_is(cells, ORIGIN_LOCAL) for cells in loaded["cells"]]
         local_root = root in own or (bool(local_cells) and all(pc.all(mask).as_py() for mask in local_cells))
@@ -194,6 +215,7 @@ def load_rows(
         for name in TABLES:
             if name != "cells":
                 parts[local_root][name].extend(loaded[name])
+        tuned[local_root].append(root)
     previews = [each for path in sorted(shown) for each in _preview(path, parts[False], only)]
     replaced = {each.id for each in previews}
     settled = settle([*(each for each in submissions if each.id not in replaced), *previews], parts[False])
@@ -205,12 +227,33 @@ def load_rows(
             retractions(root for root in folders if root not in own | apart),
             _tables(settled.pending),
             settled.rungs,
+            _tuned(tuned[False]),
+            _tuned(tuned[True]),
         )
     except _RepeatedRowError as error:
         raise error.with_files([*folders, *sorted(shown)]) from error
     if rows.retractions.entries:
         rows.retractions.check([*rows.published.cells.to_pylist(), *rows.pending.cells.to_pylist()])
     return rows
+
+
+def _tuned(roots: Iterable[Path]) -> TunedAttacks:
+    """Return the results of attack searches below ``roots`` by suite, in order of scenario and defense.
+
+    Raises:
+        FedSafetyError: A file is not valid, or two files hold a result of one defense in one scenario.
+    """
+    found: dict[str, dict[tuple[str, str], TunedAttack]] = {}
+    places = (TUNED_FILE, f"*/{TUNED_FILE}", f"{TRIALS}/*/{TUNED_FILE}")
+    for path in sorted(path for root in roots for place in places for path in root.glob(place)):
+        suite, results = read_tuned(path)
+        for result in results:
+            if found.setdefault(suite, {}).setdefault(result.place, result) != result:
+                raise FedSafetyError(
+                    f"{str(path)!r} holds another result of the search against {result.defense!r} in "
+                    f"{result.scenario!r} of suite {suite!r} than a file read before; keep one of them"
+                )
+    return {suite: tuple(found[suite][place] for place in sorted(found[suite])) for suite in sorted(found)}
 
 
 def _preview(path: Path, committed: Loaded, only: str) -> list[Submission]:

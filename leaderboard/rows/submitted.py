@@ -34,6 +34,7 @@ from benchmark.records.schemas import (
     RUNG_REPRODUCED,
     TABLES,
 )
+from benchmark.records.tuned import tuned_scenarios
 from benchmark.records.withheld import withheld
 from leaderboard.rows.retractions import FILE_NAME
 from leaderboard.rows.rungs import FOLDER, RUNGS, Rung, lowest
@@ -187,9 +188,16 @@ def own_submissions(path: Path, loaded: Loaded, committed: Loaded, only: str = "
         {value for table in committed["cells"] for value in _values(table, name)} for name in ("defense", "scenario")
     )
     based = {name for name, base in _bases(tables["catalog"]).items() if base and name not in scenarios}
+    tuned = tuned_scenarios(tables["catalog"].to_pylist())
     rows = tables["cells"].select(["scenario", "attack", "defense"]).to_pylist()
     owners = [
-        row["attack"] if row["scenario"] in based else "" if row["defense"] in defenses else row["defense"]
+        ""
+        if row["scenario"] in tuned
+        else row["attack"]
+        if row["scenario"] in based
+        else ""
+        if row["defense"] in defenses
+        else row["defense"]
         for row in rows
     ]
     found = sorted(set(owners) - {""})

@@ -19,6 +19,7 @@ from benchmark.methods.kinds import Params
 from benchmark.methods.source import MethodSource
 from benchmark.records.schemas import STATUS_DONE, STATUS_FAILED, TABLES
 from benchmark.records.store import Store
+from benchmark.records.tuned import tuned_scenarios
 from benchmark.records.withheld import extents_in, without_texts
 from benchmark.suites.suite import Suite
 
@@ -53,10 +54,12 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
         UsageError: The store holds no finished row of the method, rows of another version of the method, or no
             verdicts of a finished cell.
     """
+    catalog = store.read_all("catalog").to_pylist()
+    tuned = tuned_scenarios(catalog)
     stored = [
         row
         for row in store.read_all("cells").to_pylist()
-        if row["suite"] == suite.id and submission.kind.owns(row, submission.id)
+        if row["suite"] == suite.id and submission.kind.owns(row, submission.id) and row["scenario"] not in tuned
     ]
     rows = [row for row in stored if row["seed"] in seeds_of(suite)]
     foreign_seeds = sorted({row["seed"] for row in stored} - {row["seed"] for row in rows})
@@ -77,7 +80,6 @@ def collect(submission: MethodSource, suite: Suite, store: Store) -> Claim:
             f"all rows of {submission.id!r} in {store.root} are of protocol {', '.join(sorted(protocols))}, and this "
             f"release submits protocol {PROTOCOL_VERSION}; run `{command}` again"
         )
-    catalog = store.read_all("catalog").to_pylist()
     choices = [(kind, params) for kind in GENERATORS for params in submission.kind.params(submission.id, catalog)]
     plans = [(plan_of(submission, suite, rows, kind, params), params) for kind, params in choices]
     plan, params = max(plans, key=lambda candidate: _count(candidate[0], rows))
