@@ -24,6 +24,7 @@ from benchmark.cli.shared import (
     errors,
     resumable,
 )
+from benchmark.cli.tuned import cells_of_tuned, no_others_with_tuned, tuned_attacks
 from benchmark.errors import FedSafetyError, UsageError
 from benchmark.screen import Fitted
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from benchmark.prediction.measured import Prediction
     from benchmark.progress import Reporter
     from benchmark.records.store import Store
+    from benchmark.records.tuned import TunedAttack
     from benchmark.sandbox.adopt import Strangers
     from benchmark.suites.suite import Suite
 
@@ -74,6 +76,12 @@ def run(
     seed: Annotated[
         list[int] | None, typer.Option(min=0, max=2**63 - 1, help="Run seed; repeatable. Default: the suite's.")
     ] = None,
+    tuned: Annotated[
+        bool,
+        typer.Option(
+            "--tuned", help="Run the attacks that `attack-search` found, each against its defense on the scored seeds."
+        ),
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="The suite's quick set: its scenarios, seeds and defenses.")
     ] = False,
@@ -122,6 +130,14 @@ def run(
     chosen = find_suite(suite)
     if remark := seed_remark(chosen, seed or ()):
         errors.say(f"note: {remark}")
+    found: tuple[TunedAttack, ...] = ()
+    if tuned:
+        no_others_with_tuned({"--attack": attack, "--base": base, "--axis": axis, "--quick": quick})
+        found, remark = tuned_attacks(chosen, runs, scenario or (), defense or ())
+        if remark:
+            console.say(remark)
+        if not found:
+            return
     request = RunRequest(
         suite=suite,
         scenarios=tuple(scenario or ()),
@@ -135,6 +151,7 @@ def run(
         runs=runs,
         engine=engine,
         sandbox=sandbox,
+        tuned=found,
     )
     reporter = Reporter(console)
     # A plan on data from outside reads their prompts. A run shows the progress of fetching them instead.
@@ -186,6 +203,7 @@ class RunRequest:
         runs: Folder of the user's runs.
         engine: Name of the generation engine.
         sandbox: Whether methods that are not built in run isolated.
+        tuned: Results of attack searches to run in place of all else; scenarios and defenses are theirs then.
     """
 
     suite: str
@@ -200,6 +218,7 @@ class RunRequest:
     runs: Path = Path("runs")
     engine: str = "auto"
     sandbox: bool = False
+    tuned: tuple[TunedAttack, ...] = ()
 
     def prepare(self, *, unresolved: bool, reporter: Reporter | None = None) -> PreparedRun:
         """Adopt the methods of the request, fetch its models and data, and return its plan with the means to run it.
@@ -221,9 +240,11 @@ class RunRequest:
         from benchmark.records.store import Store
         from benchmark.sandbox.adopt import Strangers
         from benchmark.suites.suite import find_suite
+        from benchmark.suites.tuned import Tuned, tuned_id, tuned_suite
 
         suite, scenarios, seeds = find_suite(self.suite), self.scenarios, self.seeds
-        pipelines, submissions = find_members(self.defenses)
+        names = tuple(dict.fromkeys(entry.defense for entry in self.tuned)) or self.defenses
+        pipelines, submissions = find_members(names)
         if self.attack:
             submissions = (*submissions, find_method(self.attack, ATTACK))
         elif self.bases or self.attack_params:
@@ -234,6 +255,9 @@ class RunRequest:
         if self.attack:
             suite, attacked = self._attacked(suite, submissions[-1].id)
             scenarios += attacked
+        if self.tuned:
+            choices = [Tuned(each.scenario, each.defense, each.attack.id, each.attack.params) for each in self.tuned]
+            suite, scenarios = tuned_suite(suite, choices), tuple(tuned_id(each.base, each.defense) for each in choices)
         if self.quick:
             scenarios = scenarios or (() if self.axes else suite.quick.scenarios)
             seeds = seeds or suite.quick.seeds
@@ -250,6 +274,8 @@ class RunRequest:
         if reporter is not None and not unresolved and suite.fetches:
             fetch_inputs(planned(engine.name, unresolved=True), reporter)
         planned = partial(planned, unresolved=unresolved)
+        if self.tuned:
+            planned = partial(cells_of_tuned, planned)
         plan = planned(engine.name)
         if engine.automatic and store.keys("responses"):
             for name in {*ENGINES} - {engine.name}:

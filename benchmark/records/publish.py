@@ -20,6 +20,7 @@ from benchmark import PROTOCOL_VERSION
 from benchmark.errors import UsageError
 from benchmark.records.schemas import ORIGIN_COMMITTED, STATUS_FAILED, TABLES
 from benchmark.records.store import Store, read_table, row_files
+from benchmark.records.tuned import TunedAttack, add_tuned, committed_file, runs_file, tuned_of
 from benchmark.records.withheld import Extents, check_no_texts, extents_in, extents_of, strictest, without_texts
 from benchmark.suite_names import no_rows
 
@@ -29,6 +30,9 @@ def publish(store: Store, results: Path, suite: str, extents: Extents = MappingP
 
     Digests replace the texts that the suite does not publish, as the rows of its probes state
     (:mod:`benchmark.records.withheld`). Rows that state more than the suite publishes are refused.
+
+    Results of attack searches are added to the suite's file of them, in place of former results of the same places
+    (:mod:`benchmark.records.tuned`).
 
     Committed measurements are never changed: what is new becomes one new file a table, named by its content. The
     catalog is replaced by one that holds the new descriptions and, of what these lack, the former ones. Failed cells
@@ -55,8 +59,9 @@ def publish(store: Store, results: Path, suite: str, extents: Extents = MappingP
         )
     cells = cells.filter(of_protocol)
     tasks = _task_scores(store, _values(cells, "response_key"), results / suite)
+    tuned = _tuned(store, results, suite)
     cells = _without(cells, "cell_key", _committed(results / suite, "cells", "cell_key"))
-    if not len(cells) and not len(tasks):
+    if not len(cells) and not len(tasks) and not tuned:
         held = sorted(set(pc.unique(_text(store.read_all("cells"), "suite")).to_pylist()))
         if suite not in held:
             way_out = f"make some with `fedsafety run --suite {suite}`, or name a folder that has some with --runs"
@@ -84,7 +89,17 @@ def publish(store: Store, results: Path, suite: str, extents: Extents = MappingP
     for table, rows in parts.items():
         if len(rows):
             write_committed(results / suite, table, rows)
-    return {table: len(rows) for table, rows in parts.items()} | {"catalog": described}
+    added = {table: len(rows) for table, rows in parts.items()} | {"catalog": described}
+    if tuned:
+        added["tuned attacks"] = add_tuned(committed_file(results, suite), suite, tuned)
+    return added
+
+
+def _tuned(store: Store, results: Path, suite: str) -> list[TunedAttack]:
+    """Return the results of attack searches that the committed file lacks."""
+    committed = tuned_of(committed_file(results, suite), suite)
+    own = tuned_of(runs_file(store.root, suite), suite)
+    return [result for place, result in own.items() if committed.get(place) != result]
 
 
 def other_protocols(store: Store, suite: str) -> str:
