@@ -234,7 +234,7 @@ def test_the_page_has_the_column_with_the_budget_and_a_dash_without_a_search(tmp
     assert "2 of them failed a gate; <code>boosted_data</code> boost 3.5: safety 20.0 %" in " ".join(text.split())
     lines = [part for part in text.split("<tr") if 'data-c="worst_tuned"' in part]
     (median,) = (part for part in lines if 'data-c="name" data-v="median"' in part)
-    assert '<td data-c="worst_tuned" data-v=""><span class="n">–</span>' in median
+    assert '<td data-c="worst_tuned" data-v=""><span class="n">\N{EN DASH}</span>' in median
     plain = load_rows([committed(tmp_path / "b")])
     assert "worst_tuned" not in render(environment(), board_of(plain), plain, [("index.html", board_of(plain))])
 
