@@ -165,6 +165,17 @@ class Server(Protocol):
             template: Text around each instruction, which stands where ``{instruction}`` is; none by default.
         """
 
+    def train_as_client(self, adapter: Tensor, examples: list[Example], index: int) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` as a client trains in a round.
+
+        The steps, the rows of a step, the rate of the round, the largest gradient and the weight decay are a client's.
+
+        Args:
+            adapter: Flat adapter before the first step, such as ``context.broadcast``.
+            examples: Training rows, at least one.
+            index: Number of the round, from 0, such as ``context.index``.
+        """
+
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
 

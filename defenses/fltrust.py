@@ -15,14 +15,14 @@ ROOT_ROWS = 100
 @register(
     title="FLTrust",
     description=(
-        "In every round the server trains an update of its own on a few ordinary rows. A client is trusted by the "
-        "cosine between its update and the server's, and not at all where the cosine is negative. All updates are "
-        "scaled to the length of the server's update before they are averaged."
+        "In every round the server trains an update of its own on a few ordinary rows, as a client does. A client is "
+        "trusted by the cosine between its update and the server's, and not at all where the cosine is negative. All "
+        "updates are scaled to the length of the server's update before they are averaged."
     ),
     paper="Cao et al. 2021, arXiv 2012.13995",
     stages=(Stage.AGGREGATE,),
     knowledge=Knowledge.NONE,
-    resources="normal pairs; server-side fine-tuning in every round",
+    resources="normal pairs; the training of one client in every round",
     asks_server=True,
 )
 class FLTrust(Defense):
@@ -36,9 +36,9 @@ class FLTrust(Defense):
     paper. An honest client sends what ordinary rows teach. With refusals as root rows its cosine would be near zero,
     and the rule would trust those clients whose rows contain refusals.
 
-    *Root training.* The paper's server trains as long as a client does. A server of this benchmark does not get the
-    number of local steps, so it trains with the post-hoc settings of the suite. Only the direction and the length of
-    g_0 depend on them. One round costs as many steps as one post-hoc repair.
+    *Root training.* As in the paper, the server trains as a client of the round does: from the broadcast adapter, with
+    a client's steps, rows of a step and rate. So ‖g_0‖, to which all updates are scaled, is what an ordinary client of
+    the round sends. One round costs as many steps as one client takes.
 
     Condition: n ≥ 1. Sample counts are ignored.
     Source: Cao et al. 2021, arXiv 2012.13995, section IV.
@@ -53,7 +53,8 @@ class FLTrust(Defense):
         """Return the trust-weighted mean of the scaled updates."""
         server = context.server
         rows = server.owned_normal(min(ROOT_ROWS, server.examples))
-        return combined(updates.matrix, server.finetune(context.broadcast, rows) - context.broadcast)
+        trained = server.train_as_client(context.broadcast, rows, context.index)
+        return combined(updates.matrix, trained - context.broadcast)
 
 
 def combined(matrix: torch.Tensor, root: torch.Tensor) -> Aggregate:

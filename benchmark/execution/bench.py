@@ -143,6 +143,7 @@ class JobTools:
             self.suite.aligned(self.scenario),
             self._weights(),
             partial(self._models.lent, role, beside=self.scenario.start) if role else None,
+            self.suite.training,
         )
 
     def _weights(self) -> WeightsBefore:

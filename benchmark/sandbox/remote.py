@@ -121,6 +121,11 @@ class RemoteServer:
         }
         return self._ask("finetune", args, {"adapter": adapter, **tensors})[1]["adapter"]
 
+    def train_as_client(self, adapter: Tensor, examples: Sequence[Example], index: int) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` as a client trains in round ``index``, from 0."""
+        args = {"examples": rows_of(examples), "index": int(index)}
+        return self._ask("train_as_client", args, {"adapter": adapter})[1]["adapter"]
+
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
         return self._examples("alignment_examples")

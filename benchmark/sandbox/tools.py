@@ -43,6 +43,7 @@ class ServerTools:
             "generate_external": self._generate_external,
             "generate_unaligned": self._generate_unaligned,
             "finetune": self._finetune,
+            "train_as_client": self._train_as_client,
             "start": lambda *_: (None, {"adapter": self._server.start()}),
             "alignment_examples": self._alignment_examples,
             "align": self._align,
@@ -120,6 +121,12 @@ class ServerTools:
             template=text(found["template"]),
         )
         return None, {"adapter": tuned}
+
+    def _train_as_client(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
+        found = record(args, "examples", "index")
+        rows = examples(found["examples"])
+        self._budget.training(rows, self._server.examples)
+        return None, {"adapter": self._server.train_as_client(self._adapter(tensors), rows, count(found["index"]))}
 
     def _alignment_examples(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         del args, tensors

@@ -24,7 +24,7 @@ from benchmark.registry import Trait
 from benchmark.sandbox.adopt import adopt
 from benchmark.seeds import torch_stream
 from benchmark.suites.alignment import AlignmentSettings
-from benchmark.suites.suite import PosthocSettings, find_suite
+from benchmark.suites.suite import PosthocSettings, TrainingSettings, find_suite
 from benchmark.training.clients import Attacker
 from benchmark.training.served import ModelPool, RoleModels
 from benchmark.training.server import MeteredServer
@@ -39,6 +39,9 @@ PRACTICE_SEED = 1
 _POSTHOC = PosthocSettings(examples=32, steps=4, batch_size=8, learning_rate=1e-3)
 _ALIGNMENT = AlignmentSettings(
     start="chat", data={"practice": 1.0}, rows=16, steps=4, batch_size=8, learning_rate=1e-3, seed=PRACTICE_SEED
+)
+_TRAINING = TrainingSettings(
+    rounds=3, local_steps=4, batch_size=8, rows_per_client=32, learning_rate=1e-3, learning_rate_floor=1e-4
 )
 _NEW_TOKENS = 24
 
@@ -189,6 +192,7 @@ def practice_server(
         _ALIGNMENT,
         WeightsBefore.of_start(world, "chat", None, stacked.layout, stacked.settings.scaling),
         partial(models.lent, world.unaligned_role("chat"), beside="chat"),
+        _TRAINING,
     )
 
 

@@ -18,7 +18,8 @@ from benchmark.models.sampling import sample
 from benchmark.records.adapters import Usage
 from benchmark.seeds import integer, stream, torch_stream
 from benchmark.suites.alignment import AlignmentSettings
-from benchmark.suites.suite import PosthocSettings
+from benchmark.suites.suite import PosthocSettings, TrainingSettings
+from benchmark.training.schedule import learning_rate
 from benchmark.training.served import ServedModel
 from benchmark.training.states import feature_norms, first_token_scores, last_inputs, layer_number
 from benchmark.training.tuning import align, batches_of, cosine
@@ -50,6 +51,7 @@ class MeteredServer:
         alignment: Settings by which the start model is aligned; ``None`` if the suite does not align it.
         weights: Weights of the start model and of the unaligned model; ``None`` if no method reads them.
         unaligned: Lends a function that opens the model before the alignment; ``None`` if this is the bare start model.
+        training: Local training of clients; ``None`` if no method trains as a client.
 
     Attributes:
         usage: What the methods used.
@@ -71,6 +73,7 @@ class MeteredServer:
         alignment: AlignmentSettings | None = None,
         weights: WeightsBefore | None = None,
         unaligned: LendsModel | None = None,
+        training: TrainingSettings | None = None,
     ) -> None:
         self.usage = Usage()
         self.opened: set[SecondModel] = set()
@@ -81,8 +84,8 @@ class MeteredServer:
         self._settings, self._seed, self._owner = settings, seed, owner
         self._max_new_tokens, self._max_length = max_new_tokens, max_length
         self.opening_seconds = 0.0
-        self._weights, self._unaligned = weights, unaligned
-        self._calls = self._alignments = self._gradients = self._finetunes = 0
+        self._weights, self._unaligned, self._training = weights, unaligned, training
+        self._calls = self._alignments = self._gradients = self._finetunes = self._client_trainings = 0
         self._owned: set[Example] = set()
 
     @property
@@ -264,6 +267,49 @@ class MeteredServer:
         rng = stream(self._seed, "defense", self._owner, "finetune", *again)
         batches = batches_of(rows, settings.steps, settings.batch_size, rng)
         return self._finetuned(adapter, batches, settings, objective, again)
+
+    def train_as_client(self, adapter: Tensor, examples: list[Example], index: int) -> Tensor:
+        """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` as a client trains in a round.
+
+        Rows are drawn from the defense's own stream, in passes without replacement where they are fewer than a client
+        reads in a round. Every call draws anew.
+
+        Args:
+            adapter: Flat adapter before the first step.
+            examples: Training rows, at least one.
+            index: Number of the round, from 0.
+
+        Raises:
+            FedSafetyError: ``examples`` is empty, the federation has no round ``index``, or this server was made
+                without the settings of the clients' training.
+        """
+        self._check_examples("train_as_client", examples)
+        training = self._training
+        if training is None:
+            raise FedSafetyError(
+                f"{self._owner!r} trains as a client, and this server was made without the settings of the clients' "
+                f"training; pass training=..."
+            )
+        if not 0 <= index < training.rounds:
+            raise FedSafetyError(
+                f"{self._owner!r} trains as a client of round {index}, and the {training.rounds} rounds are counted "
+                f"from 0; pass context.index"
+            )
+        self._count_generated(examples)
+        self.usage.finetune_steps += training.local_steps
+        self._client_trainings += 1
+        names = ("defense", self._owner, "train as client", self._client_trainings)
+        rows = [self._model.chat.row(example, self._max_length) for example in examples]
+        batches = batches_of(rows, training.local_steps, training.batch_size, stream(self._seed, *names))
+        trained = self._model.stacked.train(
+            adapter,
+            [batches],
+            learning_rate=learning_rate(training, index),
+            weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+            dropout_seed=integer(self._seed, *names, "dropout"),
+        )
+        return trained.adapters[0].to(adapter.device)
 
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""

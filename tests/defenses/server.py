@@ -75,6 +75,10 @@ class FakeServer:
         self.tuned, self.options = examples, options
         return adapter + 1
 
+    def train_as_client(self, adapter: Tensor, examples: list[Example], index: int) -> Tensor:
+        self.tuned, self.options = examples, {"index": index}
+        return adapter + 1
+
     def start(self) -> Tensor:
         return torch.zeros(3)
 

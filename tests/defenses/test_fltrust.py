@@ -25,7 +25,7 @@ def test_three_updates_by_hand() -> None:
     assert result.weights.tolist() == pytest.approx([1 / total, 1 / math.sqrt(3) / total, 0.0])
     assert {row.instruction.split()[0] for row in server.tuned} == {"task"}, "the root rows are normal"
     assert len(server.tuned) == 100
-    assert server.options == {}
+    assert server.options == {"index": 0}, "the server trains as a client of the round"
 
 
 @pytest.mark.parametrize("rows", [[[-1.0, -2.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[1.0, -1.0, 0.0]]])

@@ -28,7 +28,7 @@ from benchmark.sandbox.defense import SandboxedDefense, sandboxed_defense
 from benchmark.sandbox.limits import Limits
 from benchmark.sandbox.proxy import Sandboxed, created
 from benchmark.suites.alignment import AlignmentSettings
-from benchmark.suites.suite import PosthocSettings
+from benchmark.suites.suite import PosthocSettings, TrainingSettings
 from benchmark.training.clients import Attacker
 from benchmark.training.door import checked_aggregate
 from benchmark.training.served import ServedModel
@@ -417,6 +417,11 @@ def test_tools_do_the_same_work_as_in_the_process(
 ALIGNMENT = AlignmentSettings(start="raw", data={"w8": 1.0}, rows=4, steps=2, batch_size=2, learning_rate=1e-2, seed=3)
 
 
+TRAINING = TrainingSettings(
+    rounds=2, local_steps=2, batch_size=2, rows_per_client=4, learning_rate=1e-2, learning_rate_floor=1e-3
+)
+
+
 @pytest.fixture
 def aligning(world: TaskWorld, served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> Callable[[], MeteredServer]:
     """Makes servers of a suite that aligns its start model."""
@@ -488,6 +493,7 @@ def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: T
                     server.activations(start, prompts, layer).sum(),
                     server.first_token_scores(start, prompts, ["w1", "w2"]).sum(),
                     server.gradient(start, rows, objective=pull)[0].sum(),
+                    server.train_as_client(start, rows, 1).sum(),
                     server.finetune(start, rows, objective=away, steps=2, rate=0.5, template="w3 {instruction}").sum(),
                     torch.tensor([server.scaling, server.steps, server.learning_rate, server.has_unaligned]).sum(),
                 ]
@@ -500,7 +506,9 @@ def test_every_tool_gives_the_same_inside_and_in_a_round(defense: Make, world: T
     exec(DEFENSE_HEAD.rpartition("@register")[0] + textwrap.dedent(body), namespace)
     found = []
     for rule in (defense(body), namespace["Reading"]()):
-        server = MeteredServer(world, served, lambda: served, settings, 11, "mine", 5, weights=before)
+        server = MeteredServer(
+            world, served, lambda: served, settings, 11, "mine", 5, weights=before, training=TRAINING
+        )
         broadcast = torch.linspace(-0.1, 0.1, layout.dimension)
         updates = Updates(torch.zeros(2, layout.dimension), ("a", "b"), torch.ones(2, dtype=torch.float64), layout)
         context = RoundContext(0, 1, 0, broadcast, torch.Generator(), tools=server)
@@ -580,6 +588,8 @@ MISUSE = {
     "server.owned_normal(401)": "asks for 401 rows at a time; at most 400 are given or taken",
     "server.shuffle(server.owned_normal(201) * 2)": "asks for 402 rows at a time",
     "server.finetune(adapter, server.owned_normal(201) * 2)": "asks for 402 rows at a time",
+    "server.train_as_client(adapter, server.owned_normal(201) * 2, 0)": "asks for 402 rows at a time",
+    "server.train_as_client(adapter, server.owned_normal(2), -1)": "sent the number -1",
     "server.owned_normal(-1)": "sent the number -1",
     "server.owned_normal(10**9)": "sent the number 1,000,000,000; it must be from 0 to 100,000",
     "server.generate([1], adapter=None, temperature=0.0)": "sent int where a text belongs",

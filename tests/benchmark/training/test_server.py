@@ -15,7 +15,7 @@ from benchmark.errors import FedSafetyError
 from benchmark.records.adapters import Usage
 from benchmark.suites.alignment import AlignmentSettings
 from benchmark.suites.settings import LoraSettings
-from benchmark.suites.suite import PosthocSettings
+from benchmark.suites.suite import PosthocSettings, TrainingSettings
 from benchmark.training.served import ModelSpec, ServedModel
 from benchmark.training.server import MeteredServer
 from tasks.base import DataKind, Example, TaskWorld
@@ -142,6 +142,62 @@ def test_finetuning_learns_its_rows_and_counts_what_was_generated(make: Any, ser
         return total
 
     assert loss(tuned) < loss(start)
+
+
+TRAINING = TrainingSettings(
+    rounds=3,
+    local_steps=2,
+    batch_size=4,
+    rows_per_client=8,
+    learning_rate=2e-2,
+    learning_rate_floor=1e-2,
+    weight_decay=0.5,
+    clip_norm=0.01,
+)
+
+
+def training_server(world: TaskWorld, served: ServedModel, **changes: Any) -> MeteredServer:
+    training = TRAINING.model_copy(update=changes)
+    return MeteredServer(world, served, lambda: served, SETTINGS, 11, "mine", 5, training=training)
+
+
+def test_the_server_trains_as_a_client_of_the_round(world: TaskWorld, served: ServedModel) -> None:
+    """With a single row every step has the row four times, whatever the order."""
+    server = training_server(world, served)
+    [example] = server.owned_normal(1)
+    start = 0.1 * torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(0))
+    row = served.chat.row(example)
+    for index, rate in enumerate((2e-2, 1.5e-2, 1e-2)):
+        expected = served.stacked.train(
+            start, [[[row] * 4] * 2], learning_rate=rate, weight_decay=0.5, clip_norm=0.01, dropout_seed=0
+        ).adapters[0]
+        torch.testing.assert_close(server.train_as_client(start, [example], index), expected)
+    assert used(server) == {"owned_normal": 1, "finetune_steps": 6}
+
+
+def test_every_training_as_a_client_draws_anew_and_repeatably(world: TaskWorld, served: ServedModel) -> None:
+    server, other = (training_server(world, served) for _ in range(2))
+    rows, start = server.owned_normal(6), torch.zeros(server.layout.dimension)
+    start += 0.1 * torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(0))
+    first, second = (server.train_as_client(start, rows, 0) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(other.train_as_client(start, rows, 0), first)
+    assert used(other) == {"finetune_steps": 2, "generated_pairs": len(rows)}, "the other server handed out no row"
+
+
+def test_a_training_as_a_client_that_is_not_possible_is_refused(
+    make: Any, world: TaskWorld, served: ServedModel
+) -> None:
+    server = training_server(world, served)
+    rows, start = server.owned_normal(1), torch.zeros(server.layout.dimension)
+    for index in (-1, 3):
+        with pytest.raises(FedSafetyError, match=f"'mine' trains as a client of round {index}, and the 3 rounds"):
+            server.train_as_client(start, rows, index)
+    with pytest.raises(FedSafetyError, match=r"'mine' called train_as_client\(\) with no example"):
+        server.train_as_client(start, [], 0)
+    with pytest.raises(FedSafetyError, match="without the settings of the clients' training"):
+        make().train_as_client(start, rows, 0)
+    assert used(server) == {"owned_normal": 1}
 
 
 def test_finetuning_on_nothing_is_refused(make: Any) -> None:

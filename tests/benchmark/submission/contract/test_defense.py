@@ -457,6 +457,17 @@ def test_a_rule_that_asks_for_the_server_has_one_in_every_check() -> None:
     assert "one_number" not in findings
 
 
+def test_a_rule_may_train_as_a_client_of_each_round() -> None:
+    class Root(Rooted):
+        def aggregate(self, updates, context):
+            trained = context.server.train_as_client(context.broadcast, self.root(context.server), context.index)
+            return Aggregate(trained - context.broadcast)
+
+    findings, examination = examined(subject_of(Root, asks_server=True))
+    assert "aggregate_form" not in failed(findings)
+    assert examination.metered["finetune_steps"] == 3 * 4
+
+
 def test_a_rule_that_asks_for_the_server_without_a_word_gets_one_failure() -> None:
     findings = of(Rooted)
     assert failed(findings) == {"aggregate_form"}
