@@ -19,8 +19,9 @@ from benchmark.errors import UsageError
 NAME = "TPE"
 RANDOM_TRIALS = 5
 """Trials before the sampler models them; Optuna's own default, ten, would be half of a small budget."""
-_REPEATS = 20
-"""Suggestions that are discarded because a trial had the same setting. A small space may be used up."""
+_REPEATS = 10
+"""Suggestions of the model, and as many random ones after them, that are discarded because a trial had their setting.
+The model may keep to an attack with few settings, and a small space may be used up."""
 _ATTACK = "attack"
 
 
@@ -45,9 +46,9 @@ def suggest(spaces: Mapping[str, Space], trials: Sequence[Trial], seed: int) -> 
         UsageError: Optuna is not installed.
     """
     tried = {str(trial.setting) for trial in trials}
-    for attempt in range(_REPEATS):
+    for attempt in range(2 * _REPEATS):
         state = np.random.SeedSequence([seed, len(trials), attempt]).generate_state(1)
-        setting = _suggestion(spaces, trials, int(state[0]))
+        setting = _suggestion(spaces, trials if attempt < _REPEATS else (), int(state[0]))
         if str(setting) not in tried:
             break
     return setting
