@@ -14,8 +14,10 @@ from rich.console import Console
 from benchmark import COMPARABLE_PROTOCOLS, PROTOCOL_VERSION
 from benchmark.execution.plan import make_plan
 from benchmark.execution.selection import suite_pipelines
+from benchmark.records.tuned import committed_file, tuned_of
 from benchmark.records.withheld import is_withheld
 from benchmark.suites.suite import find_suite
+from benchmark.suites.tuned import Tuned, tuned_suite
 from leaderboard.build import build
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import Rows, load_rows
@@ -57,6 +59,29 @@ def planned_cells() -> dict[tuple[object, ...], str]:
     """Return the key of every cell of the plan by scenario, defense, stage and seed."""
     cells = make_plan(find_suite("micro"), "vllm").cells
     return {(cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed): cell.cell_key for cell in cells}
+
+
+@functools.cache
+def planned_tuned_cells(name: str) -> dict[tuple[object, ...], str]:
+    """Return the keys of the cells of a suite's tuned attacks that are committed, likewise."""
+    results = [each for each in tuned_of(committed_file(RESULTS, name), name).values() if each.lower]
+    suite = find_suite(name)
+    chosen = [Tuned(each.scenario, each.defense, each.attack.id, each.attack.params) for each in results]
+    planned = {}
+    for result in results:
+        plan = make_plan(
+            tuned_suite(suite, chosen),
+            "vllm",
+            scenarios=[result.runs_as],
+            pipelines=[result.defense],
+            seeds=suite.seeds,
+        )
+        planned |= {
+            (cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed): cell.cell_key
+            for cell in plan.cells
+            if cell.scenario.id == result.runs_as
+        }
+    return planned
 
 
 def test_all_rows_are_committed_and_of_a_comparable_protocol(rows: Rows, cells: list[dict[str, object]]) -> None:
@@ -131,7 +156,7 @@ def test_the_page_is_the_same_from_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_the_rows_are_those_of_the_present_methods_settings_and_models(micro: list[dict[str, object]]) -> None:
-    planned = planned_cells()
+    planned = planned_cells() | planned_tuned_cells("micro")
     # A method that was added without rows is planned and not committed; the other way round would be stale rows.
     assert {identity(cell) for cell in micro} <= planned.keys()
     keys = {identity(cell): cell["cell_key"] for cell in micro if cell["protocol_version"] == PROTOCOL_VERSION}
@@ -146,17 +171,18 @@ def test_the_rows_of_the_real_model_are_those_of_its_present_settings(
     planned = {
         (cell.scenario.id, cell.pipeline.name, cell.stage.name, cell.seed): cell.cell_key
         for cell in make_plan(find_suite("pocket"), "vllm").cells
-    }
+    } | planned_tuned_cells("pocket")
     assert {identity(cell): cell["cell_key"] for cell in pocket}.items() <= planned.items()
 
 
 def test_each_seed_of_the_real_model_has_all_defenses(pocket: list[dict[str, object]]) -> None:
     defenses = {*suite_pipelines(find_suite("pocket"))}
     present = {(cell["scenario"], cell["seed"]) for cell in pocket}
-    for scenario, seed in present:
+    tuned = {result.runs_as for result in tuned_of(committed_file(RESULTS, "pocket"), "pocket").values()}
+    for scenario, seed in ((scenario, seed) for scenario, seed in present if scenario not in tuned):
         assert {c["defense"] for c in pocket if (c["scenario"], c["seed"]) == (scenario, seed)} == defenses
     twins = {scenario.id: scenario.twin for scenario in find_suite("pocket").every_scenario}
-    assert {(twins[str(scenario)], seed) for scenario, seed in present} <= present
+    assert {(twins[str(scenario)], seed) for scenario, seed in present if scenario not in tuned} <= present
 
 
 def test_no_row_of_the_real_model_holds_a_prompt_or_an_answer_to_a_harmful_prompt() -> None:

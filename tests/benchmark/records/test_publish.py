@@ -12,9 +12,11 @@ from benchmark.errors import FedSafetyError, UsageError
 from benchmark.records.identity import probe_set_key
 from benchmark.records.publish import other_protocols, publish
 from benchmark.records.store import Store
+from benchmark.records.tuned import committed_file, record_tuned, tuned_of
 from benchmark.records.withheld import withheld
 
 from ...leaderboard.synthetic import catalog_row, cell_row
+from ...leaderboard.views.test_tuned import search
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -206,3 +208,18 @@ def test_a_text_that_slips_through_is_refused_and_nothing_is_written(
     with pytest.raises(FedSafetyError, match="the response of probe 'bad/0' is a text"):
         publish(store, tmp_path / "results", "micro")
     assert not (tmp_path / "results").exists()
+
+
+def test_results_of_searches_are_published_with_and_without_new_cells(tmp_path: Path, results: Path) -> None:
+    store = Store(tmp_path / "second")
+    add_cell(store, seed=0)
+    add_catalog(store, "second", {"krum": "Krum"})
+    record_tuned(store.root, "micro", search("krum", lower=False))
+    added = publish(store, results, "micro")
+    assert (added["tuned attacks"], added["cells"]) == (1, 0)
+    assert list(tuned_of(committed_file(results, "micro"), "micro")) == [("aligned_start", "krum")]
+    with pytest.raises(UsageError, match="already has each finished cell"):
+        publish(store, results, "micro")
+    record_tuned(store.root, "micro", search("krum"))
+    assert publish(store, results, "micro")["tuned attacks"] == 1
+    assert tuned_of(committed_file(results, "micro"), "micro")["aligned_start", "krum"].lower
