@@ -33,6 +33,23 @@ class Objective:
     token_weights: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class AlignmentSchedule:
+    """Steps of the training by which a suite aligns its start model, with AdamW.
+
+    Attributes:
+        rates: Learning rate of each step.
+        batch_size: Rows of each step.
+        weight_decay: Decoupled weight decay.
+        clip_norm: Largest L2 norm of the gradient; ``None`` for no clipping.
+    """
+
+    rates: tuple[float, ...]
+    batch_size: int
+    weight_decay: float
+    clip_norm: float | None
+
+
 class Server(Protocol):
     """The metered tools of an honest server. The row records every use of them."""
 
@@ -66,6 +83,10 @@ class Server(Protocol):
     @property
     def alignment_rows(self) -> int:
         """Number of rows on which the suite aligns its start model; 0 if it does not align it."""
+
+    @property
+    def alignment_schedule(self) -> AlignmentSchedule | None:
+        """Steps of the suite's alignment; ``None`` if the suite does not align its start model."""
 
     @property
     def has_unaligned(self) -> bool:
@@ -121,6 +142,12 @@ class Server(Protocol):
         """Return the adapter that the federation starts from (flat, ``[d]``), aligned if the suite aligns it.
 
         A fresh adapter of a suite without an alignment has no effect on answers: its factors B are zero.
+        """
+
+    def fresh(self) -> Tensor:
+        """Return the adapter without effect from which the suite's alignment trains (flat, ``[d]``).
+
+        Without an alignment in the suite, it is the start.
         """
 
     def owned_aligned(self, count: int) -> list[Example]:
@@ -179,9 +206,10 @@ class Server(Protocol):
     def alignment_examples(self) -> list[Example]:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
 
-    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+    def align(self, adapter: Tensor, examples: list[Example], *, objective: Objective | None = None) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment.
 
+        The default objective is the mean cross-entropy.
         Without an alignment in the suite, ``adapter`` comes back as it is.
         """
 

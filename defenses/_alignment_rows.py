@@ -1,4 +1,4 @@
-"""Rows on which a server aligns the start model once more: those of the suite's alignment, or rows that it owns."""
+"""Rows on which a server trains its start model where the suite has no alignment: rows that it owns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from defenses.base import Server
 from tasks.base import Example
 
 
-def alignment_rows(server: Server) -> list[Example]:
-    """Return the rows of the suite's alignment, or as many owned ones as a post-hoc defense may use, half refusals.
-
-    Owned rows stand in where the suite does not align its start model.
-    """
-    if rows := server.alignment_examples():
-        return rows
+def owned_rows(server: Server) -> list[Example]:
+    """Return as many owned rows as a post-hoc defense may use, half of them refusals, in random order."""
     half = server.examples // 2
     return server.shuffle(server.owned_aligned(half) + server.owned_normal(server.examples - half))

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from benchmark.registry import Info, Registry
+from benchmark.server import AlignmentSchedule as AlignmentSchedule
 from benchmark.server import Objective as Objective
 from benchmark.server import Server as Server
 from benchmark.updates import Aggregate, RoundContext, Updates
@@ -44,6 +46,11 @@ class DefenseInfo(Info):
     """Whether its hook ``aggregate`` asks for the server's tools, by ``context.server``."""
     needs_alignment: bool = False
     """Whether it compares the start model with the model before its alignment, which not every suite has."""
+    alignment_gradients: int = Field(default=0, ge=0, le=100)
+    """Gradients in each step of the alignment that its hook ``prepare`` makes in the suite's place; 0 if it makes none.
+
+    Where a suite aligns its start, such a hook runs once for all seeds, on a server with the seed of the alignment.
+    """
     ranked: bool = True
     """False for reference rows that show what a score alone would hide."""
     variant_of: str = ""

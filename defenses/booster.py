@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from defenses._alignment_rows import alignment_rows
+from defenses._alignment_rows import owned_rows
 from defenses._harmful_rows import harmful_rows
-from defenses.base import Defense, Knowledge, Server, Stage, register
-from tasks.base import Example
+from defenses.base import AlignmentSchedule, Defense, Knowledge, Server, Stage, register
+from tasks.base import DataKind, Example
 
 PENALTY = 5.0
 """Booster's λ."""
 HARMFUL_STEP = 0.1
 """Booster's alpha: length of the simulated harmful step."""
 BATCH = 10
-"""Rows of each gradient, as in the released code."""
+"""Rows of each gradient where the suite has no alignment, as in the released code."""
 GRADIENTS = 3
 """Gradients of one step."""
 
@@ -23,44 +25,89 @@ GRADIENTS = 3
 @register(
     title="Booster",
     description=(
-        "Before the first round the server aligns the start model once more. Beside the loss of the alignment it "
-        "lowers how far one step on harmful answers would reduce their loss, so that later harmful training gains "
-        "less. The harmful answers are those of the model before the alignment. The rounds are plain FedAvg."
+        "Before the first round the server aligns the start model itself. Beside the loss of the alignment it lowers "
+        "how far one step on harmful answers would reduce their loss, so that later harmful training gains less. The "
+        "harmful answers are those of the model before the alignment. Where the suite has no alignment, the steps "
+        "follow the start. The rounds are plain FedAvg."
     ),
     paper="Huang et al. 2025, arXiv 2409.01586",
     stages=(Stage.PREPARE,),
     knowledge=Knowledge.NONE,
     resources="the alignment's data, or aligned and normal pairs; generated harmful answers; server-side fine-tuning",
     traits=("generates_unaligned",),
+    alignment_gradients=GRADIENTS,
 )
 class Booster(Defense):
-    """Start from the suite's start after AdamW steps along g = ∇f(w) + λ (∇h(w) - ∇h(w - alpha ∇h(w) / ‖∇h(w)‖)).
+    """Start from an alignment along g = ∇f(w) + λ (∇h(w) - ∇h(w - alpha ∇h(w) / ‖∇h(w)‖)), with AdamW.
 
     f is the mean token loss of alignment rows and h that of harmful rows; λ = 5 and alpha = 0.1. The bracket is the
-    gradient of h(w) - h(w - alpha ∇h / ‖∇h‖), the gain of one harmful step, if the second derivatives are left out.
+    gradient of h(w) - h(w - alpha ∇h / ‖∇h‖), the gain of one harmful step, if the second derivatives are left out. A
+    step has three gradients.
 
-    *Harmful rows.* The source has 5,000. The server of this benchmark owns harmful prompts with refusals and no
-    harmful answer, so the model before the alignment answers these prompts, see
-    :func:`defenses._harmful_rows.harmful_rows`.
+    *Where the suite aligns its start*, the steps take the place of that alignment: a fresh adapter, and the
+    alignment's rows, number of steps, batch size, rates and decay. Its clipping shortens g as a whole. The server draws
+    from the alignment's seed, so all runs of a suite share the result. The source trains for 20 epochs with batches of
+    10 rows.
 
-    *Steps.* A step has three gradients, so there are a third as many steps as in the post-hoc training of the suite,
-    rounded down and at least 1: the gradients are as many as those of one post-hoc repair. Their batches have 10
-    rows, as in the released code. AdamW has the first post-hoc rate throughout, no weight decay, and PyTorch's other
-    defaults. The source trains for 20 epochs from a model that is not aligned; most suites start from an aligned one.
+    *Where it does not*, as in ``micro``, the steps follow the start model, which may be aligned already, on rows that
+    the server owns. There are a third as many steps as in the post-hoc training of the suite, rounded down and at least
+    1, so that the gradients are as many as those of one post-hoc repair. Their batches have 10 rows, as in the released
+    code, and the first post-hoc rate without decay or clipping. Such a row shows a few steps after the alignment, and
+    not an alignment by Booster.
+
+    *Harmful rows.* The source has as many as alignment rows, which all are refusals. The server of this benchmark owns
+    harmful prompts with refusals and no harmful answer, so the model before the alignment answers these prompts, see
+    :func:`defenses._harmful_rows.harmful_rows`. They are at most as many as the refusals among the alignment's rows.
 
     Source: Huang et al. 2025, arXiv 2409.01586, algorithm 1; λ, alpha and the batch size of the released code.
     """
 
     def prepare(self, server: Server) -> Tensor:
-        """Return the start (flat, ``[d]``) after the steps."""
-        harmful = harmful_rows(server, max(1, server.examples // 2))
-        aligned = alignment_rows(server)
-        adapter = server.start()
-        optimizer = torch.optim.AdamW([adapter], lr=server.learning_rate, weight_decay=0.0)
-        for step in range(max(1, server.steps // GRADIENTS)):
-            adapter.grad = step_gradient(server, adapter, batch(aligned, step), batch(harmful, step))
+        """Return the start (flat, ``[d]``) after the steps.
+
+        Raises:
+            FedSafetyError: The model before the alignment refused more than half of the harmful prompts.
+        """
+        schedule = server.alignment_schedule
+        adapter = server.fresh() if schedule else server.start()
+        aligned = server.alignment_examples() if schedule else owned_rows(server)
+        schedule = schedule or _posthoc(server)
+        harmful = harmful_rows(server, max(1, sum(row.kind is DataKind.ALIGNED for row in aligned)))
+        batches = zip(in_passes(server, aligned, schedule), in_passes(server, harmful, schedule), strict=True)
+        optimizer = torch.optim.AdamW([adapter], weight_decay=schedule.weight_decay)
+        for rate, (safe, unsafe) in zip(schedule.rates, batches, strict=True):
+            gradient = step_gradient(server, adapter, safe, unsafe)
+            adapter.grad = gradient if schedule.clip_norm is None else clipped(gradient, schedule.clip_norm)
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
         return adapter
+
+
+def _posthoc(server: Server) -> AlignmentSchedule:
+    """Return the steps where the suite has no alignment."""
+    steps = max(1, server.steps // GRADIENTS)
+    return AlignmentSchedule((server.learning_rate,) * steps, BATCH, weight_decay=0.0, clip_norm=None)
+
+
+def in_passes(server: Server, rows: list[Example], schedule: AlignmentSchedule) -> Iterator[list[Example]]:
+    """Yield the rows of each step: consecutive ones, in a new random order after the last."""
+    order, left = rows, list[Example]()
+    for _ in schedule.rates:
+        while len(left) < schedule.batch_size:
+            order = server.shuffle(order)
+            left += order
+        yield left[: schedule.batch_size]
+        left = left[schedule.batch_size :]
+
+
+def clipped(gradient: Tensor, longest: float) -> Tensor:
+    """Return a gradient, shortened to the L2 norm ``longest`` where it exceeds that.
+
+    >>> clipped(torch.tensor([3.0, 4.0]), 1.0).tolist(), clipped(torch.tensor([3.0, 4.0]), 9.0).tolist()
+    ([0.6000000238418579, 0.800000011920929], [3.0, 4.0])
+    """
+    length = float(gradient.double().norm())
+    return gradient * (longest / length) if length > longest else gradient
 
 
 def step_gradient(server: Server, adapter: Tensor, aligned: list[Example], harmful: list[Example]) -> Tensor:
@@ -75,12 +122,3 @@ def step_gradient(server: Server, adapter: Tensor, aligned: list[Example], harmf
         return gradient
     after, _ = server.gradient(adapter - HARMFUL_STEP * before / length, harmful)
     return gradient + PENALTY * (before - after)
-
-
-def batch(rows: list[Example], step: int) -> list[Example]:
-    """Return the rows of a step: consecutive ones, from the beginning again after the last.
-
-    >>> batch([*range(12)], 1)
-    [10, 11, 0, 1, 2, 3, 4, 5, 6, 7]
-    """
-    return [rows[(step * BATCH + i) % len(rows)] for i in range(BATCH)]

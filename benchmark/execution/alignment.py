@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from tasks.refusals import is_refusal
 if TYPE_CHECKING:
     from benchmark.execution.bench import Bench
 
-_FOLDER = "alignment"
+FOLDER: Final = "alignment"
 """Folder of the store with the aligned starts that runs make, and with measured refusals."""
 
 
@@ -90,8 +90,8 @@ def aligned_start(suite: Suite, pool: ModelPool, store: Store | None) -> Tensor:
 
 def copy_starts(store: Store, folder: Path) -> None:
     """Copy the aligned starts of a store to another store's folder, so that sample trainings there do not make them."""
-    if (store.root / _FOLDER).is_dir():
-        shutil.copytree(store.root / _FOLDER, folder / _FOLDER)
+    if (store.root / FOLDER).is_dir():
+        shutil.copytree(store.root / FOLDER, folder / FOLDER)
 
 
 def train_start(settings: AlignmentSettings, world: TaskWorld, model: ServedModel) -> Tensor:
@@ -257,13 +257,13 @@ def _model(suite: Suite, pool: ModelPool, world: TaskWorld) -> ServedModel:
 
 
 def _stored_file(store: Store, suite: Suite, world: TaskWorld) -> Path:
-    return store.root / _FOLDER / f"{_key(suite, world)}.safetensors"
+    return store.root / FOLDER / f"{_key(suite, world)}.safetensors"
 
 
 def _measured_file(store: Store, suite: Suite, expects: Expectations, world: TaskWorld) -> Path:
     sets = {name: _asked(world, name, expects.prompts) for name in _sets(expects)}
     key = content_key({"start": _key(suite, world), "asked": sets, "tokens": expects.max_new_tokens})
-    return store.root / _FOLDER / f"{key}.json"
+    return store.root / FOLDER / f"{key}.json"
 
 
 def _sets(expects: Expectations) -> tuple[str, str]:

@@ -122,12 +122,15 @@ class JobTools:
         }
         return RememberingTrainer(self.trainer, self.model.stacked.layout, self._memory, circumstances)
 
-    def server(self, owner: str, external: Callable[[], ServedModel] | None = None) -> MeteredServer:
+    def server(
+        self, owner: str, external: Callable[[], ServedModel] | None = None, *, seed: int | None = None
+    ) -> MeteredServer:
         """Return a server with tools of its own.
 
         Args:
             owner: Name of the random streams that the server draws from.
             external: Opens the external model; by default as :meth:`external` does.
+            seed: Seed of the streams; by default the run seed.
         """
         role = self.world.unaligned_role(self.scenario.start)
         return MeteredServer(
@@ -135,7 +138,7 @@ class JobTools:
             self.model,
             external or self.external,
             self.suite.posthoc,
-            self.seed,
+            self.seed if seed is None else seed,
             owner,
             self._max_new_tokens,
             self.suite.training.max_length,

@@ -19,6 +19,7 @@ from benchmark.execution.bench import Bench, JobTools
 from benchmark.execution.canaries import canary_of
 from benchmark.execution.outcome import reason_of
 from benchmark.execution.plan import TrainingJob
+from benchmark.execution.prepared import prepared_start, replaces_alignment
 from benchmark.execution.worlds import EXTERNAL_MODEL, attacker_role
 from benchmark.methods.pipeline import Pipeline, parse_pipeline
 from benchmark.models.lora import export_peft, import_peft
@@ -134,7 +135,12 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
     began = time.perf_counter()
     suite, scenario, seed, aggregator = tools.suite, tools.scenario, tools.seed, pipeline.aggregator
     owner = aggregator.info.id if aggregator else "default"
-    server = tools.server(owner)
+    server, prepared = tools.server(owner), None
+    if aggregator and replaces_alignment(suite, scenario, aggregator):
+        prepared = prepared_start(tools, aggregator)
+        server.usage, server.opened = server.usage.plus(prepared.usage), {*prepared.opened}
+        # Wall time plus these seconds is what the training takes anew, whichever job of a run made the start.
+        began = time.perf_counter() - prepared.usage.server_seconds
     setting = Setting(
         scenario,
         suite.training,
@@ -144,6 +150,7 @@ def train(tools: JobTools, pipeline: Pipeline) -> tuple[Trained, tuple[RoundReco
         owner,
         reveals_malicious=aggregator is not None and aggregator.info.knowledge is Knowledge.TRUTH,
         lends_server=aggregator is not None and aggregator.info.asks_server,
+        prepared=prepared.adapter if prepared else None,
     )
     # A pipeline without an aggregator trains by the defaults of its first member, which are FedAvg.
     created_defense = created(aggregator or pipeline.entries[0], hooks=("prepare", "aggregate"))

@@ -21,6 +21,7 @@ from benchmark.execution.job_memory import JobMemory
 from benchmark.execution.judging import Judging, judge_responses
 from benchmark.execution.outcome import Failures, Outcome, State, answers_are_stored, outcome_of
 from benchmark.execution.plan import Plan, TrainingJob
+from benchmark.execution.prepared import aligning_entry, lacking, make_prepared
 from benchmark.execution.prompts import check_prompts
 from benchmark.execution.readiness import check_inputs
 from benchmark.execution.run import Run, usable_cores
@@ -81,20 +82,39 @@ def check(run: Run) -> None:
 
 
 def align(run: Run) -> None:
-    """Make the aligned start that the store lacks, in a worker process, and check the refusals that the suite expects.
+    """Make the aligned starts that the store lacks, in worker processes, and check the refusals that the suite expects.
 
     Raises:
         FedSafetyError: The start cannot be used, or refuses too little or too much.
     """
+    suite, pending = run.plan.suite, pending_jobs(run.plan, run.store)
+    if not any(suite.aligned(job.scenario) for job in pending):
+        return
+    if not start_is_ready(suite, run.store):
+        task = partial(prepare_start, suite, run.store.root)
+        with Workers(1, run.strangers) as workers, run.reporter.step("alignment of the start model", 1) as step:
+            for _ in workers.run({"the alignment of the start model": task}):
+                step.advance()
+    align_by_defenses(run, pending)
+
+
+def align_by_defenses(run: Run, pending: Sequence[TrainingJob]) -> None:
+    """Make the starts by defenses in the place of the alignment that the store lacks, in worker processes."""
     suite = run.plan.suite
-    if not any(suite.aligned(job.scenario) for job in pending_jobs(run.plan, run.store)):
-        return
-    if start_is_ready(suite, run.store):
-        return
-    task = partial(prepare_start, suite, run.store.root)
-    with Workers(1, run.strangers) as workers, run.reporter.step("alignment of the start model", 1) as step:
-        for _ in workers.run({"the alignment of the start model": task}):
-            step.advance()
+    jobs = lacking(suite, pending, run.store).values()
+    tasks = {
+        f"the alignment by {entry.info.id}": partial(make_prepared, suite, job, run.store.root)
+        for job in jobs
+        if (entry := aligning_entry(suite, job))
+    }
+    if tasks:
+        title = "alignment by defenses"
+        with (
+            Workers(min(run.workers, len(tasks)), run.strangers) as workers,
+            run.reporter.step(title, len(tasks)) as step,
+        ):
+            for _ in workers.run(tasks):
+                step.advance()
 
 
 def train(run: Run) -> dict[str, str]:

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from benchmark.errors import FedSafetyError
 from benchmark.execution.plan import Plan, TrainingJob
+from benchmark.execution.prepared import aligning_entry
 from benchmark.execution.roles import generating_roles, judge_source
 from benchmark.execution.sharing import Sharing, readers, shared_groups
 from benchmark.execution.worlds import open_chat
@@ -98,7 +99,7 @@ class Forecast:
         jobs: Its trainings.
         training_memory: Peak of training by role of the starting model.
         answering_memory: Need of the answering engine by role.
-        alignment: Operations of the alignment's training; none where the suite ships the adapter.
+        alignment: Operations of the alignment's training, unless the suite ships the adapter, and of those by defenses.
         answering: Generated answers to all probes.
         measuring: Likelihoods of given continuations.
         judging: Passes of each judge that is a model of known size.
@@ -396,12 +397,14 @@ def _alignment(
     device: Device,
     rows: RowSample | None,
 ) -> Operations:
-    """Return the operations of the alignment's training, if a job needs the training."""
-    settings = suite.alignment
-    if settings is None or settings.adapter or not any(suite.aligned(job.scenario) for job in jobs):
+    """Return the operations of the alignment's training, if a job needs it, and of those in its place by defenses."""
+    settings, aligned = suite.alignment, [job for job in jobs if suite.aligned(job.scenario)]
+    if settings is None or not aligned:
         return Operations(0.0, 0.0)
+    entries = {entry.info.id: entry for job in aligned if (entry := aligning_entry(suite, job))}
+    trainings = sum(entry.info.alignment_gradients for entry in entries.values()) + (settings.adapter is None)
     step = rows.step(1, settings.batch_size) if rows else _alignment_step(settings, width)
-    return _scaled(_step_operations(suite, models[settings.start], step, device), settings.steps)
+    return _scaled(_step_operations(suite, models[settings.start], step, device), settings.steps * trainings)
 
 
 def _alignment_step(settings: AlignmentSettings, width: int) -> Step:
@@ -440,7 +443,8 @@ def _training_memory(
     peaks: dict[str, TrainingMemory] = {}
     steps = {(job.scenario.start, _round_step(suite.under(job.scenario), job.scenario, width)) for job in jobs}
     steps |= {(start, _posthoc_step(suite, width)) for start, _ in steps}
-    if suite.alignment and not suite.alignment.adapter and suite.alignment.start in {start for start, _ in steps}:
+    trained = suite.alignment and (not suite.alignment.adapter or any(aligning_entry(suite, job) for job in jobs))
+    if suite.alignment and trained and suite.alignment.start in {start for start, _ in steps}:
         steps.add((suite.alignment.start, _alignment_step(suite.alignment, width)))
     for start, step in sorted(steps, key=str):
         # In sequential mode, the rows of a single client are the whole step.

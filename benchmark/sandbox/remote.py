@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark import errors
+from benchmark.server import AlignmentSchedule
 from benchmark.updates import AdapterLayout
 from tasks.base import Automation, DataKind, Example
 
@@ -24,7 +25,7 @@ class RemoteServer:
     Args:
         ask: Sends a request to the run.
         known: Values that came with the hook's call: layout, automation, task_templates, examples, steps,
-            learning_rate, alignment_rows, has_unaligned, scaling.
+            learning_rate, alignment_rows, alignment_schedule, has_unaligned, scaling.
     """
 
     def __init__(self, ask: Ask, known: dict[str, Any]) -> None:
@@ -35,12 +36,17 @@ class RemoteServer:
         self.examples, self.steps = int(known["examples"]), int(known["steps"])
         self.learning_rate = float(known["learning_rate"])
         self.alignment_rows = int(known["alignment_rows"])
+        self.alignment_schedule = schedule_from(known["alignment_schedule"])
         self.has_unaligned = bool(known["has_unaligned"])
         self.scaling = float(known["scaling"])
 
     def start(self) -> Tensor:
         """Return the adapter that the federation starts from (flat, ``[d]``), before any defense replaces it."""
         return self._ask("start", {}, {})[1]["adapter"]
+
+    def fresh(self) -> Tensor:
+        """Return the adapter without effect from which the suite's alignment trains, or else the start."""
+        return self._ask("fresh", {}, {})[1]["adapter"]
 
     def owned_aligned(self, count: int) -> list[Example]:
         """Return harmful-instruction → refusal pairs the server owns."""
@@ -130,10 +136,11 @@ class RemoteServer:
         """Return the rows on which the suite aligns its start model; none if it does not align it."""
         return self._examples("alignment_examples")
 
-    def align(self, adapter: Tensor, examples: Sequence[Example]) -> Tensor:
+    def align(self, adapter: Tensor, examples: Sequence[Example], *, objective: Any = None) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment."""
-        _, tensors = self._ask("align", {"examples": rows_of(examples)}, {"adapter": adapter})
-        return tensors["adapter"]
+        described, tensors = _described(objective)
+        args = {"examples": rows_of(examples), "objective": described}
+        return self._ask("align", args, {"adapter": adapter, **tensors})[1]["adapter"]
 
     def gradient(self, adapter: Tensor, examples: Sequence[Example], *, objective: Any = None) -> tuple[Tensor, float]:
         """Return the gradient ``[d]`` of an objective on ``examples`` at ``adapter``, and the cross-entropy in nats."""
@@ -264,6 +271,11 @@ def examples_from(rows: Sequence[Sequence[str]]) -> list[Example]:
 def layout_from(data: dict[str, Any]) -> AdapterLayout:
     """Return the layout that the run described."""
     return AdapterLayout(tuple(data["names"]), tuple(tuple(shape) for shape in data["shapes"]))
+
+
+def schedule_from(data: dict[str, Any] | None) -> AlignmentSchedule | None:
+    """Return the steps of the alignment that the run described, if the suite has an alignment."""
+    return None if data is None else AlignmentSchedule(**{**data, "rates": tuple(data["rates"])})
 
 
 def automation_from(data: dict[str, Any]) -> Automation:

@@ -7,6 +7,7 @@ the run's own process, so that use is metered alike. A refused use counts as a u
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from benchmark.sandbox.channel import ChannelError
 from benchmark.sandbox.remote import rng_from, rng_state, rows_of
 from benchmark.sandbox.untrusted import count, examples, items, number, random_state, record, text, texts
 from benchmark.updates import LARGEST_RANK, AdapterLayout
-from defenses.base import Objective, Server
+from defenses.base import AlignmentSchedule, Objective, Server
 from tasks.base import Automation, Example
 
 Answer = tuple[Any, dict[str, Tensor]]
@@ -45,6 +46,7 @@ class ServerTools:
             "finetune": self._finetune,
             "train_as_client": self._train_as_client,
             "start": lambda *_: (None, {"adapter": self._server.start()}),
+            "fresh": lambda *_: (None, {"adapter": self._server.fresh()}),
             "alignment_examples": self._alignment_examples,
             "align": self._align,
             "gradient": self._gradient,
@@ -67,6 +69,7 @@ class ServerTools:
             "steps": server.steps,
             "learning_rate": server.learning_rate,
             "alignment_rows": server.alignment_rows,
+            "alignment_schedule": schedule_of(server.alignment_schedule),
             "has_unaligned": server.has_unaligned,
             "scaling": server.scaling,
         }
@@ -134,9 +137,11 @@ class ServerTools:
         return rows_of(self._server.alignment_examples()), {}
 
     def _align(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
-        rows = examples(record(args, "examples")["examples"])
+        found = record(args, "examples", "objective")
+        rows = examples(found["examples"])
         self._budget.training(rows, self._alignment_size)
-        return None, {"adapter": self._server.align(self._adapter(tensors), rows)}
+        objective = self._objective(found["objective"], tensors)
+        return None, {"adapter": self._server.align(self._adapter(tensors), rows, objective=objective)}
 
     def _gradient(self, args: Any, tensors: dict[str, Tensor]) -> Answer:
         found = record(args, "examples", "objective")
@@ -266,6 +271,11 @@ class AttackerTools:
 def layout_of(layout: AdapterLayout) -> dict[str, Any]:
     """Return a layout as a message describes it."""
     return {"names": list(layout.names), "shapes": [list(shape) for shape in layout.shapes]}
+
+
+def schedule_of(schedule: AlignmentSchedule | None) -> dict[str, Any] | None:
+    """Return the steps of an alignment as a message describes them."""
+    return None if schedule is None else {**asdict(schedule), "rates": list(schedule.rates)}
 
 
 def automation_of(automation: Automation) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Setting:
         reveals_malicious: Whether the defense receives the ids of the malicious clients; for reference rows only.
         phase: Name of a later phase of the run, whose random streams are its own; empty for the first phase.
         lends_server: Whether the defense's hook ``aggregate`` gets the server's tools, because it declares to ask.
+        prepared: Start that the defense's hook ``prepare`` returned earlier; ``None`` to call the hook.
     """
 
     scenario: Scenario
@@ -105,6 +106,7 @@ class Setting:
     reveals_malicious: bool = False
     phase: tuple[str, ...] = ()
     lends_server: bool = False
+    prepared: Tensor | None = None
 
     @property
     def malicious(self) -> frozenset[str]:
@@ -131,7 +133,8 @@ def run_federation(
     training, seed, phase, malicious = setting.training, setting.seed, setting.phase, setting.malicious
     records = []
     began = time.perf_counter()
-    adapter = checked_start(defense.prepare(server), start, setting.owner)
+    prepared = defense.prepare(server) if setting.prepared is None else setting.prepared.to(start.device)
+    adapter = checked_start(prepared, start, setting.owner)
     prepare_seconds = time.perf_counter() - began
     layout = trainer.layout.of_rank(trainer.layout.rank_of(len(adapter)))
     for index, participants in enumerate(setting.federation.participants if defense.uses_updates else ()):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import FedSafetyError
+from benchmark.models.lora import initial_adapter
 from benchmark.models.rows import TokenRow
 from benchmark.models.sampling import sample
 from benchmark.records.adapters import Usage
@@ -22,10 +23,10 @@ from benchmark.suites.suite import PosthocSettings, TrainingSettings
 from benchmark.training.schedule import learning_rate
 from benchmark.training.served import ServedModel
 from benchmark.training.states import feature_norms, first_token_scores, last_inputs, layer_number
-from benchmark.training.tuning import align, batches_of, cosine
+from benchmark.training.tuning import align, batches_of, cosine, rates_of
 from benchmark.training.weights import WeightsBefore
 from benchmark.updates import AdapterLayout
-from defenses.base import Objective
+from defenses.base import AlignmentSchedule, Objective
 from tasks.base import Automation, DataKind, Example, TaskWorld
 
 LendsModel = Callable[[], AbstractContextManager[Callable[[], ServedModel]]]
@@ -79,6 +80,7 @@ class MeteredServer:
         self.opened: set[SecondModel] = set()
         self.examples, self.steps, self.learning_rate = settings.examples, settings.steps, settings.learning_rate
         self.alignment_rows = alignment.rows if alignment else 0
+        self.alignment_schedule = _schedule(alignment) if alignment else None
         self._start, self._alignment = start, alignment
         self._world, self._model, self._external = world, model, external
         self._settings, self._seed, self._owner = settings, seed, owner
@@ -176,6 +178,12 @@ class MeteredServer:
     def start(self) -> Tensor:
         """Return the adapter that the federation starts from (flat, ``[d]``), before any defense replaces it."""
         return self._start().clone() if self._start else torch.zeros(self.layout.dimension)
+
+    def fresh(self) -> Tensor:
+        """Return the adapter without effect from which the suite's alignment trains, or else the start."""
+        if self._alignment is None:
+            return self.start()
+        return initial_adapter(self.layout, torch_stream(self._alignment.seed, "adapter-init"))
 
     def owned_aligned(self, count: int) -> list[Example]:
         """Return ``count`` harmful-instruction → refusal pairs the server owns."""
@@ -321,7 +329,7 @@ class MeteredServer:
         self.usage.owned_normal += len(rows) - refusals
         return self._remembered(rows)
 
-    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
+    def align(self, adapter: Tensor, examples: list[Example], *, objective: Objective | None = None) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment.
 
         Without an alignment in the suite, ``adapter`` comes back as it is.
@@ -343,6 +351,7 @@ class MeteredServer:
             examples,
             stream(self._seed, *names),
             integer(self._seed, *names, "dropout"),
+            objective,
         )
 
     def gradient(
@@ -455,6 +464,11 @@ class MeteredServer:
         )
         self.usage.generated_tokens += tokens
         return answers
+
+
+def _schedule(settings: AlignmentSettings) -> AlignmentSchedule:
+    rates = tuple(rates_of(settings))
+    return AlignmentSchedule(rates, settings.batch_size, settings.weight_decay, settings.clip_norm)
 
 
 _SLOT = "{instruction}"

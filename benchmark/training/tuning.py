@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmark.models.rows import TokenRow
 from benchmark.suites.alignment import AlignmentSettings
 from benchmark.training.served import ServedModel
+from defenses.base import Objective
 from tasks.base import Example
 
 
@@ -41,6 +42,11 @@ def batches_of(rows: Sequence[TokenRow], steps: int, size: int, rng: np.random.G
     return [[rows[i] for i in order[k * size : (k + 1) * size]] for k in range(steps)]
 
 
+def rates_of(settings: AlignmentSettings) -> list[float]:
+    """Return the learning rate of each step of an alignment."""
+    return [cosine(settings, step / settings.steps) for step in range(settings.steps)]
+
+
 def align(
     model: ServedModel,
     settings: AlignmentSettings,
@@ -48,6 +54,7 @@ def align(
     examples: Sequence[Example],
     rng: np.random.Generator,
     dropout_seed: int,
+    objective: Objective | None = None,
 ) -> Tensor:
     """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of an alignment.
 
@@ -58,14 +65,16 @@ def align(
         examples: Training rows, at least one.
         rng: Stream of the order of rows.
         dropout_seed: Seed of the adapters' dropout.
+        objective: The loss; by default the mean cross-entropy.
     """
     rows = [model.chat.row(example, settings.max_length) for example in examples]
     trained = model.stacked.train(
         adapter,
         [batches_of(rows, settings.steps, settings.batch_size, rng)],
-        learning_rate=[cosine(settings, step / settings.steps) for step in range(settings.steps)],
+        learning_rate=rates_of(settings),
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
         dropout_seed=dropout_seed,
+        objective=objective,
     )
     return trained.adapters[0].to(adapter.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.updates import AdapterLayout
+from defenses.base import AlignmentSchedule
 from tasks.base import Automation, DataKind, Example
 
 AUTOMATION = Automation(("propose harm .",), ("propose a task .",), "directly .", "answer safely .")
@@ -29,6 +30,7 @@ class FakeServer:
     automation = AUTOMATION
     task_templates: tuple[str, ...] = ()
     alignment_rows = 0
+    alignment_schedule: AlignmentSchedule | None = None
     has_unaligned = True
     steps = 8
     learning_rate = 0.01
@@ -82,11 +84,15 @@ class FakeServer:
     def start(self) -> Tensor:
         return torch.zeros(3)
 
+    def fresh(self) -> Tensor:
+        return torch.ones(3)
+
     def alignment_examples(self) -> list[Example]:
         return []
 
-    def align(self, adapter: Tensor, examples: list[Example]) -> Tensor:
-        return adapter
+    def align(self, adapter: Tensor, examples: list[Example], **options: Any) -> Tensor:
+        self.tuned, self.options = examples, options
+        return adapter + 2
 
     def gradient(self, adapter: Tensor, examples: list[Example], **options: Any) -> tuple[Tensor, float]:
         return torch.zeros(3), 0.0

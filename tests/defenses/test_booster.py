@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from defenses.base import defenses
-from defenses.booster import step_gradient
+from defenses.base import AlignmentSchedule, defenses
+from defenses.booster import in_passes, step_gradient
 from tasks.base import DataKind, Example
 
 from .server import AUTOMATION, FakeServer
@@ -52,3 +52,23 @@ def test_a_third_of_the_post_hoc_steps_of_one_rate() -> None:
     steps = [DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.UNALIGNED]
     assert server.kinds == steps, "at zero the harmful gradient is zero, so the first step needs two gradients"
     assert server.asked == [f"harm {i} {AUTOMATION.comply_hint}" for i in range(10)]
+
+
+def test_where_the_suite_aligns_the_steps_are_those_of_its_alignment_from_a_fresh_adapter() -> None:
+    """From w = (1, 1, 1) AdamW's steps are nearly as long as the rates, whatever the length of the gradient."""
+    server = Quadratic(20, lambda prompt: "mix water .")
+    server.alignment_schedule = AlignmentSchedule((0.5, 0.25), 3, weight_decay=0.0, clip_norm=1e-4)
+    server.alignment_examples = lambda: ALIGNED * 2 + [Example("task", "done", DataKind.ALIGNED, "x")]
+    start = defenses.get("booster").create().prepare(server)
+    assert start is not None
+    assert server.kinds == [DataKind.ALIGNED, DataKind.UNALIGNED, DataKind.UNALIGNED] * 2
+    assert start[2].item() == pytest.approx(0.25, abs=1e-2)
+    assert len(server.asked) == 3, "as many harmful prompts as refusals"
+    assert server.sources == ["owned", "unaligned"]
+
+
+def test_a_pass_takes_each_row_once_and_the_next_pass_in_another_order() -> None:
+    rows = [Example(str(i), "x", DataKind.NORMAL, "x") for i in range(4)]
+    schedule = AlignmentSchedule((1.0,) * 4, 3, weight_decay=0.0, clip_norm=None)
+    taken = [[row.instruction for row in batch] for batch in in_passes(FakeServer(), rows, schedule)]
+    assert taken == [["3", "2", "1"], ["0", "0", "1"], ["2", "3", "3"], ["2", "1", "0"]]

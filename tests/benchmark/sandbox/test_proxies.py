@@ -35,7 +35,7 @@ from benchmark.training.served import ServedModel
 from benchmark.training.server import MeteredServer
 from benchmark.training.weights import CheckpointWeights, WeightsBefore
 from benchmark.updates import AdapterLayout, RoundContext, Updates
-from defenses.base import Defense, DefenseInfo, Prompt, Stage
+from defenses.base import Defense, DefenseInfo, Objective, Prompt, Stage
 from tasks.base import DataKind, Example, TaskWorld
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.exhaustive]
@@ -52,7 +52,7 @@ from benchmark.updates import Aggregate, Updates
 @register(title="T", description="A method of a test, in words enough.", {metadata})
 """
 DEFENSE_HEAD = HEAD.format(
-    base="from defenses.base import Defense, Knowledge, Objective, Prompt, Stage, register",
+    base="from defenses.base import AlignmentSchedule, Defense, Knowledge, Objective, Prompt, Stage, register",
     metadata="stages=(Stage.AGGREGATE,), knowledge=Knowledge.NONE",
 )
 ATTACK = HEAD.format(
@@ -440,7 +440,9 @@ def test_a_start_goes_through_the_channel_as_it_is(defense: Make, aligning: Call
                 assert len(rows) == server.alignment_rows == 4
                 self.answer = server.generate(["w1"], adapter=None, temperature=0.0)
                 slope, loss = server.gradient(server.start(), rows[:2])
-                return server.align(server.start(), rows[:3]) + slope * loss
+                assert server.alignment_schedule == AlignmentSchedule((0.01, 0.005), 2, 0.0, None)
+                further = server.align(server.fresh(), rows[:3], objective=Objective(perturbation=0.5))
+                return server.align(server.start(), rows[:3]) + slope * loss + further
         """
     )
     server, other = aligning(), aligning()
@@ -448,9 +450,10 @@ def test_a_start_goes_through_the_channel_as_it_is(defense: Make, aligning: Call
     rows = other.alignment_examples()
     other.generate(["w1"], adapter=other.start(), temperature=0.0)
     slope, loss = other.gradient(other.start(), rows[:2])
-    assert torch.equal(start, other.align(other.start(), rows[:3]) + slope * loss)
+    further = other.align(other.fresh(), rows[:3], objective=Objective(perturbation=0.5))
+    assert torch.equal(start, other.align(other.start(), rows[:3]) + slope * loss + further)
     assert server.usage == other.usage
-    assert server.usage.finetune_steps == 3
+    assert server.usage.finetune_steps == 5
 
 
 @pytest.mark.parametrize(
