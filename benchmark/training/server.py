@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -89,6 +90,7 @@ class MeteredServer:
         self._weights, self._unaligned, self._training = weights, unaligned, training
         self._calls = self._alignments = self._gradients = self._finetunes = self._client_trainings = 0
         self._owned: set[Example] = set()
+        self._sources: dict[str, Counter[Example]] = {}
 
     @property
     def layout(self) -> AdapterLayout:
@@ -187,18 +189,21 @@ class MeteredServer:
 
     def owned_aligned(self, count: int) -> list[Example]:
         """Return ``count`` harmful-instruction → refusal pairs the server owns."""
-        self.usage.owned_aligned += count
-        return self._remembered(self._world.server_aligned(count, stream(self._seed, "server", "aligned")))
+        rows = self._world.server_aligned(count, stream(self._seed, "server", "aligned"))
+        self.usage.owned_aligned += self._handed_out("aligned", rows).total()
+        return rows
 
     def owned_normal(self, count: int) -> list[Example]:
         """Return ``count`` normal rows the server owns."""
-        self.usage.owned_normal += count
-        return self._remembered(self._world.server_normal(count, stream(self._seed, "server", "normal")))
+        rows = self._world.server_normal(count, stream(self._seed, "server", "normal"))
+        self.usage.owned_normal += self._handed_out("normal", rows).total()
+        return rows
 
     def owned_contrast(self, count: int) -> list[Example]:
         """Return ``count`` benign look-alikes of harmful requests that the server owns; they count as normal rows."""
-        self.usage.owned_normal += count
-        return self._remembered(self._world.server_contrast(count, stream(self._seed, "server", "contrast")))
+        rows = self._world.server_contrast(count, stream(self._seed, "server", "contrast"))
+        self.usage.owned_normal += self._handed_out("contrast", rows).total()
+        return rows
 
     def generate(self, prompts: list[str], *, adapter: Tensor | None, temperature: float) -> list[str]:
         """Return answers of the global model with ``adapter`` (flat, ``[d]``).
@@ -324,10 +329,11 @@ class MeteredServer:
         if self._alignment is None:
             return []
         rows = self._world.alignment(self._alignment.rows, stream(self._alignment.seed, "alignment", "rows"))
-        refusals = sum(row.kind is DataKind.ALIGNED for row in rows)
+        new = self._handed_out("alignment", rows)
+        refusals = sum(count for row, count in new.items() if row.kind is DataKind.ALIGNED)
         self.usage.owned_aligned += refusals
-        self.usage.owned_normal += len(rows) - refusals
-        return self._remembered(rows)
+        self.usage.owned_normal += new.total() - refusals
+        return rows
 
     def align(self, adapter: Tensor, examples: list[Example], *, objective: Objective | None = None) -> Tensor:
         """Return ``adapter`` (flat, ``[d]``) trained on ``examples`` with the settings of the suite's alignment.
@@ -437,10 +443,16 @@ class MeteredServer:
             self._world.leaks_evaluation(f"{e.instruction} {e.response}") for e in generated
         )
 
-    def _remembered(self, examples: list[Example]) -> list[Example]:
-        """Record rows as owned. All other rows that a defense trains on count as generated."""
-        self._owned.update(examples)
-        return examples
+    def _handed_out(self, source: str, examples: list[Example]) -> Counter[Example]:
+        """Record rows as owned, and return those that their source had not handed out before, with multiplicity.
+
+        A method that asks in every round gets the same rows each time, and the server owns them once. All rows that no
+        source handed out count as generated when a defense trains on them.
+        """
+        before, rows = self._sources.get(source, Counter()), Counter(examples)
+        self._sources[source] = before | rows
+        self._owned.update(rows)
+        return rows - before
 
     def _second(self, name: SecondModel, open_model: Callable[[], ServedModel]) -> ServedModel:
         """Return a model beside the trained one, and record that it was used."""

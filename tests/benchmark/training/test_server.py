@@ -44,6 +44,25 @@ def test_owned_rows_are_counted_and_shared_by_all_defenses(make: Any) -> None:
     assert make(seed=12).owned_aligned(3) != aligned
 
 
+def test_owned_rows_count_once_however_often_a_method_asks(make: Any) -> None:
+    server = make()
+    for count in (2, 4, 3, 4):
+        server.owned_aligned(count)
+        server.owned_normal(3)
+    aligned, normal = server.owned_aligned(4), server.owned_normal(3)
+    assert used(server) == {"owned_aligned": 4, "owned_normal": 3}
+    server.gradient(torch.zeros(server.layout.dimension), aligned + normal)
+    assert "generated_pairs" not in used(server), "the server owns the rows"
+
+
+def test_a_row_that_a_pool_repeats_counts_each_time(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, [row] = make(), make().owned_normal(1)
+    monkeypatch.setattr(server._world, "server_normal", lambda count, rng: [row] * count, raising=False)
+    for count in (5, 5, 7, 2):
+        assert len(server.owned_normal(count)) == count
+    assert used(server) == {"owned_normal": 7}
+
+
 def test_generated_tokens_are_counted_and_the_adapter_is_detached(make: Any, served: ServedModel) -> None:
     server = make()
     adapter = torch.randn(server.layout.dimension, generator=torch.Generator().manual_seed(0))

@@ -360,8 +360,8 @@ def test_a_new_rule_that_asks_the_server_keeps_the_contract_in_the_sandbox(tmp_p
     assert report.isolation.name != "none"
     verdict, words = found(report, "aggregate_form")
     assert verdict is Verdict.PASSED
-    assert "used 96 owned normal, 3 finetune steps" in words
-    assert report.metered["owned_normal"] == 96
+    assert "used 32 owned normal, 3 finetune steps" in words
+    assert report.metered["owned_normal"] == 32
 
 
 def test_new_says_what_comes_next(tmp_path: Path) -> None:

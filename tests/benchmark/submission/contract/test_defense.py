@@ -451,8 +451,8 @@ def test_a_rule_that_asks_for_the_server_has_one_in_every_check() -> None:
     assert {
         f.check: f.found for f in findings.values() if f.verdict not in QUIET and f.check != "refused_updates"
     } == {}
-    assert findings["aggregate_form"].found.startswith("update of float32; with client weights; used 24 owned normal")
-    assert (examination.metered["owned_normal"], examination.metered["finetune_steps"]) == (24, 3)
+    assert findings["aggregate_form"].found.startswith("update of float32; with client weights; used 8 owned normal")
+    assert (examination.metered["owned_normal"], examination.metered["finetune_steps"]) == (8, 3)
     assert len({shape.dimension for shape in examination.shapes}) == 1
     assert "one_number" not in findings
 
