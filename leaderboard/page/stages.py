@@ -1,4 +1,4 @@
-"""Which stage of a defense helps against which attack: defenses grouped by when they act, beside FedAvg."""
+"""Stages of defenses beside FedAvg: defenses grouped by when they act, in each attacked scenario."""
 
 from __future__ import annotations
 
