@@ -25,7 +25,7 @@ from leaderboard.page.citations import citations
 from leaderboard.page.claims import claims
 from leaderboard.page.curves import drawings
 from leaderboard.page.data import left_out, page_data
-from leaderboard.page.stages import stages
+from leaderboard.page.stages import stages, tuned_lines
 from leaderboard.page.views import detection_data, detection_table, judging, points_of, retracted, task_scores
 from leaderboard.ranking.board import GROUPS, Board, Standing
 from leaderboard.ranking.gates import GATE, REFUSAL_FLAG, REFUSAL_GATE
@@ -210,6 +210,7 @@ def render(templates: jinja2.Environment, board: Board, rows: Rows, links: Seque
         positions={entry.id: position for position, entry in enumerate(board.entries)},
         answers=answers(board),
         by_stage=by_stage,
+        tuned_lines=tuned_lines(board),
         baseline_safety=baseline.metrics["safety"].mean if baseline and "safety" in baseline.metrics else None,
         filters=_filters(board),
         reasons=_reasons(board),

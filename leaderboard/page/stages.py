@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from leaderboard.ranking.board import RANKED, Board, Standing
 from leaderboard.ranking.grid import BASELINE
-from leaderboard.scores.stats import Difference, paired
+from leaderboard.scores.stats import Difference, Estimate, paired
 from leaderboard.scores.summaries import Scenario
+from leaderboard.views.tuned import Search
 
 STAGES = {
     "prepare": "Before the first round",
@@ -52,6 +53,48 @@ class StagesIn:
 
     scenario: Scenario
     lines: tuple[StageLine, ...]
+
+
+@dataclass(frozen=True)
+class TunedLine:
+    """A ranked defense under the attack that a search tuned against it in a scenario.
+
+    Attributes:
+        scenario: The scenario.
+        title: Title of the defense's stage.
+        standing: Its standing in the scenario, under the scenario's own attack.
+        search: The search.
+    """
+
+    scenario: Scenario
+    title: str
+    standing: Standing
+    search: Search
+
+    @property
+    def left(self) -> Estimate:
+        """Safety under the worse one of both attacks, whether or not a tuned one was found."""
+        own, tuned = self.standing.metrics["safety"], self.search.safety
+        return tuned if tuned is not None and tuned.mean < own.mean else own
+
+
+def tuned_lines(board: Board) -> tuple[TunedLine, ...]:
+    """Return the ranked defenses with a search that counts, by scenario, stage and what is left of their safety."""
+    titles = [*STAGES.values(), SEVERAL]
+    lines = [
+        TunedLine(scenario, _title(line.entry.info["stages"]), line, search)
+        for scenario in board.scenarios
+        for line in board.by_scenario.get(scenario.id, ())
+        if line.group == RANKED
+        and (search := board.searches.get((scenario.id, line.entry.id))) is not None
+        and search.counts
+    ]
+    order = {scenario.id: position for position, scenario in enumerate(board.scenarios)}
+
+    def place(line: TunedLine) -> tuple[int, int, float, str]:
+        return order[line.scenario.id], titles.index(line.title), -line.left.mean, line.standing.entry.id
+
+    return tuple(sorted(lines, key=place))
 
 
 def stages(board: Board) -> tuple[StagesIn, ...]:

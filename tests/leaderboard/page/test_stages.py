@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from leaderboard.build import build
-from leaderboard.page.stages import SEVERAL, stages
+from leaderboard.page.stages import SEVERAL, stages, tuned_lines
 from leaderboard.ranking.board import Board
 from leaderboard.ranking.boards import boards
 from leaderboard.rows.rows import load_rows
 
 from ..by_hand import DNC4, FEDAVG4, KRUM4, MEDIAN4, Cell, cells
 from ..synthetic import catalog_row, exact_rows, table_of, write_tables
+from ..views.test_tuned import search, tuned_cells, write_tuned
 
 ACTS = {
     "fedavg": "aggregate",
@@ -86,3 +87,22 @@ def test_with_one_seed_the_page_shows_gains_without_intervals_and_counts_nobody(
     assert "<td>1</td><td>\N{EN DASH}</td>" in section
     assert section.count('<span class="n">+70.0</span>') == 2
     assert 'class="ci"' not in section
+
+
+def test_what_a_tuned_attack_leaves_stands_by_stage_and_only_for_searched_defenses(tmp_path: Path) -> None:
+    root = tmp_path / "committed"
+    entries = [catalog_row("defense", name) | {"stages": names} for name, names in ACTS.items()]
+    committed = {**exact_rows(FEDAVG4 + MEDIAN4 + KRUM4 + DNC4), "catalog": table_of("catalog", entries)}
+    write_tables(root / "micro", committed)
+    krum = search("krum")
+    write_tuned(root, [krum, search("dnc", lower=False)], tuned_cells(krum, [0.2, 0.1, 0.2, 0.1]))
+    (board,) = boards(load_rows([root]))
+    first, second = tuned_lines(board)
+    assert (first.title, first.standing.entry.id, first.left.mean) == ("In the rounds", "krum", pytest.approx(0.15))
+    assert (second.title, second.standing.entry.id) == ("After the last round", "dnc")
+    assert second.left == second.standing.metrics["safety"]
+    page = build([root], [], tmp_path / "site").page.read_text(encoding="utf-8")
+    section = page.partition('id="stages"')[2].partition("</section>")[0]
+    assert "<code>boosted_data</code>, 20 trials" in section
+    assert "nothing lower found in 20 trials" in section
+    assert section.count("Defenses that are not listed were not searched.") == 1
