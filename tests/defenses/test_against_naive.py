@@ -170,7 +170,8 @@ def expected(rule, rows, f):
         clipped = rows * np.minimum(1, bound / norms)[:, None]
         if rule == "flame":
             return clipped[naive_majority(rows)].mean(axis=0) + noise(0.001 * bound)
-        return clipped.mean(axis=0) + (noise(bound * 0.002 / 3) if rule == "norm_clipping_noise" else 0)
+        # Of equal shares: the noise of each update, averaged.
+        return clipped.mean(axis=0) + (noise(bound * 0.002 / 3 / math.sqrt(n)) if rule == "norm_clipping_noise" else 0)
     if rule in ("fedavg", "median", "trimmed_mean"):
         cut = {"fedavg": 0, "median": (n - 1) // 2, "trimmed_mean": f}[rule]
         return np.sort(rows, axis=0)[cut : n - cut].mean(axis=0)
