@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,8 +35,8 @@ def console(
     if (os.environ if env is None else env).get("PYTHONPATH") or not sys.platform.startswith("linux"):
         command = [sys.executable, "-P", "-m", "benchmark.cli.main", *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    start_server()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmark.execution.job", "tests.console_modules"])
     words = [str(argument) for argument in arguments]
     with TemporaryDirectory() as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
@@ -49,6 +50,14 @@ def console(
             pytest.fail(f"fedsafety {' '.join(words)} took more than {timeout:g} s")
         texts = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (output, errors))
         return subprocess.CompletedProcess(words, process.exitcode, *texts)
+
+
+def start_server() -> None:
+    """Start the server, unless it runs. Tests that look for traces call this first, because the server has a socket."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["benchmark.execution.job", "tests.console_modules"]
+    )
+    forkserver.ensure_running()
 
 
 def _run(words: list[str], cwd: str, environment: dict[str, str], output: str, errors: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from benchmark.errors import SandboxUnavailableError
 from benchmark.sandbox.isolation import Isolation, find_isolation
 
+from ..console import start_server
 from .traces import adopt_orphans, nothing_left
 
 
@@ -30,6 +31,7 @@ def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 @pytest.fixture(scope="module", autouse=True)
 def clean_machine(own_temporary_folder: Path) -> Iterator[None]:
     """No process, file or mount is left of a module's tests."""
+    start_server()
     with nothing_left():
         yield
 
