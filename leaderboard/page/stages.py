@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from leaderboard.ranking.board import RANKED, Board, Standing
 from leaderboard.ranking.grid import BASELINE
-from leaderboard.scores.stats import Difference, Estimate, paired
+from leaderboard.scores.stats import Difference, paired
 from leaderboard.scores.summaries import Scenario
-from leaderboard.views.tuned import Search
+from leaderboard.views.tuned import Search, WorstTuned
 
 STAGES = {
     "prepare": "Before the first round",
@@ -62,39 +62,41 @@ class TunedLine:
     Attributes:
         scenario: The scenario.
         title: Title of the defense's stage.
-        standing: Its standing in the scenario, under the scenario's own attack.
-        search: The search.
+        standing: Its standing in the scenario.
+        worst: Its lowest safety there, under the scenario's own attack and the tuned one.
     """
 
     scenario: Scenario
     title: str
     standing: Standing
-    search: Search
+    worst: WorstTuned
 
     @property
-    def left(self) -> Estimate:
-        """Safety under the worse one of both attacks, whether or not a tuned one was found."""
-        own, tuned = self.standing.metrics["safety"], self.search.safety
-        return tuned if tuned is not None and tuned.mean < own.mean else own
+    def search(self) -> Search:
+        """The one search of the scenario."""
+        (search,) = self.worst.searches
+        return search
 
 
 def tuned_lines(board: Board) -> tuple[TunedLine, ...]:
     """Return the ranked defenses with a search that counts, by scenario, stage and what is left of their safety."""
     titles = [*STAGES.values(), SEVERAL]
-    lines = [
-        TunedLine(scenario, _title(line.entry.info["stages"]), line, search)
+
+    def place(line: TunedLine) -> tuple[int, float, str]:
+        return titles.index(line.title), -line.worst.safety.mean, line.standing.entry.id
+
+    return tuple(
+        line
         for scenario in board.scenarios
-        for line in board.by_scenario.get(scenario.id, ())
-        if line.group == RANKED
-        and (search := board.searches.get((scenario.id, line.entry.id))) is not None
-        and search.counts
-    ]
-    order = {scenario.id: position for position, scenario in enumerate(board.scenarios)}
-
-    def place(line: TunedLine) -> tuple[int, int, float, str]:
-        return order[line.scenario.id], titles.index(line.title), -line.left.mean, line.standing.entry.id
-
-    return tuple(sorted(lines, key=place))
+        for line in sorted(
+            (
+                TunedLine(scenario, _title(standing.entry.info["stages"]), standing, standing.worst_tuned)
+                for standing in board.by_scenario.get(scenario.id, ())
+                if standing.group == RANKED and standing.worst_tuned is not None
+            ),
+            key=place,
+        )
+    )
 
 
 def stages(board: Board) -> tuple[StagesIn, ...]:

@@ -71,7 +71,7 @@ def compared_scenarios(
         return bool(summary.degenerate) or summary.state == STATUS_NOT_APPLICABLE
 
     def excludes(entry: Entry, name: str) -> bool:
-        # The start lacks an alignment, which is no fault of the scenario. Without a mean the defense gains nothing.
+        # The start has no alignment. The defense then has no mean, so it gains nothing by being inapplicable.
         lacks_alignment = entry.needs_alignment and entry.scenarios[name].state == STATUS_NOT_APPLICABLE
         return outside(entry.scenarios[name]) and not lacks_alignment
 

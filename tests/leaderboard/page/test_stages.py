@@ -98,9 +98,13 @@ def test_what_a_tuned_attack_leaves_stands_by_stage_and_only_for_searched_defens
     write_tuned(root, [krum, search("dnc", lower=False)], tuned_cells(krum, [0.2, 0.1, 0.2, 0.1]))
     (board,) = boards(load_rows([root]))
     first, second = tuned_lines(board)
-    assert (first.title, first.standing.entry.id, first.left.mean) == ("In the rounds", "krum", pytest.approx(0.15))
+    assert (first.title, first.standing.entry.id, first.worst.safety.mean) == (
+        "In the rounds",
+        "krum",
+        pytest.approx(0.15),
+    )
     assert (second.title, second.standing.entry.id) == ("After the last round", "dnc")
-    assert second.left == second.standing.metrics["safety"]
+    assert second.worst.safety == second.standing.metrics["safety"]
     page = build([root], [], tmp_path / "site").page.read_text(encoding="utf-8")
     section = page.partition('id="stages"')[2].partition("</section>")[0]
     assert "<code>boosted_data</code>, 20 trials" in section
